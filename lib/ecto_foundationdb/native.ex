@@ -1,0 +1,167 @@
+defmodule EctoFoundationDB.Native do
+  @moduledoc false
+  # The NIF's functions, nothing else. The Rust side is native/ecto_fdb.
+  #
+  # None of these waits for the database: whatever needs an answer takes a `ref` made by the caller
+  # (`make_ref/0`) and answers with one message `{ref, answer}`. `client_start/1` and
+  # `database_open/2` touch the file system and run on a dirty I/O scheduler.
+
+  @typedoc "An error of the database or of the client; `code` is FoundationDB's, or 0."
+  @type error :: {:fdb, code :: non_neg_integer(), message :: String.t()}
+
+  @type database :: reference()
+  @type transaction :: reference()
+
+  @typedoc "A subscription *is* the reference of its `{subscription, :ready}` messages."
+  @type subscription :: reference()
+
+  @typedoc """
+  A key: bytes, or a tuple/list of elements for the tuple layer to pack in Rust. Elements: integers
+  of any size, binaries (bytes), `{:utf8, binary}`, floats, `nil`/`:null`, booleans, nested tuples,
+  `{:versionstamp, id, batch, user}`.
+  """
+  @type key :: binary() | {:pack, tuple() | list()}
+
+  @type selector :: {key(), or_equal :: boolean(), offset :: integer()}
+
+  @typedoc """
+  One operation of a transaction. Reads answer with their result, writes with `:ok`.
+
+    * `{:get, key, snapshot?}` → binary or `nil`
+    * `{:get_key, selector, snapshot?}` → binary
+    * `{:get_range, begin, end, opts}` → `[{key, value}]`, all of it, or `limit` rows.
+      `begin`/`end` are keys or selectors; `opts` is a map with `:limit` (0: all), `:reverse`,
+      `:snapshot`, `:mode` (a streaming mode, `:want_all`), `:target_bytes`
+    * `{:get_mapped_range, begin, end, mapper, opts}` → `[{key, value, [{key, value}]}]`
+    * `:get_read_version` → integer
+    * `{:get_estimated_range_size, begin, end}` → integer
+    * `{:set, key, value}`, `{:clear, key}`, `{:clear_range, begin, end}`
+    * `{:atomic, type, key, param}`; `type` is a mutation type's atom: `:add`, `:max`,
+      `:byte_min`, `:set_versionstamped_key`, `:set_versionstamped_value`, …
+    * `{:read_conflict, begin, end}`, `{:write_conflict, begin, end}`
+    * `{:option, name, value | nil}`: a transaction option's atom, `:snapshot_ryw_disable`, …
+    * `{:directory, :create_or_open | :create | :open, [name]}` → prefix;
+      `{:directory, :exists | :remove | :list, [name]}` → boolean, boolean, `[name]`;
+      `{:directory, :move, [name], [name]}` → prefix
+    * `{:watch, key, ref}` → `:ok` once the transaction has committed; then `{ref, :ready}` when it
+      fires, `{ref, {:error, error}}` when it fails. Sent to the transaction's owner.
+  """
+  @type op :: tuple() | atom()
+
+  @typedoc "What a live query reads, `[begin, end)`, and the key whose watch says it has changed."
+  @type live_query :: {:rows, begin :: key(), finish :: key(), watch :: key()}
+
+  @typedoc """
+  What has changed since the subscriber last took it, by the query's place in its list:
+  `:unchanged`, or `{:rows, [row]}` where a row is `{key, value}`, or `{:keep, n}` for the row at
+  place `n` (from 0) of what was taken before.
+  """
+  @type taken :: :unchanged | {:rows, [{binary(), binary()} | {:keep, non_neg_integer()}]}
+
+  @on_load :load
+
+  @doc false
+  def load do
+    :erlang.load_nif(String.to_charlist(Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb")), 0)
+  end
+
+  @doc """
+  Binds the C API and starts the network, once in a VM. `library` is `:embedded` or
+  `{:cluster, path | nil}` (`nil`: the system's search order for `libfdb_c`); `options` is a keyword
+  list of FoundationDB network options. Again with the same library: `:ok`; with another one an
+  error that names both.
+  """
+  @spec client_start(%{library: :embedded | {:cluster, binary() | nil}, options: keyword()}) ::
+          :ok | {:error, error()}
+  def client_start(_config), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Opens a database: `{:memory, name}` or `{:file, path}` of the embedded engine, or
+  `{:cluster_file, path | nil}`. `options`: a keyword list of database options
+  (`:max_watches`, `:transaction_timeout`, `:transaction_retry_limit`, …).
+  """
+  @spec database_open(
+          {:memory, binary()} | {:file, binary()} | {:cluster_file, binary() | nil},
+          keyword()
+        ) :: {:ok, database()} | {:error, error()}
+  def database_open(_target, _options), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "A transaction that belongs to the calling process and is gone with it."
+  @spec transaction_new(database()) :: {:ok, transaction()} | {:error, error()}
+  def transaction_new(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Runs operations in order; reads of one call are in flight together, and several calls may be.
+  Answers `{ref, {:ok, [result]}}` or, at the first failed read, `{ref, {:error, error}}`.
+  """
+  @spec transaction_run(transaction(), reference(), [op()]) :: :ok
+  def transaction_run(_transaction, _ref, _ops), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Commits. Answers `{ref, {:ok, committed_version, versionstamp}}`; -1 and `nil` for one that wrote
+  nothing.
+  """
+  @spec transaction_commit(transaction(), reference()) :: :ok
+  def transaction_commit(_transaction, _ref), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  `fdb_transaction_on_error`: answers `{ref, :ok}` after the back-off, the transaction reset and to
+  be run again, or `{ref, {:error, error}}` where it can't be.
+  """
+  @spec transaction_on_error(transaction(), reference(), non_neg_integer()) :: :ok
+  def transaction_on_error(_transaction, _ref, _code), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Drops the transaction; what is in flight answers with error 1025 or not at all."
+  @spec transaction_cancel(transaction()) :: :ok
+  def transaction_cancel(_transaction), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Subscribes the calling process: one subscription for each list of live queries, all of them read
+  at one read version that is obtained after this call began. Answers `{ref, :ok}` when all stand
+  and their first results wait for `take/1`, or `{ref, {:error, error}}` when none does.
+  """
+  @spec subscribe(database(), reference(), [[live_query()]]) :: [subscription()]
+  def subscribe(_database, _ref, _queries), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  What has changed since the last `take/1`, one element for each live query. Allows the next
+  `{subscription, :ready}`.
+  """
+  @spec take(subscription()) :: [taken()]
+  def take(_subscription), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Ends a subscription: when it returns, no further message of it will be sent. One may be in the
+  mailbox.
+  """
+  @spec unsubscribe(subscription()) :: :ok
+  def unsubscribe(_subscription), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Counters of this database: `%{subscriptions:, live_queries:, pending_watches:, transactions:,
+  reads:, messages:, retries:}`, counted by the NIF.
+  """
+  @spec stats(database()) :: %{atom() => non_neg_integer()}
+  def stats(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  The embedded engine's own counters for this database (`nil` on a cluster):
+  `%{pending_watches:, transactions:, commits:, reads:, read_versions:}`.
+  """
+  @spec engine_stats(database()) :: %{atom() => non_neg_integer()} | nil
+  def engine_stats(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Sets the embedded engine's fault injection for this database; `[]` switches it off.
+  """
+  @spec engine_faults(database(), keyword()) :: :ok | {:error, error()}
+  def engine_faults(_database, _faults), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Packs a tuple or list with the tuple layer."
+  @spec pack(tuple() | list()) :: binary()
+  def pack(_tuple), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Unpacks a packed tuple."
+  @spec unpack(binary()) :: tuple()
+  def unpack(_binary), do: :erlang.nif_error(:nif_not_loaded)
+end

@@ -1,0 +1,1 @@
+//! The NIF of `ecto_fdb_sync`.

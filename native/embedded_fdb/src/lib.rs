@@ -1,0 +1,1 @@
+//! FoundationDB inside the process.

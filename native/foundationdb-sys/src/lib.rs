@@ -1,0 +1,1 @@
+//! The FoundationDB C API, bound at run time.

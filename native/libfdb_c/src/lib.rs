@@ -1,0 +1,1 @@
+//! `libfdb_c.so`: the embedded engine behind exported C symbols.
