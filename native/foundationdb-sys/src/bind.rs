@@ -1,0 +1,204 @@
+//! Choosing the library: once for the process, because the C API is global to it.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use crate::functions::Table;
+use crate::FDB_API_VERSION;
+
+/// The client library's name where no path is configured.
+pub(crate) const DEFAULT_FILE: &str = if cfg!(target_os = "macos") {
+    "libfdb_c.dylib"
+} else {
+    "libfdb_c.so"
+};
+
+/// Who answers the C API's calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Library {
+    /// The engine inside this process.
+    Embedded,
+    /// FoundationDB's client library, which talks to a cluster: this file, or where the system
+    /// looks for `libfdb_c`.
+    Cluster(Option<PathBuf>),
+}
+
+impl Library {
+    /// The file to load; `None` is the embedded engine.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Library::Embedded => None,
+            Library::Cluster(path) => Some(path.as_deref().unwrap_or(Path::new(DEFAULT_FILE))),
+        }
+    }
+}
+
+impl fmt::Display for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.file() {
+            None => f.write_str("the embedded engine"),
+            Some(file) => write!(f, "the client library {}", file.display()),
+        }
+    }
+}
+
+/// Why the C API could not be bound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// The file does not exist, or is not a library this machine can load.
+    #[error(
+        "can't load FoundationDB's client library {}: {reason}. Install the foundationdb-clients \
+         package of FoundationDB 7.3 or newer, or set the path of your {DEFAULT_FILE}",
+        file.display()
+    )]
+    Load {
+        /// The file asked for.
+        file: PathBuf,
+        /// What the system's loader says.
+        reason: String,
+    },
+    /// The library does not have one of the C API's functions.
+    #[error(
+        "{library} has no function {symbol}, which {DEFAULT_FILE} of FoundationDB 7.3 and newer \
+         has. Install the foundationdb-clients package of FoundationDB 7.3 or newer, or set the \
+         path of your {DEFAULT_FILE}"
+    )]
+    MissingSymbol {
+        /// The function.
+        symbol: &'static str,
+        /// Where it was looked for.
+        library: Library,
+    },
+    /// The library is older than the API version this crate declares.
+    #[error(
+        "{library} supports the FoundationDB API up to version {found}, but version {wanted} is \
+         needed: install the foundationdb-clients package of FoundationDB 7.3 or newer"
+    )]
+    ApiVersion {
+        /// The library asked for.
+        library: Library,
+        /// The highest version it supports.
+        found: i32,
+        /// The version needed.
+        wanted: i32,
+    },
+    /// Another library is bound in this process.
+    #[error(
+        "this process already uses {bound} and can't use {wanted} as well: FoundationDB allows one \
+         client per process. Give all databases the same kind, or run them in separate processes"
+    )]
+    AlreadyBound {
+        /// The library that is bound.
+        bound: Library,
+        /// The library asked for.
+        wanted: Library,
+    },
+}
+
+struct Bound {
+    library: Library,
+    table: Table,
+}
+
+static BOUND: OnceLock<Bound> = OnceLock::new();
+/// Held while binding, so that of two threads one loads and the other one sees the result.
+static BINDING: Mutex<()> = Mutex::new(());
+
+#[inline]
+pub(crate) fn table() -> Option<&'static Table> {
+    BOUND.get().map(|bound| &bound.table)
+}
+
+/// The library that is bound, if any.
+pub fn bound() -> Option<&'static Library> {
+    BOUND.get().map(|bound| &bound.library)
+}
+
+/// Binds every function of the C API to `library`, for as long as the process lives. Again with
+/// the same library is fine; after an error another library may be tried.
+///
+/// # Errors
+///
+/// A library that can't be loaded, lacks a function or is too old, and a second library beside the
+/// one that is bound; see [`BindError`].
+///
+/// ```
+/// use foundationdb_sys::{bind, BindError, Library};
+///
+/// let missing = Library::Cluster(Some("/no/such/libfdb_c.so".into()));
+/// assert!(matches!(bind(&missing), Err(BindError::Load { .. })));
+/// ```
+pub fn bind(library: &Library) -> Result<(), BindError> {
+    let _one_at_a_time = BINDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(bound) = BOUND.get() {
+        return if bound.library.file() == library.file() {
+            Ok(())
+        } else {
+            Err(BindError::AlreadyBound {
+                bound: bound.library.clone(),
+                wanted: library.clone(),
+            })
+        };
+    }
+    let table = match library.file() {
+        None => resolve(library, embedded_fdb::symbol)?,
+        Some(file) => {
+            let loaded = load(file)?;
+            resolve(library, |name| {
+                // SAFETY: only the address is taken, and the library is never unloaded.
+                let address = unsafe {
+                    let symbol = loaded.get::<*const c_void>(name).ok()?;
+                    symbol.try_as_raw_ptr()
+                };
+                address.map(|pointer| pointer.cast_const())
+            })?
+        }
+    };
+    let library = library.clone();
+    BOUND.get_or_init(|| Bound { library, table });
+    Ok(())
+}
+
+/// Loads a library, never to unload it: its threads run, and the table points into it.
+fn load(file: &Path) -> Result<ManuallyDrop<libloading::Library>, BindError> {
+    // SAFETY: loading runs the library's initializers. The file is FoundationDB's client library,
+    // by its name or because the user says so.
+    match unsafe { libloading::Library::new(file) } {
+        Ok(library) => Ok(ManuallyDrop::new(library)),
+        Err(error) => Err(BindError::Load {
+            file: file.to_owned(),
+            reason: std::error::Error::source(&error)
+                .unwrap_or(&error)
+                .to_string(),
+        }),
+    }
+}
+
+fn resolve(
+    library: &Library,
+    symbol: impl Fn(&'static str) -> Option<*const c_void>,
+) -> Result<Table, BindError> {
+    // Asked before everything else is looked for: "too old" says more than "has no function".
+    const MAX_VERSION: &str = "fdb_get_max_api_version";
+    let missing = |symbol| BindError::MissingSymbol {
+        symbol,
+        library: library.clone(),
+    };
+    let pointer = symbol(MAX_VERSION).ok_or_else(|| missing(MAX_VERSION))?;
+    // SAFETY: the type is this function's in fdb_c.h; it may be called before any other.
+    let found =
+        unsafe { std::mem::transmute::<*const c_void, unsafe extern "C" fn() -> i32>(pointer)() };
+    let wanted = FDB_API_VERSION as i32;
+    if found < wanted {
+        return Err(BindError::ApiVersion {
+            library: library.clone(),
+            found,
+            wanted,
+        });
+    }
+    // SAFETY: both sources give the C API's functions by name, and neither is ever unloaded.
+    unsafe { Table::resolve(symbol) }.map_err(missing)
+}
