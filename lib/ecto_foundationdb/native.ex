@@ -58,11 +58,16 @@ defmodule EctoFoundationDB.Native do
   """
   @type taken :: :unchanged | {:rows, [{binary(), binary()} | {:keep, non_neg_integer()}]}
 
+  # Not loaded by the compiler, which comes before the library it loads.
+  @compile {:autoload, false}
   @on_load :load
 
   @doc false
   def load do
-    :erlang.load_nif(String.to_charlist(Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb")), 0)
+    :erlang.load_nif(
+      String.to_charlist(Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb")),
+      0
+    )
   end
 
   @doc """
