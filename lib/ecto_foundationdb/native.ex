@@ -43,8 +43,9 @@ defmodule EctoFoundationDB.Native do
     * `{:directory, :create_or_open | :create | :open, [name]}` → prefix;
       `{:directory, :exists | :remove | :list, [name]}` → boolean, boolean, `[name]`;
       `{:directory, :move, [name], [name]}` → prefix
-    * `{:watch, key, ref}` → `:ok` once the transaction has committed; then `{ref, :ready}` when it
-      fires, `{ref, {:error, error}}` when it fails. Sent to the transaction's owner.
+    * `{:watch, key}` → a reference. Once the transaction has committed, the calling process gets
+      one message: `{reference, :ready}` when the watch fires, `{reference, {:error, error}}` when
+      it fails. `watch_cancel/1` ends it.
   """
   @type op :: tuple() | atom()
 
@@ -53,10 +54,12 @@ defmodule EctoFoundationDB.Native do
 
   @typedoc """
   What has changed since the subscriber last took it, by the query's place in its list:
-  `:unchanged`, or `{:rows, [row]}` where a row is `{key, value}`, or `{:keep, n}` for the row at
-  place `n` (from 0) of what was taken before.
+  `:unchanged`, or `{:rows, records}`. A record is the list of its rows, `[{key, value}]` (more than
+  one where its value is split); `{:keep, first, count}` stands for so many records of what was
+  taken before, from place `first` on (from 0). The first `take/1` holds no `:keep`.
   """
-  @type taken :: :unchanged | {:rows, [{binary(), binary()} | {:keep, non_neg_integer()}]}
+  @type taken :: :unchanged | {:rows, [[row()] | {:keep, non_neg_integer(), pos_integer()}]}
+  @type row :: {key :: binary(), value :: binary()}
 
   # Not loaded by the compiler, which comes before the library it loads.
   @compile {:autoload, false}
@@ -64,6 +67,10 @@ defmodule EctoFoundationDB.Native do
 
   @doc false
   def load do
+<<<<<<< Updated upstream
+=======
+    
+>>>>>>> Stashed changes
     :erlang.load_nif(
       String.to_charlist(Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb")),
       0
@@ -120,6 +127,10 @@ defmodule EctoFoundationDB.Native do
   @spec transaction_cancel(transaction()) :: :ok
   def transaction_cancel(_transaction), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Ends a watch that `{:watch, key}` began: when it returns, no message of it will be sent."
+  @spec watch_cancel(reference()) :: :ok
+  def watch_cancel(_watch), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc """
   Subscribes the calling process: one subscription for each list of live queries, all of them read
   at one read version that is obtained after this call began. Answers `{ref, :ok}` when all stand
@@ -143,24 +154,27 @@ defmodule EctoFoundationDB.Native do
   def unsubscribe(_subscription), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Counters of this database: `%{subscriptions:, live_queries:, pending_watches:, transactions:,
-  reads:, messages:, retries:}`, counted by the NIF.
+  Counters of this database, counted by the NIF. Now: `:subscriptions`, `:live_queries`,
+  `:pending_watches`, `:transactions`. Since it was opened: `:batches` (transactions that read live
+  queries), `:reads` (live queries read by them), `:watches_armed`, `:watches_fired`, `:messages`,
+  `:retries`.
   """
   @spec stats(database()) :: %{atom() => non_neg_integer()}
   def stats(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  The embedded engine's own counters for this database (`nil` on a cluster):
+  The embedded engine's own counters for this database, `nil` on a cluster:
   `%{pending_watches:, transactions:, commits:, reads:, read_versions:}`.
   """
   @spec engine_stats(database()) :: %{atom() => non_neg_integer()} | nil
   def engine_stats(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Sets the embedded engine's fault injection for this database; `[]` switches it off.
+  Holds the embedded engine's watches of this database back, or lets them go: what would have
+  fired meanwhile fires then.
   """
-  @spec engine_faults(database(), keyword()) :: :ok | {:error, error()}
-  def engine_faults(_database, _faults), do: :erlang.nif_error(:nif_not_loaded)
+  @spec engine_hold_watches(database(), boolean()) :: :ok | {:error, error()}
+  def engine_hold_watches(_database, _hold?), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Packs a tuple or list with the tuple layer."
   @spec pack(tuple() | list()) :: binary()

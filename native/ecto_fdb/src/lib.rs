@@ -1,1 +1,278 @@
-//! The NIF of `ecto_fdb_sync`.
+//! The NIF of `ecto_fdb_sync`: transactions, futures and live queries for BEAM processes.
+//!
+//! Mirrors `EctoFoundationDB.Native`, where the functions are documented. No function here waits
+//! for the database: they hand over to the runtime's threads and return. Answers are messages.
+//!
+//! - [`client`]: the library, the network thread, the runtime: one of each in a VM.
+//! - [`database`]: databases, and [`stats`] about them.
+//! - [`transaction`], [`operation`], [`watch`]: transactions that belong to Elixir processes.
+//! - [`live`]: live queries, which processes share.
+//! - [`reply`], [`error`], [`tuple`], [`options`]: the way between terms and Rust.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod client;
+mod database;
+mod error;
+mod live;
+mod operation;
+mod options;
+mod reply;
+mod stats;
+mod transaction;
+mod tuple;
+mod watch;
+
+use std::sync::Arc;
+
+use rustler::types::atom;
+use rustler::{Atom, Binary, Encoder, Env, NifResult, Reference, ResourceArc, Term};
+
+use crate::database::{Database, DatabaseHandle, Target};
+use crate::error::Error;
+use crate::live::query::Query;
+use crate::live::reader::Call;
+use crate::live::subscription::Subscription;
+use crate::reply::Reply;
+use crate::transaction::{Command, TransactionHandle};
+use crate::tuple::expected;
+use crate::watch::Watch;
+
+mod atoms {
+    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, rows }
+}
+
+fn answer<T: Encoder>(env: Env<'_>, result: Result<T, Error>) -> Term<'_> {
+    match result {
+        Ok(value) => (atom::ok(), value).encode(env),
+        Err(error) => (atom::error(), error).encode(env),
+    }
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn client_start<'a>(env: Env<'a>, config: Term<'a>) -> NifResult<Term<'a>> {
+    let library = config.map_get(atoms::library())?;
+    let library = match library.decode::<(Atom, Option<String>)>() {
+        Ok((tag, path)) if tag == atoms::cluster() => client::library(Some(path)),
+        _ if library
+            .decode::<Atom>()
+            .is_ok_and(|tag| tag == atoms::embedded()) =>
+        {
+            client::library(None)
+        }
+        _ => {
+            let got = format!("{library:?}");
+            return Err(expected(
+                ":embedded or {:cluster, path | nil} as :library",
+                &got,
+            ));
+        }
+    };
+    let options: Vec<(Atom, Term<'a>)> = config.map_get(atoms::options())?.decode()?;
+    let options = options
+        .into_iter()
+        .map(|(name, value)| options::network(env, name, value))
+        .collect::<NifResult<_>>()?;
+    Ok(match client::start(&library, options) {
+        Ok(()) => atom::ok().encode(env),
+        Err(error) => (atom::error(), error).encode(env),
+    })
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn database_open<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    options: Vec<(Atom, Term<'a>)>,
+) -> NifResult<Term<'a>> {
+    let target = match target.decode::<(Atom, Option<String>)>() {
+        Ok((tag, Some(name))) if tag == atoms::memory() => Target::Memory(name),
+        Ok((tag, Some(path))) if tag == atoms::file() => Target::File(path),
+        Ok((tag, path)) if tag == atoms::cluster_file() => Target::Cluster(path),
+        _ => {
+            let what = "{:memory, name}, {:file, path} or {:cluster_file, path | nil}";
+            return Err(expected(what, &format!("{target:?}")));
+        }
+    };
+    let options = options
+        .into_iter()
+        .map(|(name, value)| options::database(env, name, value))
+        .collect::<NifResult<_>>()?;
+    Ok(answer(env, Database::open(&target, options)))
+}
+
+#[rustler::nif]
+fn transaction_new(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<'_> {
+    answer(env, Ok(TransactionHandle::new(env, &database.0)))
+}
+
+#[rustler::nif]
+fn transaction_run<'a>(
+    env: Env<'a>,
+    transaction: ResourceArc<TransactionHandle>,
+    reference: Reference<'a>,
+    operations: Term<'a>,
+) -> NifResult<Atom> {
+    let operations = operation::decode_all(env, operations)?;
+    transaction.tell(Command::Run(operations, Reply::new(env, reference)));
+    Ok(atom::ok())
+}
+
+#[rustler::nif]
+fn transaction_commit<'a>(
+    env: Env<'a>,
+    transaction: ResourceArc<TransactionHandle>,
+    reference: Reference<'a>,
+) -> Atom {
+    transaction.tell(Command::Commit(Reply::new(env, reference)));
+    atom::ok()
+}
+
+#[rustler::nif]
+fn transaction_on_error<'a>(
+    env: Env<'a>,
+    transaction: ResourceArc<TransactionHandle>,
+    reference: Reference<'a>,
+    code: i32,
+) -> Atom {
+    transaction.tell(Command::OnError(code, Reply::new(env, reference)));
+    atom::ok()
+}
+
+#[rustler::nif]
+fn transaction_cancel(transaction: ResourceArc<TransactionHandle>) -> Atom {
+    transaction.cancel();
+    atom::ok()
+}
+
+#[rustler::nif]
+fn watch_cancel(watch: ResourceArc<Watch>) -> Atom {
+    watch.cancel();
+    atom::ok()
+}
+
+#[rustler::nif]
+fn subscribe<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    reference: Reference<'a>,
+    queries: Vec<Vec<Term<'a>>>,
+) -> NifResult<Term<'a>> {
+    let queries: Vec<Vec<Arc<Query>>> = queries
+        .into_iter()
+        .map(|queries| queries.into_iter().map(query).collect())
+        .collect::<NifResult<_>>()?;
+    let subscriptions: Vec<_> = queries
+        .into_iter()
+        .map(|queries| (Subscription::new(env), queries))
+        .collect();
+    let references: Vec<Term<'a>> = subscriptions
+        .iter()
+        .map(|(subscription, _)| subscription.encode(env))
+        .collect();
+    let reply = Reply::new(env, reference);
+    let call = Call {
+        subscriptions,
+        reply,
+    };
+    database.0.live.subscribe(&database.0, call);
+    Ok(references.encode(env))
+}
+
+fn query(term: Term<'_>) -> NifResult<Arc<Query>> {
+    match term.decode::<(Atom, Term<'_>, Term<'_>, Term<'_>)>() {
+        Ok((tag, begin, end, watch)) if tag == atoms::rows() => Ok(Arc::new(Query {
+            begin: operation::key(begin)?.into(),
+            end: operation::key(end)?.into(),
+            watch: operation::key(watch)?.into(),
+        })),
+        _ => Err(expected("{:rows, begin, end, watch}", &format!("{term:?}"))),
+    }
+}
+
+#[rustler::nif]
+fn take<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Vec<Term<'a>> {
+    subscription.take(env)
+}
+
+#[rustler::nif]
+fn unsubscribe(subscription: ResourceArc<Subscription>) -> Atom {
+    subscription.end();
+    atom::ok()
+}
+
+#[rustler::nif]
+fn stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
+    counters(env, database.0.stats.all())
+}
+
+#[rustler::nif]
+fn engine_stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
+    match database.0.embedded() {
+        None => Ok(atom::nil().encode(env)),
+        Some(engine) => {
+            let stats = engine.stats();
+            counters(
+                env,
+                [
+                    ("pending_watches", stats.pending_watches),
+                    ("transactions", stats.transactions),
+                    ("commits", stats.commits),
+                    ("reads", stats.reads),
+                    ("read_versions", stats.read_versions),
+                ],
+            )
+        }
+    }
+}
+
+fn counters<'a>(
+    env: Env<'a>,
+    counters: impl IntoIterator<Item = (&'static str, u64)>,
+) -> NifResult<Term<'a>> {
+    let pairs = counters
+        .into_iter()
+        .map(|(name, value)| Ok((Atom::from_str(env, name)?, value)))
+        .collect::<NifResult<Vec<_>>>()?;
+    Term::map_from_pairs(env, &pairs)
+}
+
+#[rustler::nif]
+fn engine_hold_watches<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    hold: bool,
+) -> Term<'a> {
+    match database.0.embedded() {
+        Some(engine) => {
+            engine.hold_watches(hold);
+            atom::ok().encode(env)
+        }
+        None => {
+            let error = Error::Client("only the embedded engine can hold watches".into());
+            (atom::error(), error).encode(env)
+        }
+    }
+}
+
+#[rustler::nif]
+fn pack<'a>(env: Env<'a>, elements: Term<'a>) -> NifResult<Term<'a>> {
+    Ok(tuple::binary(env, &tuple::pack(elements)?))
+}
+
+#[rustler::nif]
+fn unpack<'a>(env: Env<'a>, bytes: Binary<'a>) -> NifResult<Term<'a>> {
+    tuple::unpack(env, bytes.as_slice())
+}
+
+fn load(_env: Env<'_>, _info: Term<'_>) -> bool {
+    match client::pin() {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("ecto_fdb: {error}");
+            false
+        }
+    }
+}
+
+rustler::init!("Elixir.EctoFoundationDB.Native", load = load);
