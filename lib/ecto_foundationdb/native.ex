@@ -67,10 +67,6 @@ defmodule EctoFoundationDB.Native do
 
   @doc false
   def load do
-<<<<<<< Updated upstream
-=======
-    
->>>>>>> Stashed changes
     :erlang.load_nif(
       String.to_charlist(Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb")),
       0
