@@ -11,7 +11,26 @@ pub mod admin {
     /// stub
     pub struct Database;
     /// stub
-    pub struct Stats { #[allow(missing_docs)] pub pending_watches: u64, #[allow(missing_docs)] pub transactions: u64, #[allow(missing_docs)] pub commits: u64, #[allow(missing_docs)] pub reads: u64, #[allow(missing_docs)] pub read_versions: u64 }
+    pub struct Stats {
+        #[allow(missing_docs)]
+        pub pending_watches: u64,
+        #[allow(missing_docs)]
+        pub transactions: u64,
+        #[allow(missing_docs)]
+        pub commits: u64,
+        #[allow(missing_docs)]
+        pub reads: u64,
+        #[allow(missing_docs)]
+        pub read_versions: u64,
+    }
     #[allow(missing_docs)]
-    impl Database { pub fn find(_n: &str) -> Option<Database> { None } pub fn stats(&self) -> Stats { todo!() } pub fn hold_watches(&self, _h: bool) {} }
+    impl Database {
+        pub fn find(_n: &str) -> Option<Database> {
+            None
+        }
+        pub fn stats(&self) -> Stats {
+            todo!()
+        }
+        pub fn hold_watches(&self, _h: bool) {}
+    }
 }

@@ -1,0 +1,132 @@
+//! Databases, one for each running Repo.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use foundationdb::options::DatabaseOption;
+use foundationdb::Transaction;
+use rustler::{Resource, ResourceArc};
+
+use crate::error::Error;
+use crate::live::LiveQueries;
+use crate::stats::Stats;
+
+/// FoundationDB's `no_cluster_file_found`.
+const NO_CLUSTER_FILE: i32 = 1515;
+/// FoundationDB's `connection_string_invalid`.
+const CONNECTION_STRING_INVALID: i32 = 2104;
+
+/// Where a database is.
+pub enum Target {
+    /// The embedded engine, in memory, under a name.
+    Memory(String),
+    /// The embedded engine, in a file.
+    File(String),
+    /// A cluster, by its cluster file, or by the one that FoundationDB's clients look for.
+    Cluster(Option<String>),
+}
+
+impl Target {
+    /// What `fdb_create_database` is given.
+    fn cluster_file(&self) -> Option<String> {
+        match self {
+            Target::Memory(name) => Some(format!("embedded:memory:{name}")),
+            Target::File(path) => Some(format!("embedded:file:{path}")),
+            Target::Cluster(path) => path.clone(),
+        }
+    }
+
+    fn is_embedded(&self) -> bool {
+        !matches!(self, Target::Cluster(_))
+    }
+}
+
+/// A database with its live queries.
+pub struct Database {
+    inner: foundationdb::Database,
+    embedded: Option<embedded_fdb::admin::Database>,
+    /// What is counted of it.
+    pub stats: Stats,
+    /// What Sync's subscriptions read and watch.
+    pub live: LiveQueries,
+}
+
+/// A database's handle in Elixir.
+pub struct DatabaseHandle(pub Arc<Database>);
+
+#[rustler::resource_impl]
+impl Resource for DatabaseHandle {}
+
+impl Database {
+    /// Opens it. Touches the file system.
+    pub fn open(
+        target: &Target,
+        options: Vec<DatabaseOption>,
+    ) -> Result<ResourceArc<DatabaseHandle>, Error> {
+        if let Target::Cluster(path) = target {
+            check_cluster_file(path.as_deref())?;
+        }
+        let cluster_file = target.cluster_file();
+        let inner = foundationdb::Database::new(cluster_file.as_deref())?;
+        for option in options {
+            inner.set_option(option)?;
+        }
+        let embedded = match cluster_file {
+            Some(name) if target.is_embedded() => embedded_fdb::admin::Database::find(&name),
+            _ => None,
+        };
+        let database = Arc::new(Database {
+            inner,
+            embedded,
+            stats: Stats::default(),
+            live: LiveQueries::default(),
+        });
+        Ok(ResourceArc::new(DatabaseHandle(database)))
+    }
+
+    /// A new transaction.
+    pub fn transaction(&self) -> Result<Transaction, Error> {
+        Ok(self.inner.create_trx()?)
+    }
+
+    /// The embedded engine's own door, where it is the one that answers.
+    pub fn embedded(&self) -> Option<&embedded_fdb::admin::Database> {
+        self.embedded.as_ref()
+    }
+}
+
+/// Looks at the cluster file before the client does, whose errors name no file. Without a path,
+/// FoundationDB's own rules find one: the environment, the working directory, the system's default.
+fn check_cluster_file(path: Option<&str>) -> Result<(), Error> {
+    let Some(path) = path else { return Ok(()) };
+    let text = std::fs::read_to_string(Path::new(path)).map_err(|error| {
+        Error::Explained(
+            NO_CLUSTER_FILE,
+            format!(
+                "can't read the cluster file {path}: {error}. Give the path of your cluster's \
+                 fdb.cluster as cluster_file:, or embedded: true for a database in this VM"
+            ),
+        )
+    })?;
+    let connection_string = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
+    // description:id@host:port,… is the shape; the client checks the rest.
+    let valid = connection_string.is_some_and(|line| {
+        line.split_once('@').is_some_and(|(name, addresses)| {
+            name.contains(':') && addresses.split(',').all(|address| address.contains(':'))
+        })
+    });
+    if valid {
+        return Ok(());
+    }
+    Err(Error::Explained(
+        CONNECTION_STRING_INVALID,
+        format!(
+            "the cluster file {path} holds no connection string: expected a line like \
+             description:id@10.0.0.1:4500, got: {:?}",
+            connection_string.unwrap_or("")
+        ),
+    ))
+}

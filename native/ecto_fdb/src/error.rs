@@ -1,0 +1,50 @@
+//! Errors that travel to Elixir, as `{:fdb, code, message}`.
+
+use foundationdb::directory::DirectoryError;
+use foundationdb::FdbError;
+use rustler::{Encoder, Env, Term};
+
+mod atoms {
+    rustler::atoms! { fdb }
+}
+
+/// What can go wrong on the way to an answer.
+#[derive(thiserror::Error, Debug, Clone)]
+pub enum Error {
+    /// An error of the database or its client, with FoundationDB's code.
+    #[error("{}", .0.message())]
+    Fdb(#[from] FdbError),
+    /// An error of this library: no code of FoundationDB's fits.
+    #[error("{0}")]
+    Client(String),
+    /// FoundationDB's code with a message that says more than FoundationDB's own.
+    #[error("{1}")]
+    Explained(i32, String),
+}
+
+impl Error {
+    /// FoundationDB's code, or 0.
+    pub fn code(&self) -> i32 {
+        match self {
+            Error::Fdb(error) => error.code(),
+            Error::Client(_) => 0,
+            Error::Explained(code, _) => *code,
+        }
+    }
+}
+
+impl From<DirectoryError> for Error {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            // Keeps its code, so that the caller's retry loop can do its work.
+            DirectoryError::FdbError(error) => Error::Fdb(error),
+            other => Error::Client(format!("directory layer: {other:?}")),
+        }
+    }
+}
+
+impl Encoder for Error {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        (atoms::fdb(), self.code(), self.to_string()).encode(env)
+    }
+}

@@ -1,0 +1,332 @@
+//! A live query that is alive: its newest data, its watch, and who subscribed.
+//!
+//! Locks are taken in this order: an entry's `state`, a subscription's, an entry's `current`. None
+//! is held across a send or an await, but a subscription's across its own message.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Instant;
+
+use foundationdb::FdbResult;
+use parking_lot::{Mutex, RwLock};
+use rustler::ResourceArc;
+use slab::Slab;
+use tokio::task::AbortHandle;
+
+use super::delivery::{self, Due};
+use super::query::{Query, SharedRow, Snapshot};
+use super::reader::{self, WatchFuture};
+use super::subscription::Subscription;
+use crate::client;
+use crate::database::Database;
+use crate::stats::{count, Gauge, Stats};
+
+/// How many subscriptions are woken before another entry has its turn.
+const DELIVERY_TURN: usize = 256;
+
+/// The database's watch that is pending for an entry.
+struct ArmedWatch {
+    /// A completion counts only if it is of the entry's current watch.
+    id: u64,
+    /// The read version of the transaction that armed it.
+    read_version: i64,
+    /// The value it was armed with: FoundationDB compares nothing else.
+    value: Option<Box<[u8]>>,
+    since: Instant,
+    task: AbortHandle,
+}
+
+impl Drop for ArmedWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a batch read of one query.
+pub struct Read {
+    /// The batch's read version.
+    pub read_version: i64,
+    /// The rows in key order.
+    pub rows: Vec<SharedRow>,
+    /// The watched key's value.
+    pub watched: Option<Box<[u8]>>,
+    /// The watch that the batch's transaction armed, unless the pending one could be kept.
+    pub armed: Option<WatchFuture>,
+}
+
+struct State {
+    /// The read version of `current`: older reads never replace it.
+    read_version: i64,
+    /// The watched key's value at that version.
+    watched: Option<Box<[u8]>>,
+    watch: Option<ArmedWatch>,
+    subscribers: Slab<ResourceArc<Subscription>>,
+    /// Whether a re-read is queued and has not begun.
+    refreshing: bool,
+    /// Failures in a row, of reads and of watches: they space out the next attempts.
+    failures: u32,
+    /// Set with the last subscriber's leaving: whoever comes later makes a new entry.
+    closed: bool,
+    /// Where delivery goes on, how many places are left, and whether it is queued.
+    cursor: usize,
+    left: usize,
+    delivering: bool,
+}
+
+/// A live query with subscribers.
+pub struct Entry {
+    /// What it reads.
+    pub query: Arc<Query>,
+    database: Arc<Database>,
+    current: RwLock<Arc<Snapshot>>,
+    /// `current`'s generation, to compare without a lock.
+    generation: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// The entry has closed: it must be looked up again.
+pub struct Closed;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Entry {
+    /// An entry with its first data, no watch and no subscriber yet: `install` the same read next.
+    pub fn new(database: &Arc<Database>, query: &Arc<Query>) -> Arc<Entry> {
+        // No read has generation 0 or read version -1: `install` replaces both.
+        let nothing = Snapshot {
+            generation: 0,
+            rows: Vec::new(),
+        };
+        count(&database.stats.live_queries, 1);
+        Arc::new(Entry {
+            query: Arc::clone(query),
+            database: Arc::clone(database),
+            current: RwLock::new(Arc::new(nothing)),
+            generation: AtomicU64::new(0),
+            state: Mutex::new(State {
+                read_version: -1,
+                watched: None,
+                watch: None,
+                subscribers: Slab::new(),
+                refreshing: false,
+                failures: 0,
+                closed: false,
+                cursor: 0,
+                left: 0,
+                delivering: false,
+            }),
+        })
+    }
+
+    /// The counters of its database.
+    pub fn stats(&self) -> &Stats {
+        &self.database.stats
+    }
+
+    /// The newest data.
+    pub fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// The newest data's generation.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the pending watch was armed with this value, and so need not be replaced.
+    pub fn watches(&self, value: Option<&[u8]>) -> bool {
+        let state = self.state.lock();
+        state
+            .watch
+            .as_ref()
+            .is_some_and(|watch| watch.value.as_deref() == value)
+    }
+
+    /// Takes over what a batch has read and the watch it armed, and attaches subscriptions to the
+    /// data of that batch. Returns those data, and each subscription's slot.
+    pub fn install(
+        self: &Arc<Self>,
+        read: Read,
+        subscriptions: &[ResourceArc<Subscription>],
+    ) -> Result<(Arc<Snapshot>, Vec<usize>), (Closed, Read)> {
+        // The comparison is done outside of the lock, against what will most likely still be there.
+        let before = self.current();
+        let (rows, equal) = Snapshot::reuse(&before, read.rows);
+        let read = Read { rows, ..read };
+
+        let mut state = self.state.lock();
+        if state.closed || (state.subscribers.is_empty() && subscriptions.is_empty()) {
+            return Err((Closed, read));
+        }
+        let current = self.current();
+        let newer = read.read_version > state.read_version;
+        let equal = equal && before.generation == current.generation && current.generation != 0;
+        let snapshot = if equal {
+            current
+        } else {
+            let snapshot = Arc::new(Snapshot {
+                generation: next_id(),
+                rows: read.rows,
+            });
+            if newer {
+                *self.current.write() = Arc::clone(&snapshot);
+                self.generation
+                    .store(snapshot.generation, Ordering::Release);
+                self.deliver(&mut state);
+            }
+            snapshot
+        };
+        if let Some(fires) = read.armed {
+            let older = |watch: &ArmedWatch| watch.read_version <= read.read_version;
+            if state.watch.as_ref().is_none_or(older) {
+                let value = read.watched.clone();
+                state.watch = Some(self.arm(fires, value, read.read_version));
+            }
+        }
+        if newer {
+            state.read_version = read.read_version;
+            state.watched = read.watched;
+        }
+        let slots = subscriptions
+            .iter()
+            .map(|subscription| state.subscribers.insert(subscription.clone()))
+            .collect();
+        // Two batches that read at the same time may each have relied on a watch of the other's.
+        // What must hold in the end: a watch is pending that was armed with what is shown.
+        let armed_with_it = |watch: &ArmedWatch| watch.value == state.watched;
+        if !state.watch.as_ref().is_some_and(armed_with_it) {
+            self.refresh(&mut state);
+        }
+        Ok((snapshot, slots))
+    }
+
+    fn arm(
+        self: &Arc<Self>,
+        fires: WatchFuture,
+        value: Option<Box<[u8]>>,
+        read_version: i64,
+    ) -> ArmedWatch {
+        let id = next_id();
+        let entry = Arc::clone(self);
+        count(&self.stats().watches_armed, 1);
+        let task = client::runtime().spawn(async move {
+            let result = {
+                let _pending = Gauge::new(&entry.database.stats.pending_watches);
+                fires.await
+            };
+            entry.watch_done(id, result);
+        });
+        ArmedWatch {
+            id,
+            read_version,
+            value,
+            since: Instant::now(),
+            task: task.abort_handle(),
+        }
+    }
+
+    fn watch_done(self: &Arc<Self>, id: u64, result: FdbResult<()>) {
+        let mut state = self.state.lock();
+        let Some(watch) = state.watch.take_if(|watch| watch.id == id) else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                count(&self.stats().watches_fired, 1);
+                state.failures = 0;
+                self.refresh(&mut state);
+            }
+            Err(_) => {
+                if watch.since.elapsed() > reader::LONGEST_DELAY {
+                    state.failures = 0;
+                }
+                self.refresh_later(&mut state);
+            }
+        }
+    }
+
+    /// Its read failed for now. The data stay, and it is read again after a delay.
+    pub fn failed(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        self.refresh_later(&mut state);
+    }
+
+    fn refresh(self: &Arc<Self>, state: &mut State) {
+        if !state.refreshing && !state.closed {
+            state.refreshing = true;
+            self.database.live.refresh(&self.database, Arc::clone(self));
+        }
+    }
+
+    fn refresh_later(self: &Arc<Self>, state: &mut State) {
+        let delay = reader::delay(state.failures);
+        state.failures = state.failures.saturating_add(1);
+        if delay.is_zero() {
+            return self.refresh(state);
+        }
+        if !state.refreshing && !state.closed {
+            state.refreshing = true;
+            let entry = Arc::clone(self);
+            client::runtime().spawn(async move {
+                tokio::time::sleep(delay).await;
+                entry
+                    .database
+                    .live
+                    .refresh(&entry.database, Arc::clone(&entry));
+            });
+        }
+    }
+
+    /// A batch takes up the queued re-read. False where nobody is left to read for.
+    pub fn begin_refresh(&self) -> bool {
+        let mut state = self.state.lock();
+        state.refreshing = false;
+        !state.closed
+    }
+
+    fn deliver(self: &Arc<Self>, state: &mut State) {
+        state.left = state.subscribers.capacity();
+        if !state.delivering {
+            state.delivering = true;
+            delivery::queue(Due::Entry(Arc::clone(self)));
+        }
+    }
+
+    /// The next few subscriptions to wake; whether more are left.
+    pub fn delivery_turn(&self, due: &mut Vec<ResourceArc<Subscription>>) -> bool {
+        let mut state = self.state.lock();
+        let places = state.subscribers.capacity();
+        for _ in 0..state.left.min(DELIVERY_TURN) {
+            // Goes round: a change during the delivery starts no one over, the tail comes first.
+            state.cursor = if state.cursor + 1 < places {
+                state.cursor + 1
+            } else {
+                0
+            };
+            due.extend(state.subscribers.get(state.cursor).cloned());
+        }
+        state.left = state.left.saturating_sub(DELIVERY_TURN);
+        state.delivering = state.left > 0;
+        state.delivering
+    }
+
+    /// A subscription leaves. The last one closes the entry and drops its watch.
+    pub fn detach(self: &Arc<Self>, slot: usize) {
+        let (subscription, watch) = {
+            let mut state = self.state.lock();
+            let subscription = state.subscribers.try_remove(slot);
+            if !state.subscribers.is_empty() || state.closed {
+                return;
+            }
+            state.closed = true;
+            (subscription, state.watch.take())
+        };
+        self.stats().live_queries.fetch_sub(1, Ordering::Relaxed);
+        self.database.live.forget(self);
+        drop((subscription, watch));
+    }
+}

@@ -1,0 +1,62 @@
+//! Live queries: what Sync's subscriptions read and watch, shared by all processes of the node.
+//!
+//! ```text
+//! subscribe ──► read + arm watch (one transaction) ──► result waits to be taken
+//!                        ▲                                   │ watch fires
+//!                        └──── re-read + re-arm, once ◄──────┘
+//!                                    │
+//!                                    └──► {subscription, :ready} to every subscriber
+//! ```
+//!
+//! - [`query`]: what is read, and what was.
+//! - [`entry`]: one live query: newest data, pending watch, subscribers.
+//! - [`subscription`]: one process's interest.
+//! - [`reader`]: batches: many queries at one read version.
+//! - [`delivery`]: messages to processes.
+
+pub mod delivery;
+pub mod entry;
+pub mod query;
+pub mod reader;
+pub mod subscription;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use self::entry::Entry;
+use self::query::Query;
+use self::reader::Queue;
+
+/// The live queries of one database.
+#[derive(Default)]
+pub struct LiveQueries {
+    entries: Mutex<HashMap<Arc<Query>, Arc<Entry>>>,
+    queue: Mutex<Queue>,
+}
+
+impl LiveQueries {
+    /// The entry of a query, where it has one.
+    fn find(&self, query: &Query) -> Option<Arc<Entry>> {
+        self.entries.lock().get(query).cloned()
+    }
+
+    /// Puts an entry in place of a closed one, or of none; another live one stays and is returned.
+    fn insert(&self, entry: Arc<Entry>) -> Arc<Entry> {
+        let mut entries = self.entries.lock();
+        let query = Arc::clone(&entry.query);
+        Arc::clone(entries.entry(query).or_insert(entry))
+    }
+
+    /// Drops a closed entry.
+    pub fn forget(&self, entry: &Arc<Entry>) {
+        let mut entries = self.entries.lock();
+        if entries
+            .get(&entry.query)
+            .is_some_and(|found| Arc::ptr_eq(found, entry))
+        {
+            entries.remove(&entry.query);
+        }
+    }
+}

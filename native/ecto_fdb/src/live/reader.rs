@@ -1,0 +1,392 @@
+//! Batches: whoever waits shares one transaction, and so one read version, obtained after the last
+//! of them joined. A storm of mounts costs a handful of reads.
+
+use std::collections::hash_map;
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foundationdb::options::TransactionOption;
+use foundationdb::{FdbError, FdbResult, Transaction};
+use futures::future::{join_all, BoxFuture};
+use futures::FutureExt;
+use rustler::types::atom;
+use rustler::{Encoder, ResourceArc};
+use smallvec::SmallVec;
+
+use super::entry::{Entry, Read};
+use super::query::{Query, Row, SharedRow};
+use super::subscription::{Part, Subscription};
+use super::LiveQueries;
+use crate::client;
+use crate::database::Database;
+use crate::error::Error;
+use crate::operation::Range;
+use crate::reply::Reply;
+use crate::stats::count;
+
+/// A pending watch of the database.
+pub type WatchFuture = Pin<Box<dyn Future<Output = FdbResult<()>> + Send>>;
+
+/// Batches that may be under way at the same time; whoever comes then waits and shares the next.
+const MOST_BATCHES: usize = 4;
+/// Queries after which a batch takes no further call.
+const MOST_QUERIES: usize = 1000;
+/// How often a batch may be too old before it is read in halves.
+const MOST_TOO_OLD: u32 = 3;
+/// FoundationDB's `transaction_too_old`.
+const TRANSACTION_TOO_OLD: i32 = 1007;
+
+/// The longest time between two attempts.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// How long to wait after so many failures in a row.
+pub fn delay(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        n => Duration::from_millis(10 << n.min(9)).min(LONGEST_DELAY),
+    }
+}
+
+/// A call that waits for its subscriptions to stand.
+pub struct Call {
+    /// Each with its queries.
+    pub subscriptions: Vec<(ResourceArc<Subscription>, Vec<Arc<Query>>)>,
+    /// Who asked.
+    pub reply: Reply,
+}
+
+impl Call {
+    fn is_over(&self) -> bool {
+        self.subscriptions
+            .iter()
+            .all(|(subscription, _)| subscription.is_over())
+    }
+
+    fn queries(&self) -> impl Iterator<Item = &Arc<Query>> {
+        self.subscriptions.iter().flat_map(|(_, queries)| queries)
+    }
+}
+
+/// What waits for a batch.
+#[derive(Default)]
+pub struct Queue {
+    calls: VecDeque<Call>,
+    refreshes: Vec<Arc<Entry>>,
+    batches: usize,
+}
+
+#[derive(Default)]
+struct Batch {
+    calls: Vec<Call>,
+    refreshes: Vec<Arc<Entry>>,
+}
+
+impl LiveQueries {
+    /// Queues a call for the next batch.
+    pub fn subscribe(&self, database: &Arc<Database>, call: Call) {
+        self.enqueue(database, |queue| queue.calls.push_back(call));
+    }
+
+    /// Queues an entry's re-read for the next batch.
+    pub fn refresh(&self, database: &Arc<Database>, entry: Arc<Entry>) {
+        self.enqueue(database, |queue| queue.refreshes.push(entry));
+    }
+
+    fn enqueue(&self, database: &Arc<Database>, push: impl FnOnce(&mut Queue)) {
+        let mut queue = self.queue.lock();
+        push(&mut queue);
+        if queue.batches < MOST_BATCHES {
+            queue.batches += 1;
+            client::runtime().spawn(read_batches(Arc::clone(database)));
+        }
+    }
+
+    fn next_batch(&self) -> Option<Batch> {
+        let mut queue = self.queue.lock();
+        let mut batch = Batch {
+            calls: Vec::new(),
+            refreshes: std::mem::take(&mut queue.refreshes),
+        };
+        let mut queries = batch.refreshes.len();
+        while queries < MOST_QUERIES {
+            let Some(call) = queue.calls.pop_front() else {
+                break;
+            };
+            queries += call.queries().count();
+            batch.calls.push(call);
+        }
+        if batch.calls.is_empty() && batch.refreshes.is_empty() {
+            queue.batches -= 1;
+            return None;
+        }
+        Some(batch)
+    }
+}
+
+async fn read_batches(database: Arc<Database>) {
+    while let Some(mut batch) = database.live.next_batch() {
+        batch.refreshes.retain(|entry| entry.begin_refresh());
+        // A task of its own: a panic in it must not take the reader's place in the queue along.
+        let work = tokio::spawn(read(Arc::clone(&database), batch));
+        let _ = work.await;
+    }
+}
+
+fn read(database: Arc<Database>, mut batch: Batch) -> BoxFuture<'static, ()> {
+    async move {
+        batch.calls.retain(|call| !call.is_over());
+        let queries = Queries::of(&batch);
+        if queries.list.is_empty() {
+            return begin(&database, batch, &queries, Vec::new());
+        }
+        match read_at_one_version(&database, &queries.list).await {
+            Ok(reads) => begin(&database, batch, &queries, reads),
+            Err(error) if error.code() == TRANSACTION_TOO_OLD && batch.len() > 1 => {
+                let (one, other) = batch.halves();
+                read(Arc::clone(&database), one).await;
+                read(database, other).await;
+            }
+            Err(error) => fail(batch, &error),
+        }
+    }
+    .boxed()
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.calls.len() + self.refreshes.len()
+    }
+
+    fn halves(mut self) -> (Batch, Batch) {
+        let calls = self.calls.split_off(self.calls.len() / 2);
+        let refreshes = self.refreshes.split_off(self.refreshes.len().div_ceil(2));
+        (self, Batch { calls, refreshes })
+    }
+}
+
+/// The union of a batch's queries.
+struct Queries {
+    list: Vec<Arc<Query>>,
+    place: HashMap<Arc<Query>, usize>,
+}
+
+impl Queries {
+    fn of(batch: &Batch) -> Queries {
+        let mut queries = Queries {
+            list: Vec::new(),
+            place: HashMap::new(),
+        };
+        let refreshed = batch.refreshes.iter().map(|entry| &entry.query);
+        for query in refreshed.chain(batch.calls.iter().flat_map(Call::queries)) {
+            if let hash_map::Entry::Vacant(vacant) = queries.place.entry(Arc::clone(query)) {
+                vacant.insert(queries.list.len());
+                queries.list.push(Arc::clone(query));
+            }
+        }
+        queries
+    }
+}
+
+fn fail(batch: Batch, error: &Error) {
+    for call in batch.calls {
+        refuse(call, error);
+    }
+    for entry in batch.refreshes {
+        entry.failed();
+    }
+}
+
+fn refuse(call: Call, error: &Error) {
+    for (subscription, _) in &call.subscriptions {
+        subscription.end();
+    }
+    call.reply.send(|env| (atom::error(), error).encode(env));
+}
+
+/// Installs what was read, and lets the calls' subscriptions begin. A query's own error fails only
+/// the calls that asked for it.
+fn begin(
+    database: &Arc<Database>,
+    batch: Batch,
+    queries: &Queries,
+    reads: Vec<Result<Read, Error>>,
+) {
+    let mut calls = Vec::with_capacity(batch.calls.len());
+    for call in batch.calls {
+        let error = call
+            .queries()
+            .find_map(|query| reads[queries.place[query]].as_ref().err());
+        match error {
+            Some(error) => refuse(call, error),
+            None => calls.push(call),
+        }
+    }
+    // Who attaches to which query: all of an entry's at once, under one lock.
+    let mut attaching: Vec<Vec<ResourceArc<Subscription>>> = vec![Vec::new(); queries.list.len()];
+    for (subscription, wanted) in calls.iter().flat_map(|call| &call.subscriptions) {
+        for query in wanted {
+            attaching[queries.place[query]].push(subscription.clone());
+        }
+    }
+    let mut attached = Vec::with_capacity(reads.len());
+    for ((query, read), subscriptions) in queries.list.iter().zip(reads).zip(&attaching) {
+        let found = match read {
+            Ok(read) => install(database, query, read, subscriptions),
+            Err(_) => {
+                if let Some(entry) = database.live.find(query) {
+                    entry.failed();
+                }
+                None
+            }
+        };
+        attached.push(found.map(|(entry, snapshot, slots)| (entry, snapshot, slots.into_iter())));
+    }
+    for call in calls {
+        for (subscription, wanted) in &call.subscriptions {
+            let parts: SmallVec<[Part; 1]> = wanted
+                .iter()
+                .filter_map(|query| {
+                    let (entry, snapshot, slots) = attached[queries.place[query]].as_mut()?;
+                    Some(Part {
+                        entry: Arc::clone(entry),
+                        slot: slots.next()?,
+                        snapshot: Arc::clone(snapshot),
+                        fresh: true,
+                    })
+                })
+                .collect();
+            Subscription::begin(subscription, parts);
+        }
+        call.reply.send(|env| atom::ok().encode(env));
+    }
+}
+
+type Installed = (Arc<Entry>, Arc<super::query::Snapshot>, Vec<usize>);
+
+fn install(
+    database: &Arc<Database>,
+    query: &Arc<Query>,
+    mut read: Read,
+    subscriptions: &[ResourceArc<Subscription>],
+) -> Option<Installed> {
+    loop {
+        let entry = match database.live.find(query) {
+            Some(entry) => entry,
+            // The last subscriber of a re-read entry has left.
+            None if subscriptions.is_empty() => return None,
+            None => database.live.insert(Entry::new(database, query)),
+        };
+        match entry.install(read, subscriptions) {
+            Ok((snapshot, slots)) => return Some((entry, snapshot, slots)),
+            Err((_closed, back)) if !subscriptions.is_empty() => {
+                database.live.forget(&entry);
+                read = back;
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Reads all queries in one transaction and arms the watches that are needed. Retries what
+/// FoundationDB calls retryable.
+async fn read_at_one_version(
+    database: &Database,
+    queries: &[Arc<Query>],
+) -> Result<Vec<Result<Read, Error>>, Error> {
+    let stats = &database.stats;
+    let mut transaction = database.transaction()?;
+    let mut too_old = 0;
+    loop {
+        // A wait without end is right here: whoever waits for it has a timeout of his own.
+        transaction.set_option(TransactionOption::Timeout(0))?;
+        transaction.set_option(TransactionOption::RetryLimit(-1))?;
+        count(&stats.batches, 1);
+        count(&stats.reads, queries.len() as u64);
+        let error = match attempt(database, &transaction, queries).await {
+            Ok(reads) if reads.iter().flatten().all(|read| read.armed.is_none()) => {
+                return Ok(reads)
+            }
+            // Watches are armed by the commit.
+            Ok(reads) => match transaction.commit().await {
+                Ok(_) => return Ok(reads),
+                Err(error) => {
+                    let code = FdbError::from_code(error.code());
+                    drop(reads);
+                    transaction = error.reset();
+                    code
+                }
+            },
+            Err(error) => error,
+        };
+        if error.code() == TRANSACTION_TOO_OLD {
+            too_old += 1;
+            if too_old > MOST_TOO_OLD {
+                return Err(error.into());
+            }
+        }
+        transaction = transaction.on_error(error).await?;
+        count(&stats.retries, 1);
+    }
+}
+
+/// One attempt: an error that may pass fails it, any other only the query concerned.
+async fn attempt(
+    database: &Database,
+    transaction: &Transaction,
+    queries: &[Arc<Query>],
+) -> FdbResult<Vec<Result<Read, Error>>> {
+    let read_version = transaction.get_read_version().await?;
+    let reads = queries
+        .iter()
+        .map(|query| read_query(database, transaction, query, read_version));
+    join_all(reads)
+        .await
+        .into_iter()
+        .map(|read| match read {
+            Err(error) if error.is_retryable() => Err(error),
+            read => Ok(read.map_err(Error::from)),
+        })
+        .collect()
+}
+
+async fn read_query(
+    database: &Database,
+    transaction: &Transaction,
+    query: &Arc<Query>,
+    read_version: i64,
+) -> FdbResult<Read> {
+    let range = Range::snapshot(&query.begin, &query.end);
+    let batches = range.read(transaction).await?;
+    let rows: Vec<SharedRow> = batches
+        .iter()
+        .flat_map(|batch| batch.iter())
+        .map(|row| {
+            ResourceArc::new(Row {
+                key: row.key().into(),
+                value: row.value().into(),
+            })
+        })
+        .collect();
+    let watched: Option<Box<[u8]>> = if query.reads_watched_key() {
+        rows.binary_search_by(|row| row.key.cmp(&query.watch))
+            .ok()
+            .map(|place| rows[place].value.clone())
+    } else {
+        let value = transaction.get(&query.watch, true).await?;
+        value.map(|value| value[..].into())
+    };
+    let kept = database
+        .live
+        .find(query)
+        .is_some_and(|entry| entry.watches(watched.as_deref()));
+    let armed = (!kept).then(|| -> WatchFuture { Box::pin(transaction.watch(&query.watch)) });
+    Ok(Read {
+        read_version,
+        rows,
+        watched,
+        armed,
+    })
+}

@@ -1,0 +1,197 @@
+//! One process's interest in the results of live queries.
+//!
+//! The subscription *is* the reference of its messages, `{subscription, :ready}`. At most one of
+//! them is outstanding: until the process takes the data, further changes only replace what waits.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustler::{Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
+use smallvec::SmallVec;
+
+use super::delivery::{self, Due};
+use super::entry::Entry;
+use super::query::Snapshot;
+use crate::stats::{count, Stats};
+
+mod atoms {
+    rustler::atoms! { ready, rows, unchanged }
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    /// Its first read is under way.
+    Pending,
+    /// Nothing waits for it in the mailbox.
+    Idle,
+    /// `{subscription, :ready}` was sent and not yet taken.
+    Outstanding,
+    /// Cancelled, or its process died. For good.
+    Over,
+}
+
+/// One of a subscription's live queries.
+pub struct Part {
+    /// The shared entry.
+    pub entry: Arc<Entry>,
+    /// The subscription's place in it.
+    pub slot: usize,
+    /// What the process has, or gets with its next `take` where `fresh`.
+    pub snapshot: Arc<Snapshot>,
+    /// Whether the first result still waits to be taken.
+    pub fresh: bool,
+}
+
+struct State {
+    phase: Phase,
+    parts: SmallVec<[Part; 1]>,
+}
+
+/// A subscription. Its lock is held while its message is sent, which makes the check and the send
+/// one step; no entry's lock is ever held then.
+pub struct Subscription {
+    owner: LocalPid,
+    state: Mutex<State>,
+}
+
+#[rustler::resource_impl]
+impl Resource for Subscription {
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.end();
+    }
+}
+
+impl Subscription {
+    /// A subscription of the calling process, pending.
+    pub fn new(env: Env<'_>) -> ResourceArc<Subscription> {
+        let subscription = ResourceArc::new(Subscription {
+            owner: env.pid(),
+            state: Mutex::new(State {
+                phase: Phase::Pending,
+                parts: SmallVec::new(),
+            }),
+        });
+        // It exists before its monitor does: a process that is dying now finds it.
+        if env.monitor(&subscription, &env.pid()).is_none() {
+            subscription.end();
+        }
+        subscription
+    }
+
+    /// Whether anybody still wants it.
+    pub fn is_over(&self) -> bool {
+        self.state.lock().phase == Phase::Over
+    }
+
+    /// Its first results are there: from now on it is woken. Where it ended meanwhile, it leaves
+    /// the entries again.
+    pub fn begin(this: &ResourceArc<Self>, parts: SmallVec<[Part; 1]>) {
+        let mut state = this.state.lock();
+        if state.phase == Phase::Over {
+            drop(state);
+            return leave(parts);
+        }
+        state.phase = Phase::Idle;
+        state.parts = parts;
+        if let Some(stats) = state.stats() {
+            count(&stats.subscriptions, 1);
+        }
+        // Whoever changed an entry before this saw a pending subscription and went on.
+        if state.is_behind() {
+            delivery::queue(Due::Subscription(this.clone()));
+        }
+    }
+
+    /// Sends the message where there is something to take and none is outstanding. Must not be
+    /// called on a scheduler thread.
+    pub fn wake(this: &ResourceArc<Self>, env: &mut OwnedEnv) {
+        let mut state = this.state.lock();
+        if state.phase != Phase::Idle || !state.is_behind() {
+            return;
+        }
+        match env.send_and_clear(&this.owner, |env| (this, atoms::ready()).encode(env)) {
+            Ok(()) => {
+                state.phase = Phase::Outstanding;
+                if let Some(stats) = state.stats() {
+                    count(&stats.messages, 1);
+                }
+            }
+            Err(_) => {
+                drop(state);
+                this.end();
+            }
+        }
+    }
+
+    /// What has changed since the last time, one element for each query: `:unchanged`,
+    /// `{:rows, records}`. The first time: everything, as of the one read version.
+    pub fn take<'a>(&self, env: Env<'a>) -> Vec<Term<'a>> {
+        let mut state = self.state.lock();
+        if state.parts.iter().any(|part| part.fresh) {
+            // A message sent since is still in the mailbox, and stays outstanding.
+            return state
+                .parts
+                .iter_mut()
+                .map(|part| part.take_first(env))
+                .collect();
+        }
+        if state.phase == Phase::Outstanding {
+            state.phase = Phase::Idle;
+        }
+        state
+            .parts
+            .iter_mut()
+            .map(|part| part.take_change(env))
+            .collect()
+    }
+
+    /// Ends it, exactly: when this returns, no further message will be sent.
+    pub fn end(&self) {
+        let parts = {
+            let mut state = self.state.lock();
+            state.phase = Phase::Over;
+            // There are parts only from `begin` on, which counted it.
+            if let Some(stats) = state.stats() {
+                stats.subscriptions.fetch_sub(1, Ordering::Relaxed);
+            }
+            std::mem::take(&mut state.parts)
+        };
+        leave(parts);
+    }
+}
+
+fn leave(parts: SmallVec<[Part; 1]>) {
+    for part in parts {
+        part.entry.detach(part.slot);
+    }
+}
+
+impl State {
+    fn stats(&self) -> Option<&Stats> {
+        self.parts.first().map(|part| part.entry.stats())
+    }
+
+    fn is_behind(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| part.entry.generation() != part.snapshot.generation)
+    }
+}
+
+impl Part {
+    fn take_first<'a>(&mut self, env: Env<'a>) -> Term<'a> {
+        self.fresh = false;
+        (atoms::rows(), self.snapshot.encode_all(env)).encode(env)
+    }
+
+    fn take_change<'a>(&mut self, env: Env<'a>) -> Term<'a> {
+        let current = self.entry.current();
+        if current.generation == self.snapshot.generation {
+            return atoms::unchanged().encode(env);
+        }
+        let change = current.encode_changes(env, &self.snapshot);
+        self.snapshot = current;
+        (atoms::rows(), change).encode(env)
+    }
+}

@@ -1,0 +1,562 @@
+//! The operations of a transaction: decoded on the caller's scheduler, run on ours.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::sync::Arc;
+
+use foundationdb::directory::{Directory, DirectoryLayer, DirectoryOutput};
+use foundationdb::future::{FdbSlice, FdbValues, MappedKeyValues};
+use foundationdb::options::{ConflictRangeType, MutationType, StreamingMode, TransactionOption};
+use foundationdb::{FdbResult, KeySelector, RangeOption, Transaction};
+use futures::future::BoxFuture;
+use futures::FutureExt;
+use rustler::types::atom;
+use rustler::types::tuple::get_tuple;
+use rustler::{Atom, Binary, Encoder, Env, NifResult, ResourceArc, Term, TermType};
+
+use crate::error::Error;
+use crate::options;
+use crate::tuple::{self, binary, expected};
+use crate::watch::Watch;
+
+mod atoms {
+    rustler::atoms! {
+        get, get_key, get_range, get_mapped_range, get_read_version, get_estimated_range_size,
+        set, clear, clear_range, atomic, read_conflict, write_conflict, option, watch, pack,
+        directory, create_or_open, create, open, exists, remove, list,
+        // FoundationDB's name for it is a keyword of Rust's.
+        move_ = "move",
+        limit, reverse, snapshot, mode, target_bytes,
+    }
+}
+
+/// A key selector that owns its key.
+pub struct Selector {
+    key: Vec<u8>,
+    or_equal: bool,
+    offset: i32,
+}
+
+impl Selector {
+    fn borrow(&self) -> KeySelector<'_> {
+        KeySelector::new(Cow::Borrowed(&self.key), self.or_equal, self.offset)
+    }
+}
+
+/// What to read of a range, and how.
+pub struct Range {
+    begin: Selector,
+    end: Selector,
+    limit: Option<usize>,
+    target_bytes: usize,
+    mode: StreamingMode,
+    reverse: bool,
+    snapshot: bool,
+}
+
+impl Range {
+    /// All of `[begin, end)` as a snapshot read.
+    pub fn snapshot(begin: &[u8], end: &[u8]) -> Self {
+        Range {
+            begin: Selector {
+                key: begin.to_vec(),
+                or_equal: false,
+                offset: 1,
+            },
+            end: Selector {
+                key: end.to_vec(),
+                or_equal: false,
+                offset: 1,
+            },
+            limit: None,
+            target_bytes: 0,
+            mode: StreamingMode::WantAll,
+            reverse: false,
+            snapshot: true,
+        }
+    }
+
+    fn options(&self) -> RangeOption<'_> {
+        RangeOption {
+            begin: self.begin.borrow(),
+            end: self.end.borrow(),
+            limit: self.limit,
+            target_bytes: self.target_bytes,
+            mode: self.mode,
+            reverse: self.reverse,
+            ..RangeOption::default()
+        }
+    }
+
+    /// The whole range, however many batches it comes in.
+    pub async fn read(&self, transaction: &Transaction) -> FdbResult<Vec<FdbValues>> {
+        let mut batches = Vec::new();
+        let mut rest = Some(self.options());
+        while let Some(range) = rest {
+            let batch = transaction
+                .get_range(&range, batches.len() + 1, self.snapshot)
+                .await?;
+            // A byte target asks for one batch, not for all of them.
+            rest = if self.target_bytes > 0 {
+                None
+            } else {
+                range.next_range(&batch)
+            };
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+}
+
+/// What a directory operation does.
+pub enum DirectoryCall {
+    /// Creates or opens it; its prefix.
+    CreateOrOpen,
+    /// Creates it; its prefix.
+    Create,
+    /// Opens it; its prefix.
+    Open,
+    /// Whether it is there.
+    Exists,
+    /// Removes it with its contents; whether it was there.
+    Remove,
+    /// The names of its subdirectories.
+    List,
+    /// Moves it to another path; its prefix.
+    Move(Vec<String>),
+}
+
+/// One operation, as `EctoFoundationDB.Native.op()` describes it.
+pub enum Operation {
+    /// A key's value.
+    Get { key: Vec<u8>, snapshot: bool },
+    /// The key that a selector selects.
+    GetKey { selector: Selector, snapshot: bool },
+    /// The pairs of a range.
+    GetRange(Range),
+    /// The entries of a range and the pairs that each of them leads to.
+    GetMappedRange { range: Range, mapper: Vec<u8> },
+    /// The read version.
+    GetReadVersion,
+    /// About how many bytes a range holds.
+    GetEstimatedRangeSize { begin: Vec<u8>, end: Vec<u8> },
+    /// Sets a key.
+    Set { key: Vec<u8>, value: Vec<u8> },
+    /// Clears a key.
+    Clear { key: Vec<u8> },
+    /// Clears a range.
+    ClearRange { begin: Vec<u8>, end: Vec<u8> },
+    /// An atomic operation.
+    Atomic {
+        mutation: MutationType,
+        key: Vec<u8>,
+        param: Vec<u8>,
+    },
+    /// An explicit conflict range.
+    Conflict {
+        begin: Vec<u8>,
+        end: Vec<u8>,
+        kind: ConflictRangeType,
+    },
+    /// A transaction option.
+    Option(TransactionOption),
+    /// A call of the directory layer.
+    Directory {
+        call: DirectoryCall,
+        path: Vec<String>,
+    },
+    /// A watch, whose reference is the result.
+    Watch {
+        key: Vec<u8>,
+        watch: ResourceArc<Watch>,
+    },
+}
+
+impl Operation {
+    /// Whether a commit after it has something to write.
+    pub fn writes(&self) -> bool {
+        matches!(
+            self,
+            Operation::Set { .. }
+                | Operation::Clear { .. }
+                | Operation::ClearRange { .. }
+                | Operation::Atomic { .. }
+                | Operation::Directory { .. }
+        )
+    }
+
+    /// Starts it. What needs no answer is done when this returns.
+    pub fn start(self, transaction: &Arc<Transaction>) -> Started {
+        let done = Started::Done(Ok(Answer::Done));
+        match self {
+            Operation::Get { key, snapshot } => {
+                reading(transaction.get(&key, snapshot), Answer::Value)
+            }
+            Operation::GetKey { selector, snapshot } => reading(
+                transaction.get_key(&selector.borrow(), snapshot),
+                Answer::Key,
+            ),
+            Operation::GetRange(range) => {
+                let transaction = Arc::clone(transaction);
+                reading(async move { range.read(&transaction).await }, Answer::Rows)
+            }
+            Operation::GetMappedRange { range, mapper } => {
+                let transaction = Arc::clone(transaction);
+                let read = async move { mapped_range(&transaction, &range, &mapper).await };
+                reading(read, Answer::MappedRows)
+            }
+            Operation::GetReadVersion => reading(transaction.get_read_version(), Answer::Integer),
+            Operation::GetEstimatedRangeSize { begin, end } => reading(
+                transaction.get_estimated_range_size_bytes(&begin, &end),
+                Answer::Integer,
+            ),
+            Operation::Set { key, value } => {
+                transaction.set(&key, &value);
+                done
+            }
+            Operation::Clear { key } => {
+                transaction.clear(&key);
+                done
+            }
+            Operation::ClearRange { begin, end } => {
+                transaction.clear_range(&begin, &end);
+                done
+            }
+            Operation::Atomic {
+                mutation,
+                key,
+                param,
+            } => {
+                transaction.atomic_op(&key, &param, mutation);
+                done
+            }
+            Operation::Conflict { begin, end, kind } => Started::Done(
+                transaction
+                    .add_conflict_range(&begin, &end, kind)
+                    .map(|()| Answer::Done)
+                    .map_err(Error::from),
+            ),
+            Operation::Option(option) => Started::Done(
+                transaction
+                    .set_option(option)
+                    .map(|()| Answer::Done)
+                    .map_err(Error::from),
+            ),
+            Operation::Directory { call, path } => {
+                let transaction = Arc::clone(transaction);
+                Started::InOrder(async move { directory(&transaction, call, &path).await }.boxed())
+            }
+            Operation::Watch { key, watch } => {
+                Watch::start(&watch, transaction.watch(&key));
+                Started::Done(Ok(Answer::Watch(watch)))
+            }
+        }
+    }
+}
+
+/// An operation under way.
+pub enum Started {
+    /// Its answer is there.
+    Done(Result<Answer, Error>),
+    /// A read that may be in flight beside others.
+    Reading(BoxFuture<'static, Result<Answer, Error>>),
+    /// Reads and writes of its own: nothing may be started before it is done.
+    InOrder(BoxFuture<'static, Result<Answer, Error>>),
+}
+
+fn reading<F, T>(future: F, answer: fn(T) -> Answer) -> Started
+where
+    F: Future<Output = FdbResult<T>> + Send + 'static,
+    T: 'static,
+{
+    let mut future = future.boxed();
+    // The embedded engine answers at once: saves a task.
+    match (&mut future).now_or_never() {
+        Some(result) => Started::Done(result.map(answer).map_err(Error::from)),
+        None => {
+            Started::Reading(async move { future.await.map(answer).map_err(Error::from) }.boxed())
+        }
+    }
+}
+
+async fn mapped_range(
+    transaction: &Transaction,
+    range: &Range,
+    mapper: &[u8],
+) -> FdbResult<Vec<MappedKeyValues>> {
+    let mut batches: Vec<MappedKeyValues> = Vec::new();
+    let mut options = range.options();
+    loop {
+        let batch = transaction
+            .get_mapped_range(&options, mapper, batches.len() + 1, range.snapshot)
+            .await?;
+        let last = batch.last().map(|entry| entry.parent_key().to_vec());
+        let (more, count) = (batch.more(), batch.len());
+        batches.push(batch);
+        let left = options.limit.map(|limit| limit.saturating_sub(count));
+        match last {
+            Some(last) if more && left != Some(0) && range.target_bytes == 0 => {
+                options.limit = left;
+                if range.reverse {
+                    options.end = KeySelector::first_greater_or_equal(last);
+                } else {
+                    options.begin = KeySelector::first_greater_than(last);
+                }
+            }
+            _ => return Ok(batches),
+        }
+    }
+}
+
+async fn directory(
+    transaction: &Transaction,
+    call: DirectoryCall,
+    path: &[String],
+) -> Result<Answer, Error> {
+    let layer = DirectoryLayer::default();
+    let prefix = |output: DirectoryOutput| -> Result<Answer, Error> {
+        Ok(Answer::Prefix(output.bytes()?.to_vec()))
+    };
+    match call {
+        DirectoryCall::CreateOrOpen => {
+            prefix(layer.create_or_open(transaction, path, None, None).await?)
+        }
+        DirectoryCall::Create => prefix(layer.create(transaction, path, None, None).await?),
+        DirectoryCall::Open => prefix(layer.open(transaction, path, None).await?),
+        DirectoryCall::Exists => Ok(Answer::Boolean(layer.exists(transaction, path).await?)),
+        DirectoryCall::Remove => Ok(Answer::Boolean(
+            layer.remove_if_exists(transaction, path).await?,
+        )),
+        DirectoryCall::List => Ok(Answer::Names(layer.list(transaction, path).await?)),
+        DirectoryCall::Move(to) => prefix(layer.move_to(transaction, path, &to).await?),
+    }
+}
+
+/// The answer to one operation.
+pub enum Answer {
+    /// `:ok`
+    Done,
+    /// A value, or `nil`.
+    Value(Option<FdbSlice>),
+    /// A key.
+    Key(FdbSlice),
+    /// `[{key, value}]`
+    Rows(Vec<FdbValues>),
+    /// `[{key, value, [{key, value}]}]`
+    MappedRows(Vec<MappedKeyValues>),
+    /// A version or a size.
+    Integer(i64),
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A directory's prefix.
+    Prefix(Vec<u8>),
+    /// Names of directories.
+    Names(Vec<String>),
+    /// A watch's reference.
+    Watch(ResourceArc<Watch>),
+}
+
+impl Encoder for Answer {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Answer::Done => atom::ok().encode(env),
+            Answer::Value(None) => atom::nil().encode(env),
+            Answer::Value(Some(value)) => binary(env, value),
+            Answer::Key(key) => binary(env, key),
+            Answer::Rows(batches) => {
+                list(env, batches.iter().flat_map(|batch| batch.iter()), |row| {
+                    (binary(env, row.key()), binary(env, row.value())).encode(env)
+                })
+            }
+            Answer::MappedRows(batches) => list(
+                env,
+                batches.iter().flat_map(|batch| batch.iter()),
+                |entry| {
+                    let rows = list(env, entry.key_values().iter(), |row| {
+                        (binary(env, row.key()), binary(env, row.value())).encode(env)
+                    });
+                    let (key, value) = (entry.parent_key(), entry.parent_value());
+                    (binary(env, key), binary(env, value), rows).encode(env)
+                },
+            ),
+            Answer::Integer(integer) => integer.encode(env),
+            Answer::Boolean(boolean) => boolean.encode(env),
+            Answer::Prefix(prefix) => binary(env, prefix),
+            Answer::Names(names) => names.encode(env),
+            Answer::Watch(watch) => watch.encode(env),
+        }
+    }
+}
+
+fn list<'a, I: DoubleEndedIterator>(
+    env: Env<'a>,
+    items: I,
+    encode: impl Fn(I::Item) -> Term<'a>,
+) -> Term<'a> {
+    items.rev().fold(Term::list_new_empty(env), |tail, item| {
+        tail.list_prepend(encode(item))
+    })
+}
+
+/// A key: a binary, or `{:pack, tuple}`.
+pub fn key(term: Term<'_>) -> NifResult<Vec<u8>> {
+    if let Ok(binary) = term.decode::<Binary<'_>>() {
+        return Ok(binary.as_slice().to_vec());
+    }
+    match term.decode::<(Atom, Term<'_>)>() {
+        Ok((tag, elements)) if tag == atoms::pack() => tuple::pack(elements),
+        _ => Err(expected(
+            "a key: a binary or {:pack, tuple}",
+            &format!("{term:?}"),
+        )),
+    }
+}
+
+fn bytes(term: Term<'_>) -> NifResult<Vec<u8>> {
+    match term.decode::<Binary<'_>>() {
+        Ok(binary) => Ok(binary.as_slice().to_vec()),
+        // A key as a value: index entries point to their records.
+        Err(_) => key(term),
+    }
+}
+
+fn selector(term: Term<'_>) -> NifResult<Selector> {
+    match term.decode::<(Term<'_>, bool, i32)>() {
+        Ok((of, or_equal, offset)) => Ok(Selector {
+            key: key(of)?,
+            or_equal,
+            offset,
+        }),
+        // A key alone: the first key greater than or equal to it.
+        Err(_) => Ok(Selector {
+            key: key(term)?,
+            or_equal: false,
+            offset: 1,
+        }),
+    }
+}
+
+fn range<'a>(env: Env<'a>, begin: Term<'a>, end: Term<'a>, options: Term<'a>) -> NifResult<Range> {
+    let get = |name: Atom| options.map_get(name).ok();
+    if options.get_type() != TermType::Map {
+        return Err(expected("a map of range options", &format!("{options:?}")));
+    }
+    let limit: usize = get(atoms::limit()).map_or(Ok(0), |term| term.decode())?;
+    Ok(Range {
+        begin: selector(begin)?,
+        end: selector(end)?,
+        limit: (limit > 0).then_some(limit),
+        target_bytes: get(atoms::target_bytes()).map_or(Ok(0), |term| term.decode())?,
+        mode: get(atoms::mode()).map_or(Ok(StreamingMode::WantAll), |term| {
+            options::streaming_mode(env, term.decode()?)
+        })?,
+        reverse: get(atoms::reverse()).map_or(Ok(false), |term| term.decode())?,
+        snapshot: get(atoms::snapshot()).map_or(Ok(false), |term| term.decode())?,
+    })
+}
+
+/// Decodes a list of operations; watches get their resource, which watches the calling process.
+pub fn decode_all<'a>(env: Env<'a>, terms: Term<'a>) -> NifResult<Vec<Operation>> {
+    terms
+        .into_list_iterator()?
+        .map(|term| decode(env, term))
+        .collect()
+}
+
+fn decode<'a>(env: Env<'a>, term: Term<'a>) -> NifResult<Operation> {
+    let unknown = || expected("an operation", &format!("{term:?}"));
+    if term.is_atom() {
+        return if term.decode::<Atom>()? == atoms::get_read_version() {
+            Ok(Operation::GetReadVersion)
+        } else {
+            Err(unknown())
+        };
+    }
+    let parts = get_tuple(term).map_err(|_| unknown())?;
+    let name: Atom = parts
+        .first()
+        .ok_or_else(unknown)?
+        .decode()
+        .map_err(|_| unknown())?;
+    Ok(match parts[1..] {
+        [k, v] if name == atoms::set() => Operation::Set {
+            key: key(k)?,
+            value: bytes(v)?,
+        },
+        [k, snapshot] if name == atoms::get() => Operation::Get {
+            key: key(k)?,
+            snapshot: snapshot.decode()?,
+        },
+        [begin, end, options] if name == atoms::get_range() => {
+            Operation::GetRange(range(env, begin, end, options)?)
+        }
+        [mutation, k, param] if name == atoms::atomic() => Operation::Atomic {
+            mutation: options::mutation(env, mutation.decode()?)?,
+            key: key(k)?,
+            param: bytes(param)?,
+        },
+        [k] if name == atoms::clear() => Operation::Clear { key: key(k)? },
+        [begin, end] if name == atoms::clear_range() => Operation::ClearRange {
+            begin: key(begin)?,
+            end: key(end)?,
+        },
+        [of, snapshot] if name == atoms::get_key() => Operation::GetKey {
+            selector: selector(of)?,
+            snapshot: snapshot.decode()?,
+        },
+        [begin, end, mapper, options] if name == atoms::get_mapped_range() => {
+            Operation::GetMappedRange {
+                range: range(env, begin, end, options)?,
+                mapper: key(mapper)?,
+            }
+        }
+        [begin, end] if name == atoms::get_estimated_range_size() => {
+            Operation::GetEstimatedRangeSize {
+                begin: key(begin)?,
+                end: key(end)?,
+            }
+        }
+        [begin, end] if name == atoms::read_conflict() => Operation::Conflict {
+            begin: key(begin)?,
+            end: key(end)?,
+            kind: ConflictRangeType::Read,
+        },
+        [begin, end] if name == atoms::write_conflict() => Operation::Conflict {
+            begin: key(begin)?,
+            end: key(end)?,
+            kind: ConflictRangeType::Write,
+        },
+        [option, value] if name == atoms::option() => {
+            Operation::Option(options::transaction(env, option.decode()?, value)?)
+        }
+        [k] if name == atoms::watch() => Operation::Watch {
+            key: key(k)?,
+            watch: Watch::new(env),
+        },
+        [call, path] if name == atoms::directory() => Operation::Directory {
+            call: directory_call(call.decode()?).ok_or_else(unknown)?,
+            path: path.decode()?,
+        },
+        [call, path, to]
+            if name == atoms::directory() && call.decode::<Atom>()? == atoms::move_() =>
+        {
+            Operation::Directory {
+                call: DirectoryCall::Move(to.decode()?),
+                path: path.decode()?,
+            }
+        }
+        _ => return Err(unknown()),
+    })
+}
+
+fn directory_call(name: Atom) -> Option<DirectoryCall> {
+    Some(match name {
+        name if name == atoms::create_or_open() => DirectoryCall::CreateOrOpen,
+        name if name == atoms::create() => DirectoryCall::Create,
+        name if name == atoms::open() => DirectoryCall::Open,
+        name if name == atoms::exists() => DirectoryCall::Exists,
+        name if name == atoms::remove() => DirectoryCall::Remove,
+        name if name == atoms::list() => DirectoryCall::List,
+        _ => return None,
+    })
+}

@@ -1,0 +1,189 @@
+//! FoundationDB's options by their names in `fdb.options`.
+
+use foundationdb::options::{
+    DatabaseOption, MutationType, NetworkOption, StreamingMode, TransactionOption,
+};
+use rustler::{Atom, Env, NifResult, Term};
+
+use crate::tuple::expected;
+
+/// The value that an option takes.
+trait Value<'a>: Sized {
+    const SHAPE: &'static str;
+    fn from_term(term: Term<'a>) -> Option<Self>;
+}
+
+impl<'a> Value<'a> for i32 {
+    const SHAPE: &'static str = "an integer of 32 bits";
+    fn from_term(term: Term<'a>) -> Option<Self> {
+        term.decode().ok()
+    }
+}
+
+impl<'a> Value<'a> for String {
+    const SHAPE: &'static str = "a string";
+    fn from_term(term: Term<'a>) -> Option<Self> {
+        term.decode().ok()
+    }
+}
+
+fn value<'a, T: Value<'a>>(name: &str, term: Term<'a>) -> NifResult<T> {
+    T::from_term(term).ok_or_else(|| {
+        expected(
+            &format!("{} for the option :{name}", T::SHAPE),
+            &format!("{term:?}"),
+        )
+    })
+}
+
+/// A function from `(name, value)` to one of the `foundationdb` crate's option enums.
+macro_rules! options {
+    ($(#[$doc:meta])* $function:ident -> $type:ident ($what:literal) {
+        flags { $($flag:literal => $flag_variant:ident),* $(,)? }
+        values { $($option:literal => $option_variant:ident),* $(,)? }
+    }) => {
+        $(#[$doc])*
+        pub fn $function<'a>(env: Env<'a>, name: Atom, term: Term<'a>) -> NifResult<$type> {
+            let name = name_of(env, name)?;
+            match name.as_str() {
+                $($flag => Ok($type::$flag_variant),)*
+                $($option => Ok($type::$option_variant(value($option, term)?)),)*
+                other => Err(expected(
+                    concat!("one of the ", $what, " options ", $($flag, " ",)* $($option, " ",)* "by name"),
+                    other,
+                )),
+            }
+        }
+    };
+}
+
+options! {
+    /// A network option: what holds for the client as a whole.
+    network -> NetworkOption ("network") {
+        flags {
+            "disable_multi_version_client_api" => DisableMultiVersionClientApi,
+            "callbacks_on_external_threads" => CallbacksOnExternalThreads,
+            "disable_local_client" => DisableLocalClient,
+            "ignore_external_client_failures" => IgnoreExternalClientFailures,
+            "disable_client_statistics_logging" => DisableClientStatisticsLogging,
+            "trace_initialize_on_setup" => TraceInitializeOnSetup,
+        }
+        values {
+            "trace_enable" => TraceEnable,
+            "trace_roll_size" => TraceRollSize,
+            "trace_max_logs_size" => TraceMaxLogsSize,
+            "trace_log_group" => TraceLogGroup,
+            "trace_format" => TraceFormat,
+            "trace_file_identifier" => TraceFileIdentifier,
+            "knob" => Knob,
+            "tls_cert_path" => TLSCertPath,
+            "tls_key_path" => TLSKeyPath,
+            "tls_ca_path" => TLSCaPath,
+            "tls_password" => TLSPassword,
+            "external_client_library" => ExternalClientLibrary,
+            "external_client_directory" => ExternalClientDirectory,
+            "client_threads_per_version" => ClientThreadsPerVersion,
+            "client_tmp_dir" => ClientTmpDir,
+        }
+    }
+}
+
+options! {
+    /// A database option.
+    database -> DatabaseOption ("database") {
+        flags {
+            "snapshot_ryw_enable" => SnapshotRywEnable,
+            "snapshot_ryw_disable" => SnapshotRywDisable,
+            "transaction_causal_read_risky" => TransactionCausalReadRisky,
+            "transaction_automatic_idempotency" => TransactionAutomaticIdempotency,
+            "transaction_report_conflicting_keys" => TransactionReportConflictingKeys,
+        }
+        values {
+            "location_cache_size" => LocationCacheSize,
+            "max_watches" => MaxWatches,
+            "machine_id" => MachineId,
+            "datacenter_id" => DatacenterId,
+            "transaction_timeout" => TransactionTimeout,
+            "transaction_retry_limit" => TransactionRetryLimit,
+            "transaction_max_retry_delay" => TransactionMaxRetryDelay,
+            "transaction_size_limit" => TransactionSizeLimit,
+        }
+    }
+}
+
+options! {
+    /// A transaction option.
+    transaction -> TransactionOption ("transaction") {
+        flags {
+            "causal_write_risky" => CausalWriteRisky,
+            "causal_read_risky" => CausalReadRisky,
+            "next_write_no_write_conflict_range" => NextWriteNoWriteConflictRange,
+            "read_your_writes_disable" => ReadYourWritesDisable,
+            "read_server_side_cache_enable" => ReadServerSideCacheEnable,
+            "read_server_side_cache_disable" => ReadServerSideCacheDisable,
+            "read_priority_low" => ReadPriorityLow,
+            "read_priority_normal" => ReadPriorityNormal,
+            "read_priority_high" => ReadPriorityHigh,
+            "priority_system_immediate" => PrioritySystemImmediate,
+            "priority_batch" => PriorityBatch,
+            "access_system_keys" => AccessSystemKeys,
+            "read_system_keys" => ReadSystemKeys,
+            "automatic_idempotency" => AutomaticIdempotency,
+            "snapshot_ryw_enable" => SnapshotRywEnable,
+            "snapshot_ryw_disable" => SnapshotRywDisable,
+            "lock_aware" => LockAware,
+            "read_lock_aware" => ReadLockAware,
+            "report_conflicting_keys" => ReportConflictingKeys,
+            "special_key_space_relaxed" => SpecialKeySpaceRelaxed,
+            "special_key_space_enable_writes" => SpecialKeySpaceEnableWrites,
+            "bypass_unreadable" => BypassUnreadable,
+            "use_grv_cache" => UseGrvCache,
+        }
+        values {
+            "timeout" => Timeout,
+            "retry_limit" => RetryLimit,
+            "max_retry_delay" => MaxRetryDelay,
+            "size_limit" => SizeLimit,
+            "debug_transaction_identifier" => DebugTransactionIdentifier,
+            "tag" => Tag,
+            "auto_throttle_tag" => AutoThrottleTag,
+        }
+    }
+}
+
+/// An atomic operation by its name.
+pub fn mutation(env: Env<'_>, name: Atom) -> NifResult<MutationType> {
+    Ok(match name_of(env, name)?.as_str() {
+        "add" => MutationType::Add,
+        "bit_and" => MutationType::BitAnd,
+        "bit_or" => MutationType::BitOr,
+        "bit_xor" => MutationType::BitXor,
+        "append_if_fits" => MutationType::AppendIfFits,
+        "max" => MutationType::Max,
+        "min" => MutationType::Min,
+        "set_versionstamped_key" => MutationType::SetVersionstampedKey,
+        "set_versionstamped_value" => MutationType::SetVersionstampedValue,
+        "byte_min" => MutationType::ByteMin,
+        "byte_max" => MutationType::ByteMax,
+        "compare_and_clear" => MutationType::CompareAndClear,
+        other => return Err(expected("the name of an atomic operation", other)),
+    })
+}
+
+/// A streaming mode by its name.
+pub fn streaming_mode(env: Env<'_>, name: Atom) -> NifResult<StreamingMode> {
+    Ok(match name_of(env, name)?.as_str() {
+        "want_all" => StreamingMode::WantAll,
+        "iterator" => StreamingMode::Iterator,
+        "exact" => StreamingMode::Exact,
+        "small" => StreamingMode::Small,
+        "medium" => StreamingMode::Medium,
+        "large" => StreamingMode::Large,
+        "serial" => StreamingMode::Serial,
+        other => return Err(expected("the name of a streaming mode", other)),
+    })
+}
+
+fn name_of(env: Env<'_>, name: Atom) -> NifResult<String> {
+    name.to_term(env).atom_to_string()
+}

@@ -1,0 +1,71 @@
+//! Counters of a database, as `EctoFoundationDB.Native.stats/1` shows them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is there now, and what has been done since the database was opened.
+#[derive(Default)]
+pub struct Stats {
+    /// Transactions of Elixir processes that are alive.
+    pub transactions: AtomicU64,
+    /// Subscriptions that stand.
+    pub subscriptions: AtomicU64,
+    /// Live queries that the subscriptions share.
+    pub live_queries: AtomicU64,
+    /// Watches armed and neither fired nor failed.
+    pub pending_watches: AtomicU64,
+    /// Transactions that read live queries.
+    pub batches: AtomicU64,
+    /// Live queries read by them.
+    pub reads: AtomicU64,
+    /// Watches armed.
+    pub watches_armed: AtomicU64,
+    /// Watches that fired.
+    pub watches_fired: AtomicU64,
+    /// `{subscription, :ready}` messages sent.
+    pub messages: AtomicU64,
+    /// Attempts at a batch that were retried.
+    pub retries: AtomicU64,
+}
+
+impl Stats {
+    /// All of them by name.
+    pub fn all(&self) -> HashMap<&'static str, u64> {
+        [
+            ("transactions", &self.transactions),
+            ("subscriptions", &self.subscriptions),
+            ("live_queries", &self.live_queries),
+            ("pending_watches", &self.pending_watches),
+            ("batches", &self.batches),
+            ("reads", &self.reads),
+            ("watches_armed", &self.watches_armed),
+            ("watches_fired", &self.watches_fired),
+            ("messages", &self.messages),
+            ("retries", &self.retries),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+        .into()
+    }
+}
+
+/// Adds to a counter.
+pub fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// Counts one thing for as long as it lives.
+pub struct Gauge<'a>(&'a AtomicU64);
+
+impl<'a> Gauge<'a> {
+    /// One more.
+    pub fn new(counter: &'a AtomicU64) -> Self {
+        count(counter, 1);
+        Gauge(counter)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,255 @@
+//! Transactions that belong to Elixir processes.
+//!
+//! Each has a task of its own, which owns the database's transaction and takes commands in the
+//! order they were given. Reads go on beside it; a commit waits for them, as FoundationDB's does.
+//! The transaction is gone as soon as its process is.
+
+use std::sync::Arc;
+
+use foundationdb::future::FdbSlice;
+use foundationdb::{FdbError, Transaction, TransactionCommitError};
+use futures::future::try_join_all;
+use parking_lot::Mutex;
+use rustler::types::atom;
+use rustler::{Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::client;
+use crate::database::Database;
+use crate::error::Error;
+use crate::operation::{Answer, Operation, Started};
+use crate::reply::Reply;
+use crate::stats::Gauge;
+
+/// FoundationDB's `used_during_commit`.
+const USED_DURING_COMMIT: i32 = 2017;
+/// FoundationDB's `transaction_cancelled`.
+const TRANSACTION_CANCELLED: i32 = 1025;
+
+/// What a transaction can be told.
+pub enum Command {
+    /// Run operations in order.
+    Run(Vec<Operation>, Reply),
+    /// Commit.
+    Commit(Reply),
+    /// Back off and reset after this error code, or say that it can't be retried.
+    OnError(i32, Reply),
+}
+
+/// A transaction's handle in Elixir.
+pub struct TransactionHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+#[rustler::resource_impl]
+impl Resource for TransactionHandle {
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.cancel();
+    }
+}
+
+impl Drop for TransactionHandle {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+impl TransactionHandle {
+    /// A new transaction of the calling process.
+    pub fn new(env: Env<'_>, database: &Arc<Database>) -> ResourceArc<TransactionHandle> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let handle = ResourceArc::new(TransactionHandle {
+            commands,
+            task: Mutex::new(None),
+        });
+        // The task is started under the lock, and before the monitor: a process that is dying now
+        // finds it there.
+        let mut task = handle.task.lock();
+        let database = Arc::clone(database);
+        let started = client::runtime().spawn(serve(database, receiver));
+        *task = Some(started.abort_handle());
+        drop(task);
+        if env.monitor(&handle, &env.pid()).is_none() {
+            handle.cancel();
+        }
+        handle
+    }
+
+    /// Hands a command over; a transaction that was cancelled answers so.
+    pub fn tell(&self, command: Command) {
+        if let Err(mpsc::error::SendError(command)) = self.commands.send(command) {
+            let (Command::Run(_, reply) | Command::Commit(reply) | Command::OnError(_, reply)) =
+                command;
+            let error = Error::from(FdbError::from_code(TRANSACTION_CANCELLED));
+            client::runtime().spawn(async move { reply.error(&error) });
+        }
+    }
+
+    /// Drops the transaction and whatever is in flight.
+    pub fn cancel(&self) {
+        if let Some(task) = self.task.lock().take() {
+            task.abort();
+        }
+    }
+}
+
+impl Reply {
+    fn error(self, error: &Error) {
+        self.send(|env| (atom::error(), error).encode(env));
+    }
+
+    fn answers(self, answers: Result<Vec<Answer>, Error>) {
+        match answers {
+            Ok(answers) => self.send(|env| (atom::ok(), answers).encode(env)),
+            Err(error) => self.error(&error),
+        }
+    }
+}
+
+/// The transaction between commands.
+enum State {
+    Active(Arc<Transaction>),
+    /// A commit failed; `on_error` may make it active again.
+    Failed(TransactionCommitError),
+    /// It was used when it could not be; every further use says so.
+    Unusable(Error),
+}
+
+async fn serve(database: Arc<Database>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let _counted = Gauge::new(&database.stats.transactions);
+    let mut state = match database.transaction() {
+        Ok(transaction) => State::Active(Arc::new(transaction)),
+        Err(error) => State::Unusable(error),
+    };
+    let mut reads = JoinSet::new();
+    let mut wrote = false;
+    while let Some(command) = commands.recv().await {
+        while reads.try_join_next().is_some() {}
+        state = match (command, state) {
+            (Command::Run(operations, reply), State::Active(transaction)) => {
+                wrote |= operations.iter().any(Operation::writes);
+                run(&transaction, operations, reply, &mut reads).await;
+                State::Active(transaction)
+            }
+            (Command::Commit(reply), State::Active(transaction)) => {
+                while reads.join_next().await.is_some() {}
+                commit(transaction, wrote, reply).await
+            }
+            (Command::OnError(code, reply), state) => {
+                reads.shutdown().await;
+                wrote = false;
+                on_error(state, code, reply).await
+            }
+            (Command::Run(_, reply) | Command::Commit(reply), State::Failed(error)) => {
+                reply.error(&Error::from(*error));
+                State::Failed(error)
+            }
+            (Command::Run(_, reply) | Command::Commit(reply), State::Unusable(error)) => {
+                reply.error(&error);
+                State::Unusable(error)
+            }
+        };
+    }
+}
+
+async fn run(
+    transaction: &Arc<Transaction>,
+    operations: Vec<Operation>,
+    reply: Reply,
+    reads: &mut JoinSet<()>,
+) {
+    let mut answers = Vec::with_capacity(operations.len());
+    let mut reading = Vec::new();
+    for operation in operations {
+        let answer = match operation.start(transaction) {
+            Started::Done(answer) => answer,
+            Started::InOrder(answer) => answer.await,
+            Started::Reading(read) => {
+                reading.push((answers.len(), read));
+                Ok(Answer::Done)
+            }
+        };
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(error) => return reply.error(&error),
+        }
+    }
+    if reading.is_empty() {
+        return reply.answers(Ok(answers));
+    }
+    reads.spawn(async move {
+        let reads = reading
+            .into_iter()
+            .map(|(place, read)| async move { read.await.map(|answer| (place, answer)) });
+        let read = try_join_all(reads).await.map(|read| {
+            for (place, answer) in read {
+                answers[place] = answer;
+            }
+            answers
+        });
+        reply.answers(read);
+    });
+}
+
+async fn commit(transaction: Arc<Transaction>, wrote: bool, reply: Reply) -> State {
+    let Ok(transaction) = Arc::try_unwrap(transaction) else {
+        // Every read holds it only until its answer, and all of them were waited for.
+        let error = Error::from(FdbError::from_code(USED_DURING_COMMIT));
+        reply.error(&error);
+        return State::Unusable(error);
+    };
+    let stamp = wrote.then(|| transaction.get_versionstamp());
+    match transaction.commit().await {
+        Ok(committed) => {
+            let version = committed.committed_version().unwrap_or(-1);
+            let stamp: Option<FdbSlice> = match stamp {
+                // One that wrote nothing in the end has none.
+                Some(stamp) if version >= 0 => stamp.await.ok(),
+                _ => None,
+            };
+            reply.send(|env| (atom::ok(), version, stamp.as_deref().map(Stamp)).encode(env));
+            State::Active(Arc::new(committed.reset()))
+        }
+        Err(error) => {
+            reply.error(&Error::from(*error));
+            State::Failed(error)
+        }
+    }
+}
+
+async fn on_error(state: State, code: i32, reply: Reply) -> State {
+    let error = FdbError::from_code(code);
+    let result = match state {
+        State::Active(transaction) => match Arc::try_unwrap(transaction) {
+            Ok(transaction) => transaction.on_error(error).await,
+            Err(_) => Err(FdbError::from_code(USED_DURING_COMMIT)),
+        },
+        State::Failed(failed) => failed.on_error().await,
+        State::Unusable(error) => {
+            reply.error(&error);
+            return State::Unusable(error);
+        }
+    };
+    match result {
+        Ok(transaction) => {
+            reply.send(|env| atom::ok().encode(env));
+            State::Active(Arc::new(transaction))
+        }
+        Err(error) => {
+            let error = Error::from(error);
+            reply.error(&error);
+            State::Unusable(error)
+        }
+    }
+}
+
+/// A versionstamp as a binary.
+struct Stamp<'b>(&'b [u8]);
+
+impl Encoder for Stamp<'_> {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        Term::from(NewBinary::from_slice(env, self.0))
+    }
+}
