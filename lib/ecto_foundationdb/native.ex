@@ -49,8 +49,17 @@ defmodule EctoFoundationDB.Native do
   """
   @type op :: tuple() | atom()
 
-  @typedoc "What a live query reads, `[begin, end)`, and the key whose watch says it has changed."
-  @type live_query :: {:rows, begin :: key(), finish :: key(), watch :: key()}
+  @typedoc """
+  What a live query reads, the records of `[begin, end)`, and the key whose watch says that they may
+  have changed. `:records`: the range holds records, each a row, or a row followed by the parts of
+  its split value. `:index`: it holds index entries, whose values are keys of records; those are
+  read in turn. `limit` (0: all) counts records; `reverse?`: the last key first.
+
+  One record: `{:records, key, key <> <<0xFF>>, key, {0, false}}`.
+  """
+  @type live_query ::
+          {:records | :index, begin :: key(), finish :: key(), watch :: key(),
+           {limit :: non_neg_integer(), reverse? :: boolean()}}
 
   @typedoc """
   What has changed since the subscriber last took it, by the query's place in its list:
@@ -128,12 +137,17 @@ defmodule EctoFoundationDB.Native do
   def watch_cancel(_watch), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Subscribes the calling process: one subscription for each list of live queries, all of them read
-  at one read version that is obtained after this call began. Answers `{ref, :ok}` when all stand
-  and their first results wait for `take/1`, or `{ref, {:error, error}}` when none does.
+  Subscribes the calling process: one subscription for each element of `wanted`, all of them read at
+  one read version that is obtained after this call began. Answers `{ref, :ok}` when all stand and
+  their first results wait for `take/1`, or `{ref, {:error, error}}` when none does.
+
+  With an earlier subscription of the process beside its queries, those that both have are neither
+  read nor watched again: the first `take/1` tells only what has changed since the earlier one took
+  them. The earlier one goes on until `unsubscribe/1`.
   """
-  @spec subscribe(database(), reference(), [[live_query()]]) :: [subscription()]
-  def subscribe(_database, _ref, _queries), do: :erlang.nif_error(:nif_not_loaded)
+  @spec subscribe(database(), reference(), [{[live_query()], subscription() | nil}]) ::
+          [subscription()]
+  def subscribe(_database, _ref, _wanted), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   What has changed since the last `take/1`, one element for each live query. Allows the next

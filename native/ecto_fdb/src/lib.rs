@@ -30,8 +30,8 @@ use rustler::{Atom, Binary, Encoder, Env, NifResult, Reference, ResourceArc, Ter
 
 use crate::database::{Database, DatabaseHandle, Target};
 use crate::error::Error;
-use crate::live::query::Query;
-use crate::live::reader::Call;
+use crate::live::query::{Query, Source};
+use crate::live::reader::{Call, Wanted};
 use crate::live::subscription::Subscription;
 use crate::reply::Reply;
 use crate::transaction::{Command, TransactionHandle};
@@ -39,7 +39,7 @@ use crate::tuple::expected;
 use crate::watch::Watch;
 
 mod atoms {
-    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, rows }
+    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index }
 }
 
 fn answer<T: Encoder>(env: Env<'_>, result: Result<T, Error>) -> Term<'_> {
@@ -156,38 +156,62 @@ fn subscribe<'a>(
     env: Env<'a>,
     database: ResourceArc<DatabaseHandle>,
     reference: Reference<'a>,
-    queries: Vec<Vec<Term<'a>>>,
+    wanted: Vec<(Vec<Term<'a>>, Option<ResourceArc<Subscription>>)>,
 ) -> NifResult<Term<'a>> {
-    let queries: Vec<Vec<Arc<Query>>> = queries
-        .into_iter()
-        .map(|queries| queries.into_iter().map(query).collect())
-        .collect::<NifResult<_>>()?;
+    let mut queries = Vec::with_capacity(wanted.len());
+    for (terms, earlier) in wanted {
+        let decoded: Vec<Query> = terms.into_iter().map(query).collect::<NifResult<_>>()?;
+        queries.push((decoded, earlier));
+    }
+    // From here on nothing can fail: subscriptions that exist are told of their end.
     let subscriptions: Vec<_> = queries
         .into_iter()
-        .map(|queries| (Subscription::new(env), queries))
+        .map(|(queries, earlier)| {
+            let subscription = Subscription::new(env);
+            let keep = |query: &Query| Subscription::keep(&subscription, earlier.as_ref()?, query);
+            let wanted = queries
+                .into_iter()
+                .map(|query| match keep(&query) {
+                    Some(part) => Wanted::Kept(part),
+                    None => Wanted::Read(Arc::new(query)),
+                })
+                .collect();
+            (subscription, wanted)
+        })
         .collect();
     let references: Vec<Term<'a>> = subscriptions
         .iter()
         .map(|(subscription, _)| subscription.encode(env))
         .collect();
-    let reply = Reply::new(env, reference);
     let call = Call {
         subscriptions,
-        reply,
+        reply: Some(Reply::new(env, reference)),
     };
     database.0.live.subscribe(&database.0, call);
     Ok(references.encode(env))
 }
 
-fn query(term: Term<'_>) -> NifResult<Arc<Query>> {
-    match term.decode::<(Atom, Term<'_>, Term<'_>, Term<'_>)>() {
-        Ok((tag, begin, end, watch)) if tag == atoms::rows() => Ok(Arc::new(Query {
-            begin: operation::key(begin)?.into(),
-            end: operation::key(end)?.into(),
-            watch: operation::key(watch)?.into(),
-        })),
-        _ => Err(expected("{:rows, begin, end, watch}", &format!("{term:?}"))),
-    }
+fn query(term: Term<'_>) -> NifResult<Query> {
+    type Parts<'a> = (Atom, Term<'a>, Term<'a>, Term<'a>, (usize, bool));
+    let unknown = || {
+        let what = "{:records | :index, begin, end, watch, {limit, reverse?}}";
+        expected(what, &format!("{term:?}"))
+    };
+    let (source, begin, end, watch, (limit, reverse)) =
+        term.decode::<Parts<'_>>().map_err(|_| unknown())?;
+    let source = match source {
+        tag if tag == atoms::records() => Source::Records,
+        tag if tag == atoms::index() => Source::Index,
+        _ => return Err(unknown()),
+    };
+    Ok(Query {
+        source,
+        begin: operation::key(begin)?.into(),
+        end: operation::key(end)?.into(),
+        limit: (limit > 0).then_some(limit),
+        reverse,
+        watch: operation::key(watch)?.into(),
+    })
 }
 
 #[rustler::nif]

@@ -55,27 +55,6 @@ pub struct Range {
 }
 
 impl Range {
-    /// All of `[begin, end)` as a snapshot read.
-    pub fn snapshot(begin: &[u8], end: &[u8]) -> Self {
-        Range {
-            begin: Selector {
-                key: begin.to_vec(),
-                or_equal: false,
-                offset: 1,
-            },
-            end: Selector {
-                key: end.to_vec(),
-                or_equal: false,
-                offset: 1,
-            },
-            limit: None,
-            target_bytes: 0,
-            mode: StreamingMode::WantAll,
-            reverse: false,
-            snapshot: true,
-        }
-    }
-
     fn options(&self) -> RangeOption<'_> {
         RangeOption {
             begin: self.begin.borrow(),
@@ -89,7 +68,7 @@ impl Range {
     }
 
     /// The whole range, however many batches it comes in.
-    pub async fn read(&self, transaction: &Transaction) -> FdbResult<Vec<FdbValues>> {
+    async fn read(&self, transaction: &Transaction) -> FdbResult<Vec<FdbValues>> {
         let mut batches = Vec::new();
         let mut rest = Some(self.options());
         while let Some(range) = rest {

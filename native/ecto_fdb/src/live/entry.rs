@@ -1,7 +1,8 @@
 //! A live query that is alive: its newest data, its watch, and who subscribed.
 //!
-//! Locks are taken in this order: an entry's `state`, a subscription's, an entry's `current`. None
-//! is held across a send or an await, but a subscription's across its own message.
+//! Locks are taken in this order: a subscription's, an entry's `state`, an entry's `current`. An
+//! entry's are held for moments only, never across a send or an await; a subscription's is held
+//! across its own message.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use slab::Slab;
 use tokio::task::AbortHandle;
 
 use super::delivery::{self, Due};
-use super::query::{Query, SharedRow, Snapshot};
+use super::query::{Found, Query};
 use super::reader::{self, WatchFuture};
+use super::snapshot::Snapshot;
 use super::subscription::Subscription;
 use crate::client;
 use crate::database::Database;
@@ -46,10 +48,8 @@ impl Drop for ArmedWatch {
 pub struct Read {
     /// The batch's read version.
     pub read_version: i64,
-    /// The rows in key order.
-    pub rows: Vec<SharedRow>,
-    /// The watched key's value.
-    pub watched: Option<Box<[u8]>>,
+    /// The records and the watched key's value.
+    pub found: Found,
     /// The watch that the batch's transaction armed, unless the pending one could be kept.
     pub armed: Option<WatchFuture>,
 }
@@ -97,10 +97,7 @@ impl Entry {
     /// An entry with its first data, no watch and no subscriber yet: `install` the same read next.
     pub fn new(database: &Arc<Database>, query: &Arc<Query>) -> Arc<Entry> {
         // No read has generation 0 or read version -1: `install` replaces both.
-        let nothing = Snapshot {
-            generation: 0,
-            rows: Vec::new(),
-        };
+        let nothing = Snapshot::new(0, Vec::new());
         count(&database.stats.live_queries, 1);
         Arc::new(Entry {
             query: Arc::clone(query),
@@ -155,8 +152,12 @@ impl Entry {
     ) -> Result<(Arc<Snapshot>, Vec<usize>), (Closed, Read)> {
         // The comparison is done outside of the lock, against what will most likely still be there.
         let before = self.current();
-        let (rows, equal) = Snapshot::reuse(&before, read.rows);
-        let read = Read { rows, ..read };
+        let (records, equal) = before.reuse(read.found.records);
+        let found = Found {
+            records,
+            ..read.found
+        };
+        let read = Read { found, ..read };
 
         let mut state = self.state.lock();
         if state.closed || (state.subscribers.is_empty() && subscriptions.is_empty()) {
@@ -168,10 +169,7 @@ impl Entry {
         let snapshot = if equal {
             current
         } else {
-            let snapshot = Arc::new(Snapshot {
-                generation: next_id(),
-                rows: read.rows,
-            });
+            let snapshot = Arc::new(Snapshot::new(next_id(), read.found.records));
             if newer {
                 *self.current.write() = Arc::clone(&snapshot);
                 self.generation
@@ -183,13 +181,13 @@ impl Entry {
         if let Some(fires) = read.armed {
             let older = |watch: &ArmedWatch| watch.read_version <= read.read_version;
             if state.watch.as_ref().is_none_or(older) {
-                let value = read.watched.clone();
+                let value = read.found.watched.clone();
                 state.watch = Some(self.arm(fires, value, read.read_version));
             }
         }
         if newer {
             state.read_version = read.read_version;
-            state.watched = read.watched;
+            state.watched = read.found.watched;
         }
         let slots = subscriptions
             .iter()
@@ -202,6 +200,15 @@ impl Entry {
             self.refresh(&mut state);
         }
         Ok((snapshot, slots))
+    }
+
+    /// Attaches a subscription that takes over what another one has of this entry.
+    pub fn adopt(&self, subscription: &ResourceArc<Subscription>) -> Result<usize, Closed> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(Closed);
+        }
+        Ok(state.subscribers.insert(subscription.clone()))
     }
 
     fn arm(

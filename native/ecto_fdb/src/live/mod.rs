@@ -8,7 +8,7 @@
 //!                                    └──► {subscription, :ready} to every subscriber
 //! ```
 //!
-//! - [`query`]: what is read, and what was.
+//! - [`query`], [`snapshot`]: what is read, and what was.
 //! - [`entry`]: one live query: newest data, pending watch, subscribers.
 //! - [`subscription`]: one process's interest.
 //! - [`reader`]: batches: many queries at one read version.
@@ -18,6 +18,7 @@ pub mod delivery;
 pub mod entry;
 pub mod query;
 pub mod reader;
+pub mod snapshot;
 pub mod subscription;
 
 use std::collections::HashMap;

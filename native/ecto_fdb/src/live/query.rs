@@ -1,167 +1,161 @@
-//! What a live query reads and watches, and what it read.
+//! What a live query reads and watches.
 
-use rustler::{Encoder, Env, Resource, ResourceArc, Term};
-use smallvec::SmallVec;
+use foundationdb::future::FdbKeyValue;
+use foundationdb::options::StreamingMode;
+use foundationdb::{FdbResult, RangeOption, Transaction};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use rustler::ResourceArc;
 
-use crate::tuple::binary;
+use super::snapshot::{Record, Row, SharedRow};
 
-/// Binaries longer than this live outside the process heap: those are shared between pages.
-const HEAP_BINARY_LIMIT: usize = 64;
-/// How the tuple layer begins a nested tuple.
-const NESTED_TUPLE: u8 = 0x05;
+/// Index entries whose records are read at the same time.
+const RECORDS_IN_FLIGHT: usize = 100;
 
-/// Reads `[begin, end)` and watches one key. Equal queries share one entry.
+/// What the rows of a query's range are.
+#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+pub enum Source {
+    /// Records: each a row, or a row followed by the parts of its split value.
+    Records,
+    /// Index entries: each one's value is the key of a record.
+    Index,
+}
+
+/// Reads the records of `[begin, end)` and watches one key. Equal queries share one entry.
 #[derive(PartialEq, Eq, Hash)]
 pub struct Query {
+    /// What the range holds.
+    pub source: Source,
     /// First key of the range.
     pub begin: Box<[u8]>,
     /// End of the range, exclusive.
     pub end: Box<[u8]>,
-    /// The key whose change says that the range may have changed.
+    /// How many records at most.
+    pub limit: Option<usize>,
+    /// Whether the last key comes first.
+    pub reverse: bool,
+    /// The key whose change says that the records may have changed.
     pub watch: Box<[u8]>,
 }
 
+/// What one read found.
+pub struct Found {
+    /// The records in the query's order.
+    pub records: Vec<Record>,
+    /// The watched key's value.
+    pub watched: Option<Box<[u8]>>,
+}
+
 impl Query {
-    /// Whether the watched key is among the rows read.
-    pub fn reads_watched_key(&self) -> bool {
-        self.begin <= self.watch && self.watch < self.end
-    }
-}
-
-/// A key-value pair, shared by every page that shows it.
-pub struct Row {
-    /// The key.
-    pub key: Box<[u8]>,
-    /// The value.
-    pub value: Box<[u8]>,
-}
-
-#[rustler::resource_impl]
-impl Resource for Row {}
-
-/// A row by reference.
-pub type SharedRow = ResourceArc<Row>;
-
-fn same(a: &SharedRow, b: &SharedRow) -> bool {
-    a.as_c_arg() == b.as_c_arg()
-}
-
-fn encode_row<'a>(env: Env<'a>, row: &SharedRow) -> Term<'a> {
-    let value = if row.value.len() > HEAP_BINARY_LIMIT {
-        row.make_binary(env, |row| &row.value).to_term(env)
-    } else {
-        binary(env, &row.value)
-    };
-    (binary(env, &row.key), value).encode(env)
-}
-
-/// What one read of a query found.
-pub struct Snapshot {
-    /// Which data these are: equal data of an entry keep their generation, others never share one.
-    pub generation: u64,
-    /// The rows in key order. A row that did not change is the same allocation as before.
-    pub rows: Vec<SharedRow>,
-}
-
-impl Snapshot {
-    /// Takes rows over from `before` where they are equal. Returns the rows, and whether they are
-    /// all of `before`'s.
-    pub fn reuse(before: &Snapshot, read: Vec<SharedRow>) -> (Vec<SharedRow>, bool) {
-        let mut old = before.rows.iter().peekable();
-        let mut equal = before.rows.len() == read.len();
-        let rows = read
-            .into_iter()
-            .map(|row| {
-                while old.next_if(|old| old.key < row.key).is_some() {}
-                match old.next_if(|old| old.key == row.key) {
-                    Some(old) if old.value == row.value => old.clone(),
-                    _ => {
-                        equal = false;
-                        row
-                    }
-                }
-            })
-            .collect();
-        (rows, equal)
-    }
-
-    /// The rows record by record: a row whose key continues a record's key with a nested tuple is a
-    /// part of that record's split value.
-    fn records(&self) -> impl Iterator<Item = &[SharedRow]> {
-        let mut rest = &self.rows[..];
-        std::iter::from_fn(move || {
-            let (first, others) = rest.split_first()?;
-            let parts = others
-                .iter()
-                .take_while(|row| {
-                    row.key
-                        .strip_prefix(&first.key[..])
-                        .is_some_and(|rest| rest.first() == Some(&NESTED_TUPLE))
-                })
-                .count();
-            let (record, left) = rest.split_at(parts + 1);
-            rest = left;
-            Some(record)
-        })
-    }
-
-    /// All records, as `[[{key, value}]]`.
-    pub fn encode_all<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let records: Vec<Term<'a>> = self
-            .records()
-            .map(|rows| encode_record(env, rows))
-            .collect();
-        records.encode(env)
-    }
-
-    /// The records as a change of `before`'s: `[[{key, value}] | {:keep, first, count}]`.
-    pub fn encode_changes<'a>(&self, env: Env<'a>, before: &Snapshot) -> Term<'a> {
-        let mut old = before.records().enumerate().peekable();
-        let mut items: Vec<Item<'_>> = Vec::new();
-        for record in self.records() {
-            while old.next_if(|(_, old)| old[0].key < record[0].key).is_some() {}
-            let kept = old
-                .next_if(|(_, old)| old[0].key == record[0].key)
-                .filter(|(_, old)| {
-                    old.len() == record.len() && old.iter().zip(record).all(|(a, b)| same(a, b))
-                });
-            match (kept, items.last_mut()) {
-                (Some((place, _)), Some(Item::Keep { first, count }))
-                    if *first + *count == place =>
-                {
-                    *count += 1;
-                }
-                (Some((place, _)), _) => items.push(Item::Keep {
-                    first: place,
-                    count: 1,
-                }),
-                (None, _) => items.push(Item::New(record)),
+    /// Reads it. All reads are snapshot reads: a read-only transaction has nothing to conflict with.
+    pub async fn read(&self, transaction: &Transaction) -> FdbResult<Found> {
+        let records = match self.source {
+            Source::Records => self.records(transaction).await?,
+            Source::Index => self.index(transaction).await?,
+        };
+        let watched = match records
+            .iter()
+            .find_map(|record| record.value_of(&self.watch))
+        {
+            Some(value) => Some(value.into()),
+            // Nothing else could be at the watched key.
+            None if self.is_one_record() => None,
+            None => {
+                let value = transaction.get(&self.watch, true).await?;
+                value.map(|value| value[..].into())
             }
+        };
+        Ok(Found { records, watched })
+    }
+
+    /// Whether it reads a record and watches that record's own key.
+    fn is_one_record(&self) -> bool {
+        self.source == Source::Records && self.limit.is_none() && self.begin == self.watch
+    }
+
+    async fn records(&self, transaction: &Transaction) -> FdbResult<Vec<Record>> {
+        let mut rows: Vec<SharedRow> = Vec::new();
+        let mut rest = Some(self.range());
+        let mut iteration = 1;
+        while let Some(range) = rest {
+            let batch = transaction.get_range(&range, iteration, true).await?;
+            rows.extend(batch.iter().map(row));
+            iteration += 1;
+            // One record more than wanted: then the last of those wanted has all its rows.
+            let enough = self
+                .limit
+                .is_some_and(|limit| Record::count(&rows, self.reverse) > limit);
+            rest = if enough {
+                None
+            } else {
+                range.next_range(&batch)
+            };
         }
-        let items: Vec<Term<'a>> = items.iter().map(|item| item.encode(env)).collect();
-        items.encode(env)
+        let mut records = Record::group(rows, self.reverse);
+        if let Some(limit) = self.limit {
+            records.truncate(limit);
+        }
+        Ok(records)
+    }
+
+    async fn index(&self, transaction: &Transaction) -> FdbResult<Vec<Record>> {
+        let mut records = Vec::new();
+        let mut rest = Some(self.range());
+        let mut iteration = 1;
+        // An entry may have no record (see the layer): the limit holds for the records found.
+        while let Some(range) = rest {
+            let batch = transaction.get_range(&range, iteration, true).await?;
+            let keys: Vec<Vec<u8>> = batch.iter().map(|entry| entry.value().to_vec()).collect();
+            let found: Vec<Option<Record>> = stream::iter(keys)
+                .map(|key| read_record(transaction, key))
+                .buffered(RECORDS_IN_FLIGHT)
+                .try_collect()
+                .await?;
+            records.extend(found.into_iter().flatten());
+            iteration += 1;
+            let enough = self.limit.is_some_and(|limit| records.len() >= limit);
+            rest = if enough {
+                None
+            } else {
+                range.next_range(&batch)
+            };
+        }
+        if let Some(limit) = self.limit {
+            records.truncate(limit);
+        }
+        Ok(records)
+    }
+
+    fn range(&self) -> RangeOption<'_> {
+        let mode = match self.limit {
+            Some(_) => StreamingMode::Iterator,
+            None => StreamingMode::WantAll,
+        };
+        RangeOption {
+            mode,
+            reverse: self.reverse,
+            ..RangeOption::from((&self.begin[..], &self.end[..]))
+        }
     }
 }
 
-fn encode_record<'a>(env: Env<'a>, rows: &[SharedRow]) -> Term<'a> {
-    let rows: SmallVec<[Term<'a>; 1]> = rows.iter().map(|row| encode_row(env, row)).collect();
-    rows[..].encode(env)
-}
-
-enum Item<'s> {
-    Keep { first: usize, count: usize },
-    New(&'s [SharedRow]),
-}
-
-impl Item<'_> {
-    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        match self {
-            Item::Keep { first, count } => (atoms::keep(), *first, *count).encode(env),
-            Item::New(rows) => encode_record(env, rows),
-        }
+async fn read_record(transaction: &Transaction, key: Vec<u8>) -> FdbResult<Option<Record>> {
+    let end = Record::end_of(&key);
+    let mut rows = Vec::new();
+    let mut rest = Some(RangeOption {
+        mode: StreamingMode::WantAll,
+        ..RangeOption::from((&key[..], &end[..]))
+    });
+    while let Some(range) = rest {
+        let batch = transaction.get_range(&range, 1, true).await?;
+        rows.extend(batch.iter().map(row));
+        rest = range.next_range(&batch);
     }
+    Ok(Record::group(rows, false).into_iter().next())
 }
 
-mod atoms {
-    rustler::atoms! { keep }
+fn row(row: &FdbKeyValue) -> SharedRow {
+    ResourceArc::new(Row {
+        key: row.key().into(),
+        value: row.value().into(),
+    })
 }

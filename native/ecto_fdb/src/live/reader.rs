@@ -17,13 +17,13 @@ use rustler::{Encoder, ResourceArc};
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Read};
-use super::query::{Query, Row, SharedRow};
+use super::query::Query;
+use super::snapshot::Snapshot;
 use super::subscription::{Part, Subscription};
 use super::LiveQueries;
 use crate::client;
 use crate::database::Database;
 use crate::error::Error;
-use crate::operation::Range;
 use crate::reply::Reply;
 use crate::stats::count;
 
@@ -52,10 +52,18 @@ pub fn delay(failures: u32) -> Duration {
 
 /// A call that waits for its subscriptions to stand.
 pub struct Call {
-    /// Each with its queries.
-    pub subscriptions: Vec<(ResourceArc<Subscription>, Vec<Arc<Query>>)>,
+    /// Each with what it wants.
+    pub subscriptions: Vec<(ResourceArc<Subscription>, Vec<Wanted>)>,
     /// Who asked.
-    pub reply: Reply,
+    pub reply: Option<Reply>,
+}
+
+/// One of a subscription's live queries, before it stands.
+pub enum Wanted {
+    /// To be read with the next batch.
+    Read(Arc<Query>),
+    /// Taken over from an earlier subscription, with the data that the process has.
+    Kept(Part),
 }
 
 impl Call {
@@ -66,7 +74,23 @@ impl Call {
     }
 
     fn queries(&self) -> impl Iterator<Item = &Arc<Query>> {
-        self.subscriptions.iter().flat_map(|(_, queries)| queries)
+        let wanted = self.subscriptions.iter().flat_map(|(_, wanted)| wanted);
+        wanted.filter_map(|wanted| match wanted {
+            Wanted::Read(query) => Some(query),
+            Wanted::Kept(_) => None,
+        })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Whatever became of the call: what it took over and did not hand on leaves its entry.
+        let wanted = self.subscriptions.drain(..).flat_map(|(_, wanted)| wanted);
+        for wanted in wanted {
+            if let Wanted::Kept(part) = wanted {
+                part.leave();
+            }
+        }
     }
 }
 
@@ -199,11 +223,13 @@ fn fail(batch: Batch, error: &Error) {
     }
 }
 
-fn refuse(call: Call, error: &Error) {
+fn refuse(mut call: Call, error: &Error) {
     for (subscription, _) in &call.subscriptions {
         subscription.end();
     }
-    call.reply.send(|env| (atom::error(), error).encode(env));
+    if let Some(reply) = call.reply.take() {
+        reply.send(|env| (atom::error(), error).encode(env));
+    }
 }
 
 /// Installs what was read, and lets the calls' subscriptions begin. A query's own error fails only
@@ -227,8 +253,10 @@ fn begin(
     // Who attaches to which query: all of an entry's at once, under one lock.
     let mut attaching: Vec<Vec<ResourceArc<Subscription>>> = vec![Vec::new(); queries.list.len()];
     for (subscription, wanted) in calls.iter().flat_map(|call| &call.subscriptions) {
-        for query in wanted {
-            attaching[queries.place[query]].push(subscription.clone());
+        for wanted in wanted {
+            if let Wanted::Read(query) = wanted {
+                attaching[queries.place[query]].push(subscription.clone());
+            }
         }
     }
     let mut attached = Vec::with_capacity(reads.len());
@@ -244,27 +272,32 @@ fn begin(
         };
         attached.push(found.map(|(entry, snapshot, slots)| (entry, snapshot, slots.into_iter())));
     }
-    for call in calls {
-        for (subscription, wanted) in &call.subscriptions {
+    for mut call in calls {
+        for (subscription, wanted) in call.subscriptions.drain(..) {
             let parts: SmallVec<[Part; 1]> = wanted
-                .iter()
-                .filter_map(|query| {
-                    let (entry, snapshot, slots) = attached[queries.place[query]].as_mut()?;
-                    Some(Part {
-                        entry: Arc::clone(entry),
-                        slot: slots.next()?,
-                        snapshot: Arc::clone(snapshot),
-                        fresh: true,
-                    })
+                .into_iter()
+                .filter_map(|wanted| match wanted {
+                    Wanted::Kept(part) => Some(part),
+                    Wanted::Read(query) => {
+                        let (entry, snapshot, slots) = attached[queries.place[&query]].as_mut()?;
+                        Some(Part {
+                            entry: Arc::clone(entry),
+                            slot: slots.next()?,
+                            snapshot: Arc::clone(snapshot),
+                            fresh: true,
+                        })
+                    }
                 })
                 .collect();
-            Subscription::begin(subscription, parts);
+            Subscription::begin(&subscription, parts);
         }
-        call.reply.send(|env| atom::ok().encode(env));
+        if let Some(reply) = call.reply.take() {
+            reply.send(|env| atom::ok().encode(env));
+        }
     }
 }
 
-type Installed = (Arc<Entry>, Arc<super::query::Snapshot>, Vec<usize>);
+type Installed = (Arc<Entry>, Arc<Snapshot>, Vec<usize>);
 
 fn install(
     database: &Arc<Database>,
@@ -358,35 +391,15 @@ async fn read_query(
     query: &Arc<Query>,
     read_version: i64,
 ) -> FdbResult<Read> {
-    let range = Range::snapshot(&query.begin, &query.end);
-    let batches = range.read(transaction).await?;
-    let rows: Vec<SharedRow> = batches
-        .iter()
-        .flat_map(|batch| batch.iter())
-        .map(|row| {
-            ResourceArc::new(Row {
-                key: row.key().into(),
-                value: row.value().into(),
-            })
-        })
-        .collect();
-    let watched: Option<Box<[u8]>> = if query.reads_watched_key() {
-        rows.binary_search_by(|row| row.key.cmp(&query.watch))
-            .ok()
-            .map(|place| rows[place].value.clone())
-    } else {
-        let value = transaction.get(&query.watch, true).await?;
-        value.map(|value| value[..].into())
-    };
+    let found = query.read(transaction).await?;
     let kept = database
         .live
         .find(query)
-        .is_some_and(|entry| entry.watches(watched.as_deref()));
+        .is_some_and(|entry| entry.watches(found.watched.as_deref()));
     let armed = (!kept).then(|| -> WatchFuture { Box::pin(transaction.watch(&query.watch)) });
     Ok(Read {
         read_version,
-        rows,
-        watched,
+        found,
         armed,
     })
 }

@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 
 use super::delivery::{self, Due};
 use super::entry::Entry;
-use super::query::Snapshot;
+use super::query::Query;
+use super::snapshot::Snapshot;
 use crate::stats::{count, Stats};
 
 mod atoms {
@@ -90,7 +91,7 @@ impl Subscription {
         let mut state = this.state.lock();
         if state.phase == Phase::Over {
             drop(state);
-            return leave(parts);
+            return parts.into_iter().for_each(Part::leave);
         }
         state.phase = Phase::Idle;
         state.parts = parts;
@@ -133,7 +134,10 @@ impl Subscription {
             return state
                 .parts
                 .iter_mut()
-                .map(|part| part.take_first(env))
+                .map(|part| match part.fresh {
+                    true => part.take_first(env),
+                    false => part.take_change(env),
+                })
                 .collect();
         }
         if state.phase == Phase::Outstanding {
@@ -157,13 +161,24 @@ impl Subscription {
             }
             std::mem::take(&mut state.parts)
         };
-        leave(parts);
+        parts.into_iter().for_each(Part::leave);
     }
-}
 
-fn leave(parts: SmallVec<[Part; 1]>) {
-    for part in parts {
-        part.entry.detach(part.slot);
+    /// What `this` can take over from an earlier subscription of the process: that one's entry and
+    /// data of an equal query. The earlier one keeps them, too.
+    pub fn keep(this: &ResourceArc<Self>, earlier: &Subscription, query: &Query) -> Option<Part> {
+        let state = earlier.state.lock();
+        let part = state
+            .parts
+            .iter()
+            .find(|part| *part.entry.query == *query)?;
+        let slot = part.entry.adopt(this).ok()?;
+        Some(Part {
+            entry: Arc::clone(&part.entry),
+            slot,
+            snapshot: Arc::clone(&part.snapshot),
+            fresh: part.fresh,
+        })
     }
 }
 
@@ -180,6 +195,11 @@ impl State {
 }
 
 impl Part {
+    /// Gives it up.
+    pub fn leave(self) {
+        self.entry.detach(self.slot);
+    }
+
     fn take_first<'a>(&mut self, env: Env<'a>) -> Term<'a> {
         self.fresh = false;
         (atoms::rows(), self.snapshot.encode_all(env)).encode(env)
@@ -190,7 +210,7 @@ impl Part {
         if current.generation == self.snapshot.generation {
             return atoms::unchanged().encode(env);
         }
-        let change = current.encode_changes(env, &self.snapshot);
+        let change = current.encode_change(env, &self.snapshot);
         self.snapshot = current;
         (atoms::rows(), change).encode(env)
     }

@@ -1,0 +1,297 @@
+//! What a live query read, shared by every page that shows it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustler::{Encoder, Env, Resource, ResourceArc, Term};
+use smallvec::SmallVec;
+
+use crate::tuple::binary;
+
+mod atoms {
+    rustler::atoms! { keep }
+}
+
+/// Binaries longer than this live outside the process heap: those are shared between pages.
+const HEAP_BINARY_LIMIT: usize = 64;
+/// How the tuple layer begins a nested tuple.
+const NESTED_TUPLE: u8 = 0x05;
+
+/// A key-value pair.
+pub struct Row {
+    /// The key.
+    pub key: Box<[u8]>,
+    /// The value.
+    pub value: Box<[u8]>,
+}
+
+#[rustler::resource_impl]
+impl Resource for Row {}
+
+/// A row by reference.
+pub type SharedRow = ResourceArc<Row>;
+
+impl Row {
+    /// Whether it holds a part of the split value of the record at `key`: then its key continues
+    /// that one with a nested tuple.
+    fn is_part_of(&self, key: &[u8]) -> bool {
+        self.key
+            .strip_prefix(key)
+            .is_some_and(|rest| rest.first() == Some(&NESTED_TUPLE))
+    }
+}
+
+/// A record: its row, and the parts of its value where that is split.
+#[derive(Clone)]
+pub struct Record(SmallVec<[SharedRow; 1]>);
+
+impl Record {
+    /// Where the rows of the record at `key` end. Only the key of another record, with a zero byte
+    /// in it, goes on with 0xFF.
+    pub fn end_of(key: &[u8]) -> Vec<u8> {
+        [key, &[0xFF]].concat()
+    }
+
+    /// Rows to records, in the order of the rows.
+    pub fn group(mut rows: Vec<SharedRow>, reverse: bool) -> Vec<Record> {
+        if reverse {
+            rows.reverse();
+        }
+        let mut records: Vec<Record> = Vec::with_capacity(rows.len());
+        for row in rows {
+            match records.last_mut() {
+                Some(record) if row.is_part_of(record.key()) => record.0.push(row),
+                _ => records.push(Record(SmallVec::from_elem(row, 1))),
+            }
+        }
+        if reverse {
+            records.reverse();
+        }
+        records
+    }
+
+    /// How many records begin among these rows; a record whose first row is not yet among them
+    /// counts as one.
+    pub fn count(rows: &[SharedRow], reverse: bool) -> usize {
+        let mut count = 0;
+        let mut first: Option<&SharedRow> = None;
+        for row in rows {
+            let belongs = first.is_some_and(|first| match reverse {
+                false => row.is_part_of(&first.key),
+                // Parts come before their record: both are parts of one, or this is its key.
+                true => first.is_part_of(&row.key) || share_record(first, row),
+            });
+            if !belongs {
+                count += 1;
+                first = Some(row);
+            }
+        }
+        count
+    }
+
+    /// The key of the record.
+    pub fn key(&self) -> &[u8] {
+        // `group` makes none without a row.
+        &self.0[0].key
+    }
+
+    /// The value of a row of it.
+    pub fn value_of(&self, key: &[u8]) -> Option<&[u8]> {
+        let row = self.0.iter().find(|row| *row.key == *key)?;
+        Some(&row.value)
+    }
+
+    /// Whether they are the same rows, not equal ones.
+    fn is(&self, other: &Record) -> bool {
+        self.0.len() == other.0.len()
+            && self
+                .0
+                .iter()
+                .zip(&other.0)
+                .all(|(a, b)| a.as_c_arg() == b.as_c_arg())
+    }
+
+    fn equals(&self, other: &Record) -> bool {
+        self.0.len() == other.0.len()
+            && self
+                .0
+                .iter()
+                .zip(&other.0)
+                .all(|(a, b)| a.key == b.key && a.value == b.value)
+    }
+
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let rows: SmallVec<[Term<'a>; 1]> = self.0.iter().map(|row| encode_row(env, row)).collect();
+        rows[..].encode(env)
+    }
+}
+
+fn share_record(a: &Row, b: &Row) -> bool {
+    let common = a
+        .key
+        .iter()
+        .zip(&b.key[..])
+        .take_while(|(a, b)| a == b)
+        .count();
+    // Split values' keys differ within the nested tuple only.
+    (0..=common.min(a.key.len().saturating_sub(1)))
+        .rev()
+        .any(|at| {
+            a.key[at] == NESTED_TUPLE && a.is_part_of(&b.key[..at]) && b.is_part_of(&a.key[..at])
+        })
+}
+
+fn encode_row<'a>(env: Env<'a>, row: &SharedRow) -> Term<'a> {
+    let value = if row.value.len() > HEAP_BINARY_LIMIT {
+        row.make_binary(env, |row| &row.value).to_term(env)
+    } else {
+        binary(env, &row.value)
+    };
+    (binary(env, &row.key), value).encode(env)
+}
+
+/// What one read of a query found.
+pub struct Snapshot {
+    /// Which data these are: equal data of an entry keep their generation, others never share one.
+    pub generation: u64,
+    records: Vec<Record>,
+    /// The change from the snapshot of that generation: most pages come from the same one.
+    change: Mutex<Option<(u64, Arc<[Item]>)>>,
+}
+
+/// A piece of a change.
+#[derive(Clone, Copy)]
+enum Item {
+    /// So many records of the earlier snapshot, from this place on.
+    Keep { first: usize, count: usize },
+    /// The record at this place of the new snapshot.
+    New(usize),
+}
+
+impl Snapshot {
+    /// Records as read. Those that `before` has too should have been taken over from it.
+    pub fn new(generation: u64, records: Vec<Record>) -> Self {
+        Snapshot {
+            generation,
+            records,
+            change: Mutex::new(None),
+        }
+    }
+
+    /// Takes records over where they are equal. Returns them, and whether they are all of this
+    /// snapshot's in the same order.
+    pub fn reuse(&self, read: Vec<Record>) -> (Vec<Record>, bool) {
+        let mut lookup = Lookup::new(self);
+        let mut equal = self.records.len() == read.len();
+        let records = read
+            .into_iter()
+            .enumerate()
+            .map(|(place, record)| match lookup.find(record.key()) {
+                Some(old) if self.records[old].equals(&record) => {
+                    equal &= old == place;
+                    self.records[old].clone()
+                }
+                _ => {
+                    equal = false;
+                    record
+                }
+            })
+            .collect();
+        (records, equal)
+    }
+
+    /// All records, as `[[{key, value}]]`.
+    pub fn encode_all<'a>(&self, env: Env<'a>) -> Term<'a> {
+        encode_list(env, &self.records, |record| record.encode(env))
+    }
+
+    /// The records as a change of `before`'s: `[[{key, value}] | {:keep, first, count}]`.
+    pub fn encode_change<'a>(&self, env: Env<'a>, before: &Snapshot) -> Term<'a> {
+        encode_list(env, &self.change_from(before), |item| match *item {
+            Item::Keep { first, count } => (atoms::keep(), first, count).encode(env),
+            Item::New(place) => self.records[place].encode(env),
+        })
+    }
+
+    fn change_from(&self, before: &Snapshot) -> Arc<[Item]> {
+        let mut change = self.change.lock();
+        if let Some((generation, items)) = &*change {
+            if *generation == before.generation {
+                return Arc::clone(items);
+            }
+        }
+        let items: Arc<[Item]> = self.compare(before).into();
+        *change = Some((before.generation, Arc::clone(&items)));
+        items
+    }
+
+    fn compare(&self, before: &Snapshot) -> Vec<Item> {
+        let mut lookup = Lookup::new(before);
+        let mut items: Vec<Item> = Vec::new();
+        for (place, record) in self.records.iter().enumerate() {
+            let kept = lookup
+                .find(record.key())
+                .filter(|old| before.records[*old].is(record));
+            match (kept, items.last_mut()) {
+                (Some(old), Some(Item::Keep { first, count })) if *first + *count == old => {
+                    *count += 1;
+                }
+                (Some(old), _) => items.push(Item::Keep {
+                    first: old,
+                    count: 1,
+                }),
+                (None, _) => items.push(Item::New(place)),
+            }
+        }
+        items
+    }
+}
+
+/// Finds records by key: most often each is where the one before it lets expect it.
+struct Lookup<'s> {
+    records: &'s [Record],
+    next: usize,
+    places: Option<HashMap<&'s [u8], usize>>,
+}
+
+impl<'s> Lookup<'s> {
+    fn new(snapshot: &'s Snapshot) -> Self {
+        Lookup {
+            records: &snapshot.records,
+            next: 0,
+            places: None,
+        }
+    }
+
+    fn find(&mut self, key: &[u8]) -> Option<usize> {
+        let expected = self
+            .records
+            .get(self.next)
+            .is_some_and(|record| record.key() == key);
+        let found = if expected {
+            self.next
+        } else {
+            let records = self.records;
+            let places = self.places.get_or_insert_with(|| {
+                records
+                    .iter()
+                    .enumerate()
+                    .map(|(place, record)| (record.key(), place))
+                    .collect()
+            });
+            *places.get(key)?
+        };
+        self.next = found + 1;
+        Some(found)
+    }
+}
+
+fn encode_list<'a, T>(env: Env<'a>, items: &[T], encode: impl Fn(&T) -> Term<'a>) -> Term<'a> {
+    items
+        .iter()
+        .rev()
+        .fold(Term::list_new_empty(env), |tail, item| {
+            tail.list_prepend(encode(item))
+        })
+}
