@@ -66,8 +66,15 @@ defmodule EctoFoundationDB.Native do
   `:unchanged`, or `{:rows, records}`. A record is the list of its rows, `[{key, value}]` (more than
   one where its value is split); `{:keep, first, count}` stands for so many records of what was
   taken before, from place `first` on (from 0). The first `take/1` holds no `:keep`.
+
+  `{:stale, error}`: for longer than `stale_after/2` the data could not be confirmed or read again;
+  `:fresh`: they are again what the database holds. New rows are fresh, too.
   """
-  @type taken :: :unchanged | {:rows, [[row()] | {:keep, non_neg_integer(), pos_integer()}]}
+  @type taken ::
+          :unchanged
+          | {:rows, [[row()] | {:keep, non_neg_integer(), pos_integer()}]}
+          | {:stale, error()}
+          | :fresh
   @type row :: {key :: binary(), value :: binary()}
 
   # Not loaded by the compiler, which comes before the library it loads.
@@ -162,6 +169,13 @@ defmodule EctoFoundationDB.Native do
   """
   @spec unsubscribe(subscription()) :: :ok
   def unsubscribe(_subscription), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  How long the database may be silent, or a live query fail, before subscribers are told that their
+  data are stale (10,000 ms).
+  """
+  @spec stale_after(database(), pos_integer()) :: :ok
+  def stale_after(_database, _milliseconds), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Counters of this database, counted by the NIF. Now: `:subscriptions`, `:live_queries`,

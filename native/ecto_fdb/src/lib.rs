@@ -216,12 +216,19 @@ fn query(term: Term<'_>) -> NifResult<Query> {
 
 #[rustler::nif]
 fn take<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Vec<Term<'a>> {
-    subscription.take(env)
+    Subscription::take(&subscription, env)
 }
 
 #[rustler::nif]
 fn unsubscribe(subscription: ResourceArc<Subscription>) -> Atom {
     subscription.end();
+    atom::ok()
+}
+
+#[rustler::nif]
+fn stale_after(database: ResourceArc<DatabaseHandle>, milliseconds: u64) -> Atom {
+    let time = std::time::Duration::from_millis(milliseconds);
+    database.0.live.heartbeat.set_stale_after(time);
     atom::ok()
 }
 

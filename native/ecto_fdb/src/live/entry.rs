@@ -4,7 +4,7 @@
 //! entry's are held for moments only, never across a send or an await; a subscription's is held
 //! across its own message.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +21,7 @@ use super::snapshot::Snapshot;
 use super::subscription::Subscription;
 use crate::client;
 use crate::database::Database;
+use crate::error::Error;
 use crate::stats::{count, Gauge, Stats};
 
 /// How many subscriptions are woken before another entry has its turn.
@@ -65,6 +66,8 @@ struct State {
     refreshing: bool,
     /// Failures in a row, of reads and of watches: they space out the next attempts.
     failures: u32,
+    /// Since when no read has succeeded.
+    failing_since: Option<Instant>,
     /// Set with the last subscriber's leaving: whoever comes later makes a new entry.
     closed: bool,
     /// Where delivery goes on, how many places are left, and whether it is queued.
@@ -81,6 +84,9 @@ pub struct Entry {
     current: RwLock<Arc<Snapshot>>,
     /// `current`'s generation, to compare without a lock.
     generation: AtomicU64,
+    /// Why `current` may not be what the database holds.
+    stale: RwLock<Option<Error>>,
+    is_stale: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -104,6 +110,8 @@ impl Entry {
             database: Arc::clone(database),
             current: RwLock::new(Arc::new(nothing)),
             generation: AtomicU64::new(0),
+            stale: RwLock::new(None),
+            is_stale: AtomicBool::new(false),
             state: Mutex::new(State {
                 read_version: -1,
                 watched: None,
@@ -111,6 +119,7 @@ impl Entry {
                 subscribers: Slab::new(),
                 refreshing: false,
                 failures: 0,
+                failing_since: None,
                 closed: false,
                 cursor: 0,
                 left: 0,
@@ -132,6 +141,30 @@ impl Entry {
     /// The newest data's generation.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the newest data may not be what the database holds.
+    pub fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Acquire) || self.database.live.heartbeat.is_silent()
+    }
+
+    /// Why that is so.
+    pub fn stale_reason(&self) -> Error {
+        let own = self.stale.read().clone();
+        own.unwrap_or_else(|| self.database.live.heartbeat.reason())
+    }
+
+    fn set_stale(self: &Arc<Self>, state: &mut State, reason: Option<Error>) {
+        let stale = reason.is_some();
+        *self.stale.write() = reason;
+        if self.is_stale.swap(stale, Ordering::AcqRel) != stale {
+            self.deliver(state);
+        }
+    }
+
+    /// Wakes whoever has older data, or was told otherwise about their staleness.
+    pub fn tell(self: &Arc<Self>) {
+        self.deliver(&mut self.state.lock());
     }
 
     /// Whether the pending watch was armed with this value, and so need not be replaced.
@@ -188,6 +221,10 @@ impl Entry {
         if newer {
             state.read_version = read.read_version;
             state.watched = read.found.watched;
+        }
+        state.failing_since = None;
+        if self.is_stale.load(Ordering::Acquire) {
+            self.set_stale(&mut state, None);
         }
         let slots = subscriptions
             .iter()
@@ -248,6 +285,7 @@ impl Entry {
                 self.refresh(&mut state);
             }
             Err(_) => {
+                // Without a watch it is read again and again, less and less often.
                 if watch.since.elapsed() > reader::LONGEST_DELAY {
                     state.failures = 0;
                 }
@@ -256,9 +294,14 @@ impl Entry {
         }
     }
 
-    /// Its read failed for now. The data stay, and it is read again after a delay.
-    pub fn failed(self: &Arc<Self>) {
+    /// Its read failed for now. The data stay, and it is read again after a delay; if that goes on,
+    /// subscribers are told that the data are stale.
+    pub fn failed(self: &Arc<Self>, error: &Error) {
         let mut state = self.state.lock();
+        let since = *state.failing_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= self.database.live.heartbeat.stale_after() {
+            self.set_stale(&mut state, Some(error.clone()));
+        }
         self.refresh_later(&mut state);
     }
 

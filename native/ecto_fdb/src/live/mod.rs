@@ -13,9 +13,11 @@
 //! - [`subscription`]: one process's interest.
 //! - [`reader`]: batches: many queries at one read version.
 //! - [`delivery`]: messages to processes.
+//! - [`heartbeat`]: whether the database answers.
 
 pub mod delivery;
 pub mod entry;
+pub mod heartbeat;
 pub mod query;
 pub mod reader;
 pub mod snapshot;
@@ -27,14 +29,18 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use self::entry::Entry;
+use self::heartbeat::Heartbeat;
 use self::query::Query;
 use self::reader::Queue;
+use crate::database::Database;
 
 /// The live queries of one database.
 #[derive(Default)]
 pub struct LiveQueries {
     entries: Mutex<HashMap<Arc<Query>, Arc<Entry>>>,
     queue: Mutex<Queue>,
+    /// Whether the database answers.
+    pub heartbeat: Heartbeat,
 }
 
 impl LiveQueries {
@@ -44,10 +50,27 @@ impl LiveQueries {
     }
 
     /// Puts an entry in place of a closed one, or of none; another live one stays and is returned.
-    fn insert(&self, entry: Arc<Entry>) -> Arc<Entry> {
-        let mut entries = self.entries.lock();
-        let query = Arc::clone(&entry.query);
-        Arc::clone(entries.entry(query).or_insert(entry))
+    fn insert(&self, database: &Arc<Database>, entry: Arc<Entry>) -> Arc<Entry> {
+        let entry = {
+            let mut entries = self.entries.lock();
+            let query = Arc::clone(&entry.query);
+            Arc::clone(entries.entry(query).or_insert(entry))
+        };
+        self.heartbeat.start(database);
+        entry
+    }
+
+    /// Whether nobody subscribes to anything.
+    fn is_empty(&self) -> bool {
+        self.entries.lock().is_empty()
+    }
+
+    /// Wakes whoever was told something else about the database than what holds now.
+    fn tell_everybody(&self) {
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
+        for entry in entries {
+            entry.tell();
+        }
     }
 
     /// Drops a closed entry.

@@ -153,9 +153,17 @@ impl LiveQueries {
 async fn read_batches(database: Arc<Database>) {
     while let Some(mut batch) = database.live.next_batch() {
         batch.refreshes.retain(|entry| entry.begin_refresh());
-        // A task of its own: a panic in it must not take the reader's place in the queue along.
-        let work = tokio::spawn(read(Arc::clone(&database), batch));
-        let _ = work.await;
+        // A task of its own: a panic in it must not take the reader's place in the queue along, nor
+        // leave an entry behind that nobody reads any more.
+        let refreshes = batch.refreshes.clone();
+        if tokio::spawn(read(Arc::clone(&database), batch))
+            .await
+            .is_err()
+        {
+            let error =
+                Error::Client("reading live queries panicked: a bug in ecto_fdb_sync".into());
+            refreshes.iter().for_each(|entry| entry.failed(&error));
+        }
     }
 }
 
@@ -219,7 +227,7 @@ fn fail(batch: Batch, error: &Error) {
         refuse(call, error);
     }
     for entry in batch.refreshes {
-        entry.failed();
+        entry.failed(error);
     }
 }
 
@@ -263,9 +271,9 @@ fn begin(
     for ((query, read), subscriptions) in queries.list.iter().zip(reads).zip(&attaching) {
         let found = match read {
             Ok(read) => install(database, query, read, subscriptions),
-            Err(_) => {
+            Err(error) => {
                 if let Some(entry) = database.live.find(query) {
-                    entry.failed();
+                    entry.failed(&error);
                 }
                 None
             }
@@ -285,6 +293,7 @@ fn begin(
                             slot: slots.next()?,
                             snapshot: Arc::clone(snapshot),
                             fresh: true,
+                            told_stale: false,
                         })
                     }
                 })
@@ -310,7 +319,7 @@ fn install(
             Some(entry) => entry,
             // The last subscriber of a re-read entry has left.
             None if subscriptions.is_empty() => return None,
-            None => database.live.insert(Entry::new(database, query)),
+            None => database.live.insert(database, Entry::new(database, query)),
         };
         match entry.install(read, subscriptions) {
             Ok((snapshot, slots)) => return Some((entry, snapshot, slots)),

@@ -17,7 +17,7 @@ use super::snapshot::Snapshot;
 use crate::stats::{count, Stats};
 
 mod atoms {
-    rustler::atoms! { ready, rows, unchanged }
+    rustler::atoms! { ready, rows, unchanged, stale, fresh }
 }
 
 #[derive(PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Part {
     pub snapshot: Arc<Snapshot>,
     /// Whether the first result still waits to be taken.
     pub fresh: bool,
+    /// Whether the process was told that these data are stale.
+    pub told_stale: bool,
 }
 
 struct State {
@@ -126,28 +128,20 @@ impl Subscription {
     }
 
     /// What has changed since the last time, one element for each query: `:unchanged`,
-    /// `{:rows, records}`. The first time: everything, as of the one read version.
-    pub fn take<'a>(&self, env: Env<'a>) -> Vec<Term<'a>> {
-        let mut state = self.state.lock();
-        if state.parts.iter().any(|part| part.fresh) {
-            // A message sent since is still in the mailbox, and stays outstanding.
-            return state
-                .parts
-                .iter_mut()
-                .map(|part| match part.fresh {
-                    true => part.take_first(env),
-                    false => part.take_change(env),
-                })
-                .collect();
-        }
-        if state.phase == Phase::Outstanding {
+    /// `{:rows, records}`, `{:stale, error}`, `:fresh`. The first time: everything, as of the one
+    /// read version.
+    pub fn take<'a>(this: &ResourceArc<Self>, env: Env<'a>) -> Vec<Term<'a>> {
+        let mut state = this.state.lock();
+        let first = state.parts.iter().any(|part| part.fresh);
+        let taken = state.parts.iter_mut().map(|part| part.take(env)).collect();
+        // After the first time, a message sent meanwhile is still in the mailbox: outstanding.
+        if !first && state.phase == Phase::Outstanding {
             state.phase = Phase::Idle;
+            if state.is_behind() {
+                delivery::queue(Due::Subscription(this.clone()));
+            }
         }
-        state
-            .parts
-            .iter_mut()
-            .map(|part| part.take_change(env))
-            .collect()
+        taken
     }
 
     /// Ends it, exactly: when this returns, no further message will be sent.
@@ -178,6 +172,7 @@ impl Subscription {
             slot,
             snapshot: Arc::clone(&part.snapshot),
             fresh: part.fresh,
+            told_stale: part.told_stale,
         })
     }
 }
@@ -188,9 +183,10 @@ impl State {
     }
 
     fn is_behind(&self) -> bool {
-        self.parts
-            .iter()
-            .any(|part| part.entry.generation() != part.snapshot.generation)
+        self.parts.iter().any(|part| {
+            part.entry.generation() != part.snapshot.generation
+                || part.entry.is_stale() != part.told_stale
+        })
     }
 }
 
@@ -200,18 +196,29 @@ impl Part {
         self.entry.detach(self.slot);
     }
 
-    fn take_first<'a>(&mut self, env: Env<'a>) -> Term<'a> {
-        self.fresh = false;
-        (atoms::rows(), self.snapshot.encode_all(env)).encode(env)
-    }
-
-    fn take_change<'a>(&mut self, env: Env<'a>) -> Term<'a> {
-        let current = self.entry.current();
-        if current.generation == self.snapshot.generation {
-            return atoms::unchanged().encode(env);
+    fn take<'a>(&mut self, env: Env<'a>) -> Term<'a> {
+        if self.fresh {
+            self.fresh = false;
+            return (atoms::rows(), self.snapshot.encode_all(env)).encode(env);
         }
-        let change = current.encode_change(env, &self.snapshot);
-        self.snapshot = current;
-        (atoms::rows(), change).encode(env)
+        let current = self.entry.current();
+        if current.generation != self.snapshot.generation {
+            let change = current.encode_change(env, &self.snapshot);
+            self.snapshot = current;
+            // New data are fresh; should they be stale by now, that is another message.
+            self.told_stale = false;
+            return (atoms::rows(), change).encode(env);
+        }
+        match (self.told_stale, self.entry.is_stale()) {
+            (false, true) => {
+                self.told_stale = true;
+                (atoms::stale(), self.entry.stale_reason()).encode(env)
+            }
+            (true, false) => {
+                self.told_stale = false;
+                atoms::fresh().encode(env)
+            }
+            _ => atoms::unchanged().encode(env),
+        }
     }
 }
