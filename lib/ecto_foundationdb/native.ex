@@ -55,11 +55,19 @@ defmodule EctoFoundationDB.Native do
   its split value. `:index`: it holds index entries, whose values are keys of records; those are
   read in turn. `limit` (0: all) counts records; `reverse?`: the last key first.
 
+  `:planned`: the read is a plan for `asked_for`, made under this metadata version, and holds only as
+  long as that. `subscribe/3` answers `{ref, :replan}` where it does not hold at the beginning; later
+  the `planner/1` is asked.
+
   One record: `{:records, key, key <> <<0xFF>>, key, {0, false}}`.
   """
-  @type live_query ::
+  @type live_query :: read() | {:planned, read(), asked_for :: term(), metadata_version()}
+  @type read ::
           {:records | :index, begin :: key(), finish :: key(), watch :: key(),
            {limit :: non_neg_integer(), reverse? :: boolean()}}
+
+  @typedoc "The value of `\\xff/metadataVersion`: indexes may have changed where it has."
+  @type metadata_version :: binary() | nil
 
   @typedoc """
   What has changed since the subscriber last took it, by the query's place in its list:
@@ -169,6 +177,22 @@ defmodule EctoFoundationDB.Native do
   """
   @spec unsubscribe(subscription()) :: :ok
   def unsubscribe(_subscription), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Makes the calling process the planner: it gets `{:replan, request, asked_for}` and answers with
+  `replanned/3`. Without an answer it is asked again after some seconds.
+  """
+  @spec planner(database()) :: :ok
+  def planner(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  The planner's answer: the live query to read from now on, for all who subscribe to the earlier one,
+  or why there is none (their data stay, stale, for this reason), and the metadata version at which
+  that was found.
+  """
+  @spec replanned(reference(), {:ok, live_query()} | {:error, String.t()}, metadata_version()) ::
+          :ok
+  def replanned(_request, _answer, _metadata_version), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   How long the database may be silent, or a live query fail, before subscribers are told that their

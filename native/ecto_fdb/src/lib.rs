@@ -30,7 +30,8 @@ use rustler::{Atom, Binary, Encoder, Env, NifResult, Reference, ResourceArc, Ter
 
 use crate::database::{Database, DatabaseHandle, Target};
 use crate::error::Error;
-use crate::live::query::{Query, Source};
+use crate::live::plan;
+use crate::live::query::{MetadataVersion, Query, Source};
 use crate::live::reader::{Call, Wanted};
 use crate::live::subscription::Subscription;
 use crate::reply::Reply;
@@ -39,7 +40,7 @@ use crate::tuple::expected;
 use crate::watch::Watch;
 
 mod atoms {
-    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index }
+    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned }
 }
 
 fn answer<T: Encoder>(env: Env<'_>, result: Result<T, Error>) -> Term<'_> {
@@ -160,7 +161,8 @@ fn subscribe<'a>(
 ) -> NifResult<Term<'a>> {
     let mut queries = Vec::with_capacity(wanted.len());
     for (terms, earlier) in wanted {
-        let decoded: Vec<Query> = terms.into_iter().map(query).collect::<NifResult<_>>()?;
+        let decoded: Vec<(Query, MetadataVersion)> =
+            terms.into_iter().map(query).collect::<NifResult<_>>()?;
         queries.push((decoded, earlier));
     }
     // From here on nothing can fail: subscriptions that exist are told of their end.
@@ -171,9 +173,9 @@ fn subscribe<'a>(
             let keep = |query: &Query| Subscription::keep(&subscription, earlier.as_ref()?, query);
             let wanted = queries
                 .into_iter()
-                .map(|query| match keep(&query) {
+                .map(|(query, planned_at)| match keep(&query) {
                     Some(part) => Wanted::Kept(part),
-                    None => Wanted::Read(Arc::new(query)),
+                    None => Wanted::Read(Arc::new(query), planned_at),
                 })
                 .collect();
             (subscription, wanted)
@@ -191,7 +193,19 @@ fn subscribe<'a>(
     Ok(references.encode(env))
 }
 
-fn query(term: Term<'_>) -> NifResult<Query> {
+/// A live query, and for a plan the metadata version under which it was made.
+fn query(term: Term<'_>) -> NifResult<(Query, MetadataVersion)> {
+    match term.decode::<(Atom, Term<'_>, Term<'_>, Option<Binary<'_>>)>() {
+        Ok((tag, query, asked_for, version)) if tag == atoms::planned() => {
+            let mut query = read_query(query)?;
+            query.plan = Some(asked_for.to_binary().as_slice().into());
+            Ok((query, version.map(|version| version.as_slice().into())))
+        }
+        _ => Ok((read_query(term)?, None)),
+    }
+}
+
+fn read_query(term: Term<'_>) -> NifResult<Query> {
     type Parts<'a> = (Atom, Term<'a>, Term<'a>, Term<'a>, (usize, bool));
     let unknown = || {
         let what = "{:records | :index, begin, end, watch, {limit, reverse?}}";
@@ -211,6 +225,7 @@ fn query(term: Term<'_>) -> NifResult<Query> {
         limit: (limit > 0).then_some(limit),
         reverse,
         watch: operation::key(watch)?.into(),
+        plan: None,
     })
 }
 
@@ -223,6 +238,27 @@ fn take<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Vec<Term<'
 fn unsubscribe(subscription: ResourceArc<Subscription>) -> Atom {
     subscription.end();
     atom::ok()
+}
+
+#[rustler::nif]
+fn planner(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
+    database.0.live.planner.set(env);
+    atom::ok()
+}
+
+#[rustler::nif]
+fn replanned<'a>(
+    request: ResourceArc<plan::Request>,
+    answer: (Atom, Term<'a>),
+    version: Option<Binary<'a>>,
+) -> NifResult<Atom> {
+    let answer = match answer {
+        (tag, query) if tag == atom::ok() => plan::Answer::Plan(self::query(query)?.0),
+        (_error, reason) => plan::Answer::None(reason.decode()?),
+    };
+    let version = version.map(|version| version.as_slice().into());
+    plan::answer(&request, answer, version);
+    Ok(atom::ok())
 }
 
 #[rustler::nif]

@@ -15,7 +15,7 @@ use slab::Slab;
 use tokio::task::AbortHandle;
 
 use super::delivery::{self, Due};
-use super::query::{Found, Query};
+use super::query::{Found, MetadataVersion, Query};
 use super::reader::{self, WatchFuture};
 use super::snapshot::Snapshot;
 use super::subscription::Subscription;
@@ -64,6 +64,12 @@ struct State {
     subscribers: Slab<ResourceArc<Subscription>>,
     /// Whether a re-read is queued and has not begun.
     refreshing: bool,
+    /// The metadata version under which the query was planned, where it is a plan.
+    planned_at: MetadataVersion,
+    /// Since when the planner owes an answer.
+    asked: Option<Instant>,
+    /// Whether there is no plan: nothing is read until there is one.
+    unplanned: bool,
     /// Failures in a row, of reads and of watches: they space out the next attempts.
     failures: u32,
     /// Since when no read has succeeded.
@@ -100,16 +106,29 @@ fn next_id() -> u64 {
 }
 
 impl Entry {
-    /// An entry with its first data, no watch and no subscriber yet: `install` the same read next.
-    pub fn new(database: &Arc<Database>, query: &Arc<Query>) -> Arc<Entry> {
+    /// An entry without data, watch and subscribers yet: `install` a read next.
+    pub fn new(
+        database: &Arc<Database>,
+        query: &Arc<Query>,
+        planned_at: MetadataVersion,
+    ) -> Arc<Entry> {
         // No read has generation 0 or read version -1: `install` replaces both.
-        let nothing = Snapshot::new(0, Vec::new());
+        let nothing = Arc::new(Snapshot::new(0, Vec::new()));
+        Entry::showing(database, query, planned_at, nothing)
+    }
+
+    fn showing(
+        database: &Arc<Database>,
+        query: &Arc<Query>,
+        planned_at: MetadataVersion,
+        snapshot: Arc<Snapshot>,
+    ) -> Arc<Entry> {
         count(&database.stats.live_queries, 1);
         Arc::new(Entry {
             query: Arc::clone(query),
             database: Arc::clone(database),
-            current: RwLock::new(Arc::new(nothing)),
-            generation: AtomicU64::new(0),
+            generation: AtomicU64::new(snapshot.generation),
+            current: RwLock::new(snapshot),
             stale: RwLock::new(None),
             is_stale: AtomicBool::new(false),
             state: Mutex::new(State {
@@ -118,6 +137,9 @@ impl Entry {
                 watch: None,
                 subscribers: Slab::new(),
                 refreshing: false,
+                planned_at,
+                asked: None,
+                unplanned: false,
                 failures: 0,
                 failing_since: None,
                 closed: false,
@@ -174,6 +196,86 @@ impl Entry {
             .watch
             .as_ref()
             .is_some_and(|watch| watch.value.as_deref() == value)
+    }
+
+    /// Whether the query may be installed as read under this metadata version. If it may not, the
+    /// planner is asked.
+    pub fn check_plan(self: &Arc<Self>, version: &MetadataVersion) -> bool {
+        let mut state = self.state.lock();
+        let holds = self.query.plan.is_none() || state.planned_at == *version;
+        if holds || state.closed {
+            return holds;
+        }
+        // A planner that was restarted may have lost the question.
+        let waiting = |asked: Instant| asked.elapsed() < reader::LONGEST_DELAY;
+        if !state.asked.is_some_and(waiting) {
+            state.asked = Some(Instant::now());
+            self.database.live.planner.ask(self);
+        }
+        false
+    }
+
+    /// A subscriber has planned it under this metadata version.
+    pub fn confirm_plan(&self, version: &MetadataVersion) {
+        if self.query.plan.is_some() {
+            let mut state = self.state.lock();
+            state.planned_at.clone_from(version);
+            state.asked = None;
+            state.unplanned = false;
+        }
+    }
+
+    /// The plan is the same as before.
+    pub fn planned(self: &Arc<Self>, version: MetadataVersion) {
+        let mut state = self.state.lock();
+        state.planned_at = version;
+        state.asked = None;
+        state.unplanned = false;
+        self.refresh(&mut state);
+    }
+
+    /// There is no plan under this metadata version.
+    pub fn unplanned(self: &Arc<Self>, reason: Error, version: MetadataVersion) {
+        let mut state = self.state.lock();
+        state.planned_at = version;
+        state.asked = None;
+        state.unplanned = true;
+        state.watch = None;
+        self.set_stale(&mut state, Some(reason));
+    }
+
+    /// Another query has taken this one's place: all subscribers move there.
+    pub fn replace(self: &Arc<Self>, query: Query, version: MetadataVersion) {
+        let query = Arc::new(query);
+        let live = &self.database.live;
+        let new = loop {
+            let entry = live.find(&query).unwrap_or_else(|| {
+                // Until it has read something it shows what this one does.
+                let shown = self.current();
+                let entry = Entry::showing(&self.database, &query, version.clone(), shown);
+                live.insert(&self.database, entry)
+            });
+            if !entry.state.lock().closed {
+                break entry;
+            }
+            live.forget(&entry);
+        };
+        let subscribers: Vec<_> = {
+            let state = self.state.lock();
+            let all = state.subscribers.iter();
+            all.map(|(slot, subscription)| (slot, subscription.clone()))
+                .collect()
+        };
+        for (slot, subscription) in subscribers {
+            Subscription::move_part(&subscription, self, slot, &new);
+        }
+        let mut state = new.state.lock();
+        if state.subscribers.is_empty() && !state.closed {
+            // They have all left meanwhile.
+            drop(state);
+            return new.close_if_empty();
+        }
+        new.refresh(&mut state);
     }
 
     /// Takes over what a batch has read and the watch it armed, and attaches subscriptions to the
@@ -306,7 +408,7 @@ impl Entry {
     }
 
     fn refresh(self: &Arc<Self>, state: &mut State) {
-        if !state.refreshing && !state.closed {
+        if !state.refreshing && !state.closed && !state.unplanned {
             state.refreshing = true;
             self.database.live.refresh(&self.database, Arc::clone(self));
         }
@@ -335,7 +437,7 @@ impl Entry {
     pub fn begin_refresh(&self) -> bool {
         let mut state = self.state.lock();
         state.refreshing = false;
-        !state.closed
+        !state.closed && !state.unplanned
     }
 
     fn deliver(self: &Arc<Self>, state: &mut State) {
@@ -366,17 +468,22 @@ impl Entry {
 
     /// A subscription leaves. The last one closes the entry and drops its watch.
     pub fn detach(self: &Arc<Self>, slot: usize) {
-        let (subscription, watch) = {
+        let subscription = self.state.lock().subscribers.try_remove(slot);
+        self.close_if_empty();
+        drop(subscription);
+    }
+
+    fn close_if_empty(self: &Arc<Self>) {
+        let watch = {
             let mut state = self.state.lock();
-            let subscription = state.subscribers.try_remove(slot);
             if !state.subscribers.is_empty() || state.closed {
                 return;
             }
             state.closed = true;
-            (subscription, state.watch.take())
+            state.watch.take()
         };
         self.stats().live_queries.fetch_sub(1, Ordering::Relaxed);
         self.database.live.forget(self);
-        drop((subscription, watch));
+        drop(watch);
     }
 }

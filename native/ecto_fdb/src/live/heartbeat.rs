@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use foundationdb::options::TransactionOption;
 
+use super::query::{self, MetadataVersion};
 use crate::client;
 use crate::database::Database;
 use crate::error::Error;
@@ -85,9 +86,10 @@ async fn beat(database: Weak<Database>) {
         let left = limit
             .saturating_sub(last_answer.elapsed())
             .max(limit / BEATS);
-        let answered = tokio::time::timeout(left, read_version(&database)).await;
-        if matches!(answered, Ok(Ok(()))) {
+        let answered = tokio::time::timeout(left, ask(&database)).await;
+        if let Ok(Ok(version)) = answered {
             last_answer = Instant::now();
+            database.live.check_plans(&version);
         }
         let silent = last_answer.elapsed() >= limit;
         if heart.silent.swap(silent, Ordering::AcqRel) != silent {
@@ -98,9 +100,9 @@ async fn beat(database: Weak<Database>) {
     }
 }
 
-async fn read_version(database: &Database) -> Result<(), Error> {
+async fn ask(database: &Database) -> Result<MetadataVersion, Error> {
     let transaction = database.transaction()?;
     transaction.set_option(TransactionOption::Timeout(0))?;
     transaction.get_read_version().await?;
-    Ok(())
+    Ok(query::metadata_version(&transaction).await?)
 }

@@ -14,10 +14,12 @@
 //! - [`reader`]: batches: many queries at one read version.
 //! - [`delivery`]: messages to processes.
 //! - [`heartbeat`]: whether the database answers.
+//! - [`plan`]: queries that follow migrations.
 
 pub mod delivery;
 pub mod entry;
 pub mod heartbeat;
+pub mod plan;
 pub mod query;
 pub mod reader;
 pub mod snapshot;
@@ -30,7 +32,8 @@ use parking_lot::Mutex;
 
 use self::entry::Entry;
 use self::heartbeat::Heartbeat;
-use self::query::Query;
+use self::plan::Planner;
+use self::query::{MetadataVersion, Query};
 use self::reader::Queue;
 use crate::database::Database;
 
@@ -41,6 +44,8 @@ pub struct LiveQueries {
     queue: Mutex<Queue>,
     /// Whether the database answers.
     pub heartbeat: Heartbeat,
+    /// Who makes new plans.
+    pub planner: Planner,
 }
 
 impl LiveQueries {
@@ -70,6 +75,14 @@ impl LiveQueries {
         let entries: Vec<_> = self.entries.lock().values().cloned().collect();
         for entry in entries {
             entry.tell();
+        }
+    }
+
+    /// The heartbeat has seen this metadata version: plans made under another one are looked at.
+    fn check_plans(&self, version: &MetadataVersion) {
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
+        for entry in entries.iter().filter(|entry| entry.query.plan.is_some()) {
+            entry.check_plan(version);
         }
     }
 

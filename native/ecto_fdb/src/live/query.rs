@@ -1,7 +1,7 @@
 //! What a live query reads and watches.
 
 use foundationdb::future::FdbKeyValue;
-use foundationdb::options::StreamingMode;
+use foundationdb::options::{StreamingMode, TransactionOption};
 use foundationdb::{FdbResult, RangeOption, Transaction};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use rustler::ResourceArc;
@@ -35,6 +35,21 @@ pub struct Query {
     pub reverse: bool,
     /// The key whose change says that the records may have changed.
     pub watch: Box<[u8]>,
+    /// What the application asked for, as an external term, where this query is a plan for it: one
+    /// that holds only as long as the tenant's indexes are what they were.
+    pub plan: Option<Box<[u8]>>,
+}
+
+/// A value of `\xff/metadataVersion`: the state of the indexes under which a plan was made.
+pub type MetadataVersion = Option<Box<[u8]>>;
+
+const METADATA_VERSION: &[u8] = b"\xff/metadataVersion";
+
+/// Reads the metadata version. FoundationDB sends it along with every read version.
+pub async fn metadata_version(transaction: &Transaction) -> FdbResult<MetadataVersion> {
+    transaction.set_option(TransactionOption::ReadSystemKeys)?;
+    let value = transaction.get(METADATA_VERSION, true).await?;
+    Ok(value.map(|value| value[..].into()))
 }
 
 /// What one read found.

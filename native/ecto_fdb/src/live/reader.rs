@@ -17,7 +17,7 @@ use rustler::{Encoder, ResourceArc};
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Read};
-use super::query::Query;
+use super::query::{self, MetadataVersion, Query};
 use super::snapshot::Snapshot;
 use super::subscription::{Part, Subscription};
 use super::LiveQueries;
@@ -26,6 +26,10 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::reply::Reply;
 use crate::stats::count;
+
+mod atoms {
+    rustler::atoms! { replan }
+}
 
 /// A pending watch of the database.
 pub type WatchFuture = Pin<Box<dyn Future<Output = FdbResult<()>> + Send>>;
@@ -60,8 +64,8 @@ pub struct Call {
 
 /// One of a subscription's live queries, before it stands.
 pub enum Wanted {
-    /// To be read with the next batch.
-    Read(Arc<Query>),
+    /// To be read with the next batch; a plan, under the metadata version at which it was made.
+    Read(Arc<Query>, MetadataVersion),
     /// Taken over from an earlier subscription, with the data that the process has.
     Kept(Part),
 }
@@ -73,10 +77,19 @@ impl Call {
             .all(|(subscription, _)| subscription.is_over())
     }
 
+    /// Whether it was planned under other indexes than those of this metadata version.
+    fn is_outdated(&self, version: &MetadataVersion) -> bool {
+        let mut wanted = self.subscriptions.iter().flat_map(|(_, wanted)| wanted);
+        wanted.any(|wanted| match wanted {
+            Wanted::Read(query, planned_at) => query.plan.is_some() && planned_at != version,
+            Wanted::Kept(_) => false,
+        })
+    }
+
     fn queries(&self) -> impl Iterator<Item = &Arc<Query>> {
         let wanted = self.subscriptions.iter().flat_map(|(_, wanted)| wanted);
         wanted.filter_map(|wanted| match wanted {
-            Wanted::Read(query) => Some(query),
+            Wanted::Read(query, _) => Some(query),
             Wanted::Kept(_) => None,
         })
     }
@@ -172,7 +185,7 @@ fn read(database: Arc<Database>, mut batch: Batch) -> BoxFuture<'static, ()> {
         batch.calls.retain(|call| !call.is_over());
         let queries = Queries::of(&batch);
         if queries.list.is_empty() {
-            return begin(&database, batch, &queries, Vec::new());
+            return begin(&database, batch, &queries, AtVersion::default());
         }
         match read_at_one_version(&database, &queries.list).await {
             Ok(reads) => begin(&database, batch, &queries, reads),
@@ -240,16 +253,30 @@ fn refuse(mut call: Call, error: &Error) {
     }
 }
 
+/// Tells a call to plan anew.
+fn replan(mut call: Call) {
+    for (subscription, _) in &call.subscriptions {
+        subscription.end();
+    }
+    if let Some(reply) = call.reply.take() {
+        reply.send(|env| atoms::replan().encode(env));
+    }
+}
+
 /// Installs what was read, and lets the calls' subscriptions begin. A query's own error fails only
 /// the calls that asked for it.
 fn begin(
     database: &Arc<Database>,
     batch: Batch,
     queries: &Queries,
-    reads: Vec<Result<Read, Error>>,
+    AtVersion { reads, metadata }: AtVersion,
 ) {
     let mut calls = Vec::with_capacity(batch.calls.len());
     for call in batch.calls {
+        if call.is_outdated(&metadata) {
+            replan(call);
+            continue;
+        }
         let error = call
             .queries()
             .find_map(|query| reads[queries.place[query]].as_ref().err());
@@ -262,7 +289,7 @@ fn begin(
     let mut attaching: Vec<Vec<ResourceArc<Subscription>>> = vec![Vec::new(); queries.list.len()];
     for (subscription, wanted) in calls.iter().flat_map(|call| &call.subscriptions) {
         for wanted in wanted {
-            if let Wanted::Read(query) = wanted {
+            if let Wanted::Read(query, _) = wanted {
                 attaching[queries.place[query]].push(subscription.clone());
             }
         }
@@ -270,7 +297,7 @@ fn begin(
     let mut attached = Vec::with_capacity(reads.len());
     for ((query, read), subscriptions) in queries.list.iter().zip(reads).zip(&attaching) {
         let found = match read {
-            Ok(read) => install(database, query, read, subscriptions),
+            Ok(read) => install(database, query, read, subscriptions, &metadata),
             Err(error) => {
                 if let Some(entry) = database.live.find(query) {
                     entry.failed(&error);
@@ -286,7 +313,7 @@ fn begin(
                 .into_iter()
                 .filter_map(|wanted| match wanted {
                     Wanted::Kept(part) => Some(part),
-                    Wanted::Read(query) => {
+                    Wanted::Read(query, _) => {
                         let (entry, snapshot, slots) = attached[queries.place[&query]].as_mut()?;
                         Some(Part {
                             entry: Arc::clone(entry),
@@ -313,14 +340,25 @@ fn install(
     query: &Arc<Query>,
     mut read: Read,
     subscriptions: &[ResourceArc<Subscription>],
+    metadata: &MetadataVersion,
 ) -> Option<Installed> {
     loop {
         let entry = match database.live.find(query) {
             Some(entry) => entry,
             // The last subscriber of a re-read entry has left.
             None if subscriptions.is_empty() => return None,
-            None => database.live.insert(database, Entry::new(database, query)),
+            None => {
+                let entry = Entry::new(database, query, metadata.clone());
+                database.live.insert(database, entry)
+            }
         };
+        match subscriptions {
+            // Nobody has planned it anew: what was read may be an index that is no more.
+            [] if !entry.check_plan(metadata) => return None,
+            [] => {}
+            // The calls were planned under this very metadata version.
+            _ => entry.confirm_plan(metadata),
+        }
         match entry.install(read, subscriptions) {
             Ok((snapshot, slots)) => return Some((entry, snapshot, slots)),
             Err((_closed, back)) if !subscriptions.is_empty() => {
@@ -332,12 +370,21 @@ fn install(
     }
 }
 
+/// What a batch has read.
+#[derive(Default)]
+struct AtVersion {
+    /// By the queries' places.
+    reads: Vec<Result<Read, Error>>,
+    /// Read only where a query is a plan.
+    metadata: MetadataVersion,
+}
+
 /// Reads all queries in one transaction and arms the watches that are needed. Retries what
 /// FoundationDB calls retryable.
 async fn read_at_one_version(
     database: &Database,
     queries: &[Arc<Query>],
-) -> Result<Vec<Result<Read, Error>>, Error> {
+) -> Result<AtVersion, Error> {
     let stats = &database.stats;
     let mut transaction = database.transaction()?;
     let mut too_old = 0;
@@ -348,15 +395,15 @@ async fn read_at_one_version(
         count(&stats.batches, 1);
         count(&stats.reads, queries.len() as u64);
         let error = match attempt(database, &transaction, queries).await {
-            Ok(reads) if reads.iter().flatten().all(|read| read.armed.is_none()) => {
-                return Ok(reads)
+            Ok(read) if read.reads.iter().flatten().all(|read| read.armed.is_none()) => {
+                return Ok(read)
             }
             // Watches are armed by the commit.
-            Ok(reads) => match transaction.commit().await {
-                Ok(_) => return Ok(reads),
+            Ok(read) => match transaction.commit().await {
+                Ok(_) => return Ok(read),
                 Err(error) => {
                     let code = FdbError::from_code(error.code());
-                    drop(reads);
+                    drop(read);
                     transaction = error.reset();
                     code
                 }
@@ -379,19 +426,24 @@ async fn attempt(
     database: &Database,
     transaction: &Transaction,
     queries: &[Arc<Query>],
-) -> FdbResult<Vec<Result<Read, Error>>> {
+) -> FdbResult<AtVersion> {
     let read_version = transaction.get_read_version().await?;
+    let metadata = match queries.iter().any(|query| query.plan.is_some()) {
+        true => query::metadata_version(transaction).await?,
+        false => None,
+    };
     let reads = queries
         .iter()
         .map(|query| read_query(database, transaction, query, read_version));
-    join_all(reads)
+    let reads = join_all(reads)
         .await
         .into_iter()
         .map(|read| match read {
             Err(error) if error.is_retryable() => Err(error),
             read => Ok(read.map_err(Error::from)),
         })
-        .collect()
+        .collect::<FdbResult<_>>()?;
+    Ok(AtVersion { reads, metadata })
 }
 
 async fn read_query(

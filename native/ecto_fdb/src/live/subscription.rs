@@ -144,6 +144,23 @@ impl Subscription {
         taken
     }
 
+    /// Moves its part of one entry to another one.
+    pub fn move_part(this: &ResourceArc<Self>, from: &Arc<Entry>, slot: usize, to: &Arc<Entry>) {
+        let mut state = this.state.lock();
+        let moving = |part: &&mut Part| Arc::ptr_eq(&part.entry, from) && part.slot == slot;
+        let Some(part) = state.parts.iter_mut().find(moving) else {
+            return;
+        };
+        let Ok(new_slot) = to.adopt(this) else { return };
+        part.entry = Arc::clone(to);
+        part.slot = new_slot;
+        if state.is_behind() {
+            delivery::queue(Due::Subscription(this.clone()));
+        }
+        drop(state);
+        from.detach(slot);
+    }
+
     /// Ends it, exactly: when this returns, no further message will be sent.
     pub fn end(&self) {
         let parts = {
