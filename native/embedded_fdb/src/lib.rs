@@ -1,36 +1,54 @@
-//! FoundationDB inside the process.
+//! FoundationDB inside the process: its C API (`fdb_c.h`, API version 730) without a server.
+//!
+//! # Concepts
+//!
+//! A **transaction** reads the database as it was at one moment, its **read version**: a number that
+//! grows by about a million each second. It sees its own writes on top (*read-your-writes*), which
+//! nobody else does before it **commits**. What a transaction has read is kept as **read conflict
+//! ranges**, what it writes as **write conflict ranges**. A commit succeeds if none of the former
+//! intersects the write conflict ranges of a transaction committed after the read version; else it
+//! fails with `not_committed` (1020) and changes nothing. Committed transactions are thereby strictly
+//! serializable, without locks. Old versions are kept for five seconds; a transaction that reads or
+//! commits later gets `transaction_too_old` (1007).
+//!
+//! A **snapshot read** adds no read conflict range. An **atomic operation** changes a value without
+//! reading it. A **versionstamp** is ten bytes, the version of a commit and more, which the commit
+//! itself puts into a key or a value; until then such keys are *unreadable* to their transaction
+//! (1036). A **watch** is a future that becomes ready when the value of a key has changed.
+//!
+//! # Rooms
+//!
+//! `mvcc` keeps the versions, `resolver` finds conflicts, `watches` waits for changes; `database`
+//! joins them and commits. `write_map` is what one transaction has written, `view` its reads, and
+//! `transaction` its life. `future` and `network` are the asynchronous side of the C API, whose
+//! functions are in [`c_api`]. `registry` knows the databases of the process by name.
+//!
+//! # Names of databases
+//!
+//! The cluster file path given to `fdb_create_database` chooses the database:
+//! `embedded:memory:NAME` is the one called `NAME`; a null pointer, an empty string and any other path
+//! give the unnamed one. All handles of a name are the same database, which lives until the process
+//! ends.
 
-use std::ffi::c_void;
+pub mod admin;
+pub mod c_api;
+pub mod c_types;
+mod database;
+mod error;
+mod future;
+mod keys;
+mod mutation;
+mod mvcc;
+mod network;
+mod options;
+mod random;
+mod range_set;
+mod registry;
+mod resolver;
+mod sync;
+mod transaction;
+mod view;
+mod watches;
+mod write_map;
 
-/// The C API's function of that name.
-pub fn symbol(_name: &str) -> Option<*const c_void> {
-    None
-}
-/// stub
-pub mod admin {
-    /// stub
-    pub struct Database;
-    /// stub
-    pub struct Stats {
-        #[allow(missing_docs)]
-        pub pending_watches: u64,
-        #[allow(missing_docs)]
-        pub transactions: u64,
-        #[allow(missing_docs)]
-        pub commits: u64,
-        #[allow(missing_docs)]
-        pub reads: u64,
-        #[allow(missing_docs)]
-        pub read_versions: u64,
-    }
-    #[allow(missing_docs)]
-    impl Database {
-        pub fn find(_n: &str) -> Option<Database> {
-            None
-        }
-        pub fn stats(&self) -> Stats {
-            todo!()
-        }
-        pub fn hold_watches(&self, _h: bool) {}
-    }
-}
+pub use c_api::symbol;

@@ -1,0 +1,214 @@
+//! A database: its versions, the commits that make them, and its watches.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use crate::error::{Error, Result};
+use crate::future::Output;
+use crate::keys::{Key, Value, METADATA_VERSION};
+use crate::mutation::{versionstamp, Mutation, Op};
+use crate::mvcc::{Map, Snapshot, Version, Versions};
+use crate::options::TransactionDefaults;
+use crate::resolver::{single_key, KeyRange, Resolver};
+use crate::sync::lock;
+use crate::watches::{Allowance, Watches};
+
+/// The first version of a new database: far enough from zero that a client may name versions before
+/// it, as it may on a cluster.
+const FIRST_VERSION: Version = 1_000_000_000;
+
+/// Steps of the resolver's map looked at for each commit. A commit of one key adds two.
+const SWEEP: usize = 16;
+
+/// Counters that only grow, except `transactions`.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) transactions: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) reads: AtomicU64,
+    pub(crate) read_versions: AtomicU64,
+}
+
+/// What a transaction asks the committer for.
+#[derive(Default)]
+pub(crate) struct CommitRequest {
+    /// Where the transaction read; a transaction that read nothing commits at any version.
+    pub(crate) read_version: Option<Version>,
+    pub(crate) reads: Vec<KeyRange>,
+    pub(crate) writes: Vec<KeyRange>,
+    pub(crate) mutations: Vec<Mutation>,
+    /// Commit without making sure that the transaction cannot be committed twice.
+    pub(crate) causal_write_risky: bool,
+}
+
+/// A committed transaction.
+pub(crate) struct Committed {
+    pub(crate) version: Version,
+    pub(crate) stamp: [u8; 10],
+}
+
+/// Why a transaction was not committed.
+pub(crate) struct Refused {
+    pub(crate) error: Error,
+    /// The read conflict ranges that were written meanwhile.
+    pub(crate) conflicts: Vec<KeyRange>,
+}
+
+/// A database. Lives until the process ends.
+pub(crate) struct Database {
+    versions: Versions,
+    resolver: Mutex<Resolver>,
+    pub(crate) watches: Arc<Watches>,
+    pub(crate) counters: Counters,
+}
+
+impl Database {
+    /// A database without user keys, and with the system keys a client may come across.
+    pub(crate) fn new() -> Self {
+        let text = |s: &str| -> Key { s.as_bytes().into() };
+        let mut map: Map = [
+            ("\u{0}conf/commit_proxies", "1"),
+            ("\u{0}conf/grv_proxies", "1"),
+            ("\u{0}conf/log_engine", "2"),
+            ("\u{0}conf/log_replicas", "1"),
+            ("\u{0}conf/logs", "1"),
+            ("\u{0}conf/resolvers", "1"),
+            ("\u{0}conf/storage_engine", "2"),
+            ("\u{0}conf/storage_replicas", "1"),
+            ("\u{0}conf/tenant_mode", "1"),
+            ("\u{0}conf/usable_regions", "1"),
+        ]
+        .into_iter()
+        .map(|(key, value)| {
+            let key: Vec<u8> = [b"\xff/", &key.as_bytes()[1..]].concat();
+            (Key::from(key), text(value))
+        })
+        .collect();
+        map.insert(
+            METADATA_VERSION.into(),
+            versionstamp(FIRST_VERSION, 0)[..].into(),
+        );
+        Database {
+            versions: Versions::new(FIRST_VERSION, map),
+            resolver: Mutex::default(),
+            watches: Arc::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// A new read version and what the database holds at it.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.counters.read_versions.fetch_add(1, Ordering::Relaxed);
+        self.versions.snapshot()
+    }
+
+    /// What the database held at a version named by the client.
+    pub(crate) fn snapshot_at(&self, version: Version) -> Result<Snapshot> {
+        self.versions.snapshot_at(version)
+    }
+
+    /// Fails where a read version is older than the window.
+    pub(crate) fn check_age(&self, version: Version) -> Result<()> {
+        if version < self.versions.oldest() {
+            Err(Error::TRANSACTION_TOO_OLD)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Versions from now until `version`; negative where it has passed.
+    pub(crate) fn versions_until(&self, version: Version) -> Version {
+        version - self.versions.now()
+    }
+
+    /// The newest value of a key.
+    pub(crate) fn newest(&self, key: &[u8]) -> Option<Value> {
+        self.versions.get(key)
+    }
+
+    /// Commits, or says why not.
+    pub(crate) fn commit(&self, request: CommitRequest) -> std::result::Result<Committed, Refused> {
+        let refuse = |error| Refused {
+            error,
+            conflicts: Vec::new(),
+        };
+        let mut resolver = lock(&self.resolver);
+        if let Some(version) = request.read_version {
+            // A transaction that must not be committed twice conflicts with itself, so that it has
+            // at least one read conflict range, and is held to the window.
+            if !request.reads.is_empty() || !request.causal_write_risky {
+                self.check_age(version).map_err(refuse)?;
+            }
+            let conflicts: Vec<KeyRange> = request
+                .reads
+                .iter()
+                .filter(|range| resolver.written_after(range, version))
+                .cloned()
+                .collect();
+            if !conflicts.is_empty() {
+                return Err(Refused {
+                    error: Error::NOT_COMMITTED,
+                    conflicts,
+                });
+            }
+        }
+        let mut stamp = [0; 10];
+        let (version, changes) = self.versions.apply(&request.mutations, |version| {
+            stamp = versionstamp(version, 0);
+            stamp
+        });
+        for range in &request.writes {
+            resolver.record(range, version);
+        }
+        for mutation in &request.mutations {
+            if let Mutation::Single {
+                op: Op::SetVersionstampedKey,
+                key,
+                ..
+            } = mutation
+            {
+                let key = crate::mutation::place_versionstamp(key, &stamp);
+                resolver.record(&single_key(&key), version);
+            }
+        }
+        resolver.sweep(version - crate::mvcc::WINDOW, SWEEP);
+        // Still under the lock: watches see commits in their order.
+        self.watches.changed(&changes);
+        drop(resolver);
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(Committed { version, stamp })
+    }
+}
+
+/// What `fdb_create_database` gives: a database with the options of this handle.
+pub(crate) struct Handle {
+    pub(crate) database: Arc<Database>,
+    /// The cluster file path that the client named.
+    pub(crate) cluster_file: String,
+    pub(crate) allowance: Arc<Allowance>,
+    pub(crate) defaults: RwLock<TransactionDefaults>,
+}
+
+impl Handle {
+    pub(crate) fn new(database: Arc<Database>, cluster_file: String) -> Self {
+        Handle {
+            database,
+            cluster_file,
+            allowance: Arc::default(),
+            defaults: RwLock::default(),
+        }
+    }
+
+    /// What `fdb_database_get_client_status` answers.
+    pub(crate) fn client_status(&self) -> Result<Output> {
+        let status = format!(
+            concat!(
+                r#"{{"Healthy":true,"ClusterID":"embedded","Coordinators":[],"CurrentCoordinator":"","#,
+                r#""GrvProxies":[],"CommitProxies":[],"StorageServers":[],"Connections":[],"#,
+                r#""NumConnectionsFailed":0,"Embedded":true,"PendingWatches":{}}}"#
+            ),
+            self.database.watches.outstanding(),
+        );
+        Ok(Output::Key(status.as_bytes().into()))
+    }
+}

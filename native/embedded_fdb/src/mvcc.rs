@@ -1,0 +1,277 @@
+//! The keys and values at every version that can still be read.
+//!
+//! The newest version is one persistent ordered map: a snapshot is a clone of it, which shares all
+//! nodes. Older versions are not kept as maps. For each commit of the window there is a record of
+//! what it replaced, from which the few snapshots asked for by number are rebuilt.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, RwLock};
+use std::time::Instant;
+
+use imbl::OrdMap;
+
+use crate::error::{Error, Result};
+use crate::keys::{Key, Value};
+use crate::mutation::{place_versionstamp, Mutation, Op};
+use crate::sync::{lock, read, write};
+
+/// A version: about a million of them pass in a second, whether or not anything is committed.
+pub(crate) type Version = i64;
+
+/// Reads and commits are refused at versions older than this window (five seconds).
+pub(crate) const WINDOW: Version = 5_000_000;
+
+/// Every key and its value at one version.
+pub(crate) type Map = OrdMap<Key, Value>;
+
+/// A version and what the database held then.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) version: Version,
+    pub(crate) map: Map,
+}
+
+/// What one commit replaced: each touched key and its value before.
+struct Undo {
+    version: Version,
+    before: Vec<(Key, Option<Value>)>,
+}
+
+/// A key whose value a commit may have changed, and the value after.
+pub(crate) struct Change {
+    pub(crate) key: Key,
+    pub(crate) value: Option<Value>,
+}
+
+/// The versions of a database.
+pub(crate) struct Versions {
+    started: Instant,
+    first: Version,
+    newest: RwLock<Map>,
+    /// No commit will ever get a version up to this one: it was handed out as a read version.
+    latest: AtomicI64,
+    /// In the order of commits. Locked after `newest`, never before it.
+    history: Mutex<VecDeque<Undo>>,
+}
+
+impl Versions {
+    /// A database that held `map` at version `first`.
+    pub(crate) fn new(first: Version, map: Map) -> Self {
+        Versions {
+            started: Instant::now(),
+            first,
+            newest: RwLock::new(map),
+            latest: AtomicI64::new(first),
+            history: Mutex::default(),
+        }
+    }
+
+    /// The version that the passing of time alone would give.
+    fn clock(&self) -> Version {
+        self.first + i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX / 2)
+    }
+
+    /// The highest version there is now.
+    pub(crate) fn now(&self) -> Version {
+        self.clock().max(self.latest.load(Ordering::Acquire))
+    }
+
+    /// The lowest version that can be read now.
+    pub(crate) fn oldest(&self) -> Version {
+        self.now() - WINDOW
+    }
+
+    /// A new read version: sees every commit that was answered before this call.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let newest = read(&self.newest);
+        // Under the lock, so that every later commit gets a higher version.
+        let clock = self.clock();
+        let version = self.latest.fetch_max(clock, Ordering::AcqRel).max(clock);
+        Snapshot {
+            version,
+            map: newest.clone(),
+        }
+    }
+
+    /// The snapshot at a version named by the caller.
+    pub(crate) fn snapshot_at(&self, version: Version) -> Result<Snapshot> {
+        let newest = read(&self.newest);
+        if version > self.now() {
+            return Err(Error::FUTURE_VERSION);
+        }
+        if version < self.oldest() {
+            return Err(Error::TRANSACTION_TOO_OLD);
+        }
+        self.latest.fetch_max(version, Ordering::AcqRel);
+        let mut map = newest.clone();
+        let history = lock(&self.history);
+        for undo in history
+            .iter()
+            .rev()
+            .take_while(|undo| undo.version > version)
+        {
+            for (key, value) in undo.before.iter().rev() {
+                match value {
+                    Some(value) => map.insert(key.clone(), value.clone()),
+                    None => map.remove(&key[..]),
+                };
+            }
+        }
+        Ok(Snapshot { version, map })
+    }
+
+    /// The newest value of a key.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
+        read(&self.newest).get(key).cloned()
+    }
+
+    /// Applies the mutations of a commit, in order, at a version of its own.
+    ///
+    /// `stamp` makes the versionstamp of the version. The caller lets one commit in at a time.
+    pub(crate) fn apply(
+        &self,
+        mutations: &[Mutation],
+        stamp: impl FnOnce(Version) -> [u8; 10],
+    ) -> (Version, Vec<Change>) {
+        let mut newest = write(&self.newest);
+        let version = self.clock().max(self.latest.load(Ordering::Acquire) + 1);
+        let stamp = stamp(version);
+        let mut edit = Edit {
+            map: &mut newest,
+            before: Vec::new(),
+            changes: Vec::new(),
+        };
+        for mutation in mutations {
+            edit.apply(mutation, &stamp);
+        }
+        let Edit {
+            before, changes, ..
+        } = edit;
+        self.latest.store(version, Ordering::Release);
+        let mut history = lock(&self.history);
+        history.push_back(Undo { version, before });
+        // Two go for each that comes, so that history shrinks to the window without a pause.
+        let oldest = version - WINDOW;
+        for _ in 0..2 {
+            if history.front().is_some_and(|undo| undo.version < oldest) {
+                history.pop_front();
+            }
+        }
+        (version, changes)
+    }
+}
+
+/// The mutations of one commit being applied.
+struct Edit<'a> {
+    map: &'a mut Map,
+    before: Vec<(Key, Option<Value>)>,
+    changes: Vec<Change>,
+}
+
+impl Edit<'_> {
+    fn apply(&mut self, mutation: &Mutation, stamp: &[u8; 10]) {
+        match mutation {
+            Mutation::Single {
+                op: Op::SetVersionstampedKey,
+                key,
+                operand,
+            } => {
+                self.put(place_versionstamp(key, stamp), Some(operand.clone()));
+            }
+            Mutation::Single {
+                op: Op::SetVersionstampedValue,
+                key,
+                operand,
+            } => {
+                self.put(key.clone(), Some(place_versionstamp(operand, stamp)));
+            }
+            Mutation::Single {
+                op: Op::Set,
+                key,
+                operand,
+            } => {
+                self.put(key.clone(), Some(operand.clone()));
+            }
+            Mutation::Single { op, key, operand } => {
+                let value = op.apply(self.map.get(&key[..]), operand);
+                self.put(key.clone(), value);
+            }
+            Mutation::ClearRange { begin, end } => {
+                let keys: Vec<Key> = self
+                    .map
+                    .range::<_, [u8]>((
+                        std::ops::Bound::Included(&begin[..]),
+                        std::ops::Bound::Excluded(&end[..]),
+                    ))
+                    .map(|(key, _)| key.clone())
+                    .collect();
+                for key in keys {
+                    self.put(key, None);
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, key: Key, value: Option<Value>) {
+        let before = match &value {
+            Some(value) => self.map.insert(key.clone(), value.clone()),
+            None => self.map.remove(&key[..]),
+        };
+        self.before.push((key.clone(), before));
+        self.changes.push(Change { key, value });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(key: &str, value: &str) -> Mutation {
+        Mutation::Single {
+            op: Op::Set,
+            key: key.as_bytes().into(),
+            operand: value.as_bytes().into(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_by_number_is_what_was_read_then() {
+        let versions = Versions::new(1_000, Map::new());
+        let stamp = |_| [0; 10];
+        let mut seen = vec![versions.snapshot()];
+        for i in 0..20 {
+            versions.apply(&[set(&format!("k{}", i % 3), &i.to_string())], stamp);
+            seen.push(versions.snapshot());
+            let all = Mutation::ClearRange {
+                begin: b"k1"[..].into(),
+                end: b"k2"[..].into(),
+            };
+            versions.apply(&[all, set("k1", "a"), set("k1", "b")], stamp);
+            seen.push(versions.snapshot());
+        }
+        for snapshot in &seen {
+            let rebuilt = versions.snapshot_at(snapshot.version).map(|s| s.map);
+            assert_eq!(rebuilt, Ok(snapshot.map.clone()));
+        }
+    }
+
+    #[test]
+    fn commits_get_versions_above_every_read_version() {
+        let versions = Versions::new(1_000, Map::new());
+        for _ in 0..100 {
+            let before = versions.snapshot().version;
+            let (version, _) = versions.apply(&[set("k", "v")], |_| [0; 10]);
+            assert!(version > before);
+            assert!(versions.snapshot().version >= version);
+        }
+        assert_eq!(
+            versions.snapshot_at(i64::MAX).err(),
+            Some(Error::FUTURE_VERSION)
+        );
+        assert_eq!(
+            versions.snapshot_at(-WINDOW).err(),
+            Some(Error::TRANSACTION_TOO_OLD)
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! The network thread: the thread that a client lends with `fdb_run_network`.
+//!
+//! There is no network here. The thread waits for timers (back-off, timeouts) and runs the
+//! callbacks of futures that become ready after they were returned, so that a client's callback
+//! never runs inside a call of the client's own.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::sync::lock;
+
+/// Work for the network thread.
+pub(crate) type Task = Box<dyn FnOnce() + Send>;
+
+/// The life of the one network of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    NotSetUp,
+    SetUp,
+    Running,
+    Stopping,
+    Stopped,
+}
+
+struct Network {
+    phase: Phase,
+    tasks: VecDeque<Task>,
+    /// By due time; the number keeps tasks of the same time apart.
+    timers: BTreeMap<(Instant, u64), Task>,
+    timers_made: u64,
+    at_end: Vec<Task>,
+}
+
+static NETWORK: Mutex<Network> = Mutex::new(Network {
+    phase: Phase::NotSetUp,
+    tasks: VecDeque::new(),
+    timers: BTreeMap::new(),
+    timers_made: 0,
+    at_end: Vec::new(),
+});
+static WORK: Condvar = Condvar::new();
+
+thread_local! {
+    static IS_NETWORK_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is in `fdb_run_network`.
+pub(crate) fn is_network_thread() -> bool {
+    IS_NETWORK_THREAD.get()
+}
+
+/// Whether `fdb_setup_network` was called.
+pub(crate) fn is_set_up() -> bool {
+    lock(&NETWORK).phase != Phase::NotSetUp
+}
+
+/// `fdb_setup_network`.
+pub(crate) fn set_up() -> Result<()> {
+    let mut network = lock(&NETWORK);
+    if network.phase != Phase::NotSetUp {
+        return Err(Error::NETWORK_ALREADY_SETUP);
+    }
+    network.phase = Phase::SetUp;
+    Ok(())
+}
+
+/// `fdb_run_network`: works in the calling thread until [`stop`].
+pub(crate) fn run() -> Result<()> {
+    let mut network = lock(&NETWORK);
+    match network.phase {
+        Phase::NotSetUp => return Err(Error::NETWORK_NOT_SETUP),
+        Phase::Running | Phase::Stopped => return Err(Error::NETWORK_CANNOT_BE_RESTARTED),
+        // A stop that came before the run ends it at once.
+        Phase::Stopping => {}
+        Phase::SetUp => network.phase = Phase::Running,
+    }
+    IS_NETWORK_THREAD.set(true);
+    while network.phase == Phase::Running {
+        let now = Instant::now();
+        let due = network.timers.first_key_value().map(|((at, _), _)| *at);
+        let task = match due {
+            Some(at) if at <= now => network.timers.pop_first().map(|(_, task)| task),
+            _ => network.tasks.pop_front(),
+        };
+        if let Some(task) = task {
+            drop(network);
+            run_guarded(task);
+            network = lock(&NETWORK);
+            continue;
+        }
+        let wait = due.map_or(Duration::from_secs(3600), |at| at - now);
+        let woken = WORK.wait_timeout(network, wait);
+        network = woken.unwrap_or_else(PoisonError::into_inner).0;
+    }
+    network.phase = Phase::Stopped;
+    let at_end = std::mem::take(&mut network.at_end);
+    drop(network);
+    for task in at_end {
+        run_guarded(task);
+    }
+    IS_NETWORK_THREAD.set(false);
+    Ok(())
+}
+
+/// A panic of one task must not end the thread that all others depend on.
+fn run_guarded(task: Task) {
+    let _reported_by_the_panic_hook = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
+}
+
+/// `fdb_stop_network`.
+pub(crate) fn stop() -> Result<()> {
+    let mut network = lock(&NETWORK);
+    match network.phase {
+        Phase::NotSetUp => return Err(Error::NETWORK_NOT_SETUP),
+        Phase::SetUp | Phase::Running => network.phase = Phase::Stopping,
+        Phase::Stopping | Phase::Stopped => {}
+    }
+    drop(network);
+    WORK.notify_all();
+    Ok(())
+}
+
+/// `fdb_add_network_thread_completion_hook`: runs `task` when the network thread ends.
+pub(crate) fn at_end(task: Task) -> Result<()> {
+    let mut network = lock(&NETWORK);
+    if network.phase == Phase::NotSetUp {
+        return Err(Error::NETWORK_NOT_SETUP);
+    }
+    network.at_end.push(task);
+    Ok(())
+}
+
+/// Runs `task` on the network thread; in the calling thread where there is none (yet, or any more).
+pub(crate) fn on_network_thread(task: Task) {
+    let mut network = lock(&NETWORK);
+    if network.phase == Phase::Running && !is_network_thread() {
+        network.tasks.push_back(task);
+        drop(network);
+        WORK.notify_one();
+    } else {
+        drop(network);
+        task();
+    }
+}
+
+/// Runs `task` on the network thread after `delay`.
+pub(crate) fn after(delay: Duration, task: Task) {
+    let mut network = lock(&NETWORK);
+    network.timers_made += 1;
+    let number = network.timers_made;
+    network
+        .timers
+        .insert((Instant::now() + delay, number), task);
+    drop(network);
+    WORK.notify_one();
+}

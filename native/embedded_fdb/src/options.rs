@@ -1,0 +1,221 @@
+//! Options of the network, of databases and of transactions.
+
+use crate::error::{Error, Result};
+
+/// A transaction's own settings; `reset` brings back the defaults.
+#[derive(Clone, Debug)]
+pub(crate) struct TransactionOptions {
+    pub(crate) read_your_writes_disabled: bool,
+    /// Snapshot reads see the transaction's writes while this is positive.
+    pub(crate) snapshot_read_your_writes: i32,
+    pub(crate) next_write_no_conflict: bool,
+    pub(crate) read_system_keys: bool,
+    pub(crate) write_system_keys: bool,
+    pub(crate) raw_access: bool,
+    pub(crate) timeout_ms: i64,
+    pub(crate) retry_limit: i64,
+    pub(crate) max_retry_delay_ms: i64,
+    pub(crate) size_limit: usize,
+    pub(crate) causal_write_risky: bool,
+    pub(crate) read_only: bool,
+    pub(crate) lock_aware: bool,
+    pub(crate) used_during_commit_allowed: bool,
+    pub(crate) bypass_unreadable: bool,
+    pub(crate) report_conflicting_keys: bool,
+    pub(crate) special_keys_relaxed: bool,
+    pub(crate) special_keys_writable: bool,
+    pub(crate) identifier: Option<Vec<u8>>,
+    pub(crate) tags: usize,
+}
+
+/// The largest transaction, in bytes of keys, values and conflict ranges.
+pub(crate) const TRANSACTION_SIZE_LIMIT: i64 = 10_000_000;
+
+impl TransactionOptions {
+    pub(crate) fn new(snapshot_read_your_writes: i32) -> Self {
+        TransactionOptions {
+            read_your_writes_disabled: false,
+            snapshot_read_your_writes,
+            next_write_no_conflict: false,
+            read_system_keys: false,
+            write_system_keys: false,
+            raw_access: false,
+            timeout_ms: 0,
+            retry_limit: -1,
+            max_retry_delay_ms: 1_000,
+            size_limit: TRANSACTION_SIZE_LIMIT as usize,
+            causal_write_risky: false,
+            read_only: false,
+            lock_aware: false,
+            used_during_commit_allowed: false,
+            bypass_unreadable: false,
+            report_conflicting_keys: false,
+            special_keys_relaxed: false,
+            special_keys_writable: false,
+            identifier: None,
+            tags: 0,
+        }
+    }
+}
+
+/// What database options set for every transaction made later.
+#[derive(Clone, Debug)]
+pub(crate) struct TransactionDefaults {
+    pub(crate) options: Vec<(i32, Option<Vec<u8>>)>,
+    pub(crate) snapshot_read_your_writes: i32,
+}
+
+impl Default for TransactionDefaults {
+    fn default() -> Self {
+        TransactionDefaults {
+            options: Vec::new(),
+            snapshot_read_your_writes: 1,
+        }
+    }
+}
+
+/// The codes of `FDBTransactionOption` that do something here.
+pub(crate) mod transaction {
+    pub(crate) const CAUSAL_WRITE_RISKY: i32 = 10;
+    pub(crate) const NEXT_WRITE_NO_WRITE_CONFLICT_RANGE: i32 = 30;
+    pub(crate) const READ_YOUR_WRITES_DISABLE: i32 = 51;
+    pub(crate) const INITIALIZE_NEW_DATABASE: i32 = 300;
+    pub(crate) const ACCESS_SYSTEM_KEYS: i32 = 301;
+    pub(crate) const READ_SYSTEM_KEYS: i32 = 302;
+    pub(crate) const RAW_ACCESS: i32 = 303;
+    pub(crate) const TRANSACTION_LOGGING_ENABLE: i32 = 402;
+    pub(crate) const DEBUG_TRANSACTION_IDENTIFIER: i32 = 403;
+    pub(crate) const LOG_TRANSACTION: i32 = 404;
+    pub(crate) const TRANSACTION_LOGGING_MAX_FIELD_LENGTH: i32 = 405;
+    pub(crate) const TIMEOUT: i32 = 500;
+    pub(crate) const RETRY_LIMIT: i32 = 501;
+    pub(crate) const MAX_RETRY_DELAY: i32 = 502;
+    pub(crate) const SIZE_LIMIT: i32 = 503;
+    pub(crate) const IDEMPOTENCY_ID: i32 = 504;
+    pub(crate) const AUTOMATIC_IDEMPOTENCY: i32 = 505;
+    pub(crate) const SNAPSHOT_RYW_ENABLE: i32 = 600;
+    pub(crate) const SNAPSHOT_RYW_DISABLE: i32 = 601;
+    pub(crate) const LOCK_AWARE: i32 = 700;
+    pub(crate) const USED_DURING_COMMIT_PROTECTION_DISABLE: i32 = 701;
+    pub(crate) const READ_LOCK_AWARE: i32 = 702;
+    pub(crate) const USE_PROVISIONAL_PROXIES: i32 = 711;
+    pub(crate) const REPORT_CONFLICTING_KEYS: i32 = 712;
+    pub(crate) const SPECIAL_KEY_SPACE_RELAXED: i32 = 713;
+    pub(crate) const SPECIAL_KEY_SPACE_ENABLE_WRITES: i32 = 714;
+    pub(crate) const TAG: i32 = 800;
+    pub(crate) const AUTO_THROTTLE_TAG: i32 = 801;
+    pub(crate) const SPAN_PARENT: i32 = 900;
+    pub(crate) const BYPASS_UNREADABLE: i32 = 1100;
+
+    /// Options that take no value and only matter to a cluster: checked, and without effect.
+    pub(crate) const FLAGS_FOR_A_CLUSTER: &[i32] = &[
+        20, 23, 40, 50, 52, 110, 120, 130, 200, 201, 400, 406, 710, 1000, 1101, 1102,
+    ];
+    /// Options of which a cluster ignores the value as well.
+    pub(crate) const IGNORED: &[i32] = &[21, 304, 401, 507, 508, 509, 510, 511, 2000];
+
+    /// Whether the code names an option of API version 730.
+    pub(crate) fn exists(code: i32) -> bool {
+        FLAGS_FOR_A_CLUSTER.contains(&code)
+            || IGNORED.contains(&code)
+            || matches!(code, 10 | 30 | 51 | 300..=303 | 402..=405 | 500..=505 | 600 | 601)
+            || matches!(code, 700..=702 | 711..=714 | 800 | 801 | 900 | 1100)
+    }
+
+    /// Whether `reset` of a retry keeps the option.
+    pub(crate) fn is_persistent(code: i32) -> bool {
+        matches!(code, TIMEOUT | RETRY_LIMIT | MAX_RETRY_DELAY | 2000)
+    }
+}
+
+/// The value of an option without one: absent or empty.
+pub(crate) fn no_value(value: Option<&[u8]>) -> Result<()> {
+    match value {
+        Some(value) if !value.is_empty() => Err(Error::INVALID_OPTION_VALUE),
+        _ => Ok(()),
+    }
+}
+
+/// The value of an option that must have one.
+pub(crate) fn some_value(value: Option<&[u8]>) -> Result<&[u8]> {
+    value.ok_or(Error::INVALID_OPTION_VALUE)
+}
+
+/// The value of an integer option: eight bytes, little-endian, within bounds.
+pub(crate) fn integer(value: Option<&[u8]>, min: i64, max: i64) -> Result<i64> {
+    let bytes: [u8; 8] = some_value(value)?
+        .try_into()
+        .map_err(|_| Error::INVALID_OPTION_VALUE)?;
+    let value = i64::from_le_bytes(bytes);
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Error::INVALID_OPTION_VALUE)
+    }
+}
+
+/// What a database option changes.
+pub(crate) enum DatabaseChange {
+    Nothing,
+    MaxWatches(u64),
+    SnapshotReadYourWrites(i32),
+    TransactionDefault(i32),
+}
+
+/// Reads a database option.
+pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange> {
+    const MAX: i64 = i32::MAX as i64;
+    Ok(match code {
+        10 => {
+            integer(value, 0, MAX)?;
+            DatabaseChange::Nothing
+        }
+        20 => DatabaseChange::MaxWatches(integer(value, 0, 1_000_000)?.unsigned_abs()),
+        21 | 22 | 800 => DatabaseChange::Nothing,
+        26 => {
+            no_value(value)?;
+            DatabaseChange::SnapshotReadYourWrites(1)
+        }
+        27 => {
+            no_value(value)?;
+            DatabaseChange::SnapshotReadYourWrites(0)
+        }
+        405 => {
+            DatabaseChange::TransactionDefault(transaction::TRANSACTION_LOGGING_MAX_FIELD_LENGTH)
+        }
+        500 => DatabaseChange::TransactionDefault(transaction::TIMEOUT),
+        501 => DatabaseChange::TransactionDefault(transaction::RETRY_LIMIT),
+        502 => DatabaseChange::TransactionDefault(transaction::MAX_RETRY_DELAY),
+        503 => DatabaseChange::TransactionDefault(transaction::SIZE_LIMIT),
+        504 => DatabaseChange::TransactionDefault(20),
+        505 => DatabaseChange::TransactionDefault(23),
+        506 => DatabaseChange::TransactionDefault(transaction::AUTOMATIC_IDEMPOTENCY),
+        700 => DatabaseChange::TransactionDefault(transaction::BYPASS_UNREADABLE),
+        701 => {
+            DatabaseChange::TransactionDefault(transaction::USED_DURING_COMMIT_PROTECTION_DISABLE)
+        }
+        702 => DatabaseChange::TransactionDefault(transaction::REPORT_CONFLICTING_KEYS),
+        900 => {
+            integer(value, 0, 100)?;
+            DatabaseChange::Nothing
+        }
+        _ => return Err(Error::INVALID_OPTION),
+    })
+}
+
+/// Checks a network option: none has an effect without a network, but mistakes are reported.
+pub(crate) fn network(code: i32, value: Option<&[u8]>) -> Result<()> {
+    match code {
+        // Paths, addresses, names and certificates.
+        10 | 20 | 33..=36 | 39..=47 | 52..=54 | 62 | 63 | 66 | 90 | 91 | 1000 => {
+            some_value(value).map(|_| ())
+        }
+        30 => Ok(()),
+        31 | 32 => integer(value, 0, i64::MAX).map(|_| ()),
+        50 | 51 | 82 | 83 => integer(value, 0, 100).map(|_| ()),
+        65 => integer(value, 1, 1024).map(|_| ()),
+        1002 => integer(value, 0, i64::MAX).map(|_| ()),
+        37 | 38 | 48 | 49 | 60 | 61 | 64 | 67..=72 | 80 | 81 | 1001 => no_value(value),
+        _ => Err(Error::INVALID_OPTION),
+    }
+}

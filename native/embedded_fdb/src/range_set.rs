@@ -1,0 +1,71 @@
+//! A set of keys as ranges that neither overlap nor touch.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Included, Unbounded};
+
+use crate::keys::Key;
+use crate::resolver::KeyRange;
+
+/// Ranges by begin, with their ends.
+#[derive(Default, Debug)]
+pub(crate) struct RangeSet(BTreeMap<Key, Key>);
+
+impl RangeSet {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds a range, joined with the ranges it overlaps or touches.
+    pub(crate) fn insert(&mut self, mut begin: Key, mut end: Key) {
+        if begin >= end {
+            return;
+        }
+        while let Some((b, e)) = self
+            .0
+            .range::<[u8], _>((Unbounded, Included(&end[..])))
+            .next_back()
+        {
+            if *e < begin {
+                break;
+            }
+            let b = b.clone();
+            if let Some(e) = self.0.remove(&b) {
+                begin = begin.min(b);
+                end = end.max(e);
+            }
+        }
+        self.0.insert(begin, end);
+    }
+
+    /// The ranges in the order of keys.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = KeyRange> + '_ {
+        self.0
+            .iter()
+            .map(|(begin, end)| (begin.clone(), end.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_joined() {
+        let mut set = RangeSet::default();
+        let key = |s: &str| -> Key { s.as_bytes().into() };
+        for (begin, end) in [
+            ("b", "c"),
+            ("e", "f"),
+            ("c", "d"),
+            ("x", "x"),
+            ("z", "y"),
+            ("d0", "e"),
+        ] {
+            set.insert(key(begin), key(end));
+        }
+        let expected = vec![(key("b"), key("d")), (key("d0"), key("f"))];
+        assert_eq!(set.ranges().collect::<Vec<_>>(), expected);
+        set.insert(key("a"), key("g"));
+        assert_eq!(set.ranges().collect::<Vec<_>>(), vec![(key("a"), key("g"))]);
+    }
+}

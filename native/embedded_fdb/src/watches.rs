@@ -1,0 +1,225 @@
+//! Watches: futures that become ready when the value of a key is no longer what it was.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use crate::error::{Error, Result};
+use crate::future::{Future, Output, Owner};
+use crate::keys::{Key, Value};
+use crate::mvcc::Change;
+use crate::network;
+use crate::sync::lock;
+
+/// A watch that waits for a change.
+struct Armed {
+    id: u64,
+    /// The value when the watch was set.
+    value: Option<Value>,
+    future: Arc<Future>,
+}
+
+#[derive(Default)]
+struct Armory {
+    by_key: BTreeMap<Key, Vec<Armed>>,
+    last_id: u64,
+    /// Watches that should have fired while [`Watches::hold`] was on.
+    held: Option<Vec<Arc<Future>>>,
+}
+
+/// The watches of a database.
+#[derive(Default)]
+pub(crate) struct Watches {
+    armory: Mutex<Armory>,
+    /// Watches not done yet, armed or still waiting for their transaction to commit.
+    outstanding: AtomicU64,
+}
+
+/// How many watches a database handle may have.
+pub(crate) struct Allowance {
+    used: AtomicU64,
+    limit: AtomicU64,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Allowance {
+            used: AtomicU64::new(0),
+            limit: AtomicU64::new(10_000),
+        }
+    }
+}
+
+impl Allowance {
+    /// Sets the limit; watches beyond it stay.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+}
+
+/// The right to have one watch; given back when dropped.
+pub(crate) struct Permit {
+    allowance: Arc<Allowance>,
+    watches: Arc<Watches>,
+}
+
+impl Permit {
+    pub(crate) fn new(allowance: &Arc<Allowance>, watches: &Arc<Watches>) -> Result<Permit> {
+        let limit = allowance.limit.load(Ordering::Relaxed);
+        let taken = allowance
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                (used < limit).then_some(used + 1)
+            });
+        taken.map_err(|_| Error::TOO_MANY_WATCHES)?;
+        watches.outstanding.fetch_add(1, Ordering::Relaxed);
+        Ok(Permit {
+            allowance: allowance.clone(),
+            watches: watches.clone(),
+        })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.allowance.used.fetch_sub(1, Ordering::Relaxed);
+        self.watches.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Belongs to the future of a watch: goes when the watch is done, and takes it off the books when the
+/// client gives it up.
+pub(crate) struct WatchOwner {
+    permit: Permit,
+    /// Where to find the watch, once its transaction has committed.
+    armed: OnceLock<(Key, u64)>,
+}
+
+impl Owner for Arc<WatchOwner> {
+    fn cancelled(&self) {
+        if let Some((key, id)) = self.armed.get() {
+            self.permit.watches.remove(key, *id);
+        }
+    }
+}
+
+/// A new watch: its future, and what arms it.
+pub(crate) fn new_watch(permit: Permit) -> (Arc<Future>, Weak<WatchOwner>) {
+    let owner = Arc::new(WatchOwner {
+        permit,
+        armed: OnceLock::new(),
+    });
+    let weak = Arc::downgrade(&owner);
+    let future = Future::pending();
+    future.set_owner(Box::new(owner));
+    (future, weak)
+}
+
+impl Watches {
+    /// Watches that are not done.
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Arms a watch: it fires when a commit leaves `key` with another value than `value`.
+    ///
+    /// `current` reads the newest value, to notice a change that came before.
+    pub(crate) fn arm(
+        &self,
+        key: &Key,
+        value: Option<Value>,
+        future: &Arc<Future>,
+        owner: &Weak<WatchOwner>,
+        current: impl FnOnce() -> Option<Value>,
+    ) {
+        let Some(owner) = owner.upgrade() else { return };
+        let mut armory = lock(&self.armory);
+        armory.last_id += 1;
+        let id = armory.last_id;
+        let armed = Armed {
+            id,
+            value,
+            future: future.clone(),
+        };
+        armory.by_key.entry(key.clone()).or_default().push(armed);
+        owner.armed.get_or_init(|| (key.clone(), id));
+        drop(armory);
+        if future.is_ready() {
+            // Cancelled before the owner knew where the watch is.
+            self.remove(key, id);
+        }
+        // Read only now, so that a commit either finds the watch or is seen here.
+        self.changed(&[Change {
+            key: key.clone(),
+            value: current(),
+        }]);
+    }
+
+    fn remove(&self, key: &Key, id: u64) {
+        let mut armory = lock(&self.armory);
+        if let Some(armed) = armory.by_key.get_mut(key) {
+            armed.retain(|watch| watch.id != id);
+            if armed.is_empty() {
+                armory.by_key.remove(key);
+            }
+        }
+    }
+
+    /// Fires the watches whose key has another value now. `changes` are in the order of commits.
+    pub(crate) fn changed(&self, changes: &[Change]) {
+        if self.outstanding() == 0 {
+            return;
+        }
+        let mut armory = lock(&self.armory);
+        let mut fired = Vec::new();
+        // Only the last value that a commit gave to a key was ever visible.
+        let mut latest: BTreeMap<&Key, &Option<Value>> = BTreeMap::new();
+        for change in changes {
+            latest.insert(&change.key, &change.value);
+        }
+        for (key, value) in latest {
+            let Some(armed) = armory.by_key.get_mut(key) else {
+                continue;
+            };
+            let mut i = 0;
+            while i < armed.len() {
+                if armed[i].value == *value {
+                    i += 1;
+                } else {
+                    fired.push(armed.swap_remove(i).future);
+                }
+            }
+            if armed.is_empty() {
+                armory.by_key.remove(key);
+            }
+        }
+        if let Some(held) = &mut armory.held {
+            held.append(&mut fired);
+        }
+        drop(armory);
+        fire(fired);
+    }
+
+    /// While held, watches that should fire wait; releasing fires them.
+    pub(crate) fn hold(&self, hold: bool) {
+        let mut armory = lock(&self.armory);
+        if hold {
+            armory.held.get_or_insert_with(Vec::new);
+        } else {
+            let held = armory.held.take().unwrap_or_default();
+            drop(armory);
+            fire(held);
+        }
+    }
+}
+
+/// Completes watches from the network thread, where callbacks belong.
+fn fire(futures: Vec<Arc<Future>>) {
+    if !futures.is_empty() {
+        network::on_network_thread(Box::new(move || {
+            for future in futures {
+                future.complete(Ok(Output::Unit));
+            }
+        }));
+    }
+}
