@@ -690,6 +690,34 @@ c_functions! {
         Ok(into_c(transaction(tr)?.get_range(begin, end, limits, snapshot != 0, reverse != 0)))
     }
 
+    /// Reads a range of an index and what its rows lead to.
+    fn fdb_transaction_get_mapped_range(
+        tr: *mut FDBTransaction,
+        begin_key: *const u8,
+        begin_length: c_int,
+        begin_or_equal: FDBBool,
+        begin_offset: c_int,
+        end_key: *const u8,
+        end_length: c_int,
+        end_or_equal: FDBBool,
+        end_offset: c_int,
+        mapper: *const u8,
+        mapper_length: c_int,
+        limit: c_int,
+        target_bytes: c_int,
+        mode: c_int,
+        iteration: c_int,
+        snapshot: FDBBool,
+        reverse: FDBBool
+    ) -> *mut FDBFuture {
+        let limits = limits(limit, target_bytes, mode, iteration)?;
+        let begin = selector(begin_key, begin_length, begin_or_equal, begin_offset)?;
+        let end = selector(end_key, end_length, end_or_equal, end_offset)?;
+        let mapper = bytes(mapper, mapper_length)?.to_vec();
+        let transaction = transaction(tr)?;
+        Ok(into_c(transaction.get_mapped_range(begin, end, mapper, limits, snapshot != 0, reverse != 0)))
+    }
+
     /// Writes a key.
     fn fdb_transaction_set(tr: *mut FDBTransaction, key_name: *const u8, key_length: c_int, value: *const u8, value_length: c_int) -> () {
         let value = bytes(value, value_length)?;

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::database::{CommitRequest, Handle};
 use crate::error::{Error, Result};
-use crate::future::{Future, KeyArray, KeyValues, Output, StringArray};
+use crate::future::{Future, KeyArray, KeyValues, MappedRow, MappedRows, Output, StringArray};
 use crate::keys::{
     clamp_boundary, key_after, max_key_size, max_write_key_size, Key, KeySelector, Limits, Rows,
     Value, ALL_END, METADATA_VERSION, NORMAL_END, VALUE_SIZE_LIMIT,
 };
+use crate::mapped::{prefix_end, Mapper};
 use crate::mutation::{versionstamp, versionstamp_position, Mutation, Op};
 use crate::mvcc::{Map, Snapshot, Version};
 use crate::network;
@@ -423,6 +424,65 @@ impl Transaction {
                 Ok(rows)
             }
         }
+    }
+
+    /// A range read of an index, with what each row leads to. Never sees own writes: it fails
+    /// where it would have to.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn get_mapped_range(
+        self: &Arc<Self>,
+        begin: KeySelector,
+        end: KeySelector,
+        mapper: Vec<u8>,
+        limits: Limits,
+        snapshot: bool,
+        reverse: bool,
+    ) -> Arc<Future> {
+        self.read(move |transaction, inner| {
+            let max_key = inner.max_read_key();
+            if begin.key[..] > *max_key || end.key[..] > *max_key {
+                return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
+            }
+            let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
+            if limits.reached() || (begin.offset >= end.offset && begin.key >= end.key) {
+                return Ok(Output::Mapped(MappedRows::new(Vec::new(), false)));
+            }
+            if snapshot || inner.options.read_your_writes_disabled {
+                return Err(Error::UNSUPPORTED_OPERATION);
+            }
+            let mapper = Mapper::parse(&mapper)?;
+            let map = transaction.map_of(inner)?.clone();
+            let rows = range_in_database(&map, &begin, &end, limits, reverse);
+            let (from, to) = range_conflict(&begin, &end, &rows, reverse, max_key);
+            inner.add_unwritten_conflict(from, to)?;
+            let mut mapped = Vec::with_capacity(rows.rows.len());
+            for (key, value) in rows.rows {
+                let begin = mapper.map(&key, &value)?;
+                let (end, rows) = if mapper.range {
+                    let end = prefix_end(&begin).unwrap_or_else(|| ALL_END.into());
+                    let run = map.range(begin.clone()..end.clone());
+                    let rows = run
+                        .map(|(key, value)| (key.clone(), value.clone()))
+                        .collect();
+                    (end, rows)
+                } else {
+                    let row = map.get_key_value(&begin[..]);
+                    let rows = row
+                        .into_iter()
+                        .map(|(key, value)| (key.clone(), value.clone()));
+                    (key_after(&begin), rows.collect())
+                };
+                inner.add_unwritten_conflict(begin.clone(), end.clone())?;
+                mapped.push(MappedRow {
+                    key,
+                    value,
+                    begin,
+                    end,
+                    rows,
+                });
+            }
+            Ok(Output::Mapped(MappedRows::new(mapped, rows.more)))
+        })
     }
 
     // ---- writes
@@ -1400,6 +1460,17 @@ impl Inner {
                 self.read_conflicts.insert(from, to);
             }
         }
+    }
+
+    /// Adds a read conflict range that must not contain own writes.
+    fn add_unwritten_conflict(&mut self, begin: Key, end: Key) -> Result<()> {
+        let mut segments = self.writes.segments(&begin, &end);
+        if begin < end && segments.any(|(_, segment, _)| !segment.is_unmodified()) {
+            return Err(Error::GET_MAPPED_RANGE_READS_YOUR_WRITES);
+        }
+        drop(segments);
+        self.add_read_conflict(begin, end);
+        Ok(())
     }
 
     fn count_write(&mut self, bytes: usize, conflict_bytes: usize, conflict: bool) {

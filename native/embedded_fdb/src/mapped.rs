@@ -1,0 +1,159 @@
+//! Mapped range reads: for each row of an index, the key or range of a record it leads to.
+//!
+//! A mapper is a tuple. `{K[2]}` in it stands for element 2 of the index row's key, `{V[0]}` for
+//! element 0 of its value; `{...}` at the end asks for the range below the mapped key instead of the
+//! one key. `{{` and `}}` are braces.
+
+use crate::error::{Error, Result};
+use crate::keys::Key;
+use crate::tuple::{elements, encode_bytes, Element};
+
+enum Part {
+    /// Encoded already.
+    Literal(Vec<u8>),
+    FromKey(usize),
+    FromValue(usize),
+}
+
+/// A mapper, checked.
+pub(crate) struct Mapper {
+    parts: Vec<Part>,
+    /// Whether each row leads to a range.
+    pub(crate) range: bool,
+}
+
+impl Mapper {
+    pub(crate) fn parse(mapper: &[u8]) -> Result<Mapper> {
+        let elements = elements(mapper).ok_or(Error::MAPPER_NOT_TUPLE)?;
+        let mut parsed = Mapper {
+            parts: Vec::new(),
+            range: false,
+        };
+        for (i, element) in elements.iter().enumerate() {
+            let part = match element.string() {
+                Some(string) if string == b"{...}" => {
+                    if i + 1 != elements.len() {
+                        return Err(Error::MAPPER_BAD_RANGE_DECRIPTOR);
+                    }
+                    parsed.range = true;
+                    continue;
+                }
+                Some(string) => parse_string(*element, &string)?,
+                None => Part::Literal(element.0.to_vec()),
+            };
+            parsed.parts.push(part);
+        }
+        Ok(parsed)
+    }
+
+    /// The key that an index row leads to.
+    pub(crate) fn map(&self, key: &[u8], value: &[u8]) -> Result<Key> {
+        let pick = |tuple, index: usize, not_tuple| {
+            let elements: Vec<Element> = elements(tuple).ok_or(not_tuple)?;
+            elements
+                .get(index)
+                .map(|element| element.0.to_vec())
+                .ok_or(Error::MAPPER_BAD_INDEX)
+        };
+        let mut mapped = Vec::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(bytes) => mapped.extend_from_slice(bytes),
+                Part::FromKey(index) => mapped.extend(pick(key, *index, Error::KEY_NOT_TUPLE)?),
+                Part::FromValue(index) => {
+                    mapped.extend(pick(value, *index, Error::VALUE_NOT_TUPLE)?)
+                }
+            }
+        }
+        Ok(mapped.into())
+    }
+}
+
+fn parse_string(element: Element, string: &[u8]) -> Result<Part> {
+    let unescaped = unescape(&unescape(string, b'{'), b'}');
+    if unescaped != string {
+        return Ok(Part::Literal(encode_bytes(&unescaped)));
+    }
+    let index = |rest: &[u8]| -> Result<usize> {
+        let text = std::str::from_utf8(rest).map_err(|_| Error::MAPPER_BAD_INDEX)?;
+        text.trim_start()
+            .parse()
+            .map_err(|_| Error::MAPPER_BAD_INDEX)
+    };
+    let inner = string.strip_suffix(b"]}");
+    if let Some(rest) = inner
+        .and_then(|s| s.strip_prefix(b"{K["))
+        .filter(|rest| !rest.is_empty())
+    {
+        return Ok(Part::FromKey(index(rest)?));
+    }
+    if let Some(rest) = inner
+        .and_then(|s| s.strip_prefix(b"{V["))
+        .filter(|rest| !rest.is_empty())
+    {
+        return Ok(Part::FromValue(index(rest)?));
+    }
+    Ok(Part::Literal(element.0.to_vec()))
+}
+
+/// Two of the same brace become one.
+fn unescape(string: &[u8], brace: u8) -> Vec<u8> {
+    let mut bytes = string.iter().peekable();
+    let mut unescaped = Vec::with_capacity(string.len());
+    while let Some(&byte) = bytes.next() {
+        unescaped.push(byte);
+        if byte == brace && bytes.peek() == Some(&&brace) {
+            bytes.next();
+        }
+    }
+    unescaped
+}
+
+/// The end of the keys that begin with `prefix`; `None` where there is none.
+pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Key> {
+    let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(strings: &[&str]) -> Vec<u8> {
+        strings
+            .iter()
+            .flat_map(|s| encode_bytes(s.as_bytes()))
+            .collect()
+    }
+
+    fn map(mapper: &[&str]) -> Result<Vec<u8>> {
+        let mapper = Mapper::parse(&tuple(mapper))?;
+        mapper
+            .map(&tuple(&["k0", "k1"]), &tuple(&["v0"]))
+            .map(|key| key.to_vec())
+    }
+
+    #[test]
+    fn references_are_filled_in() {
+        let mapped = map(&["users", "{K[1]}", "{V[0]}", "{{x}}", "{...}"]);
+        assert_eq!(mapped, Ok(tuple(&["users", "k1", "v0", "{x}"])));
+    }
+
+    #[test]
+    fn mistakes_have_errors_of_their_own() {
+        assert_eq!(map(&["{K[2]}"]), Err(Error::MAPPER_BAD_INDEX));
+        assert_eq!(map(&["{K[x]}"]), Err(Error::MAPPER_BAD_INDEX));
+        assert_eq!(map(&["{...}", "x"]), Err(Error::MAPPER_BAD_RANGE_DECRIPTOR));
+        assert_eq!(Mapper::parse(b"\xfe").err(), Some(Error::MAPPER_NOT_TUPLE));
+        let by_key = Mapper::parse(&tuple(&["{K[0]}"])).and_then(|m| m.map(b"\xfe", b""));
+        assert_eq!(by_key, Err(Error::KEY_NOT_TUPLE));
+    }
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        assert_eq!(prefix_end(b"a\xff\xff").as_deref(), Some(&b"b"[..]));
+        assert_eq!(prefix_end(b"\xff"), None);
+    }
+}
