@@ -38,6 +38,9 @@ pub type WatchFuture = Pin<Box<dyn Future<Output = FdbResult<()>> + Send>>;
 const MOST_BATCHES: usize = 4;
 /// Queries after which a batch takes no further call.
 const MOST_QUERIES: usize = 1000;
+/// The first and the longest time that batches wait for more to join, in a storm of calls.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
+const LONGEST_WINDOW: Duration = Duration::from_millis(32);
 /// How often a batch may be too old before it is read in halves.
 const MOST_TOO_OLD: u32 = 3;
 /// FoundationDB's `transaction_too_old`.
@@ -113,6 +116,9 @@ pub struct Queue {
     calls: VecDeque<Call>,
     refreshes: Vec<Arc<Entry>>,
     batches: usize,
+    /// How long a batch waits for more to join. Zero but in a storm: while calls come faster than
+    /// batches are read, it doubles, and a mass mount costs a few reads instead of hundreds.
+    window: Duration,
 }
 
 #[derive(Default)]
@@ -139,6 +145,16 @@ impl LiveQueries {
             queue.batches += 1;
             client::runtime().spawn(read_batches(Arc::clone(database)));
         }
+    }
+
+    /// How long the next batch waits for more to join.
+    fn window(&self) -> Duration {
+        let mut queue = self.queue.lock();
+        queue.window = match queue.calls.len() {
+            0 | 1 => Duration::ZERO,
+            _ => (queue.window * 2).clamp(SHORTEST_WINDOW, LONGEST_WINDOW),
+        };
+        queue.window
     }
 
     fn next_batch(&self) -> Option<Batch> {
@@ -176,6 +192,10 @@ async fn read_batches(database: Arc<Database>) {
             let error =
                 Error::Client("reading live queries panicked: a bug in ecto_fdb_sync".into());
             refreshes.iter().for_each(|entry| entry.failed(&error));
+        }
+        let window = database.live.window();
+        if !window.is_zero() {
+            tokio::time::sleep(window).await;
         }
     }
 }
