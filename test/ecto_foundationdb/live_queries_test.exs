@@ -1,0 +1,260 @@
+defmodule EctoFoundationDB.LiveQueriesTest do
+  # The NIF's live queries by themselves, below the layer: keys and values are made by hand.
+  use ExUnit.Case, async: true
+
+  alias EctoFoundationDB.Native
+
+  @moduletag :embedded
+
+  setup context do
+    :ok = Native.client_start(%{library: :embedded, options: []})
+    {:ok, db} = Native.database_open({:memory, inspect({context.module, context.test})}, [])
+    {:ok, db: db}
+  end
+
+  describe "records of a range" do
+    test "come record by record, with the parts of split values", %{db: db} do
+      write(db, [
+        {:set, key(["r", 1]), "one"},
+        {:set, key(["r", 2]), "head"},
+        {:set, key(["r", 2, {3, 0, 7}]), "part 0"},
+        {:set, key(["r", 2, {3, 1, 7}]), "part 1"},
+        {:set, key(["r", 3]), "three"}
+      ])
+
+      sub = subscribe(db, all(db, "r"))
+      assert [{:rows, [one, two, three]}] = Native.take(sub)
+      assert one == [{key(["r", 1]), "one"}]
+      assert Enum.map(two, &elem(&1, 1)) == ["head", "part 0", "part 1"]
+      assert three == [{key(["r", 3]), "three"}]
+    end
+
+    test "a key with a zero byte is no part of the key before it", %{db: db} do
+      write(db, [{:set, key(["r", "a"]), "1"}, {:set, key(["r", "a\0"]), "2"}])
+      sub = subscribe(db, all(db, "r"))
+      assert [{:rows, [[{_, "1"}], [{_, "2"}]]}] = Native.take(sub)
+    end
+
+    test "a limit counts records, from either end", %{db: db} do
+      ops =
+        for id <- 1..9, part <- [[], [{3, 0, 1}], [{3, 1, 1}]] do
+          {:set, key(["r", id | part]), "#{id}"}
+        end
+
+      write(db, ops)
+
+      for {limit, reverse, ids} <- [
+            {2, false, [1, 2]},
+            {3, true, [9, 8, 7]},
+            {20, true, Enum.to_list(9..1)},
+            {0, false, Enum.to_list(1..9)}
+          ] do
+        sub = subscribe(db, all(db, "r", {limit, reverse}))
+        assert [{:rows, records}] = Native.take(sub)
+
+        assert Enum.map(records, fn [{_, id} | parts] -> {id, length(parts)} end) ==
+                 Enum.map(ids, &{"#{&1}", 2})
+      end
+    end
+
+    test "of a change only the changed records come", %{db: db} do
+      write(db, for(id <- 1..1000, do: {:set, key(["r", id]), "#{id}"}))
+      sub = subscribe(db, all(db, "r"))
+      assert [{:rows, records}] = Native.take(sub)
+      assert length(records) == 1000
+
+      write(db, [{:set, key(["r", 500]), "new"}, touch()])
+      assert_receive {^sub, :ready}, 5000
+
+      assert [{:rows, [{:keep, 0, 499}, [{_, "new"}], {:keep, 500, 500}]}] = Native.take(sub)
+      assert [:unchanged] = Native.take(sub)
+
+      write(db, [
+        {:clear, key(["r", 1])},
+        {:set, key(["r", 0]), "zero"},
+        {:set, key(["r", 1001]), "last"},
+        touch()
+      ])
+
+      assert_receive {^sub, :ready}, 5000
+      assert [{:rows, [[{_, "zero"}], {:keep, 1, 999}, [{_, "last"}]]}] = Native.take(sub)
+    end
+
+    test "a change that leaves the records as they were wakes nobody", %{db: db} do
+      write(db, [{:set, key(["r", 1]), "one"}])
+      sub = subscribe(db, all(db, "r"))
+      Native.take(sub)
+      reads = Native.stats(db).reads
+      write(db, [touch()])
+
+      eventually(fn ->
+        Native.stats(db).reads > reads and Native.stats(db).pending_watches == 1
+      end)
+
+      refute_received {^sub, :ready}
+
+      # The new watch is armed with the counter's new value.
+      write(db, [{:set, key(["r", 1]), "two"}, touch()])
+      assert_receive {^sub, :ready}, 5000
+    end
+  end
+
+  describe "records of an index" do
+    test "come in its order; an entry without a record is none", %{db: db} do
+      write(db, [
+        {:set, key(["d", 1]), "b"},
+        {:set, key(["d", 2]), "a"},
+        {:set, key(["d", 2, {3, 0, 1}]), "part"},
+        {:set, key(["i", "a", 2]), {:pack, ["d", 2]}},
+        {:set, key(["i", "b", 1]), {:pack, ["d", 1]}},
+        {:set, key(["i", "c", 3]), {:pack, ["d", 3]}}
+      ])
+
+      prefix = key(["i"])
+      query = {:index, prefix, prefix <> <<0xFF>>, key(["counter"]), {0, false}}
+      sub = subscribe(db, query)
+      assert [{:rows, [[{_, "a"}, {_, "part"}], [{_, "b"}]]}] = Native.take(sub)
+
+      write(db, [
+        {:set, key(["i", "0", 1]), {:pack, ["d", 1]}},
+        {:clear, key(["i", "b", 1])},
+        touch()
+      ])
+
+      assert_receive {^sub, :ready}, 5000
+      assert [{:rows, [{:keep, 1, 1}, {:keep, 0, 1}]}] = Native.take(sub)
+    end
+  end
+
+  describe "a subscription that takes over" do
+    test "neither reads nor watches again what both have", %{db: db} do
+      write(db, for(id <- 1..3, do: {:set, key(["r", id]), "#{id}"}))
+      ref = make_ref()
+      [old] = Native.subscribe(db, ref, [{[one(1), one(2)], nil}])
+      assert_receive {^ref, :ok}, 5000
+      assert [{:rows, [[{_, "1"}]]}, {:rows, [[{_, "2"}]]}] = Native.take(old)
+      before = Native.stats(db)
+
+      ref = make_ref()
+      [new] = Native.subscribe(db, ref, [{[one(2), one(3)], old}])
+      assert_receive {^ref, :ok}, 5000
+      assert [:unchanged, {:rows, [[{_, "3"}]]}] = Native.take(new)
+      Native.unsubscribe(old)
+      now = Native.stats(db)
+      assert {now.reads - before.reads, now.watches_armed - before.watches_armed} == {1, 1}
+      assert %{subscriptions: 1, live_queries: 2} = now
+
+      write(db, [{:set, key(["r", 2]), "two"}, {:set, key(["r", 1]), "gone"}])
+      assert_receive {^new, :ready}, 5000
+      assert [{:rows, [[{_, "two"}]]}, :unchanged] = Native.take(new)
+      refute_received {^old, :ready}
+    end
+  end
+
+  describe "a plan" do
+    test "made under other indexes is refused at the beginning", %{db: db} do
+      version = stamp(db)
+      asked_for = {:anything, self()}
+      ref = make_ref()
+      Native.subscribe(db, ref, [{[{:planned, one(1), asked_for, nil}], nil}])
+      assert_receive {^ref, :replan}, 5000
+
+      sub = subscribe(db, {:planned, one(1), asked_for, version})
+      assert [{:rows, []}] = Native.take(sub)
+    end
+
+    test "is made anew by the planner when the indexes change", %{db: db} do
+      Native.planner(db)
+      write(db, [{:set, key(["a", 1]), "a"}, {:set, key(["b", 1]), "b"}])
+      version = stamp(db)
+      sub = subscribe(db, {:planned, all(db, "a"), :question, version})
+      assert [{:rows, [[{_, "a"}]]}] = Native.take(sub)
+
+      # The index is emptied and dropped: nobody may see that.
+      version = stamp(db, [{:clear, key(["a", 1])}, touch()])
+      assert_receive {:replan, request, :question}, 20_000
+      refute_received {^sub, :ready}
+      Native.replanned(request, {:ok, {:planned, all(db, "b"), :question, version}}, version)
+      assert_receive {^sub, :ready}, 5000
+      assert [{:rows, [[{_, "b"}]]}] = Native.take(sub)
+
+      # And now it follows the new one.
+      write(db, [{:set, key(["b", 1]), "b2"}, touch()])
+      assert_receive {^sub, :ready}, 5000
+      assert [{:rows, [[{_, "b2"}]]}] = Native.take(sub)
+
+      # Without a plan the data stay, and are stale.
+      version = stamp(db, [touch()])
+      assert_receive {:replan, request, :question}, 20_000
+      Native.replanned(request, {:error, "no index"}, version)
+      assert_receive {^sub, :ready}, 5000
+      assert [{:stale, {:fdb, 0, "no index"}}] = Native.take(sub)
+
+      # Until there is one again.
+      write(db, [{:set, key(["b", 1]), "b3"}])
+      version = stamp(db, [touch()])
+      assert_receive {:replan, request, :question}, 20_000
+      Native.replanned(request, {:ok, {:planned, all(db, "b"), :question, version}}, version)
+      assert_receive {^sub, :ready}, 5000
+      assert [{:rows, [[{_, "b3"}]]}] = Native.take(sub)
+      assert %{subscriptions: 1, live_queries: 1, pending_watches: 1} = Native.stats(db)
+    end
+  end
+
+  defp key(elements), do: Native.pack(elements)
+
+  defp one(id) do
+    key = key(["r", id])
+    {:records, key, key <> <<0xFF>>, key, {0, false}}
+  end
+
+  defp all(_db, prefix, limit \\ {0, false}) do
+    prefix = key([prefix])
+    {:records, prefix, prefix <> <<0xFF>>, key(["counter"]), limit}
+  end
+
+  # What the layer's counters do with every change.
+  defp touch, do: {:atomic, :add, key(["counter"]), <<1::little-64>>}
+
+  defp subscribe(db, query) do
+    ref = make_ref()
+    [sub] = Native.subscribe(db, ref, [{[query], nil}])
+    assert_receive {^ref, :ok}, 5000
+    sub
+  end
+
+  defp stamp(db, ops \\ []) do
+    stamp = {:atomic, :set_versionstamped_value, "\xff/metadataVersion", <<0::112>>}
+    write(db, [{:option, :access_system_keys, nil}, stamp | ops])
+    {:ok, tx} = Native.transaction_new(db)
+    ops = [{:option, :read_system_keys, nil}, {:get, "\xff/metadataVersion", false}]
+    {:ok, [:ok, version]} = answer(&Native.transaction_run(tx, &1, ops))
+    version
+  end
+
+  defp write(db, ops) do
+    {:ok, tx} = Native.transaction_new(db)
+    {:ok, _} = answer(&Native.transaction_run(tx, &1, ops))
+    {:ok, version, _} = answer(&Native.transaction_commit(tx, &1))
+    version
+  end
+
+  defp answer(call) do
+    ref = make_ref()
+    :ok = call.(ref)
+    assert_receive {^ref, answer}, 5000
+
+    case answer do
+      {:ok, version, stamp} -> {:ok, version, stamp}
+      other -> other
+    end
+  end
+
+  defp eventually(check, attempts \\ 500) do
+    cond do
+      check.() -> :ok
+      attempts == 0 -> flunk("did not become true")
+      true -> Process.sleep(10) && eventually(check, attempts - 1)
+    end
+  end
+end
