@@ -6,7 +6,7 @@
 //! machine, and each `fdb_*` function of this crate forwards to what was found. So building needs
 //! neither libclang nor libfdb_c, and one binary serves both.
 //!
-//! ```no_run
+//! ```
 //! use foundationdb_sys::{bind, fdb_get_max_api_version, Library, FDB_API_VERSION};
 //!
 //! bind(&Library::Embedded)?;

@@ -11,7 +11,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
     %{directory: directory}
   end
 
-  test "a project that has this one as a path dependency compiles and has the NIF, without hex",
+  test "a project that has this one as a path dependency compiles and loads the NIF, without hex",
        %{directory: directory} do
     write(directory, "mix.exs", """
     defmodule Throwaway.MixProject do
@@ -25,11 +25,12 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
 
     write(directory, "lib/throwaway.ex", """
     defmodule Throwaway do
-      def nif, do: Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb.so")
+      def pack, do: EctoFoundationDB.Native.pack({"a"})
     end
     """)
 
-    assert {output, 0} = mix(directory, ["run", "-e", "true = File.exists?(Throwaway.nif())"])
+    assert {output, 0} = mix(directory, ["run", "-e", "IO.inspect(Throwaway.pack())"])
+    assert output =~ ~S(<<1, 97, 0>>)
     refute output =~ "Hex"
 
     assert {"", 0} = mix(directory, ["compile"])
