@@ -195,6 +195,15 @@ defmodule EctoFoundationDB.Native do
   def replanned(_request, _answer, _metadata_version), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
+  Makes the calling process the reporter: it gets `{:event, name, measurements}`, a keyword list of
+  integers. `:watch_armed`, `:watch_fired`; `:watch_failed` with `:code`; `:refreshed` with
+  `:duration` (microseconds), `:records`, `:subscribers` and `:changed` (0 or 1); `:retry` with
+  `:code` and `:queries`; `:stale` and `:fresh` with `:subscribers`.
+  """
+  @spec reporter(database()) :: :ok
+  def reporter(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
   How long the database may be silent, or a live query fail, before subscribers are told that their
   data are stale (10,000 ms).
   """

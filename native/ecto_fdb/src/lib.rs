@@ -262,6 +262,12 @@ fn replanned<'a>(
 }
 
 #[rustler::nif]
+fn reporter(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
+    database.0.live.reporter.set(env);
+    atom::ok()
+}
+
+#[rustler::nif]
 fn stale_after(database: ResourceArc<DatabaseHandle>, milliseconds: u64) -> Atom {
     let time = std::time::Duration::from_millis(milliseconds);
     database.0.live.heartbeat.set_stale_after(time);

@@ -15,6 +15,7 @@ use slab::Slab;
 use tokio::task::AbortHandle;
 
 use super::delivery::{self, Due};
+use super::events::Event;
 use super::query::{Found, MetadataVersion, Query};
 use super::reader::{self, WatchFuture};
 use super::snapshot::Snapshot;
@@ -49,6 +50,8 @@ impl Drop for ArmedWatch {
 pub struct Read {
     /// The batch's read version.
     pub read_version: i64,
+    /// How long the batch took until it was read, in microseconds.
+    pub duration: u64,
     /// The records and the watched key's value.
     pub found: Found,
     /// The watch that the batch's transaction armed, unless the pending one could be kept.
@@ -155,6 +158,10 @@ impl Entry {
         &self.database.stats
     }
 
+    fn report(&self, event: &Event) {
+        self.database.live.reporter.tell(event);
+    }
+
     /// The newest data.
     pub fn current(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current.read())
@@ -180,6 +187,11 @@ impl Entry {
         let stale = reason.is_some();
         *self.stale.write() = reason;
         if self.is_stale.swap(stale, Ordering::AcqRel) != stale {
+            let subscribers = state.subscribers.len();
+            self.report(&match stale {
+                true => Event::Stale(subscribers),
+                false => Event::Fresh(subscribers),
+            });
             self.deliver(state);
         }
     }
@@ -332,6 +344,12 @@ impl Entry {
             .iter()
             .map(|subscription| state.subscribers.insert(subscription.clone()))
             .collect();
+        self.report(&Event::Refreshed {
+            duration: read.duration,
+            records: snapshot.len(),
+            subscribers: state.subscribers.len(),
+            changed: !equal,
+        });
         // Two batches that read at the same time may each have relied on a watch of the other's.
         // What must hold in the end: a watch is pending that was armed with what is shown.
         let armed_with_it = |watch: &ArmedWatch| watch.value == state.watched;
@@ -359,6 +377,7 @@ impl Entry {
         let id = next_id();
         let entry = Arc::clone(self);
         count(&self.stats().watches_armed, 1);
+        self.report(&Event::WatchArmed);
         let task = client::runtime().spawn(async move {
             let result = {
                 let _pending = Gauge::new(&entry.database.stats.pending_watches);
@@ -383,10 +402,12 @@ impl Entry {
         match result {
             Ok(()) => {
                 count(&self.stats().watches_fired, 1);
+                self.report(&Event::WatchFired);
                 state.failures = 0;
                 self.refresh(&mut state);
             }
-            Err(_) => {
+            Err(error) => {
+                self.report(&Event::WatchFailed(error.code()));
                 // Without a watch it is read again and again, less and less often.
                 if watch.since.elapsed() > reader::LONGEST_DELAY {
                     state.failures = 0;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use foundationdb::options::TransactionOption;
 
+use super::events::Event;
 use super::query::{self, MetadataVersion};
 use crate::client;
 use crate::database::Database;
@@ -93,6 +94,11 @@ async fn beat(database: Weak<Database>) {
         }
         let silent = last_answer.elapsed() >= limit;
         if heart.silent.swap(silent, Ordering::AcqRel) != silent {
+            let subscribers = database.stats.subscriptions.load(Ordering::Relaxed) as usize;
+            database.live.reporter.tell(&match silent {
+                true => Event::Stale(subscribers),
+                false => Event::Fresh(subscribers),
+            });
             database.live.tell_everybody();
         }
         drop(database);

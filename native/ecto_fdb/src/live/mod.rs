@@ -15,9 +15,11 @@
 //! - [`delivery`]: messages to processes.
 //! - [`heartbeat`]: whether the database answers.
 //! - [`plan`]: queries that follow migrations.
+//! - [`events`]: what telemetry hears.
 
 pub mod delivery;
 pub mod entry;
+pub mod events;
 pub mod heartbeat;
 pub mod plan;
 pub mod query;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use self::entry::Entry;
+use self::events::Reporter;
 use self::heartbeat::Heartbeat;
 use self::plan::Planner;
 use self::query::{MetadataVersion, Query};
@@ -46,6 +49,8 @@ pub struct LiveQueries {
     pub heartbeat: Heartbeat,
     /// Who makes new plans.
     pub planner: Planner,
+    /// Who hears of events.
+    pub reporter: Reporter,
 }
 
 impl LiveQueries {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foundationdb::options::TransactionOption;
 use foundationdb::{FdbError, FdbResult, Transaction};
@@ -17,6 +17,7 @@ use rustler::{Encoder, ResourceArc};
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Read};
+use super::events::Event;
 use super::query::{self, MetadataVersion, Query};
 use super::snapshot::Snapshot;
 use super::subscription::{Part, Subscription};
@@ -436,8 +437,12 @@ async fn read_at_one_version(
                 return Err(error.into());
             }
         }
-        transaction = transaction.on_error(error).await?;
         count(&stats.retries, 1);
+        database.live.reporter.tell(&Event::Retry {
+            code: error.code(),
+            queries: queries.len(),
+        });
+        transaction = transaction.on_error(error).await?;
     }
 }
 
@@ -447,6 +452,7 @@ async fn attempt(
     transaction: &Transaction,
     queries: &[Arc<Query>],
 ) -> FdbResult<AtVersion> {
+    let begun = Instant::now();
     let read_version = transaction.get_read_version().await?;
     let metadata = match queries.iter().any(|query| query.plan.is_some()) {
         true => query::metadata_version(transaction).await?,
@@ -454,7 +460,7 @@ async fn attempt(
     };
     let reads = queries
         .iter()
-        .map(|query| read_query(database, transaction, query, read_version));
+        .map(|query| read_query(database, transaction, query, read_version, begun));
     let reads = join_all(reads)
         .await
         .into_iter()
@@ -471,6 +477,7 @@ async fn read_query(
     transaction: &Transaction,
     query: &Arc<Query>,
     read_version: i64,
+    begun: Instant,
 ) -> FdbResult<Read> {
     let found = query.read(transaction).await?;
     let kept = database
@@ -480,6 +487,7 @@ async fn read_query(
     let armed = (!kept).then(|| -> WatchFuture { Box::pin(transaction.watch(&query.watch)) });
     Ok(Read {
         read_version,
+        duration: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
         found,
         armed,
     })

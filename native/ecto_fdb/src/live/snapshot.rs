@@ -179,6 +179,11 @@ impl Snapshot {
         }
     }
 
+    /// How many records.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
     /// Takes records over where they are equal. Returns them, and whether they are all of this
     /// snapshot's in the same order.
     pub fn reuse(&self, read: Vec<Record>) -> (Vec<Record>, bool) {
