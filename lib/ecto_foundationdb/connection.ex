@@ -1,0 +1,210 @@
+defmodule EctoFoundationDB.Connection do
+  @moduledoc false
+  # A Repo's process: opens its database, and owns the table in which the database, the
+  # configuration and what is known of the tenants' indexes are found without asking a process.
+
+  use GenServer
+
+  alias EctoFoundationDB.{Error, Native}
+
+  @defaults [
+    storage_id: "Ecto.Adapters.FoundationDB",
+    timeout: 5_000,
+    migrator: nil,
+    migration_step: 1000,
+    max_single_value_size: 100_000,
+    max_value_size: :infinity,
+    metadata_cache: :enabled,
+    log: true,
+    # FoundationDB's maximum; its default of 10,000 is less than a node with many pages needs.
+    max_watches: 1_000_000
+  ]
+
+  @database_options [:max_watches, :transaction_timeout, :transaction_retry_limit]
+  @known [
+           :otp_app,
+           :embedded,
+           :cluster_file,
+           :library,
+           :tenant_id,
+           :tenant_backend,
+           :transaction_timeout,
+           :transaction_retry_limit,
+           :network_options
+         ] ++ Keyword.keys(@defaults)
+
+  @refused [
+    open_db:
+      "databases are opened from `embedded:` or `cluster_file:`; in tests, use `embedded: true`",
+    storage_delimiter: "it belongs to FoundationDB's own tenants, which are not supported"
+  ]
+
+  defstruct [:database, :timeout, :config]
+
+  def start_link(repo, config) do
+    config = validate!(repo, config)
+    GenServer.start_link(__MODULE__, {repo, config}, name: repo)
+  end
+
+  @doc "The Repo's database, default timeout and configuration."
+  def fetch!(repo) do
+    case :ets.whereis(repo) do
+      :undefined -> raise_not_started(repo)
+      table -> :ets.lookup_element(table, :connection, 2)
+    end
+  rescue
+    ArgumentError -> raise_not_started(repo)
+  end
+
+  defp raise_not_started(repo) do
+    raise ArgumentError,
+          "#{inspect(repo)} is not started. Put it into your application's supervision tree, " <>
+            "or call #{inspect(repo)}.start_link()"
+  end
+
+  @doc "A Repo's configuration with defaults, checked."
+  def validate!(repo, config) do
+    unless Keyword.keyword?(config) do
+      raise ArgumentError,
+            "the configuration of #{inspect(repo)} must be a keyword list, got: #{inspect(config)}"
+    end
+
+    Enum.each(config, fn {name, value} ->
+      case check(name, value) do
+        :ok ->
+          :ok
+
+        {:expected, what} ->
+          invalid!(repo, "#{name}: expected #{what}, got: #{inspect(value)}")
+
+        {:unsupported, why} ->
+          invalid!(repo, "#{name}: is not supported: #{why}")
+
+        :unknown ->
+          invalid!(repo, "unknown option #{inspect(name)}, known are: #{inspect(@known)}")
+      end
+    end)
+
+    if config[:embedded] && config[:cluster_file] do
+      invalid!(repo, "`embedded:` and `cluster_file:` exclude each other; give one of them")
+    end
+
+    if config[:embedded] && config[:library] do
+      invalid!(repo, "`library:` is the client library for a cluster; `embedded:` needs none")
+    end
+
+    Keyword.merge(@defaults, config)
+  end
+
+  defp invalid!(repo, message),
+    do: raise(ArgumentError, "in the configuration of #{inspect(repo)}: #{message}")
+
+  for {name, why} <- @refused do
+    defp check(unquote(name), _value), do: {:unsupported, unquote(why)}
+  end
+
+  defp check(:tenant_backend, EctoFoundationDB.Tenant.DirectoryTenant), do: :ok
+
+  defp check(:tenant_backend, _value),
+    do: {:unsupported, "tenants are directories (EctoFoundationDB.Tenant.DirectoryTenant)"}
+
+  defp check(:embedded, value) when is_boolean(value), do: :ok
+
+  defp check(:embedded, value),
+    do: path(value, "`true` for a database in memory, or the path of its file")
+
+  defp check(:cluster_file, value), do: path(value, "the path of a cluster file")
+  defp check(:library, value), do: path(value, "the path of libfdb_c")
+  defp check(:storage_id, value), do: path(value, "a string that is not empty")
+
+  defp check(:tenant_id, value),
+    do: path(value, "the id of the Repo's only tenant, a string that is not empty")
+
+  defp check(:max_value_size, :infinity), do: :ok
+  defp check(:timeout, :infinity), do: :ok
+
+  defp check(:max_single_value_size, value) when is_integer(value) and value > 100_000,
+    do: {:expected, "at most 100_000, which is FoundationDB's limit"}
+
+  defp check(name, value)
+       when name in [:timeout, :migration_step, :max_single_value_size, :max_value_size],
+       do: check(is_integer(value) and value > 0, {:expected, "a positive integer"})
+
+  defp check(name, value) when name in [:max_watches, :transaction_timeout],
+    do: check(is_integer(value) and value >= 0, {:expected, "an integer of 0 or more"})
+
+  defp check(:transaction_retry_limit, value),
+    do:
+      check(is_integer(value) and value >= -1, {:expected, "an integer of -1 (no limit) or more"})
+
+  defp check(:metadata_cache, value),
+    do: check(value in [:enabled, :disabled], {:expected, ":enabled or :disabled"})
+
+  defp check(:log, value), do: check(is_boolean(value), {:expected, "true or false"})
+  defp check(:migrator, value), do: check(is_atom(value), {:expected, "a module"})
+
+  defp check(:network_options, value),
+    do:
+      check(
+        Keyword.keyword?(value),
+        {:expected, "a keyword list of FoundationDB network options, such as [trace_enable: dir]"}
+      )
+
+  defp check(true, _error), do: :ok
+  defp check(false, error), do: error
+  defp check(name, _value) when name in @known, do: :ok
+  defp check(_name, _value), do: :unknown
+
+  defp path(value, _what) when is_binary(value) and value != "", do: :ok
+  defp path(_value, what), do: {:expected, what}
+
+  @impl true
+  def init({repo, config}) do
+    with :ok <- start_client(config),
+         {:ok, database} <-
+           Native.database_open(target(repo, config), Keyword.take(config, @database_options)) do
+      :ets.new(repo, [:named_table, :public, read_concurrency: true])
+      connection = %__MODULE__{database: database, timeout: config[:timeout], config: config}
+      :ets.insert(repo, {:connection, connection})
+      :ok = Native.planner(database)
+      {:ok, database}
+    else
+      {:error, error} -> {:stop, Error.exception(error)}
+    end
+  rescue
+    # The NIF's words about a wrong option.
+    error in ErlangError ->
+      if is_binary(error.original),
+        do:
+          {:stop,
+           ArgumentError.exception("in the configuration of #{inspect(repo)}: #{error.original}")},
+        else: reraise(error, __STACKTRACE__)
+  end
+
+  # Live queries of lists are plans, which hold as long as the tenant's indexes are what they were.
+  # Made anew in a process of their own: a database that does not answer must not stop others.
+  @impl true
+  def handle_info({:replan, request, asked_for}, database) do
+    spawn(fn ->
+      {answer, version} = EctoFoundationDB.LiveQuery.replan(asked_for)
+      Native.replanned(request, answer, version)
+    end)
+
+    {:noreply, database}
+  end
+
+  def handle_info(_message, database), do: {:noreply, database}
+
+  defp start_client(config) do
+    library = if config[:embedded], do: :embedded, else: {:cluster, config[:library]}
+    Native.client_start(%{library: library, options: config[:network_options] || []})
+  end
+
+  defp target(repo, config) do
+    case config[:embedded] do
+      true -> {:memory, inspect(repo)}
+      path when is_binary(path) -> {:file, path}
+      _ -> {:cluster_file, config[:cluster_file]}
+    end
+  end
+end

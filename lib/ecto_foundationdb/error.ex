@@ -1,0 +1,122 @@
+defmodule EctoFoundationDB.Error do
+  @moduledoc """
+  An error of FoundationDB or of its client.
+
+  `code` is FoundationDB's error code
+  ([list](https://apple.github.io/foundationdb/api-error-codes.html)), or 0 where the error is not
+  the database's: no client library, no cluster file, an option it does not know.
+
+      try do
+        MyApp.Repo.get(User, "u1", prefix: tenant)
+      rescue
+        e in EctoFoundationDB.Error -> Logger.error("code \#{e.code}: \#{e.message}")
+      end
+  """
+  defexception [:code, :message]
+
+  @type t :: %__MODULE__{code: non_neg_integer(), message: String.t()}
+
+  @impl true
+  def exception({:fdb, 0, message}), do: %__MODULE__{code: 0, message: message}
+
+  def exception({:fdb, code, message}),
+    do: %__MODULE__{code: code, message: "#{message} (FoundationDB error #{code})"}
+end
+
+defmodule EctoFoundationDB.TimeoutError do
+  @moduledoc """
+  The database did not answer within the timeout: the Repo's `:timeout` option, or the one given to
+  the call. The transaction was cancelled; whether a commit that was in flight has happened is not
+  known.
+  """
+  defexception [:timeout, :doing]
+
+  @type t :: %__MODULE__{timeout: timeout(), doing: String.t()}
+
+  @impl true
+  def message(%{timeout: timeout, doing: doing}) do
+    "the database did not answer within #{timeout} ms while #{doing}. " <>
+      "Is the cluster up, and its cluster file right? " <>
+      "Slow work needs a longer `timeout:` (in ms) in the Repo's configuration or in the call's options"
+  end
+end
+
+defmodule EctoFoundationDB.DecodeError do
+  @moduledoc """
+  A stored value that is not what this library writes: damaged, torn, or holding what a record must
+  not hold (functions, processes, ports, references, atoms this system does not know).
+
+  `key` is the record's key in the database.
+  """
+  defexception [:key, :reason]
+
+  @type t :: %__MODULE__{key: binary(), reason: String.t()}
+
+  @impl true
+  def message(%{key: key, reason: reason}) do
+    "the value stored under #{inspect(key, binaries: :as_strings, limit: :infinity)} " <>
+      "cannot be decoded: #{reason}"
+  end
+end
+
+defmodule EctoFoundationDB.ConflictError do
+  @moduledoc """
+  `insert` found a record with the same primary key and other contents.
+  """
+  defexception [:schema, :id]
+
+  @type t :: %__MODULE__{schema: module(), id: term()}
+
+  @impl true
+  def message(%{schema: schema, id: id}) do
+    "a #{inspect(schema)} with primary key #{inspect(id)} exists already. " <>
+      "Use `on_conflict:` to say what should happen then"
+  end
+end
+
+defmodule EctoFoundationDB.StaleEntryError do
+  @moduledoc """
+  `update` or `delete` found no record with this primary key.
+  """
+  defexception [:schema, :id, :action]
+
+  @type t :: %__MODULE__{schema: module(), id: term(), action: atom()}
+
+  @impl true
+  def message(%{schema: schema, id: id, action: action}) do
+    "cannot #{action} the #{inspect(schema)} with primary key #{inspect(id)}: " <>
+      "there is no such record (it may have been deleted)"
+  end
+end
+
+defmodule EctoFoundationDB.NoResultsError do
+  @moduledoc "`get!`, `get_by!` or `one!` found nothing."
+  defexception [:message]
+
+  @type t :: %__MODULE__{message: String.t()}
+end
+
+defmodule EctoFoundationDB.MultipleResultsError do
+  @moduledoc "`get_by` or `one` found more than one record."
+  defexception [:message]
+
+  @type t :: %__MODULE__{message: String.t()}
+end
+
+defmodule EctoFoundationDB.Exception.IncorrectTenancy do
+  @moduledoc """
+  A call without a tenant, or with another tenant than that of the transaction it is in.
+  """
+  defexception [:message]
+
+  @type t :: %__MODULE__{message: String.t()}
+end
+
+defmodule EctoFoundationDB.Exception.Unsupported do
+  @moduledoc """
+  What this layer cannot do, or not with one get or one range; the message says what would help.
+  """
+  defexception [:message]
+
+  @type t :: %__MODULE__{message: String.t()}
+end

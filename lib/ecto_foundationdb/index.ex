@@ -1,0 +1,58 @@
+defmodule EctoFoundationDB.Index do
+  @moduledoc """
+  An index of a tenant, as its migrations made it: what an `EctoFoundationDB.Indexer` is given.
+
+  - `name`: `:users_name_index`; a string where this version of the application does not know the
+    index, which a newer one has made
+  - `indexer`: the module that maintains it
+  - `source`: the source of the schema whose records it indexes
+  - `fields`: the indexed fields, in the index's order
+  - `options`: what the migration gave as `options:`
+  """
+
+  @enforce_keys [:name, :indexer, :source, :fields]
+  defstruct [:name, :indexer, :source, :fields, options: []]
+
+  @type t :: %__MODULE__{
+          name: atom() | String.t(),
+          indexer: module() | String.t(),
+          source: String.t(),
+          fields: [atom() | String.t()],
+          options: keyword()
+        }
+
+  @doc false
+  # As it is stored: these keys in this order.
+  def to_data(%__MODULE__{} = index) do
+    [
+      id: index.name,
+      type: :index,
+      indexer: index.indexer,
+      source: index.source,
+      fields: index.fields,
+      options: index.options
+    ]
+  end
+
+  @doc false
+  # The names may be strings (Layer.Term.decode_foreign/1).
+  def from_data(data) when is_list(data) do
+    get = fn name -> with {_, value} <- List.keyfind(data, name, 0), do: value end
+
+    %__MODULE__{
+      name: get.(:id),
+      indexer: get.(:indexer) || EctoFoundationDB.Indexer.Default,
+      source: get.(:source),
+      fields: get.(:fields) || [],
+      options: get.(:options) || []
+    }
+  end
+
+  @doc false
+  def option(%__MODULE__{options: options}, name, default) do
+    case List.keyfind(options, name, 0) do
+      {_, value} -> value
+      nil -> default
+    end
+  end
+end

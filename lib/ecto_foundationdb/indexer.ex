@@ -1,0 +1,124 @@
+defmodule EctoFoundationDB.Indexer do
+  @moduledoc """
+  A way of indexing. Two come with this library: `EctoFoundationDB.Indexer.Default`, and
+  `EctoFoundationDB.Indexer.SchemaMetadata` for counters. Implement this behaviour for one's own,
+  and name it in the migration:
+
+      create index(User, [:name], options: [indexer: MyApp.LengthIndexer])
+
+  Callbacks are functions from records to operations, and never talk to the database themselves: the
+  operations are run in the transaction that writes the record. Keys are tuples for the tuple layer;
+  make them with `key/3`, which puts them where the tenant's other data for the schema are. An
+  operation is one of
+
+      {:set, {:pack, tuple}, binary}
+      {:clear, {:pack, tuple}}
+      {:clear_range, begin, end}
+      {:atomic, :add, {:pack, tuple}, binary}
+
+  A record is `{key, data}`: its packed primary key, and its fields as a keyword list of stored
+  values. The primary key's value is found in `data` under the primary key's name.
+
+  An indexer has access to everything in the database, other tenants included: a faulty one loses
+  data. The guide *Indexes and queries* has an example.
+  """
+
+  alias EctoFoundationDB.{Index, Indexer, Schema, Tenant}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.{Keys, Record}
+
+  @type record :: {key :: binary(), Schema.data()}
+  @type op :: EctoFoundationDB.Native.op()
+
+  @doc "A record has come, with these contents."
+  @callback set(Tenant.t(), Index.t(), Schema.t() | nil, record()) :: [op()]
+
+  @doc "A record with these contents has gone."
+  @callback clear(Tenant.t(), Index.t(), Schema.t() | nil, record()) :: [op()]
+
+  @doc """
+  A record has changed. Without this callback an update that touches an indexed field is a `clear`
+  of the old contents and a `set` of the new.
+  """
+  @callback update(Tenant.t(), Index.t(), Schema.t() | nil, old :: record(), new :: record()) :: [
+              op()
+            ]
+
+  @doc "The keys to clear when the index is dropped: `[{begin, end}]`."
+  @callback drop_ranges(Tenant.t(), Index.t()) :: [{binary(), binary()}]
+
+  @doc """
+  Whether existing records are set when the index is created. Without this callback they are.
+  """
+  @callback build?(Index.t()) :: boolean()
+
+  @optional_callbacks update: 5, build?: 1
+
+  @doc """
+  A key for an index's entry.
+
+      Indexer.key(tenant, index, [String.length(name), id])
+  """
+  @spec key(Tenant.t(), Index.t(), [term()]) :: {:pack, tuple()}
+  def key(tenant, %Index{source: source, name: name}, elements),
+    do: {:pack, Keys.append(Keys.index(tenant, source, name), elements)}
+
+  @doc "The range `{begin, end}` of an index's keys that begin with these elements."
+  @spec range(Tenant.t(), Index.t(), [term()]) :: {binary(), binary()}
+  def range(tenant, %Index{source: source, name: name}, elements \\ []),
+    do: Keys.range(Keys.append(Keys.index(tenant, source, name), elements))
+
+  @doc false
+  def set_all(tenant, indexes, schema, record),
+    do: Enum.flat_map(indexes, &indexer!(&1).set(tenant, &1, schema, record))
+
+  @doc false
+  def clear_all(tenant, indexes, schema, record),
+    do: Enum.flat_map(indexes, &indexer!(&1).clear(tenant, &1, schema, record))
+
+  @doc false
+  def update_all(tenant, indexes, schema, old, new) do
+    Enum.flat_map(indexes, fn index ->
+      indexer = indexer!(index)
+
+      cond do
+        function_exported?(indexer, :update, 5) ->
+          indexer.update(tenant, index, schema, old, new)
+
+        touched?(index, old, new) ->
+          indexer.clear(tenant, index, schema, old) ++ indexer.set(tenant, index, schema, new)
+
+        true ->
+          []
+      end
+    end)
+  end
+
+  @doc false
+  def touched?(%Index{fields: fields}, {_, old}, {_, new}),
+    do: Enum.any?(fields, &(Record.get(old, &1) !== Record.get(new, &1)))
+
+  @doc false
+  def build?(%Index{} = index) do
+    indexer = indexer!(index)
+    not function_exported?(indexer, :build?, 1) or indexer.build?(index)
+  end
+
+  @doc false
+  def drop_ranges(tenant, %Index{} = index), do: indexer!(index).drop_ranges(tenant, index)
+
+  @doc false
+  def default?(%Index{indexer: indexer}), do: indexer == Indexer.Default
+
+  @doc false
+  def indexer!(%Index{indexer: indexer, name: name, source: source}) do
+    if is_atom(indexer) and Code.ensure_loaded?(indexer) do
+      indexer
+    else
+      raise Unsupported,
+            "the index #{name} of #{inspect(source)} is maintained by #{inspect(indexer)}, which " <>
+              "this version of the application does not have. Deploy a version that has it " <>
+              "before writing to #{inspect(source)}"
+    end
+  end
+end

@@ -1,0 +1,124 @@
+defmodule EctoFoundationDB.Indexer.Default do
+  @moduledoc """
+  The index that `create index(User, [:dept, :joined])` makes: one key per record, in the order of
+  the indexed fields' values.
+
+  It answers queries with equalities on the first fields of the index, and at most one range on the
+  field that follows them. Ranges and ordering follow the values' order for integers, floats,
+  booleans, strings, binaries, ids, dates, times and date-times; values of other types are found by
+  equality only. `nil` comes first.
+
+  With `options: [mapped?: false]` an entry holds the record itself instead of pointing to it: one
+  read less for each record of a result, and one more copy of each record.
+  """
+  @behaviour EctoFoundationDB.Indexer
+
+  alias EctoFoundationDB.{Index, Indexer, Native, Schema}
+  alias EctoFoundationDB.Layer.{Keys, Record, Term}
+
+  @impl true
+  def set(tenant, index, schema, {key, data}) do
+    id = id(schema, data)
+    entry = {:pack, entry(tenant, index, schema, data, id)}
+    value = if mapped?(index), do: key, else: Term.encode_fields(data)
+
+    # FoundationDB fills in a versionstamp in the key or in the value, not in both: the value keeps
+    # the incomplete one, and mapped ranges take the id from the entry's key.
+    if incomplete?(id),
+      do: [{:atomic, :set_versionstamped_key, entry, value}],
+      else: [{:set, entry, value}]
+  end
+
+  @impl true
+  def clear(tenant, index, schema, {_key, data}),
+    do: [{:clear, {:pack, entry(tenant, index, schema, data, id(schema, data))}}]
+
+  @impl true
+  def update(tenant, index, schema, old, new) do
+    if not mapped?(index) or Indexer.touched?(index, old, new),
+      do: clear(tenant, index, schema, old) ++ set(tenant, index, schema, new),
+      else: []
+  end
+
+  @impl true
+  def drop_ranges(tenant, %Index{source: source, name: name}),
+    do: [Keys.range(Keys.index(tenant, source, name))]
+
+  @doc false
+  # The entry that ecto_foundationdb wrote for a record whose primary key is not its first field: it
+  # took the first field for the primary key.
+  def mistaken_entry(tenant, index, schema, [{_, first} | _] = data),
+    do: entry(tenant, index, schema, data, first)
+
+  @doc false
+  def mapped?(index), do: Index.option(index, :mapped?, true)
+
+  @doc false
+  # The fields in an entry's key: the primary key's value comes last anyway.
+  def key_fields(%Index{fields: fields}, nil), do: fields
+  def key_fields(%Index{fields: fields}, schema), do: fields -- [id_name(schema)]
+
+  @doc false
+  def entry(tenant, index, schema, data, id) do
+    values = values(schema, key_fields(index, schema), data)
+    Keys.index_entry(tenant, index.source, index.name, values, id)
+  end
+
+  @doc false
+  def values(schema, fields, data),
+    do: for(field <- fields, do: encode(value(schema, field, data), Schema.type(schema, field)))
+
+  defp value(nil, field, data), do: Record.get(data, field)
+  defp value(_schema, field, data) when is_binary(field), do: Record.get(data, field)
+  defp value(schema, field, data), do: Record.get(data, Schema.field_source(schema, field))
+
+  @doc false
+  # What a mapped range makes keys from: an entry's value is the record's key.
+  def mapper(index, schema) do
+    if Schema.type(schema, id_name(schema)) == EctoFoundationDB.Versionstamp do
+      count = length(key_fields(index, schema))
+      {"{K[0]}", "{K[1]}", "{K[2]}", "d", "{K[#{6 + count}]}", "{...}"}
+    else
+      {"{V[0]}", "{V[1]}", "{V[2]}", "{V[3]}", "{V[4]}", "{...}"}
+    end
+  end
+
+  defp id_name(schema), do: Schema.field_source(schema, Schema.primary_key(schema))
+
+  defp id(nil, [{_, id} | _]), do: id
+  defp id(schema, data), do: Record.get(data, id_name(schema))
+
+  defp incomplete?(id), do: EctoFoundationDB.Versionstamp.incomplete?(id)
+
+  @doc false
+  def prefix(tenant, %Index{source: source, name: name}, count, values),
+    do: Native.pack(Keys.index_values(tenant, source, name, count, values))
+
+  @plain [:id, :binary_id, :integer, :float, :boolean, :string, :binary]
+  @dates [:date, :time, :time_usec, :naive_datetime, :naive_datetime_usec] ++
+           [:utc_datetime, :utc_datetime_usec]
+
+  @doc false
+  # Whether the order of keys is the order of values.
+  def ordered?(type), do: is_nil(type) or type in @plain or type in @dates
+
+  @doc false
+  # A field's value in a key.
+  def encode(nil, _type), do: nil
+  def encode(value, type) when type in @plain, do: value
+  def encode(%Date{} = date, type) when type in [:date, nil], do: Date.to_iso8601(date, :basic)
+
+  def encode(%Time{} = time, type) when type in [:time, :time_usec, nil],
+    do: time |> Time.add(0, :microsecond) |> Time.to_iso8601(:basic)
+
+  def encode(%NaiveDateTime{} = time, type)
+      when type in [:naive_datetime, :naive_datetime_usec, nil],
+      do: time |> NaiveDateTime.add(0, :microsecond) |> NaiveDateTime.to_iso8601(:basic)
+
+  def encode(%DateTime{} = time, type) when type in [:utc_datetime, :utc_datetime_usec, nil],
+    do: time |> DateTime.add(0, :microsecond) |> DateTime.to_iso8601(:basic)
+
+  def encode(value, nil) when is_binary(value) or is_boolean(value) or is_number(value), do: value
+  def encode(value, nil) when is_atom(value), do: Atom.to_string(value)
+  def encode(value, _type), do: :erlang.term_to_binary(value)
+end

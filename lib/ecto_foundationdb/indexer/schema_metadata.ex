@@ -1,0 +1,321 @@
+defmodule EctoFoundationDB.Indexer.SchemaMetadata do
+  @moduledoc """
+  Counters of what happens to a schema's records, made to be watched.
+
+      create metadata(User)            # of all users
+      create metadata(User, [:dept])   # of the users of each department
+
+  | counter | counts |
+  | --- | --- |
+  | `:inserts` | inserts, and records that came to have these indexed values |
+  | `:deletes` | deletes, and records that ceased to have them |
+  | `:collection` | both |
+  | `:updates` | updates, and upserts of records that were there |
+  | `:changes` | all of these |
+
+  A counter only ever grows; compare it with an earlier value. (A commit of unknown result may count
+  twice.) `options: [signals: [:changes]]` keeps only some of them.
+
+      SchemaMetadata.changes(User, prefix: tenant)
+      #=> 7
+
+      Repo.transactional(tenant, fn ->
+        users = Repo.all(User)
+        {users, SchemaMetadata.watch_changes(User, label: :users)}
+      end)
+      # later: receive {ref, :ready}, and Repo.assign_ready/3
+  """
+  @behaviour EctoFoundationDB.Indexer
+
+  alias EctoFoundationDB.{Future, Index, Indexer, Schema, Transaction}
+  alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
+  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata}
+  alias EctoFoundationDB.Repo.Watches
+
+  @signals [:inserts, :deletes, :collection, :updates, :changes]
+
+  @typedoc "The name of a counter."
+  @type signal :: :inserts | :deletes | :collection | :updates | :changes
+
+  @doc "The names of all counters."
+  @spec signal_names() :: [signal()]
+  def signal_names, do: @signals
+
+  ## Indexer
+
+  @impl true
+  def set(tenant, index, schema, {_key, data}),
+    do: add(tenant, index, values(index, schema, data), [:inserts, :collection, :changes])
+
+  @impl true
+  def clear(tenant, index, schema, {_key, data}),
+    do: add(tenant, index, values(index, schema, data), [:deletes, :collection, :changes])
+
+  @impl true
+  def update(tenant, index, schema, {_, old}, {_, new}) do
+    case {values(index, schema, old), values(index, schema, new)} do
+      {same, same} ->
+        add(tenant, index, same, [:updates, :changes])
+
+      {old, new} ->
+        add(tenant, index, old, [:deletes, :collection, :updates, :changes]) ++
+          add(tenant, index, new, [:inserts, :collection, :updates, :changes])
+    end
+  end
+
+  @impl true
+  def build?(_index), do: false
+
+  @impl true
+  def drop_ranges(tenant, %Index{fields: [], source: source} = index) do
+    # The counters of all records lie beside those by field.
+    for signal <- signals(index) do
+      Keys.range(Keys.append(Keys.counters(tenant, source), ["#{signal}"]))
+    end ++
+      for signal <- signals(index) do
+        key = EctoFoundationDB.Native.pack(Keys.counter(tenant, source, nil, [], signal))
+        {key, key <> <<0>>}
+      end
+  end
+
+  def drop_ranges(tenant, %Index{source: source, name: name}),
+    do: [Keys.range(Keys.append(Keys.counters(tenant, source), ["#{name}"]))]
+
+  @doc false
+  # The key of a counter: what a live query of a list watches.
+  def key(tenant, index, values, signal),
+    do: {:pack, Keys.counter(tenant, index.source, index.name, values, signal)}
+
+  @doc false
+  def values(%Index{fields: fields}, schema, data),
+    do: Indexer.Default.values(schema, fields, data)
+
+  defp add(tenant, index, values, signals) do
+    kept = signals(index)
+
+    for signal <- signals,
+        signal in kept,
+        do: {:atomic, :add, key(tenant, index, values, signal), <<1::little-64>>}
+  end
+
+  defp signals(index), do: Index.option(index, :signals, @signals)
+
+  ## Reading
+
+  @doc "The `inserts` counter of a schema; `prefix: tenant` outside a transaction."
+  @spec inserts(module(), keyword()) :: non_neg_integer()
+  def inserts(schema, opts \\ []), do: inserts_by(schema, [], opts)
+
+  @doc "The `inserts` counter of the records with these values."
+  @spec inserts_by(module(), keyword(), keyword()) :: non_neg_integer()
+  def inserts_by(schema, by, opts \\ []), do: sync(schema, by, :inserts, opts)
+
+  @doc "As `inserts/2`, a future; inside a transaction."
+  @spec async_inserts(module()) :: Future.t()
+  def async_inserts(schema), do: async_inserts_by(schema, [])
+
+  @doc "As `inserts_by/3`, a future; inside a transaction."
+  @spec async_inserts_by(module(), keyword()) :: Future.t()
+  def async_inserts_by(schema, by), do: async(schema, by, :inserts)
+
+  @doc "As `watch(schema, :inserts, opts)`."
+  @spec watch_inserts(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
+  def watch_inserts(schema, opts \\ []), do: watch(schema, :inserts, opts)
+
+  @doc "As `watch_by(schema, by, :inserts, opts)`."
+  @spec watch_inserts_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
+  def watch_inserts_by(schema, by, opts \\ []), do: watch_by(schema, by, :inserts, opts)
+
+  @doc "The `deletes` counter of a schema; `prefix: tenant` outside a transaction."
+  @spec deletes(module(), keyword()) :: non_neg_integer()
+  def deletes(schema, opts \\ []), do: deletes_by(schema, [], opts)
+
+  @doc "The `deletes` counter of the records with these values."
+  @spec deletes_by(module(), keyword(), keyword()) :: non_neg_integer()
+  def deletes_by(schema, by, opts \\ []), do: sync(schema, by, :deletes, opts)
+
+  @doc "As `deletes/2`, a future; inside a transaction."
+  @spec async_deletes(module()) :: Future.t()
+  def async_deletes(schema), do: async_deletes_by(schema, [])
+
+  @doc "As `deletes_by/3`, a future; inside a transaction."
+  @spec async_deletes_by(module(), keyword()) :: Future.t()
+  def async_deletes_by(schema, by), do: async(schema, by, :deletes)
+
+  @doc "As `watch(schema, :deletes, opts)`."
+  @spec watch_deletes(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
+  def watch_deletes(schema, opts \\ []), do: watch(schema, :deletes, opts)
+
+  @doc "As `watch_by(schema, by, :deletes, opts)`."
+  @spec watch_deletes_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
+  def watch_deletes_by(schema, by, opts \\ []), do: watch_by(schema, by, :deletes, opts)
+
+  @doc "The `collection` counter of a schema; `prefix: tenant` outside a transaction."
+  @spec collection(module(), keyword()) :: non_neg_integer()
+  def collection(schema, opts \\ []), do: collection_by(schema, [], opts)
+
+  @doc "The `collection` counter of the records with these values."
+  @spec collection_by(module(), keyword(), keyword()) :: non_neg_integer()
+  def collection_by(schema, by, opts \\ []), do: sync(schema, by, :collection, opts)
+
+  @doc "As `collection/2`, a future; inside a transaction."
+  @spec async_collection(module()) :: Future.t()
+  def async_collection(schema), do: async_collection_by(schema, [])
+
+  @doc "As `collection_by/3`, a future; inside a transaction."
+  @spec async_collection_by(module(), keyword()) :: Future.t()
+  def async_collection_by(schema, by), do: async(schema, by, :collection)
+
+  @doc "As `watch(schema, :collection, opts)`."
+  @spec watch_collection(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
+  def watch_collection(schema, opts \\ []), do: watch(schema, :collection, opts)
+
+  @doc "As `watch_by(schema, by, :collection, opts)`."
+  @spec watch_collection_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
+  def watch_collection_by(schema, by, opts \\ []), do: watch_by(schema, by, :collection, opts)
+
+  @doc "The `updates` counter of a schema; `prefix: tenant` outside a transaction."
+  @spec updates(module(), keyword()) :: non_neg_integer()
+  def updates(schema, opts \\ []), do: updates_by(schema, [], opts)
+
+  @doc "The `updates` counter of the records with these values."
+  @spec updates_by(module(), keyword(), keyword()) :: non_neg_integer()
+  def updates_by(schema, by, opts \\ []), do: sync(schema, by, :updates, opts)
+
+  @doc "As `updates/2`, a future; inside a transaction."
+  @spec async_updates(module()) :: Future.t()
+  def async_updates(schema), do: async_updates_by(schema, [])
+
+  @doc "As `updates_by/3`, a future; inside a transaction."
+  @spec async_updates_by(module(), keyword()) :: Future.t()
+  def async_updates_by(schema, by), do: async(schema, by, :updates)
+
+  @doc "As `watch(schema, :updates, opts)`."
+  @spec watch_updates(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
+  def watch_updates(schema, opts \\ []), do: watch(schema, :updates, opts)
+
+  @doc "As `watch_by(schema, by, :updates, opts)`."
+  @spec watch_updates_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
+  def watch_updates_by(schema, by, opts \\ []), do: watch_by(schema, by, :updates, opts)
+
+  @doc "The `changes` counter of a schema; `prefix: tenant` outside a transaction."
+  @spec changes(module(), keyword()) :: non_neg_integer()
+  def changes(schema, opts \\ []), do: changes_by(schema, [], opts)
+
+  @doc "The `changes` counter of the records with these values."
+  @spec changes_by(module(), keyword(), keyword()) :: non_neg_integer()
+  def changes_by(schema, by, opts \\ []), do: sync(schema, by, :changes, opts)
+
+  @doc "As `changes/2`, a future; inside a transaction."
+  @spec async_changes(module()) :: Future.t()
+  def async_changes(schema), do: async_changes_by(schema, [])
+
+  @doc "As `changes_by/3`, a future; inside a transaction."
+  @spec async_changes_by(module(), keyword()) :: Future.t()
+  def async_changes_by(schema, by), do: async(schema, by, :changes)
+
+  @doc "As `watch(schema, :changes, opts)`."
+  @spec watch_changes(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
+  def watch_changes(schema, opts \\ []), do: watch(schema, :changes, opts)
+
+  @doc "As `watch_by(schema, by, :changes, opts)`."
+  @spec watch_changes_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
+  def watch_changes_by(schema, by, opts \\ []), do: watch_by(schema, by, :changes, opts)
+
+  @doc """
+  Watches a counter, inside a transaction: when it moves, this process gets `{ref, :ready}`.
+  `Repo.assign_ready/3` then gives all of the schema's records, or those of the query, under the
+  `:label`.
+  """
+  @spec watch(EctoFoundationDB.Repo.queryable(), signal(), keyword()) :: Future.t()
+  def watch(queryable, signal, opts \\ []), do: watch_by(queryable, [], signal, opts)
+
+  @doc "As `watch/3`, of the records with these values: `watch_by(User, [dept: \"eng\"], :changes)`."
+  @spec watch_by(EctoFoundationDB.Repo.queryable(), keyword(), signal(), keyword()) :: Future.t()
+  def watch_by(queryable, by, signal, opts \\ []) do
+    {schema, _, _} = EctoQuery.split(queryable)
+    tenant = tenant!()
+    index = index!(tenant, schema, by, signal)
+    watch = Transaction.watch(key(tenant, index, values(index, schema, by), signal))
+
+    Future.watch(watch, %Watches{
+      of: {:counter, schema, by, signal},
+      label: opts[:label],
+      queryable: queryable
+    })
+  end
+
+  @doc "Clears a schema's counters, inside a transaction. A watch may miss what happens then."
+  @spec clear(module()) :: :ok
+  def clear(schema), do: clear_by(schema, [])
+
+  @doc "Clears the counters of the records with these values, inside a transaction."
+  @spec clear_by(module(), keyword()) :: :ok
+  def clear_by(schema, by) do
+    tenant = tenant!()
+    index = index!(tenant, schema, by, nil)
+    values = values(index, schema, by)
+
+    Transaction.write(
+      for signal <- signals(index), do: {:clear, key(tenant, index, values, signal)}
+    )
+  end
+
+  defp sync(schema, by, signal, opts) do
+    opts = Keyword.validate!(opts, [:prefix, :timeout])
+
+    case opts[:prefix] || Transaction.tenant() do
+      nil -> tenant!()
+      tenant -> Transaction.run(tenant, fn -> Future.result(async(schema, by, signal)) end, opts)
+    end
+  end
+
+  defp async(schema, by, signal) do
+    tenant = tenant!()
+    index = index!(tenant, schema, by, signal)
+
+    reads =
+      Transaction.read_async([
+        {:get, key(tenant, index, values(index, schema, by), signal), false}
+      ])
+
+    Future.read(fn ->
+      case Transaction.collect(reads) do
+        [nil] -> 0
+        [counter] -> :binary.decode_unsigned(counter, :little)
+      end
+    end)
+  end
+
+  defp tenant! do
+    Transaction.tenant() ||
+      raise IncorrectTenancy,
+            "no tenant is given: pass `prefix: tenant`, or call inside Repo.transactional(tenant, fun)"
+  end
+
+  @doc false
+  # The index that counts these fields, and keeps this counter.
+  def index!(tenant, schema, by, signal) do
+    unless is_nil(signal) or signal in @signals do
+      raise ArgumentError,
+            "expected one of the counters #{inspect(@signals)}, got: #{inspect(signal)}"
+    end
+
+    source = Schema.source(schema)
+    fields = by |> Keyword.keys() |> Enum.sort()
+    metadata = Metadata.load(tenant, source)
+
+    found =
+      Enum.find(metadata.indexes, fn index ->
+        index.indexer == __MODULE__ and Enum.sort(index.fields) == fields and
+          (is_nil(signal) or signal in signals(index))
+      end)
+
+    found ||
+      raise Unsupported,
+            "tenant #{inspect(tenant.id)} keeps no counter #{inspect(signal)} of #{inspect(schema)}" <>
+              if(fields == [], do: "", else: " by #{inspect(Keyword.keys(by))}") <>
+              ". This migration would make it: create metadata(#{inspect(schema)}" <>
+              if(fields == [], do: ")", else: ", #{inspect(Keyword.keys(by))})")
+  end
+end

@@ -1,0 +1,88 @@
+defmodule EctoFoundationDB.Layer.Keys do
+  @moduledoc false
+  # Keys as tuples. The tenant's prefix is the first element of every tuple, not a prefix of the
+  # bytes: mapped ranges can only build keys from whole tuples.
+  #
+  #     {prefix, 0xFD, source, "d", id}                              a record
+  #     {prefix, 0xFD, source, "d", id, {n, i, crc}}                 part i of n of a large one
+  #     {prefix, 0xFD, source, "i", index, n, value…, id}            an index entry
+  #     {prefix, 0xFD, source, "m", signal}                          a counter of a schema
+  #     {prefix, 0xFD, source, "m", index, n, value…, signal}        a counter by indexed fields
+  #     {prefix, 0xFE, "indexes", source, index}                     an index's description
+  #     {prefix, 0xFE, "schema_migrations", "d", version}            a migration that has run
+  #     {prefix, 0xFE, "schema_migrations", "max", "version"}        the highest of them
+  #     {prefix, 0xFE, "schema_migrations", "claim", source}         who migrates, and what is left
+
+  alias EctoFoundationDB.{Native, Tenant}
+
+  @data <<0xFD>>
+  @migrations <<0xFE>>
+
+  def record(%Tenant{prefix: prefix}, source, id),
+    do: {prefix, space(source), source, "d", encode_id(id)}
+
+  def records(%Tenant{prefix: prefix}, source), do: {prefix, space(source), source, "d"}
+
+  def index(%Tenant{prefix: prefix}, source, name),
+    do: {prefix, space(source), source, "i", "#{name}"}
+
+  def index_values(tenant, source, name, count, values),
+    do: tenant |> index(source, name) |> append([count | values])
+
+  def index_entry(tenant, source, name, values, id),
+    do: tenant |> index_values(source, name, length(values), values) |> append([encode_id(id)])
+
+  def counters(%Tenant{prefix: prefix}, source), do: {prefix, space(source), source, "m"}
+
+  def counter(tenant, source, _name, [], signal),
+    do: tenant |> counters(source) |> append(["#{signal}"])
+
+  def counter(tenant, source, name, values, signal),
+    do:
+      tenant |> counters(source) |> append(["#{name}", length(values)] ++ values ++ ["#{signal}"])
+
+  def indexes(%Tenant{prefix: prefix}, source), do: {prefix, @migrations, "indexes", source}
+  def index_description(tenant, source, name), do: append(indexes(tenant, source), ["#{name}"])
+
+  def migrations(%Tenant{prefix: prefix}), do: {prefix, @migrations, "schema_migrations", "d"}
+  def migration(tenant, version), do: append(migrations(tenant), [version])
+
+  def max_version(%Tenant{prefix: prefix}),
+    do: {prefix, @migrations, "schema_migrations", "max", "version"}
+
+  def claim(%Tenant{prefix: prefix}, source),
+    do: {prefix, @migrations, "schema_migrations", "claim", "#{source}"}
+
+  def append(tuple, elements), do: List.to_tuple(Tuple.to_list(tuple) ++ elements)
+
+  @doc "The keys of all tuples that begin with this one, itself aside."
+  def range(tuple) do
+    packed = Native.pack(tuple)
+    {packed <> <<0>>, packed <> <<0xFF>>}
+  end
+
+  @doc "A record's keys: its own, and those of its parts."
+  def record_range(tenant, source, id) do
+    packed = Native.pack(record(tenant, source, id))
+    {packed, packed <> <<0xFF>>}
+  end
+
+  @doc "The first key after all keys that begin with these bytes."
+  def strinc(key) do
+    size = byte_size(key) - 1
+
+    case key do
+      <<init::binary-size(size), 0xFF>> -> strinc(init)
+      <<init::binary-size(size), last>> -> <<init::binary, last + 1>>
+    end
+  end
+
+  def encode_id({:versionstamp, _, _, _} = id), do: id
+  def encode_id(id) when is_binary(id), do: id
+  def encode_id(id) when is_atom(id), do: {:utf8, Atom.to_string(id)}
+  def encode_id(id) when is_number(id), do: id
+  def encode_id(id), do: :erlang.term_to_binary(id)
+
+  defp space(source) when source in ["schema_migrations", "indexes"], do: @migrations
+  defp space(_source), do: @data
+end

@@ -1,0 +1,209 @@
+defmodule EctoFoundationDB.Layer.Record do
+  @moduledoc false
+  # A record as key-values, and back. A value over `max_single_value_size` is kept in parts: the
+  # record's own key then holds `{:multikey, {n, -1, crc}}`, so that it changes with every update
+  # and can be watched, and the parts follow it under `{…, id, {n, i, crc}}`.
+
+  alias EctoFoundationDB.{DecodeError, Native, Versionstamp}
+  alias EctoFoundationDB.Layer.{Keys, Term}
+
+  @enforce_keys [:key, :data]
+  defstruct [:key, :data, parts: 0]
+
+  @typedoc """
+  `key`: the packed key. `data`: the fields in stored order; a field this version does not know has
+  its name as a string, and its value as undecoded bytes. `parts`: 0 for a value in one piece.
+  """
+  @type t :: %__MODULE__{
+          key: binary(),
+          data: EctoFoundationDB.Schema.data(),
+          parts: non_neg_integer()
+        }
+
+  @type row :: {binary(), binary()}
+
+  @doc "The key-values of a record; keys are tuples to pack."
+  @spec encode(tuple(), EctoFoundationDB.Schema.data(), keyword()) :: [
+          {{:pack, tuple()}, binary()}
+        ]
+  def encode(key_tuple, data, options) do
+    value = Term.encode_fields(data)
+    size = byte_size(value)
+    max = options[:max_value_size] || :infinity
+    single = options[:max_single_value_size] || 100_000
+
+    if is_integer(max) and size > max do
+      raise ArgumentError,
+            "this record takes #{size} bytes, and the Repo's max_value_size allows #{max}"
+    end
+
+    if size > single do
+      crc = :erlang.crc32(value)
+      parts = chunks(value, single)
+      n = length(parts)
+
+      rows =
+        for {part, i} <- Enum.with_index(parts),
+            do: {{:pack, Keys.append(key_tuple, [{n, i, crc}])}, part}
+
+      [{{:pack, key_tuple}, :erlang.term_to_binary({:multikey, {n, -1, crc}})} | rows]
+    else
+      [{{:pack, key_tuple}, value}]
+    end
+  end
+
+  defp chunks(value, size) when byte_size(value) <= size, do: [value]
+
+  defp chunks(value, size) do
+    <<chunk::binary-size(size), rest::binary>> = value
+    [chunk | chunks(rest, size)]
+  end
+
+  @doc """
+  The records of rows in key order. `known` says whether a field name, as a string, is one of the
+  schema's.
+  """
+  @spec decode([row()], (String.t() -> boolean())) :: [t()]
+  def decode(rows, known) do
+    {records, []} = decode_some(rows, known, true)
+    records
+  end
+
+  @doc """
+  As `decode/2`, for rows that may end within a record: gives the rows left over, unless `last?`.
+  """
+  @spec decode_some([row()], (String.t() -> boolean()), boolean()) :: {[t()], [row()]}
+  def decode_some(rows, known, last?), do: decode_some(rows, known, last?, [])
+
+  defp decode_some([], _known, _last?, acc), do: {Enum.reverse(acc), []}
+
+  defp decode_some([{key, value} | rest] = rows, known, last?, acc) do
+    case multikey(value) do
+      nil ->
+        record = %__MODULE__{key: key, data: data(key, value, known)}
+        decode_some(rest, known, last?, [record | acc])
+
+      {n, _, _} = meta ->
+        {parts, after_parts} = Enum.split(rest, n)
+
+        if length(parts) < n and not last? do
+          {Enum.reverse(acc), rows}
+        else
+          value = assemble(key, meta, parts)
+          record = %__MODULE__{key: key, data: data(key, value, known), parts: n}
+          decode_some(after_parts, known, last?, [record | acc])
+        end
+    end
+  end
+
+  defp multikey(<<131, 104, 2, _::binary>> = value) do
+    case Term.decode(value) do
+      {:ok, {:multikey, {n, -1, crc}}} when is_integer(n) and is_integer(crc) -> {n, -1, crc}
+      _ -> nil
+    end
+  end
+
+  defp multikey(_value), do: nil
+
+  defp assemble(key, {n, _, crc}, parts) do
+    expected = for i <- 0..(n - 1)//1, do: key <> Native.pack({{n, i, crc}})
+
+    if Enum.map(parts, &elem(&1, 0)) != expected do
+      raise DecodeError,
+        key: key,
+        reason: "it is kept in #{n} parts, and they are not all there (a torn value)"
+    end
+
+    value = IO.iodata_to_binary(Enum.map(parts, &elem(&1, 1)))
+
+    case :erlang.crc32(value) do
+      ^crc ->
+        value
+
+      other ->
+        raise DecodeError,
+          key: key,
+          reason: "its checksum is #{other}, expected #{crc} (a torn value)"
+    end
+  end
+
+  @doc "The fields of a record's value."
+  @spec data(binary(), binary(), (String.t() -> boolean())) :: EctoFoundationDB.Schema.data()
+  def data(key, value, known) do
+    with {:ok, data} <- Term.decode(value),
+         :ok <- keyword(data) do
+      complete(key, data)
+    else
+      {:error, _} -> complete(key, data_by_field(key, value, known))
+    end
+  end
+
+  # The commit filled a versionstamp id in where it is the last element of a key, not in the value.
+  defp complete(key, data) do
+    if Enum.any?(data, fn {_, value} -> Versionstamp.incomplete?(value) end) do
+      tuple = Native.unpack(key)
+      id = elem(tuple, tuple_size(tuple) - 1)
+
+      for {name, value} <- data,
+          do: {name, if(Versionstamp.incomplete?(value), do: id, else: value)}
+    else
+      data
+    end
+  end
+
+  # A newer version of the application may have written fields that this one does not know, with
+  # values it cannot decode: those are carried along as they are.
+  defp data_by_field(key, value, known) do
+    case Term.fields(value) do
+      {:ok, fields} ->
+        for {name, etf} <- fields do
+          if known.(name) do
+            case Term.decode(<<131, etf::binary>>) do
+              {:ok, value} -> {String.to_existing_atom(name), value}
+              {:error, reason} -> raise DecodeError, key: key, reason: "field #{name}: #{reason}"
+            end
+          else
+            {name, etf}
+          end
+        end
+
+      {:error, reason} ->
+        raise DecodeError, key: key, reason: reason
+    end
+  end
+
+  defp keyword(data) when is_list(data) do
+    if Enum.all?(data, &match?({name, _} when is_atom(name), &1)),
+      do: :ok,
+      else: {:error, "it is not a keyword list"}
+  end
+
+  defp keyword(_data), do: {:error, "it is not a keyword list"}
+
+  @doc "Sets fields: those that were there leave their place and go to the end."
+  @spec merge(EctoFoundationDB.Schema.data(), EctoFoundationDB.Schema.data()) ::
+          EctoFoundationDB.Schema.data()
+  def merge(data, changes) do
+    names = MapSet.new(changes, fn {name, _} -> "#{name}" end)
+    Enum.reject(data, fn {name, _} -> "#{name}" in names end) ++ changes
+  end
+
+  @doc "A field's value; `nil` where it is not there."
+  @spec get(EctoFoundationDB.Schema.data(), atom() | String.t()) :: term()
+  def get(data, name) do
+    case List.keyfind(data, name, 0) ||
+           Enum.find(data, fn {other, _} -> "#{other}" == "#{name}" end) do
+      {stored, value} when is_atom(stored) -> value
+      {_, etf} -> foreign(etf)
+      nil -> nil
+    end
+  end
+
+  # An index of a newer version may be on a field that only that version knows.
+  defp foreign(etf) do
+    case Term.decode_foreign(<<131, etf::binary>>) do
+      {:ok, value} -> value
+      {:error, _} -> nil
+    end
+  end
+end

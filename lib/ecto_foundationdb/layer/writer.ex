@@ -1,0 +1,130 @@
+defmodule EctoFoundationDB.Layer.Writer do
+  @moduledoc false
+  # What a transaction writes when a record comes, changes or goes.
+
+  alias EctoFoundationDB.{Indexer, Native, Schema, Tenant, Transaction, Versionstamp}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Record}
+
+  @enforce_keys [:tenant, :schema, :source, :metadata, :options]
+  defstruct [:tenant, :schema, :source, :metadata, :options]
+
+  @type t :: %__MODULE__{
+          tenant: Tenant.t(),
+          schema: module(),
+          source: String.t(),
+          metadata: Metadata.t(),
+          options: keyword()
+        }
+
+  @doc "A record has come."
+  @spec insert(t(), Schema.data()) :: :ok
+  def insert(%__MODULE__{} = writer, data) do
+    id = Record.get(data, id_name(writer))
+    tuple = Keys.record(writer.tenant, writer.source, id)
+    rows = Record.encode(tuple, data, writer.options)
+
+    rows =
+      cond do
+        not write_primary?(writer) -> []
+        Versionstamp.incomplete?(id) -> for {key, value} <- rows, do: stamped(key, value)
+        true -> for {key, value} <- rows, do: {:set, key, value}
+      end
+
+    Transaction.write(
+      rows ++
+        Indexer.set_all(writer.tenant, indexes(writer), writer.schema, {Native.pack(tuple), data})
+    )
+  end
+
+  defp stamped(key, value), do: {:atomic, :set_versionstamped_key, key, value}
+
+  @doc "A record has changed: fields are set, others keep their values."
+  @spec update(t(), Record.t(), Schema.data()) :: :ok
+  def update(%__MODULE__{} = writer, %Record{key: key} = old, changes) do
+    id_name = id_name(writer)
+    in_front = Schema.to_front(old.data, id_name)
+    data = Record.merge(in_front, changes)
+    id = Record.get(in_front, id_name)
+    tuple = Keys.record(writer.tenant, writer.source, id)
+    rows = Record.encode(tuple, data, writer.options)
+
+    # The names of parts hold the checksum: those of the old value are not overwritten.
+    clear = if old.parts > 0, do: [{:clear_range, key <> <<0>>, key <> <<0xFF>>}], else: []
+    set = for {key, value} <- rows, do: {:set, key, value}
+    records = if write_primary?(writer), do: clear ++ set, else: [clear_record(old)]
+
+    {old_record, new_record} = {{key, in_front}, {key, data}}
+
+    entries =
+      if in_front == old.data do
+        Indexer.update_all(writer.tenant, indexes(writer), writer.schema, old_record, new_record)
+      else
+        # Its right entries may never have been written.
+        {default, others} = Enum.split_with(indexes(writer), &Indexer.default?/1)
+
+        mistaken(writer, old) ++
+          Indexer.clear_all(writer.tenant, default, writer.schema, old_record) ++
+          Indexer.set_all(writer.tenant, default, writer.schema, new_record) ++
+          Indexer.update_all(writer.tenant, others, writer.schema, old_record, new_record)
+      end
+
+    Transaction.write(records ++ entries)
+  end
+
+  @doc "A record has gone."
+  @spec delete(t(), Record.t()) :: :ok
+  def delete(%__MODULE__{} = writer, %Record{key: key} = record) do
+    data = Schema.to_front(record.data, id_name(writer))
+    entries = Indexer.clear_all(writer.tenant, indexes(writer), writer.schema, {key, data})
+    Transaction.write([clear_record(record) | mistaken(writer, record) ++ entries])
+  end
+
+  @doc "All records of the schema have gone; counters move, and never go back."
+  @spec delete_all(t(), [Record.t()]) :: :ok
+  def delete_all(%__MODULE__{tenant: tenant, source: source} = writer, records) do
+    {default, others} = Enum.split_with(indexes(writer), &Indexer.default?/1)
+
+    ranges = [
+      Keys.range(Keys.records(tenant, source))
+      | Enum.flat_map(default, &Indexer.drop_ranges(tenant, &1))
+    ]
+
+    clears = for {first, last} <- ranges, do: {:clear_range, first, last}
+
+    entries =
+      Enum.flat_map(records, fn %Record{key: key, data: data} ->
+        data = Schema.to_front(data, id_name(writer))
+        Indexer.clear_all(tenant, others, writer.schema, {key, data})
+      end)
+
+    Transaction.write(clears ++ entries)
+  end
+
+  defp clear_record(%Record{key: key, parts: 0}), do: {:clear, key}
+  defp clear_record(%Record{key: key}), do: {:clear_range, key, key <> <<0xFF>>}
+
+  # ecto_foundationdb took a record's first field for its primary key, and wrote index entries that
+  # end in it. Two records can share such an entry: only the record it points to may clear it.
+  defp mistaken(writer, %Record{key: key, data: [{first, _} | _] = data}) do
+    if first == id_name(writer) do
+      []
+    else
+      indexes = Enum.filter(indexes(writer), &Indexer.default?/1)
+
+      entries =
+        for index <- indexes,
+            do: {:pack, Indexer.Default.mistaken_entry(writer.tenant, index, writer.schema, data)}
+
+      values = Transaction.read(for entry <- entries, do: {:get, entry, false})
+      for {entry, ^key} <- Enum.zip(entries, values), do: {:clear, entry}
+    end
+  end
+
+  defp indexes(%__MODULE__{metadata: metadata}), do: Metadata.writable(metadata)
+
+  defp id_name(%__MODULE__{schema: schema}),
+    do: Schema.field_source(schema, Schema.primary_key(schema))
+
+  defp write_primary?(%__MODULE__{schema: schema}),
+    do: Keyword.get(Schema.context(schema), :write_primary, true)
+end

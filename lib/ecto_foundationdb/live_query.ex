@@ -1,0 +1,127 @@
+defmodule EctoFoundationDB.LiveQuery do
+  @moduledoc false
+  # Between the layer and the NIF's live queries: what to read and watch for a record or a list, and
+  # how what was read becomes structs.
+  #
+  # A list is watched by a counter of `EctoFoundationDB.Indexer.SchemaMetadata`. Which range answers
+  # it depends on the tenant's indexes, so its live query is a plan, which the NIF asks for anew
+  # (`replan/1`) when indexes have changed.
+
+  alias EctoFoundationDB.{Indexer, Native, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Query, Record}
+
+  @doc "The live query of one record."
+  @spec record(Tenant.t(), Schema.t(), term()) :: Native.live_query()
+  def record(tenant, schema, id) do
+    unless Keyword.get(Schema.context(schema), :write_primary, true) do
+      raise Unsupported,
+            "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
+    end
+
+    stored = Schema.dump_value(schema, :sync, Schema.primary_key(schema), id)
+    {first, last} = Keys.record_range(tenant, Schema.source(schema), stored)
+    {:records, first, last, first, {0, false}}
+  end
+
+  @doc "The structs of rows in key order, of one or many records."
+  @spec decode(Tenant.t(), Schema.t(), [Native.row()]) :: [struct()]
+  def decode(tenant, schema, rows),
+    do: rows |> Record.decode(Query.known(schema)) |> Query.load(schema, tenant)
+
+  @doc """
+  The query of a list: of all records of a schema, or of those with these values (`by`), with the
+  options `:where`, `:order_by` and `:limit`.
+  """
+  @spec query(Tenant.t(), EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Query.t()
+  def query(tenant, queryable, by \\ [], opts \\ []) do
+    {schema, from_query, _} = EctoQuery.split(queryable)
+    where = Enum.flat_map([from_query[:where], opts[:where], by], &Enum.to_list(&1 || []))
+
+    Query.new(tenant, schema,
+      where: where,
+      order_by: opts[:order_by] || from_query[:order_by] || [],
+      limit: opts[:limit] || from_query[:limit]
+    )
+  end
+
+  @doc """
+  The live query of a list, watched by the counter `signal` of the records with the values `by`.
+  Reads the tenant's metadata.
+  """
+  @spec all(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) :: Native.live_query()
+  def all(%Query{} = query, by, signal) do
+    {read, version} = plan(query, by, signal)
+    {:planned, read, {:list, query, by, signal}, version}
+  end
+
+  @doc "A plan made anew: `Native.replanned/3`'s answer and metadata version."
+  @spec replan(term()) ::
+          {{:ok, Native.live_query()} | {:error, String.t()}, Native.metadata_version()}
+  def replan({:list, query, by, signal} = asked_for) do
+    {read, version} = plan(query, by, signal)
+    {{:ok, {:planned, read, asked_for, version}}, version}
+  rescue
+    error in [Unsupported] ->
+      {{:error, Exception.message(error)}, Transaction.run(query.tenant, &Metadata.version/0)}
+  end
+
+  defp plan(query, by, signal) do
+    %Query{tenant: tenant, schema: schema, source: source} = query
+
+    Transaction.run(tenant, fn ->
+      metadata = Metadata.load(tenant, source)
+      counter = Indexer.SchemaMetadata.index!(tenant, schema, by, signal)
+      values = Indexer.SchemaMetadata.values(counter, schema, by)
+      {:pack, watch} = Indexer.SchemaMetadata.key(tenant, counter, values, signal)
+      {read(query, Query.plan(query, metadata), Native.pack(watch)), Metadata.version()}
+    end)
+  end
+
+  defp read(query, {:get, id, _filter}, watch) do
+    {first, last} = Keys.record_range(query.tenant, query.source, id)
+    {:records, first, last, watch, {0, false}}
+  end
+
+  defp read(query, {:records, {first, last}, reverse?, _sort}, watch),
+    do: {:records, first, last, watch, {query.limit || 0, reverse?}}
+
+  defp read(query, {:index, index, {first, last}, reverse?, _sort}, watch) do
+    cond do
+      not Indexer.Default.mapped?(index) ->
+        {:records, first, last, watch, {query.limit || 0, reverse?}}
+
+      Schema.type(query.schema, Schema.primary_key(query.schema)) == EctoFoundationDB.Versionstamp ->
+        raise Unsupported,
+              "a live list of #{inspect(query.schema)} by an index: its ids are versionstamps, which " <>
+                "index entries do not hold in their values. Use an index with " <>
+                "`options: [mapped?: false]`, or sync the whole schema"
+
+      true ->
+        {:index, first, last, watch, {query.limit || 0, reverse?}}
+    end
+  end
+
+  defp read(_query, {:nothing}, _watch),
+    do: raise(ArgumentError, "no record has nil as its primary key")
+
+  @doc """
+  The structs of rows that a list's live query read. Of an index whose entry is out of date the record
+  is no result.
+  """
+  @spec decode_list(Query.t(), [Native.row()]) :: [struct()]
+  def decode_list(%Query{} = query, rows) do
+    rows
+    |> Record.decode(Query.known(query.schema))
+    |> Enum.filter(&Query.matches?(query, &1, query.where))
+    |> Query.load(query.schema, query.tenant)
+  end
+
+  @doc "A list's structs in their order, each once."
+  @spec arrange(Query.t(), [struct()]) :: [struct()]
+  def arrange(%Query{} = query, structs) do
+    id = Schema.primary_key(query.schema)
+    structs = structs |> Enum.uniq_by(&Map.fetch!(&1, id)) |> Query.sort_structs(query.order_by)
+    if query.limit, do: Enum.take(structs, query.limit), else: structs
+  end
+end

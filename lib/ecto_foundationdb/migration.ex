@@ -1,0 +1,120 @@
+defmodule EctoFoundationDB.Migration do
+  @moduledoc """
+  A migration: what a tenant's indexes and counters become.
+
+      defmodule MyApp.IndexUsers do
+        use EctoFoundationDB.Migration
+
+        @impl true
+        def change do
+          [
+            create(index(MyApp.User, [:dept, :joined])),
+            create(metadata(MyApp.User)),
+            drop(index(MyApp.User, [:name]))
+          ]
+        end
+      end
+
+  There are no tables to create, and records need no migration: a new field is `nil` in old records.
+  The migrations of a Repo are listed by its `EctoFoundationDB.Migrator`.
+  """
+
+  alias EctoFoundationDB.Indexer.SchemaMetadata
+  alias EctoFoundationDB.Migration.Index
+  alias EctoFoundationDB.Schema
+
+  @type command :: {:create, Index.t()} | {:drop, Index.t()}
+
+  @callback change() :: [command()]
+
+  defmodule Index do
+    @moduledoc false
+    # What is to be created or dropped. Claims of migrations hold it as it is: its name and fields
+    # are part of the data layout, those this library has no use for included.
+    defstruct schema: nil,
+              prefix: nil,
+              name: nil,
+              columns: [],
+              unique: false,
+              concurrently: true,
+              using: nil,
+              include: [],
+              only: false,
+              nulls_distinct: nil,
+              where: nil,
+              comment: nil,
+              options: []
+
+    @type t :: %__MODULE__{schema: module(), name: atom(), columns: [atom()], options: keyword()}
+  end
+
+  @doc false
+  defmacro __using__(_opts) do
+    quote do
+      @behaviour EctoFoundationDB.Migration
+      import EctoFoundationDB.Migration
+    end
+  end
+
+  @doc "Creates an index, or counters."
+  @spec create(Index.t()) :: command()
+  def create(%Index{} = index), do: {:create, index}
+
+  @doc "Drops an index, or counters."
+  @spec drop(Index.t()) :: command()
+  def drop(%Index{} = index), do: {:drop, index}
+
+  @doc """
+  An index of a schema's records by these fields.
+
+  `options:` a keyword list for the indexer: `indexer:` the module (`EctoFoundationDB.Indexer.Default`
+  without it), `mapped?: false` for a default index that holds the records themselves.
+  """
+  @spec index(module(), atom() | [atom()], keyword()) :: Index.t()
+  def index(schema, fields, opts \\ []), do: build(schema, List.wrap(fields), opts, "index")
+
+  @doc """
+  Counters (`EctoFoundationDB.Indexer.SchemaMetadata`) of a schema's records, or of those with equal
+  values of these fields. `options: [signals: [:changes]]` keeps only some.
+  """
+  @spec metadata(module(), [atom()], keyword()) :: Index.t()
+  def metadata(schema, fields \\ [], opts \\ []) do
+    options =
+      Keyword.get(opts, :options, [])
+      |> Keyword.put(:indexer, SchemaMetadata)
+      |> Keyword.put_new(:signals, SchemaMetadata.signal_names())
+
+    build(schema, fields, Keyword.put(opts, :options, options), "metadata")
+  end
+
+  defp build(schema, fields, opts, suffix) do
+    opts = Keyword.validate!(opts, options: [])
+
+    unless is_list(fields) and Enum.all?(fields, &is_atom/1) do
+      raise ArgumentError, "expected a list of fields to index, got: #{inspect(fields)}"
+    end
+
+    known = Schema.fields(schema)
+
+    with [_ | _] = unknown <- fields -- known do
+      raise ArgumentError,
+            "#{inspect(schema)} has no fields #{inspect(unknown)}; it has #{inspect(known)}"
+    end
+
+    %Index{
+      schema: schema,
+      columns: fields,
+      name: name(schema, fields, suffix),
+      options: opts[:options]
+    }
+  end
+
+  defp name(schema, fields, suffix) do
+    [Schema.source(schema) | fields]
+    |> Enum.concat([suffix])
+    |> Enum.map_join("_", fn part ->
+      part |> to_string() |> String.replace(~r"[^\w_]", "_") |> String.replace_trailing("_", "")
+    end)
+    |> String.to_atom()
+  end
+end

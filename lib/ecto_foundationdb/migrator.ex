@@ -1,0 +1,375 @@
+defmodule EctoFoundationDB.Migrator do
+  @moduledoc """
+  The migrations of a Repo, with their versions in ascending order.
+
+      defmodule MyApp.Repo do
+        use EctoFoundationDB.Repo, otp_app: :my_app
+        use EctoFoundationDB.Migrator
+
+        @impl true
+        def migrations, do: [{0, MyApp.IndexUsers}, {1, MyApp.CountUsers}]
+      end
+
+  The Repo is the migrator, unless its option `migrator:` names another module.
+
+  A tenant is migrated when it is opened (`EctoFoundationDB.Tenant.open!/3`), or with all others by
+  `mix ecto_foundationdb.migrate -r MyApp.Repo`. Migrations run while the application does: an index
+  is built in steps (the option `migration_step:` says how many keys each takes), beside writers of
+  the new and of older versions of the application, which keep its entries right meanwhile. Queries
+  use it when it is complete. Where several nodes open the same tenant one of them does the work, and
+  the others wait; one that dies is replaced by another after five seconds, which goes on where it
+  stopped.
+  """
+
+  require Logger
+
+  alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Record, Term}
+
+  @callback migrations() :: [{non_neg_integer(), module()}]
+
+  @doc false
+  defmacro __using__(_opts) do
+    quote do
+      @behaviour EctoFoundationDB.Migrator
+    end
+  end
+
+  # A claim that has not moved for this long belongs to nobody any more: no transaction lasts longer.
+  @stale_ms 5_100
+
+  @doc false
+  @spec up(module(), Tenant.t(), keyword()) :: :ok
+  def up(repo, %Tenant{} = tenant, config) do
+    case pending(repo, tenant, config) do
+      [] -> :ok
+      migrations -> migrate(tenant, migrations, config)
+    end
+  end
+
+  @doc "The versions of the migrations that a tenant has not seen."
+  @spec pending_versions(module(), Tenant.t()) :: [non_neg_integer()]
+  def pending_versions(repo, tenant),
+    do: for({version, _} <- pending(repo, tenant, repo.config()), do: version)
+
+  defp pending(repo, tenant, config) do
+    case migrations(config[:migrator] || repo) do
+      [] ->
+        []
+
+      migrations ->
+        latest = Transaction.run(tenant, fn -> latest_version(tenant) end)
+        for {version, _} = migration <- migrations, version > latest, do: migration
+    end
+  end
+
+  defp migrations(migrator) do
+    cond do
+      not Code.ensure_loaded?(migrator) ->
+        raise ArgumentError, "the migrator #{inspect(migrator)} is not a module"
+
+      function_exported?(migrator, :migrations, 0) ->
+        migrations = migrator.migrations()
+
+        for migration <- migrations do
+          unless match?(
+                   {version, module}
+                   when is_integer(version) and version >= 0 and is_atom(module),
+                   migration
+                 ) do
+            raise ArgumentError,
+                  "#{inspect(migrator)}.migrations/0: expected {version, module} pairs, got: #{inspect(migration)}"
+          end
+        end
+
+        versions = Enum.map(migrations, &elem(&1, 0))
+
+        if Enum.uniq(versions) != versions do
+          raise ArgumentError,
+                "#{inspect(migrator)}.migrations/0: a version is there twice: #{inspect(versions)}"
+        end
+
+        Enum.sort(migrations)
+
+      true ->
+        []
+    end
+  end
+
+  # From the records: the greatest of them, which is the last key.
+  defp latest_version(tenant) do
+    {first, last} = Keys.range(Keys.migrations(tenant))
+
+    case Transaction.read([{:get_range, first, last, %{limit: 1, reverse: true}}]) do
+      [[{key, _value}]] -> tenant |> Tenant.unpack(key) |> elem(3)
+      [[]] -> -1
+    end
+  end
+
+  ## One tenant's migration
+  #
+  # What is left to do is a list of steps, `[{version, [{command, range}]}]`, kept in the claim: one
+  # value of `{owner, steps}` under each source concerned. Whoever holds the claim works; every
+  # transaction of it writes the claim anew, so that others see it move.
+
+  defp migrate(tenant, migrations, config) do
+    steps =
+      for {version, module} <- migrations do
+        commands = for command <- module.change(), do: command_step(tenant, command)
+        {version, commands}
+      end
+
+    {final, _} = List.last(steps)
+
+    sources =
+      for {_, commands} <- steps, {{_, {_, data}}, _} <- commands, uniq: true, do: data[:source]
+
+    # Without commands there is still a version to record.
+    sources = if sources == [], do: ["schema_migrations"], else: sources
+    owner = :erlang.term_to_binary(make_ref())
+
+    work(%{
+      tenant: tenant,
+      steps: steps,
+      final: final,
+      claims: Enum.map(sources, &Keys.claim(tenant, &1)),
+      owner: binary_part(owner, 1, byte_size(owner) - 1),
+      limit: config[:migration_step],
+      log?: config[:log],
+      seen: nil
+    })
+  end
+
+  defp command_step(tenant, {action, %EctoFoundationDB.Migration.Index{} = command})
+       when action in [:create, :drop] do
+    source = Schema.source(command.schema)
+    options = Keyword.merge(command.options, concurrently: command.concurrently)
+
+    index = %Index{
+      name: command.name,
+      indexer: options[:indexer] || Indexer.Default,
+      source: source,
+      fields: command.columns,
+      options: options
+    }
+
+    key = Native.pack(Keys.index_description(tenant, source, command.name))
+
+    range =
+      case action do
+        :create ->
+          {first, last} = Keys.range(Keys.records(tenant, source))
+          {first, first, last}
+
+        :drop ->
+          Indexer.drop_ranges(tenant, index)
+      end
+
+    {{{action, command}, {key, Index.to_data(index)}}, range}
+  end
+
+  defp command_step(_tenant, other) do
+    raise ArgumentError,
+          "change/0 of a migration: expected a list of create(…) and drop(…), got: #{inspect(other)}"
+  end
+
+  defp work(job) do
+    case Transaction.run(job.tenant, fn -> turn(job) end) do
+      :done ->
+        :ok
+
+      {:worked, finished} ->
+        if job.log?, do: Enum.each(finished, &log(job.tenant, &1))
+        work(%{job | seen: nil})
+
+      {:wait, claim, watch} ->
+        job = wait(job, claim, watch)
+        work(job)
+    end
+  end
+
+  # One transaction.
+  defp turn(job) do
+    reads = for claim <- job.claims, do: {:get, {:pack, claim}, false}
+    claims = Transaction.read(reads)
+    claim = Enum.find(claims, & &1)
+
+    cond do
+      latest_version(job.tenant) >= job.final ->
+        # Where the answer to our last commit got lost, the claim is gone with it.
+        if claim && owner(claim) == job.owner, do: clear_claims(job)
+        :done
+
+      is_nil(claim) ->
+        step(job, job.steps)
+
+      owner(claim) == job.owner ->
+        step(job, steps(job, claim))
+
+      stale?(job, claim) ->
+        step(job, steps(job, claim))
+
+      true ->
+        at = Enum.find_index(claims, & &1)
+        {:wait, claim, Transaction.watch({:pack, Enum.at(job.claims, at)})}
+    end
+  end
+
+  # `seen`: the claim of another, and when it was first seen so.
+  defp stale?(%{seen: {claim, since}}, claim), do: now() - since > @stale_ms
+  defp stale?(_job, _claim), do: false
+
+  defp wait(job, claim, watch) do
+    receive do
+      {^watch, _} -> :ok
+    after
+      @stale_ms + 20 -> Transaction.cancel_watch(watch)
+    end
+
+    case job.seen do
+      {^claim, _since} -> job
+      _ -> %{job | seen: {claim, now()}}
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  # The owner is a reference: its bytes are compared, not decoded.
+  defp owner(<<131, 104, 2, rest::binary>>) do
+    case Term.skip(rest, :anything) do
+      {:ok, after_owner} -> binary_part(rest, 0, byte_size(rest) - byte_size(after_owner))
+      {:error, _} -> rest
+    end
+  end
+
+  defp owner(claim), do: claim
+
+  # What another left. Of a version with commands that this one cannot read, our own steps are done
+  # from their start: whatever is there of them is made anew.
+  defp steps(job, <<131, 104, 2, rest::binary>> = claim) do
+    size = byte_size(owner(claim))
+    <<_::binary-size(size), steps::binary>> = rest
+
+    case Term.decode(<<131, steps::binary>>) do
+      {:ok, steps} when is_list(steps) -> steps
+      _ -> job.steps
+    end
+  end
+
+  defp steps(job, _claim), do: job.steps
+
+  defp step(job, [{version, []} | steps]) do
+    record_version(job.tenant, version)
+    Transaction.write([Metadata.changed()])
+    claim(job, steps)
+    {:worked, []}
+  end
+
+  defp step(job, [{version, [{{{:create, command}, {key, data}}, range} | commands]} | steps]) do
+    index = Index.from_data(data)
+
+    case build(job, index, command.schema, range) do
+      {:more, range} ->
+        claim(job, [{version, [{{{:create, command}, {key, data}}, range} | commands]} | steps])
+        {:worked, []}
+
+      :complete ->
+        Transaction.write([{:set, key, :erlang.term_to_binary(data)}, Metadata.changed()])
+        claim(job, [{version, commands} | steps])
+        {:worked, [{version, "=>", index}]}
+    end
+  end
+
+  defp step(job, [{version, [{{{:drop, _command}, {key, data}}, ranges} | commands]} | steps]) do
+    clears =
+      for range <- ranges do
+        case range do
+          {first, last} -> {:clear_range, first, last}
+          key -> {:clear, key}
+        end
+      end
+
+    Transaction.write(clears ++ [{:clear, key}, Metadata.changed()])
+    claim(job, [{version, commands} | steps])
+    {:worked, [{version, "X", Index.from_data(data)}]}
+  end
+
+  # Another version's migrations end where ours go on.
+  defp step(job, []) do
+    clear_claims(job)
+    latest = latest_version(job.tenant)
+    claim(job, for({version, _} = step <- job.steps, version > latest, do: step))
+    {:worked, []}
+  end
+
+  # A step of building: the entries of so many records, and where to go on.
+  defp build(job, index, schema, {first, cursor, last}) do
+    # What an earlier attempt may have left.
+    if cursor == first do
+      Transaction.write(
+        for {from, to} <-
+              if(Indexer.build?(index), do: Indexer.drop_ranges(job.tenant, index), else: []),
+            do: {:clear_range, from, to}
+      )
+    end
+
+    if Indexer.build?(index) do
+      {records, rest} = records(cursor, last, job.limit, schema)
+      id_name = Schema.field_source(schema, Schema.primary_key(schema))
+
+      Transaction.write(
+        Enum.flat_map(records, fn record ->
+          data = Schema.to_front(record.data, id_name)
+          Indexer.set_all(job.tenant, [index], schema, {record.key, data})
+        end)
+      )
+
+      Transaction.write([Metadata.changed()])
+      if rest, do: {:more, {first, rest, last}}, else: :complete
+    else
+      :complete
+    end
+  end
+
+  defp records(cursor, last, limit, schema) do
+    [rows] = Transaction.read([{:get_range, cursor, last, %{limit: limit}}])
+    full? = length(rows) >= limit
+    {records, left} = Record.decode_some(rows, Query.known(schema), not full?)
+
+    cond do
+      not full? -> {records, nil}
+      # One record takes more rows than a step.
+      records == [] -> records(cursor, last, limit * 2, schema)
+      left == [] -> {records, elem(List.last(rows), 0) <> <<0>>}
+      true -> {records, elem(hd(left), 0)}
+    end
+  end
+
+  defp record_version(tenant, version) do
+    now = NaiveDateTime.utc_now() |> NaiveDateTime.truncate(:second)
+    value = :erlang.term_to_binary(version: version, inserted_at: now)
+
+    Transaction.write([
+      {:set, {:pack, Keys.migration(tenant, version)}, value},
+      {:atomic, :max, {:pack, Keys.max_version(tenant)}, <<version::little-64>>}
+    ])
+  end
+
+  # `claim/2` of no steps ends the claim.
+  defp claim(job, []), do: clear_claims(job)
+
+  defp claim(job, steps) do
+    <<131, steps::binary>> = :erlang.term_to_binary(steps)
+    value = <<131, 104, 2, job.owner::binary, steps::binary>>
+    Transaction.write(for claim <- job.claims, do: {:set, {:pack, claim}, value})
+  end
+
+  defp clear_claims(job),
+    do: Transaction.write(for claim <- job.claims, do: {:clear, {:pack, claim}})
+
+  defp log(tenant, {version, what, index}) do
+    Logger.notice(
+      "[EctoFoundationDB] #{tenant.id} (#{version}) #{index.source} #{what} #{inspect(index.name)}"
+    )
+  end
+end

@@ -1,0 +1,425 @@
+defmodule EctoFoundationDB.Repo do
+  @moduledoc """
+  A repository: the records of schemas, in a FoundationDB cluster or in the embedded engine.
+
+      defmodule MyApp.Repo do
+        use EctoFoundationDB.Repo, otp_app: :my_app
+        use EctoFoundationDB.Migrator
+
+        @impl true
+        def migrations, do: [{0, MyApp.IndexUsers}]
+      end
+
+      # config/config.exs
+      config :my_app, MyApp.Repo, cluster_file: "/etc/foundationdb/fdb.cluster"
+
+      # in the application's supervision tree
+      children = [MyApp.Repo]
+
+      tenant = EctoFoundationDB.Tenant.open!(MyApp.Repo, "acme")
+      MyApp.Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
+      MyApp.Repo.get(User, "u1", prefix: tenant)
+      MyApp.Repo.all(User, where: [dept: "eng"], order_by: :joined, limit: 10, prefix: tenant)
+
+  ## Configuration
+
+  Which database:
+
+    * `embedded: true`: FoundationDB inside this VM, in memory. `embedded: "path"`: in that file.
+    * `cluster_file: "path"`: a cluster. Without it and without `embedded:`, the default cluster file,
+      found as every FoundationDB client finds it (`FDB_CLUSTER_FILE`, then
+      `/etc/foundationdb/fdb.cluster`). Nothing falls back to the embedded engine silently.
+    * `library: "path"`: the `libfdb_c` to load for a cluster; by default the system's search order.
+
+  A VM has one client library: all its Repos are embedded, or all are of clusters.
+
+  Waits and limits:
+
+    * `timeout:` ms to wait for any one answer, 5,000 by default; then
+      `EctoFoundationDB.TimeoutError` is raised. Also an option of each call.
+    * `transaction_timeout:` ms, `transaction_retry_limit:`: FoundationDB's own, for every transaction.
+    * `max_watches:` 1,000,000 by default, FoundationDB's maximum.
+    * `network_options:` a keyword list of FoundationDB's network options, for all Repos of the VM:
+      `trace_enable: dir`, `tls_cert_path:`, `tls_key_path:`, `tls_ca_path:`,
+      `external_client_directory:`, …
+
+  Layout and migrations:
+
+    * `storage_id:` the directory that tenants are in, "Ecto.Adapters.FoundationDB" by default
+    * `tenant_id:` the Repo's only tenant, opened when it is first needed: `prefix:` may be left out
+    * `migrator:` the module with the migrations, the Repo itself by default
+    * `migration_step:` the number of keys in a migration's transactions, 1,000 by default
+    * `max_single_value_size:` bytes above which a record is kept in parts, 100,000 by default
+    * `max_value_size:` bytes above which a record is refused, `:infinity` by default
+    * `metadata_cache: :disabled`: read the tenant's indexes in every transaction
+    * `log: false`: no messages about migrations
+
+  ## Tenants and transactions
+
+  Every call is about one tenant: its `prefix:` option, the tenant in the struct's metadata, or the
+  tenant of the transaction the call is made in.
+
+      MyApp.Repo.transactional(tenant, fn ->
+        user = MyApp.Repo.get!(User, "u1")
+        MyApp.Repo.update!(user, visits: user.visits + 1)
+      end)
+
+  A transaction is strictly serializable. Where it conflicts with another its function runs again:
+  it must do nothing but work with the database. FoundationDB may not know whether a commit
+  succeeded (error 1021, after losing the connection at the wrong moment): the function runs again
+  then too, **and may have been applied already**. An `insert!` that finds its own identical record
+  on such a retry succeeds; what must happen once needs an id that tells whether it has. A
+  transaction may last 5 seconds.
+
+  `transactional/2` inside a transaction of the same tenant joins it.
+
+  ## Queries
+
+  `:where` takes equalities and one range, on the primary key or on the fields of an index:
+
+      where: [dept: "eng"]
+      where: [dept: "eng", age: {:between, 20, 30}]
+      where: [age: {:>=, 20}]
+      where: [age: [>=: 20, <: 30]]
+
+  A value that looks like a range is compared with `{:==, value}`. `:order_by` takes fields, or
+  `desc: field`; without a limit any order is possible, with a limit that of the primary key or of
+  the index. `:limit` limits the results. `:key_limit` limits the keys that are read: a page of
+  unknown length. A query that no single get or range can answer is an
+  `EctoFoundationDB.Exception.Unsupported` that says which index would answer it. An `Ecto.Query`
+  can be used in place of a schema where Ecto is present, within the same limits.
+
+  Functions without a bang give `{:ok, struct}` or `{:error, reason}`, where the reason is an
+  exception (`EctoFoundationDB.ConflictError`, `EctoFoundationDB.StaleEntryError`) or an invalid
+  changeset; those with a bang raise it.
+  """
+
+  alias EctoFoundationDB.{Connection, Future, Tenant, Transaction}
+
+  @type t :: module()
+  @type result :: {:ok, struct()} | {:error, Exception.t() | struct()}
+  @type queryable :: module() | struct()
+
+  @doc "The Repo's configuration, defaults included."
+  @callback config() :: keyword()
+  @doc "Starts the Repo; options override its configuration."
+  @callback start_link(keyword()) :: GenServer.on_start()
+  @doc "Options that calls of this operation (`:all`, `:insert`, …) begin with; override it."
+  @callback default_options(operation :: atom()) :: keyword()
+
+  @doc """
+  Runs a function in a transaction of the tenant, and gives its result.
+
+  An exception, throw or exit in the function cancels the transaction. See the module's description
+  for retries.
+  """
+  @callback transactional(Tenant.t() | nil, (() -> result) | (term() -> result)) :: result
+            when result: term()
+
+  @doc """
+  Inserts a struct or a changeset.
+
+  `on_conflict:` says what happens where there is a record with this primary key: `:raise`,
+  `:nothing`, `:replace_all`, `{:replace, fields}`, `{:replace_all_except, fields}`. Fields that are
+  `nil` in the struct are not stored, and replace nothing.
+  """
+  @callback insert(struct(), keyword()) :: result()
+  @callback insert!(struct(), keyword()) :: struct()
+
+  @doc """
+  Inserts rows, keyword lists or maps, in one transaction: `{count, nil}`, or `{count, structs}`
+  with `returning: true`. Timestamps are not generated. A conflict is raised.
+  """
+  @callback insert_all(module(), [map() | keyword()], keyword()) ::
+              {non_neg_integer(), nil | [struct()]}
+
+  @doc "Updates the record of a changeset."
+  @callback update(struct(), keyword()) :: result()
+
+  @doc """
+  Sets fields of the struct's record. Others keep the values they have in the database, those the
+  schema does not know included. A third argument of `prefix:` and `timeout:` alone is taken for
+  options of a changeset.
+  """
+  @callback update(struct(), changes :: map() | keyword(), keyword()) :: result()
+  @callback update!(struct(), keyword()) :: struct()
+  @callback update!(struct(), changes :: map() | keyword(), keyword()) :: struct()
+
+  @doc "Updates the records of a query: `update_all(User, set: [active: false])`."
+  @callback update_all(queryable(), [set: keyword()], keyword()) :: {non_neg_integer(), nil}
+
+  @doc "Deletes the struct's record."
+  @callback delete(struct(), keyword()) :: result()
+  @callback delete!(struct(), keyword()) :: struct()
+
+  @doc "Deletes the records of a query, all of the schema's where there is no `:where`."
+  @callback delete_all(queryable(), keyword()) :: {non_neg_integer(), nil}
+
+  @callback get(queryable(), id :: term(), keyword()) :: struct() | nil
+  @callback get!(queryable(), id :: term(), keyword()) :: struct()
+  @callback get_by(queryable(), keyword() | map(), keyword()) :: struct() | nil
+  @callback get_by!(queryable(), keyword() | map(), keyword()) :: struct()
+  @callback one(queryable(), keyword()) :: struct() | nil
+  @callback one!(queryable(), keyword()) :: struct()
+  @callback exists?(queryable(), keyword()) :: boolean()
+  @callback all(queryable(), keyword()) :: [struct()]
+  @callback all_by(queryable(), keyword() | map(), keyword()) :: [struct()]
+
+  @doc """
+  The records whose primary key is from `first` up to, not including, `last`; `nil` for no bound.
+  `:inclusive_left?` (true) and `:inclusive_right?` (false) say otherwise.
+  """
+  @callback all_range(queryable(), first :: term(), last :: term(), keyword()) :: [struct()]
+
+  @doc """
+  A lazy stream of records, read in pages of `max_rows:` (500). Inside a transaction it reads there;
+  outside, each page is a transaction of its own, so that any size can be read, and a change that is
+  made meanwhile may be seen or not.
+  """
+  @callback stream(queryable(), keyword()) :: Enumerable.t()
+
+  @doc "As `get/3` and so on, not waiting: awaited inside the transaction, all are in flight at once."
+  @callback async_get(queryable(), term(), keyword()) :: Future.t()
+  @callback async_get_by(queryable(), keyword() | map(), keyword()) :: Future.t()
+  @callback async_one(queryable(), keyword()) :: Future.t()
+  @callback async_all(queryable(), keyword()) :: Future.t()
+  @callback async_all_by(queryable(), keyword() | map(), keyword()) :: Future.t()
+
+  @doc """
+  Inserts structs whose ids the commit makes (`EctoFoundationDB.Versionstamp`); awaited after the
+  transaction.
+  """
+  @callback async_insert_all!(module(), [struct()], keyword()) :: Future.t()
+
+  @doc "The result of a future, or the results of several in their order."
+  @callback await(Future.t() | [Future.t()]) :: term()
+
+  @doc """
+  Watches the struct's record: when it changes, this process gets `{ref, :ready}`, once.
+  `:label` is the key under which `assign_ready/3` gives the changed record.
+  """
+  @callback watch(struct(), keyword()) :: Future.t()
+
+  @doc """
+  What has become of watches: given the futures of `watch/2` (a list, or a map by label) and the refs
+  of the `{ref, :ready}` messages that came, gives `{assigns, new_futures, other_futures}`.
+  `watch?: true` watches anew, in the transaction that reads.
+
+      def handle_info({ref, :ready}, state) when is_reference(ref) do
+        {assigns, new, others} = Repo.assign_ready(state.futures, [ref], watch?: true, prefix: state.tenant)
+        {:noreply, %{state | futures: new ++ others, assigns: Map.merge(state.assigns, Map.new(assigns))}}
+      end
+  """
+  @callback assign_ready([Future.t()] | %{term() => Future.t()}, [reference()], keyword()) ::
+              {keyword(), futures, futures}
+            when futures: [Future.t()] | %{term() => Future.t()}
+
+  @optional_callbacks default_options: 1
+
+  defmacro __using__(opts) do
+    quote bind_quoted: [opts: opts], location: :keep do
+      @behaviour EctoFoundationDB.Repo
+      @otp_app EctoFoundationDB.Repo.__otp_app__(__MODULE__, opts)
+
+      alias EctoFoundationDB.Repo.{Queries, Records, Watches}
+
+      def __ecto_fdb_repo__, do: true
+
+      def child_spec(opts \\ []),
+        do: %{id: __MODULE__, start: {__MODULE__, :start_link, [opts]}, type: :worker}
+
+      @impl true
+      def start_link(opts \\ []),
+        do: EctoFoundationDB.Connection.start_link(__MODULE__, Keyword.merge(app_config(), opts))
+
+      def stop(timeout \\ 5000), do: GenServer.stop(__MODULE__, :normal, timeout)
+
+      @impl true
+      def config, do: EctoFoundationDB.Repo.__config__(__MODULE__, app_config())
+
+      defp app_config, do: [otp_app: @otp_app] ++ Application.get_env(@otp_app, __MODULE__, [])
+
+      @impl true
+      def default_options(_operation), do: []
+      defoverridable default_options: 1
+
+      defp with_defaults(operation, opts), do: Keyword.merge(default_options(operation), opts)
+
+      @impl true
+      def transactional(tenant, fun),
+        do: EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun)
+
+      def transactional(tenant, fun, opts),
+        do: EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+
+      def in_transaction?, do: EctoFoundationDB.Transaction.in?()
+
+      @impl true
+      def insert(struct, opts \\ []),
+        do: Records.insert(__MODULE__, struct, with_defaults(:insert, opts))
+
+      @impl true
+      def insert!(struct, opts \\ []),
+        do: Records.insert!(__MODULE__, struct, with_defaults(:insert, opts))
+
+      @impl true
+      def insert_all(schema, rows, opts \\ []),
+        do: Records.insert_all(__MODULE__, schema, rows, with_defaults(:insert_all, opts))
+
+      def insert_or_update(changeset, opts \\ []),
+        do: EctoFoundationDB.Repo.__insert_or_update__(__MODULE__, changeset, opts)
+
+      def update(changeset), do: update(changeset, [])
+
+      @impl true
+      def update(%{__struct__: Ecto.Changeset} = changeset, opts),
+        do: Records.update(__MODULE__, changeset, with_defaults(:update, opts))
+
+      def update(struct, changes), do: update(struct, changes, [])
+
+      @impl true
+      def update(struct, changes, opts),
+        do: Records.update(__MODULE__, struct, changes, with_defaults(:update, opts))
+
+      def update!(changeset), do: update!(changeset, [])
+
+      @impl true
+      def update!(%{__struct__: Ecto.Changeset} = changeset, opts),
+        do: Records.update!(__MODULE__, changeset, with_defaults(:update, opts))
+
+      def update!(struct, changes), do: update!(struct, changes, [])
+
+      @impl true
+      def update!(struct, changes, opts),
+        do: Records.update!(__MODULE__, struct, changes, with_defaults(:update, opts))
+
+      @impl true
+      def update_all(queryable, updates, opts \\ []),
+        do: Records.update_all(__MODULE__, queryable, updates, with_defaults(:update_all, opts))
+
+      @impl true
+      def delete(struct, opts \\ []),
+        do: Records.delete(__MODULE__, struct, with_defaults(:delete, opts))
+
+      @impl true
+      def delete!(struct, opts \\ []),
+        do: Records.delete!(__MODULE__, struct, with_defaults(:delete, opts))
+
+      @impl true
+      def delete_all(queryable, opts \\ []),
+        do: Records.delete_all(__MODULE__, queryable, with_defaults(:delete_all, opts))
+
+      for {name, arity} <- [
+            get: 2,
+            get!: 2,
+            get_by: 2,
+            get_by!: 2,
+            one: 1,
+            one!: 1,
+            all: 1,
+            all_by: 2
+          ] do
+        args = Macro.generate_arguments(arity, __MODULE__)
+        async = :"async_#{name}"
+
+        if {name, arity + 1} in EctoFoundationDB.Repo.behaviour_info(:callbacks), do: @impl(true)
+
+        def unquote(name)(unquote_splicing(args), opts \\ []) do
+          __MODULE__
+          |> Queries.unquote(async)(unquote_splicing(args), with_defaults(unquote(name), opts))
+          |> EctoFoundationDB.Future.result()
+        end
+
+        if {async, arity + 1} in EctoFoundationDB.Repo.behaviour_info(:callbacks), do: @impl(true)
+
+        def unquote(async)(unquote_splicing(args), opts \\ []),
+          do:
+            Queries.unquote(async)(
+              __MODULE__,
+              unquote_splicing(args),
+              with_defaults(unquote(name), opts)
+            )
+      end
+
+      @impl true
+      def all_range(queryable, first, last, opts \\ []),
+        do: queryable |> async_all_range(first, last, opts) |> await()
+
+      def async_all_range(queryable, first, last, opts \\ []),
+        do: Queries.async_all_range(__MODULE__, queryable, first, last, with_defaults(:all, opts))
+
+      @impl true
+      def exists?(queryable, opts \\ []),
+        do: Queries.exists?(__MODULE__, queryable, with_defaults(:exists?, opts))
+
+      @impl true
+      def stream(queryable, opts \\ []),
+        do: Queries.stream(__MODULE__, queryable, with_defaults(:stream, opts))
+
+      @impl true
+      def async_insert_all!(schema, structs, opts \\ []),
+        do:
+          Records.async_insert_all!(__MODULE__, schema, structs, with_defaults(:insert_all, opts))
+
+      @impl true
+      def await(futures), do: Queries.await(futures)
+
+      @impl true
+      def watch(struct, opts \\ []),
+        do: Watches.watch(__MODULE__, struct, with_defaults(:watch, opts))
+
+      @impl true
+      def assign_ready(futures, refs, opts \\ []),
+        do: Watches.assign_ready(__MODULE__, futures, refs, with_defaults(:assign_ready, opts))
+    end
+  end
+
+  @doc false
+  def __otp_app__(repo, opts) do
+    case Keyword.fetch(opts, :otp_app) do
+      {:ok, app} when is_atom(app) ->
+        app
+
+      _ ->
+        raise ArgumentError,
+              "#{inspect(repo)}: `use EctoFoundationDB.Repo` needs `otp_app: :my_app`"
+    end
+  end
+
+  @doc false
+  def __config__(repo, app_config) do
+    if :ets.whereis(repo) == :undefined,
+      do: Connection.validate!(repo, app_config),
+      else: Connection.fetch!(repo).config
+  end
+
+  @doc false
+  def __transactional__(repo, tenant, fun, opts \\ []) do
+    unless is_function(fun, 0) or is_function(fun, 1) do
+      raise ArgumentError,
+            "transactional: expected a function of no or one argument, got: #{inspect(fun)}"
+    end
+
+    tenant =
+      EctoFoundationDB.Repo.Options.tenant!(repo, if(tenant, do: [prefix: tenant], else: []))
+
+    Transaction.run(tenant, fun, opts)
+  end
+
+  @doc false
+  def __insert_or_update__(repo, %{__struct__: Ecto.Changeset, data: data} = changeset, opts) do
+    case data do
+      %{__meta__: %{state: :loaded}} -> repo.update(changeset, opts)
+      _ -> repo.insert(changeset, opts)
+    end
+  end
+
+  def __insert_or_update__(_repo, other, _opts),
+    do: raise(ArgumentError, "insert_or_update: expected a changeset, got: #{inspect(other)}")
+
+  @doc """
+  The database of a Repo, a handle for `EctoFoundationDB.Native`.
+  """
+  @spec database(t()) :: EctoFoundationDB.Native.database()
+  def database(repo), do: Connection.fetch!(repo).database
+end

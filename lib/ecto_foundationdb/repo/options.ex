@@ -1,0 +1,69 @@
+defmodule EctoFoundationDB.Repo.Options do
+  @moduledoc false
+  # The options of a Repo's functions.
+
+  alias EctoFoundationDB.{Connection, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.Exception.IncorrectTenancy
+
+  @common [:prefix, :timeout]
+
+  @doc "The options with the Repo's defaults, or an error that names those known."
+  def validate!(opts, known) do
+    known = @common ++ known
+
+    unless Keyword.keyword?(opts) do
+      raise ArgumentError, "expected a keyword list of options, got: #{inspect(opts)}"
+    end
+
+    case Keyword.keys(opts) -- known do
+      [] ->
+        opts
+
+      unknown ->
+        raise ArgumentError, "unknown options #{inspect(unknown)}, known are: #{inspect(known)}"
+    end
+  end
+
+  @doc "The tenant a call is about: its option, its struct's, its transaction's, the Repo's only one."
+  def tenant!(repo, opts, struct \\ nil) do
+    case opts[:prefix] || Schema.tenant(struct) || Transaction.tenant() || single(repo) do
+      %Tenant{repo: ^repo} = tenant ->
+        tenant
+
+      %Tenant{repo: other, id: id} ->
+        raise IncorrectTenancy,
+              "tenant #{inspect(id)} was opened with #{inspect(other)}, and is used with #{inspect(repo)}"
+
+      nil ->
+        raise IncorrectTenancy,
+              "no tenant is given. Pass one, `prefix: tenant` (from Tenant.open!(#{inspect(repo)}, id)), " <>
+                "use a struct that was read from one, or call inside Repo.transactional(tenant, fun)"
+
+      other ->
+        raise IncorrectTenancy,
+              "prefix: expected a tenant (from Tenant.open!(#{inspect(repo)}, id)), got: #{inspect(other)}"
+    end
+  end
+
+  # A Repo with `tenant_id:` has one tenant, opened when it is first needed.
+  defp single(repo) do
+    with id when is_binary(id) <- Connection.fetch!(repo).config[:tenant_id] do
+      case :ets.lookup(repo, :tenant) do
+        [{:tenant, tenant}] ->
+          tenant
+
+        [] ->
+          tenant = Tenant.open!(repo, id)
+          :ets.insert(repo, {:tenant, tenant})
+          tenant
+      end
+    end
+  end
+
+  @doc "The options that say how records are laid out."
+  def layout(%Tenant{repo: repo, options: options}) do
+    Connection.fetch!(repo).config
+    |> Keyword.merge(options)
+    |> Keyword.take([:max_single_value_size, :max_value_size])
+  end
+end

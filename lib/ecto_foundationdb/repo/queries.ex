@@ -1,0 +1,177 @@
+defmodule EctoFoundationDB.Repo.Queries do
+  @moduledoc false
+  # The Repo's functions that read.
+
+  alias EctoFoundationDB.{Future, MultipleResultsError, NoResultsError, Schema, Transaction}
+  alias EctoFoundationDB.Layer.{EctoQuery, Metadata, Query}
+  alias EctoFoundationDB.Repo.Options
+
+  @query [:where, :order_by, :limit, :key_limit]
+
+  @doc "The query of a schema (or of an Ecto query, where Ecto is present) and options."
+  def query(repo, queryable, opts, more \\ []) do
+    {schema, from_query, prefix} = EctoQuery.split(queryable)
+    opts = Options.validate!(opts, @query ++ more)
+    tenant = Options.tenant!(repo, Keyword.put_new(opts, :prefix, prefix))
+    where = Enum.to_list(from_query[:where] || []) ++ Enum.to_list(opts[:where] || [])
+
+    query =
+      Query.new(tenant, schema,
+        where: where,
+        order_by: opts[:order_by] || from_query[:order_by] || [],
+        limit: opts[:limit] || from_query[:limit],
+        key_limit: opts[:key_limit]
+      )
+
+    {query, opts}
+  end
+
+  def async_all(repo, queryable, opts) do
+    {query, opts} = query(repo, queryable, opts)
+    future(query, opts)
+  end
+
+  # Inside a transaction reads are in flight until they are awaited; outside there is none to await
+  # them in.
+  defp future(query, opts) do
+    if Transaction.in?() do
+      Transaction.run(query.tenant, fn -> query |> Query.start() |> loaded(query) end)
+    else
+      Future.resolved(
+        Transaction.run(
+          query.tenant,
+          fn -> query |> Query.start() |> loaded(query) |> Future.result() end,
+          opts
+        )
+      )
+    end
+  end
+
+  defp loaded(future, query),
+    do: Future.apply(future, &Query.load(&1, query.schema, query.tenant))
+
+  def async_all_by(repo, queryable, by, opts), do: async_all(repo, queryable, by(opts, by))
+
+  defp by(opts, by),
+    do: Keyword.update(opts, :where, Enum.to_list(by), &(Enum.to_list(&1) ++ Enum.to_list(by)))
+
+  def async_get(repo, queryable, id, opts) do
+    if is_nil(id) do
+      raise ArgumentError, "get: the primary key is nil, and no record has such a one"
+    end
+
+    {schema, _, _} = EctoQuery.split(queryable)
+    async_one(repo, queryable, by(opts, [{Schema.primary_key(schema), {:==, id}}]))
+  end
+
+  def async_get!(repo, queryable, id, opts),
+    do: repo |> async_get(queryable, id, opts) |> found!(queryable, Schema: id)
+
+  def async_get_by(repo, queryable, by, opts), do: async_one(repo, queryable, by(opts, by))
+
+  def async_get_by!(repo, queryable, by, opts),
+    do: repo |> async_get_by(queryable, by, opts) |> found!(queryable, by)
+
+  def async_one(repo, queryable, opts) do
+    {query, opts} = query(repo, queryable, opts)
+
+    # Two are enough to know that there is not one alone.
+    query = if is_nil(query.limit) and query.order_by == [], do: %{query | limit: 2}, else: query
+
+    Future.apply(future(query, opts), fn
+      [] ->
+        nil
+
+      [one] ->
+        one
+
+      _ ->
+        raise MultipleResultsError,
+              "expected at most one result of #{inspect(query.schema)}, got more"
+    end)
+  end
+
+  def async_one!(repo, queryable, opts),
+    do: repo |> async_one(queryable, opts) |> found!(queryable, Keyword.get(opts, :where, []))
+
+  defp found!(future, queryable, what) do
+    Future.apply(future, fn
+      nil ->
+        {schema, _, _} = EctoQuery.split(queryable)
+
+        what =
+          if match?([Schema: _], what),
+            do: "with primary key #{inspect(what[:Schema])}",
+            else: "where #{inspect(what)}"
+
+        raise NoResultsError, "expected a #{inspect(schema)} #{what}, found none"
+
+      result ->
+        result
+    end)
+  end
+
+  def async_all_range(repo, queryable, first, last, opts) do
+    {bounds, opts} = Keyword.split(opts, [:inclusive_left?, :inclusive_right?])
+    {schema, _, _} = EctoQuery.split(queryable)
+    left = if Keyword.get(bounds, :inclusive_left?, true), do: :>=, else: :>
+    right = if Keyword.get(bounds, :inclusive_right?, false), do: :<=, else: :<
+
+    range =
+      for {operator, id} <- [{left, first}, {right, last}],
+          not is_nil(id),
+          do: {Schema.primary_key(schema), {operator, id}}
+
+    async_all(repo, queryable, by(opts, range))
+  end
+
+  def exists?(repo, queryable, opts) do
+    {query, opts} = query(repo, queryable, opts)
+    Future.result(future(%{query | limit: 1, order_by: []}, opts)) != []
+  end
+
+  def stream(repo, queryable, opts) do
+    {query, opts} = query(repo, queryable, opts, [:max_rows])
+    rows = Keyword.get(opts, :max_rows, 500)
+
+    unless is_integer(rows) and rows > 0 do
+      raise ArgumentError, "max_rows: expected a positive integer, got: #{inspect(rows)}"
+    end
+
+    if query.order_by != [] do
+      raise EctoFoundationDB.Exception.Unsupported,
+            "stream: order_by is not supported; a stream is in the order of the primary key, or of the index"
+    end
+
+    stream =
+      Stream.resource(
+        fn -> :start end,
+        fn
+          :done ->
+            {:halt, :done}
+
+          position ->
+            range = if position == :start, do: nil, else: position
+
+            {records, rest} =
+              Transaction.run(query.tenant, fn -> page(query, range, rows) end, opts)
+
+            {Query.load(records, query.schema, query.tenant), rest || :done}
+        end,
+        fn _ -> :ok end
+      )
+
+    if query.limit, do: Stream.take(stream, query.limit), else: stream
+  end
+
+  defp page(query, range, rows) do
+    metadata = if query.where == [], do: nil, else: Metadata.load(query.tenant, query.source)
+    Query.page(query, metadata, range, rows)
+  end
+
+  def await(futures) when is_list(futures), do: Enum.map(futures, &Future.result/1)
+  def await(%Future{} = future), do: Future.result(future)
+
+  def await(other),
+    do: raise(ArgumentError, "await: expected a future or a list of them, got: #{inspect(other)}")
+end

@@ -1,0 +1,108 @@
+defmodule EctoFoundationDB.Repo.Watches do
+  @moduledoc false
+  # `watch/2` and `assign_ready/3`.
+
+  alias EctoFoundationDB.{Future, Schema, Transaction}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.Keys
+  alias EctoFoundationDB.Repo.Options
+
+  # What a watch is of: `{:record, schema, id}`, or `{:counter, schema, by, signal}` of SchemaMetadata.
+  defstruct [:of, :label, :queryable]
+
+  def watch(_repo, nil, _opts), do: nil
+
+  def watch(repo, %schema{} = struct, opts) do
+    opts = Options.validate!(opts, [:label])
+    tenant = Options.tenant!(repo, opts, struct)
+    watch_record(tenant, schema, Schema.id!(struct), opts)
+  end
+
+  defp watch_record(tenant, schema, id, opts) do
+    unless Keyword.get(Schema.context(schema), :write_primary, true) do
+      raise Unsupported,
+            "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
+    end
+
+    stored = Schema.dump_value(schema, :watch, Schema.primary_key(schema), id)
+    key = {:pack, Keys.record(tenant, Schema.source(schema), stored)}
+
+    Transaction.run(
+      tenant,
+      fn ->
+        Future.watch(Transaction.watch(key), %__MODULE__{
+          of: {:record, schema, id},
+          label: opts[:label]
+        })
+      end,
+      Keyword.take(opts, [:timeout])
+    )
+  end
+
+  def assign_ready(repo, futures, refs, opts) when is_list(refs) do
+    opts = Options.validate!(opts, [:watch?])
+    tenant = Options.tenant!(repo, opts)
+    {ready, others} = find(futures, refs)
+
+    new =
+      Transaction.run(
+        tenant,
+        fn ->
+          ready
+          |> Enum.map(fn {label, watch} -> {label, watch, read(repo, tenant, watch)} end)
+          |> Enum.map(fn {label, watch, future} -> {label, watch, Future.result(future)} end)
+          |> Enum.map(fn {label, watch, result} ->
+            {label, result, if(opts[:watch?], do: again(tenant, watch))}
+          end)
+        end,
+        Keyword.take(opts, [:timeout])
+      )
+
+    assigns = for {label, result, _} <- new, do: {label, result}
+    watches = for {label, _, watch} <- new, watch, do: {label, watch}
+    watches = if is_map(futures), do: Map.new(watches), else: Enum.map(watches, &elem(&1, 1))
+    {assigns, watches, others}
+  end
+
+  defp find(futures, refs) when is_map(futures) do
+    {ready, others} = Enum.split_with(futures, fn {_, future} -> Future.ref(future) in refs end)
+
+    {Enum.map(ready, fn {label, %Future{kind: {:watch, _, watch}}} -> {label, watch} end),
+     Map.new(others)}
+  end
+
+  defp find(futures, refs) when is_list(futures) do
+    {ready, others} = Enum.split_with(futures, &(Future.ref(&1) in refs))
+
+    ready =
+      for %Future{kind: {:watch, _, watch}} <- ready do
+        unless watch.label do
+          raise ArgumentError,
+                "assign_ready: this watch has no label. Give one to watch/2 (`label: :user`), or " <>
+                  "call assign_ready with a map of futures by label"
+        end
+
+        {watch.label, watch}
+      end
+
+    {ready, others}
+  end
+
+  defp read(repo, tenant, %{of: {:record, schema, id}}),
+    do: repo.async_get(schema, id, prefix: tenant)
+
+  defp read(repo, tenant, %{of: {:counter, _, [], _}, queryable: queryable}),
+    do: repo.async_all(queryable, prefix: tenant)
+
+  defp read(repo, tenant, %{of: {:counter, _, by, _}, queryable: queryable}),
+    do: repo.async_all_by(queryable, by, prefix: tenant)
+
+  defp again(tenant, %{of: {:record, schema, id}, label: label}),
+    do: watch_record(tenant, schema, id, label: label)
+
+  defp again(_tenant, %{of: {:counter, _, by, signal}} = watch) do
+    EctoFoundationDB.Indexer.SchemaMetadata.watch_by(watch.queryable, by, signal,
+      label: watch.label
+    )
+  end
+end

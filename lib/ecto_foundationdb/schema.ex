@@ -1,0 +1,377 @@
+defmodule EctoFoundationDB.Schema do
+  @moduledoc """
+  What this library reads of a schema: Ecto's reflection, `__schema__/1` and `__schema__/2`.
+
+  A module with `use Ecto.Schema` has it. Without Ecto a module gives the same functions itself:
+
+      defmodule MyApp.User do
+        defstruct [:id, :name, :age, __meta__: %{prefix: nil}]
+
+        def __schema__(:source), do: "users"
+        def __schema__(:primary_key), do: [:id]
+        def __schema__(:fields), do: [:id, :name, :age]
+
+        def __schema__(:type, :id), do: :binary_id
+        def __schema__(:type, :name), do: :string
+        def __schema__(:type, :age), do: :integer
+      end
+
+  These four are needed. `__schema__(:autogenerate)`, `(:autoupdate)`, `(:autogenerate_id)` and
+  `(:field_source, field)` are used where they exist. `__meta__` may be left out; where a struct has
+  it, structs that were read carry their tenant in `__meta__.prefix`.
+
+  Values are dumped and loaded through their Ecto type where Ecto is present, and stored as they are
+  where it isn't.
+  """
+
+  @type t :: module()
+
+  @typedoc "A record as it is stored: the fields' source names and dumped values, in stored order."
+  @type data :: [{atom() | String.t(), term()}]
+
+  @doc """
+  The source, the name under which a schema's records are stored.
+
+      iex> EctoFoundationDB.Schema.source(MyApp.User)
+      "users"
+  """
+  @spec source(t()) :: String.t()
+  def source(schema) do
+    case reflect(schema, :source) do
+      source when is_binary(source) ->
+        source
+
+      other ->
+        raise ArgumentError,
+              "#{inspect(schema)}.__schema__(:source) gave #{inspect(other)}, expected a string " <>
+                "(embedded schemas have none, and cannot be stored on their own)"
+    end
+  end
+
+  @doc """
+  The name of the primary key's field; exactly one is needed.
+
+      iex> EctoFoundationDB.Schema.primary_key(MyApp.User)
+      :id
+  """
+  @spec primary_key(t()) :: atom()
+  def primary_key(schema) do
+    case reflect(schema, :primary_key) do
+      [field] ->
+        field
+
+      [] ->
+        raise ArgumentError,
+              "#{inspect(schema)} has no primary key, and a record is stored under its primary " <>
+                "key. Declare one field as the schema's primary key"
+
+      fields ->
+        raise ArgumentError,
+              "#{inspect(schema)} has the primary key #{inspect(fields)}, expected exactly one field"
+    end
+  end
+
+  @doc "The schema's fields, virtual ones aside."
+  @spec fields(t()) :: [atom()]
+  def fields(schema), do: reflect(schema, :fields)
+
+  @doc "A field's type, given its name or its source name; `nil` for a field the schema does not have."
+  @spec type(t() | nil, atom() | String.t()) :: term()
+  def type(nil, _field), do: nil
+  def type(_schema, field) when is_binary(field), do: nil
+
+  def type(schema, field) do
+    case optional(schema, :type, field, nil) do
+      nil ->
+        case Enum.find(fields(schema), &(field_source(schema, &1) == field)) do
+          nil -> nil
+          name -> optional(schema, :type, name, nil)
+        end
+
+      type ->
+        type
+    end
+  end
+
+  @doc "The name a field is stored under."
+  @spec field_source(t(), atom()) :: atom()
+  def field_source(schema, field), do: optional(schema, :field_source, field, nil) || field
+
+  @doc "The value of a struct's primary key; an error where it is `nil`."
+  @spec id!(struct()) :: term()
+  def id!(%schema{} = struct) do
+    field = primary_key(schema)
+
+    case Map.fetch(struct, field) do
+      {:ok, nil} ->
+        raise ArgumentError,
+              "the primary key #{inspect(field)} of this #{inspect(schema)} is nil, and a record " <>
+                "is stored under its primary key. Set it, or let the schema autogenerate it: " <>
+                inspect(struct)
+
+      {:ok, id} ->
+        id
+
+      :error ->
+        raise ArgumentError,
+              "#{inspect(schema)} declares the primary key #{inspect(field)}, but its struct has " <>
+                "no such field"
+    end
+  end
+
+  @doc false
+  # What an insert stores: the fields that are not nil, then what is generated.
+  @spec insert_data(struct(), map()) :: {data(), map()}
+  def insert_data(%schema{} = struct, changes) do
+    primary_key = primary_key(schema)
+
+    {changes, generated_id} =
+      struct
+      |> Map.take(fields(schema))
+      |> Enum.reject(fn {field, value} -> is_nil(value) or empty_embeds?(schema, field, value) end)
+      |> Map.new()
+      |> Map.merge(Map.take(changes, fields(schema)))
+      |> generate_id(schema, primary_key)
+
+    generated = autogenerate(schema, :autogenerate, changes)
+    data = dump(schema, :insert, in_order(changes)) ++ dump(schema, :insert, generated)
+    data = data ++ dump(schema, :insert, generated_id)
+    values = changes |> Map.merge(Map.new(generated)) |> Map.merge(Map.new(generated_id))
+    {to_front(data, field_source(schema, primary_key)), values}
+  end
+
+  @doc false
+  # What an update sets, in stored order; [] where nothing changes.
+  @spec update_data(t(), map()) :: {data(), map()}
+  def update_data(_schema, changes) when changes == %{}, do: {[], %{}}
+
+  def update_data(schema, changes) do
+    generated = autogenerate(schema, :autoupdate, changes)
+    data = dump(schema, :update, in_order(changes)) ++ dump(schema, :update, generated)
+    {data, Map.merge(changes, Map.new(generated))}
+  end
+
+  @doc false
+  # One row of insert_all: a map or keyword list of fields, no timestamps.
+  @spec row_data(t(), map() | keyword()) :: {data(), map()}
+  def row_data(schema, row) do
+    row = Map.new(row)
+    known = fields(schema)
+
+    for {field, _} <- row, field not in known do
+      raise ArgumentError,
+            "unknown field #{inspect(field)} of #{inspect(schema)} in insert_all, " <>
+              "expected one of #{inspect(known)}"
+    end
+
+    primary_key = primary_key(schema)
+    {row, generated_id} = generate_id(row, schema, primary_key)
+    data = dump(schema, :insert_all, in_order(row) ++ generated_id)
+    {to_front(data, field_source(schema, primary_key)), Map.merge(row, Map.new(generated_id))}
+  end
+
+  # The order of a small map's keys before OTP 26, which made it arbitrary: the order that stored
+  # values have.
+  defp in_order(changes) when map_size(changes) <= 32, do: Enum.sort_by(changes, &elem(&1, 0))
+  defp in_order(changes), do: Map.to_list(changes)
+
+  defp empty_embeds?(schema, field, []), do: field in optional(schema, :embeds, [])
+  defp empty_embeds?(_schema, _field, _value), do: false
+
+  defp generate_id(changes, schema, primary_key) do
+    case {changes, optional(schema, :autogenerate_id, nil)} do
+      {%{^primary_key => id}, _} when not is_nil(id) ->
+        {changes, []}
+
+      {_, {^primary_key, _source, type}} ->
+        {Map.delete(changes, primary_key), generate(primary_key, type)}
+
+      {_, _} ->
+        {changes, []}
+    end
+  end
+
+  defp generate(field, type) when type in [:binary_id, Ecto.UUID], do: [{field, uuid()}]
+
+  defp generate(field, type) do
+    raise EctoFoundationDB.Exception.Unsupported,
+          "the primary key #{inspect(field)} of type #{inspect(type)} cannot be generated by the " <>
+            "database. Use :binary_id, EctoFoundationDB.Versionstamp with async_insert_all!, or " <>
+            "set it before inserting"
+  end
+
+  defp uuid do
+    <<a::48, _::4, b::12, _::2, c::62>> = :crypto.strong_rand_bytes(16)
+
+    <<a::binary-size(8), b::binary-size(4), c::binary-size(4), d::binary-size(4), e::binary>> =
+      Base.encode16(<<a::48, 4::4, b::12, 2::2, c::62>>, case: :lower)
+
+    Enum.join([a, b, c, d, e], "-")
+  end
+
+  defp autogenerate(schema, key, changes) do
+    Enum.flat_map(optional(schema, key, []), fn {fields, {module, function, args}} ->
+      case Enum.reject(fields, &Map.has_key?(changes, &1)) do
+        [] ->
+          []
+
+        fields ->
+          value = apply(module, function, args)
+          Enum.map(fields, &{&1, value})
+      end
+    end)
+  end
+
+  @doc false
+  @spec dump(t(), atom(), Enumerable.t()) :: data()
+  def dump(schema, action, changes) do
+    for {field, value} <- changes,
+        do: {field_source(schema, field), dump_value(schema, action, field, value)}
+  end
+
+  @doc false
+  # A value as it is stored, and as index keys are made from it.
+  def dump_value(schema, action, field, value) do
+    type = type(schema, field)
+
+    if ecto?() and not is_nil(type) do
+      case apply(Ecto.Type, :dump, [type, value]) do
+        {:ok, value} ->
+          value
+
+        :error ->
+          raise ArgumentError,
+                "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
+                  "not match the field's type #{inspect(type)}"
+      end
+    else
+      value
+    end
+  end
+
+  @doc false
+  # A function from stored records to structs of a tenant; the reflection is done once for all.
+  @spec loader(t(), term()) :: (data() -> struct())
+  def loader(schema, tenant) do
+    empty = put_meta(schema.__struct__(), tenant)
+
+    fields =
+      for field <- fields(schema),
+          do: {field, field_source(schema, field), if(ecto?(), do: type(schema, field))}
+
+    fn data ->
+      values =
+        for {field, source, type} <- fields, into: %{} do
+          value =
+            case :lists.keyfind(source, 1, data) do
+              {_, value} -> value
+              false -> nil
+            end
+
+          {field, if(type, do: load_value(schema, field, type, value), else: value)}
+        end
+
+      Map.merge(empty, values)
+    end
+  end
+
+  defp load_value(schema, field, type, value) do
+    case apply(Ecto.Type, :load, [type, value]) do
+      {:ok, value} ->
+        value
+
+      :error ->
+        raise ArgumentError,
+              "the stored value #{inspect(value)} of #{inspect(schema)}.#{field} cannot be " <>
+                "loaded as #{inspect(type)}"
+    end
+  end
+
+  @doc """
+  Puts a tenant into the struct's metadata, where it has some.
+
+      iex> EctoFoundationDB.Schema.put_tenant(%MyApp.User{id: "u1"}, tenant).__meta__.prefix.id
+      "acme"
+  """
+  @spec put_tenant(struct(), EctoFoundationDB.Tenant.t() | nil) :: struct()
+  def put_tenant(%{__meta__: %{} = meta} = struct, tenant),
+    do: %{struct | __meta__: Map.put(meta, :prefix, tenant)}
+
+  def put_tenant(struct, _tenant), do: struct
+
+  @doc false
+  def put_meta(struct, tenant, state \\ :loaded)
+
+  def put_meta(%{__meta__: %{state: _} = meta} = struct, tenant, state),
+    do: %{struct | __meta__: %{meta | state: state} |> Map.put(:prefix, tenant)}
+
+  def put_meta(struct, tenant, _state), do: put_tenant(struct, tenant)
+
+  @doc false
+  def tenant(%{__meta__: %{prefix: tenant}}), do: tenant
+  def tenant(_struct), do: nil
+
+  @doc false
+  # The schema's own options, which Ecto keeps in the struct's metadata (`@schema_context`).
+  def context(schema) do
+    case schema.__struct__() do
+      %{__meta__: %{context: context}} when is_list(context) -> context
+      _ -> []
+    end
+  end
+
+  @doc false
+  @spec to_front(data(), atom()) :: data()
+  def to_front([{field, _} | _] = data, field), do: data
+
+  def to_front(data, field) do
+    case List.keytake(data, field, 0) do
+      {id, rest} -> [id | rest]
+      nil -> data
+    end
+  end
+
+  @doc false
+  # Looked for once: the code server searches the disk for a module that is not there each time.
+  def ecto? do
+    case :persistent_term.get({__MODULE__, :ecto?}, nil) do
+      nil ->
+        ecto? = Code.ensure_loaded?(Ecto.Type)
+        :persistent_term.put({__MODULE__, :ecto?}, ecto?)
+        ecto?
+
+      ecto? ->
+        ecto?
+    end
+  end
+
+  defp reflect(schema, key) do
+    unless is_atom(schema) and Code.ensure_loaded?(schema) and
+             function_exported?(schema, :__schema__, 1) do
+      raise ArgumentError,
+            "#{inspect(schema)} is not a schema: expected a module with __schema__/1 and " <>
+              "__schema__/2, such as one with `use Ecto.Schema`"
+    end
+
+    schema.__schema__(key)
+  end
+
+  # The parts of the reflection that a hand-written schema may leave out.
+  defp optional(schema, key, default) do
+    schema.__schema__(key)
+  rescue
+    FunctionClauseError -> default
+  end
+
+  defp optional(schema, key, field, default) do
+    schema.__schema__(key, field)
+  rescue
+    e in [FunctionClauseError, UndefinedFunctionError] ->
+      if match?(%UndefinedFunctionError{module: ^schema, function: :__schema__}, e) or
+           match?(%FunctionClauseError{module: ^schema, function: :__schema__}, e) do
+        default
+      else
+        reraise e, __STACKTRACE__
+      end
+  end
+end

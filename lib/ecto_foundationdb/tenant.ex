@@ -1,0 +1,245 @@
+defmodule EctoFoundationDB.Tenant do
+  @moduledoc """
+  Tenants divide a database: each has its own keys, and every read and write is one tenant's.
+
+      tenant = EctoFoundationDB.Tenant.open!(MyApp.Repo, "acme")
+      MyApp.Repo.insert!(%MyApp.User{id: "u1", name: "Ada"}, prefix: tenant)
+      MyApp.Repo.all(MyApp.User, prefix: tenant)
+
+  A tenant is a directory of FoundationDB's directory layer, under the path `[storage_id, id]`, where
+  `storage_id` is an option of the Repo ("Ecto.Adapters.FoundationDB" by default). Opening one runs
+  the Repo's migrations that it has not seen (`EctoFoundationDB.Migrator`). An open tenant is a
+  plain value: keep it, send it to other processes, open it again; nothing needs closing.
+
+  Another node may delete a tenant and create it anew. Opening reads the directory each time and
+  sees that; a tenant opened before keeps pointing to the old one's keys.
+  """
+
+  alias EctoFoundationDB.{Connection, Migrator, Native, Transaction}
+  alias EctoFoundationDB.Layer.{Keys, Metadata}
+
+  @derive {Inspect, only: [:id, :repo]}
+  @enforce_keys [:id, :prefix, :repo]
+  defstruct [:id, :prefix, :repo, options: []]
+
+  @typedoc "`prefix`: the first element of the tuple that every key of the tenant is."
+  @type t :: %__MODULE__{id: id(), prefix: binary(), repo: module(), options: keyword()}
+  @type id :: String.t()
+
+  @doc """
+  Opens a tenant, which is created where it does not exist, and migrates it.
+
+  Options override the Repo's configuration: `:migrator`, `:migration_step`, `:log`, and
+  `:timeout` in ms.
+  """
+  @spec open!(module(), id(), keyword()) :: t()
+  def open!(repo, id, options \\ []), do: open(repo, id, options, :create_or_open)
+
+  @doc """
+  Opens a tenant that exists, and migrates it; an `EctoFoundationDB.Error` where it does not exist.
+  Options as in `open!/3`.
+  """
+  @spec open(module(), id(), keyword()) :: t()
+  def open(repo, id, options \\ []), do: open(repo, id, options, :open)
+
+  defp open(repo, id, options, how) do
+    check_id!(id)
+    config = Connection.fetch!(repo).config |> Keyword.merge(options)
+
+    [prefix] =
+      try do
+        directory(repo, [{:directory, how, path(config, id)}], options)
+      rescue
+        error in EctoFoundationDB.Error ->
+          if how == :open and not exists?(repo, id) do
+            message =
+              "tenant #{inspect(id)} of #{inspect(repo)} does not exist. " <>
+                "Create it with Tenant.create/2, or open it with Tenant.open!/2"
+
+            reraise %{error | message: message}, __STACKTRACE__
+          else
+            reraise error, __STACKTRACE__
+          end
+      end
+
+    tenant = %__MODULE__{id: id, prefix: prefix, repo: repo, options: options}
+    :ok = Migrator.up(repo, tenant, config)
+    tenant
+  end
+
+  @doc """
+  Opens a tenant after clearing its records, indexes and counters; its migrations stay. For tests.
+  """
+  @spec open_empty!(module(), id(), keyword()) :: t()
+  def open_empty!(repo, id, options \\ []) do
+    tenant = open!(repo, id, options)
+    range = Keys.range({tenant.prefix, <<0xFD>>})
+    Transaction.run(tenant, fn -> Transaction.write([clear(range)]) end, options)
+    tenant
+  end
+
+  @doc """
+  Creates a tenant without opening it.
+
+      :ok = Tenant.create(MyApp.Repo, "acme")
+      {:error, :tenant_already_exists} = Tenant.create(MyApp.Repo, "acme")
+  """
+  @spec create(module(), id()) :: :ok | {:error, :tenant_already_exists}
+  def create(repo, id) do
+    check_id!(id)
+    path = path(Connection.fetch!(repo).config, id)
+
+    Transaction.run_database(repo, fn ->
+      case Transaction.read([{:directory, :exists, path}]) do
+        # An earlier attempt of this very transaction may have made it.
+        [true] ->
+          if Transaction.maybe_committed?(), do: :ok, else: {:error, :tenant_already_exists}
+
+        [false] ->
+          Transaction.write([{:directory, :create, path}])
+      end
+    end)
+  end
+
+  @doc "Whether a tenant exists."
+  @spec exists?(module(), id()) :: boolean()
+  def exists?(repo, id) do
+    check_id!(id)
+    path = path(Connection.fetch!(repo).config, id)
+
+    [exists?] =
+      Transaction.run_database(repo, fn -> Transaction.read([{:directory, :exists, path}]) end)
+
+    exists?
+  end
+
+  @doc "The ids of all tenants."
+  @spec list(module()) :: [id()]
+  def list(repo) do
+    path = [Connection.fetch!(repo).config[:storage_id]]
+
+    Transaction.run_database(repo, fn ->
+      case Transaction.read([{:directory, :exists, path}]) do
+        [true] -> hd(Transaction.read([{:directory, :list, path}]))
+        [false] -> []
+      end
+    end)
+  end
+
+  @doc """
+  Clears everything a tenant holds, the state of its migrations included. It cannot be undone.
+  """
+  @spec clear(module(), id()) :: :ok
+  def clear(repo, id) do
+    check_id!(id)
+    path = path(Connection.fetch!(repo).config, id)
+
+    Transaction.run_database(repo, fn ->
+      [prefix] = Transaction.read([{:directory, :open, path}])
+      Transaction.write(clear_ops(prefix))
+    end)
+  end
+
+  @doc "Deletes a tenant with everything in it; `:ok` also where there is none."
+  @spec clear_delete!(module(), id()) :: :ok
+  def clear_delete!(repo, id) do
+    check_id!(id)
+    path = path(Connection.fetch!(repo).config, id)
+
+    Transaction.run_database(repo, fn ->
+      with [true] <- Transaction.read([{:directory, :exists, path}]) do
+        [prefix] = Transaction.read([{:directory, :open, path}])
+        Transaction.write(clear_ops(prefix) ++ [{:directory, :remove, path}])
+      end
+
+      :ok
+    end)
+  end
+
+  @doc """
+  Deletes a tenant that holds no data; `{:error, :tenant_nonempty}` where it does.
+  """
+  @spec delete(module(), id()) :: :ok | {:error, :tenant_nonempty | :tenant_does_not_exist}
+  def delete(repo, id) do
+    check_id!(id)
+    path = path(Connection.fetch!(repo).config, id)
+
+    Transaction.run_database(repo, fn ->
+      case Transaction.read([{:directory, :exists, path}]) do
+        [false] ->
+          if Transaction.maybe_committed?(), do: :ok, else: {:error, :tenant_does_not_exist}
+
+        [true] ->
+          [prefix] = Transaction.read([{:directory, :open, path}])
+          {first, last} = Keys.range({prefix, <<0xFD>>})
+
+          case Transaction.read([{:get_range, first, last, %{limit: 1}}]) do
+            [[]] -> Transaction.write(clear_ops(prefix) ++ [{:directory, :remove, path}])
+            [_] -> {:error, :tenant_nonempty}
+          end
+      end
+    end)
+  end
+
+  @doc """
+  Packs a tuple to a key of the tenant's own, for keys that the application writes itself.
+
+      key = Tenant.pack(tenant, {"my-app", "cursor"})
+  """
+  @spec pack(t(), tuple()) :: binary()
+  def pack(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
+    do: Native.pack(Tuple.insert_at(tuple, 0, prefix))
+
+  @doc "The tuple of a key that `pack/2` made."
+  @spec unpack(t(), binary()) :: tuple()
+  def unpack(%__MODULE__{prefix: prefix} = tenant, key) when is_binary(key) do
+    case Native.unpack(key) do
+      tuple when tuple_size(tuple) > 0 and elem(tuple, 0) == prefix ->
+        Tuple.delete_at(tuple, 0)
+
+      _ ->
+        raise ArgumentError, "#{inspect(key)} is not a key of #{inspect(tenant)}"
+    end
+  end
+
+  @doc "The range `{begin, end}` of the keys that begin with this tuple."
+  @spec range(t(), tuple()) :: {binary(), binary()}
+  def range(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
+    do: Keys.range(Tuple.insert_at(tuple, 0, prefix))
+
+  # Keys are tuples with the prefix as an element; the subspace is what other clients of the
+  # directory layer would use.
+  defp clear_ops(prefix) do
+    [
+      clear(Keys.range({prefix})),
+      {:clear_range, prefix, Keys.strinc(prefix)},
+      Metadata.changed()
+    ]
+  end
+
+  defp clear({first, last}), do: {:clear_range, first, last}
+
+  defp directory(repo, operations, options) do
+    Transaction.run_database(
+      repo,
+      fn ->
+        answers = Transaction.read(operations)
+        Transaction.written()
+        answers
+      end,
+      Keyword.take(options, [:timeout])
+    )
+  end
+
+  defp path(config, id), do: [config[:storage_id], id]
+
+  defp check_id!(id) when is_binary(id) and id != "" do
+    unless String.valid?(id) do
+      raise ArgumentError, "a tenant's id must be valid UTF-8, got: #{inspect(id)}"
+    end
+  end
+
+  defp check_id!(id) do
+    raise ArgumentError, "a tenant's id must be a string that is not empty, got: #{inspect(id)}"
+  end
+end

@@ -1,0 +1,334 @@
+defmodule EctoFoundationDB.Transaction do
+  @moduledoc false
+  # A transaction of the calling process, kept in its dictionary: functions deep inside read and
+  # write without being handed anything. Writes need no answer, so they wait here and travel with
+  # the next read, or with the commit.
+
+  alias EctoFoundationDB.{Connection, Error, Future, Native, Tenant, TimeoutError, Versionstamp}
+  alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
+
+  @key __MODULE__
+
+  defstruct [
+    :handle,
+    :repo,
+    :tenant,
+    :timeout,
+    # Completed by the commit: two atomics hold the versionstamp's 80 bits, and one that it is there.
+    :stamp,
+    # Operations to run before the next read or the commit, last first.
+    writes: [],
+    # Whether a commit is needed.
+    dirty?: false,
+    # Reads under way that nobody has awaited.
+    pending: MapSet.new(),
+    # What is known of the sources' indexes: valid for the whole transaction.
+    metadata: %{},
+    # Sources whose migration claims this transaction conflicts with.
+    guarded: MapSet.new(),
+    user_version: 0,
+    watches: [],
+    # An earlier attempt ended in "commit unknown result".
+    maybe_committed?: false
+  ]
+
+  @commit_unknown_result 1021
+  @cluster_version_changed 1039
+  @transaction_cancelled 1025
+
+  @doc "Runs a function in a transaction of this tenant; joins the one the process is in."
+  def run(%Tenant{} = tenant, fun, opts \\ []) do
+    case Process.get(@key) do
+      nil ->
+        start(tenant.repo, tenant, fun, opts)
+
+      %{tenant: %Tenant{prefix: prefix}, repo: repo}
+      when prefix == tenant.prefix and repo == tenant.repo ->
+        call(fun)
+
+      %{tenant: current} ->
+        raise IncorrectTenancy,
+              "this is a transaction of #{describe(current)}, and #{describe(tenant)} was given " <>
+                "inside it. A transaction belongs to one tenant: pass none inside it, take the " <>
+                "struct of another tenant out of its metadata with " <>
+                "`EctoFoundationDB.Schema.put_tenant(struct, nil)`, or use two transactions"
+    end
+  end
+
+  @doc "Runs a function in a transaction of its own, of no tenant: for the directory of tenants."
+  def run_database(repo, fun, opts \\ []) do
+    if Process.get(@key) do
+      raise IncorrectTenancy,
+            "tenants cannot be opened, created or deleted inside a transaction; do it before"
+    end
+
+    start(repo, nil, fun, opts)
+  end
+
+  defp describe(nil), do: "no tenant"
+  defp describe(%Tenant{id: id, repo: repo}), do: "tenant #{inspect(id)} of #{inspect(repo)}"
+
+  @doc "The tenant of the transaction this process is in, or `nil`."
+  def tenant, do: with(%{tenant: tenant} <- Process.get(@key), do: tenant)
+
+  @doc "Whether this process is in a transaction."
+  def in?, do: Process.get(@key) != nil
+
+  @doc "Whether an earlier attempt of this transaction may have been committed."
+  def maybe_committed?, do: current!().maybe_committed?
+
+  defp current! do
+    Process.get(@key) ||
+      raise IncorrectTenancy,
+            "this must be called inside a transaction: Repo.transactional(tenant, fn -> … end)"
+  end
+
+  defp start(repo, tenant, fun, opts) do
+    connection = Connection.fetch!(repo)
+    timeout = Keyword.get(opts, :timeout, connection.timeout)
+    handle = native(fn -> Native.transaction_new(connection.database) end) |> ok!()
+    state = %__MODULE__{handle: handle, repo: repo, tenant: tenant, timeout: timeout}
+
+    try do
+      attempt(state, fun)
+    after
+      Native.transaction_cancel(handle)
+      with %{pending: pending} <- Process.delete(@key), do: Enum.each(pending, &flush/1)
+    end
+  end
+
+  defp attempt(state, fun) do
+    Process.put(@key, state)
+
+    outcome =
+      try do
+        result = call(fun)
+        commit()
+        {:ok, result}
+      rescue
+        error in Error -> {:error, error, __STACKTRACE__}
+      end
+
+    case outcome do
+      {:ok, result} -> result
+      {:error, %Error{code: 0} = error, stack} -> reraise error, stack
+      {:error, error, stack} -> retry(error, stack, fun)
+    end
+  end
+
+  # `on_error` waits as long as the database wants it to, and resets the transaction.
+  defp retry(error, stack, fun) do
+    %{pending: pending, watches: watches} = state = Process.get(@key)
+    Enum.each(watches, &cancel_watch/1)
+    ref = make_ref()
+    Native.transaction_on_error(state.handle, ref, error.code)
+
+    case await(ref, state, "backing off after an error") do
+      :ok ->
+        Enum.each(pending, &flush/1)
+        unknown? = error.code in [@commit_unknown_result, @cluster_version_changed]
+
+        attempt(
+          %__MODULE__{
+            handle: state.handle,
+            repo: state.repo,
+            tenant: state.tenant,
+            timeout: state.timeout,
+            stamp: state.stamp,
+            maybe_committed?: unknown? or state.maybe_committed?
+          },
+          fun
+        )
+
+      {:error, {:fdb, @transaction_cancelled, _}} ->
+        reraise error, stack
+
+      {:error, other} ->
+        if elem(other, 1) == error.code, do: reraise(error, stack), else: raise(Error, other)
+    end
+  end
+
+  defp call(fun) when is_function(fun, 0), do: fun.()
+  defp call(fun) when is_function(fun, 1), do: fun.(Process.get(@key).handle)
+
+  defp commit do
+    state = Process.get(@key)
+    Enum.each(state.pending, fn ref -> await(ref, state, "reading") end)
+    state = %{state | pending: MapSet.new()}
+    Process.put(@key, state)
+
+    if state.dirty? do
+      run_ref = make_ref()
+
+      if state.writes != [] do
+        native(fn ->
+          Native.transaction_run(state.handle, run_ref, Enum.reverse(state.writes))
+        end)
+      end
+
+      commit_ref = make_ref()
+      Native.transaction_commit(state.handle, commit_ref)
+
+      written = if state.writes == [], do: {:ok, []}, else: await(run_ref, state, "writing")
+
+      committed = await(commit_ref, state, "committing")
+      Process.put(@key, %{state | writes: []})
+      ok!(written)
+
+      case committed do
+        {:ok, _version, stamp} -> complete_stamp(state.stamp, stamp)
+        {:error, error} -> raise Error, error
+      end
+    else
+      # A transaction that only read read one version of the database: nothing to commit.
+      complete_stamp(state.stamp, nil)
+    end
+  end
+
+  @doc "Runs reads; the answers in their order."
+  def read(operations) do
+    ref = read_async(operations)
+    collect(ref)
+  end
+
+  @doc "Starts reads; `collect/1` waits for them. Several may be in flight."
+  def read_async(operations) do
+    state = current!()
+    ref = make_ref()
+    skip = length(state.writes)
+
+    native(fn ->
+      Native.transaction_run(state.handle, ref, Enum.reverse(state.writes, operations))
+    end)
+
+    Process.put(@key, %{state | writes: [], pending: MapSet.put(state.pending, ref)})
+    {ref, skip}
+  end
+
+  @doc "The answers to `read_async/1`."
+  def collect({ref, skip}) do
+    state = current!()
+
+    unless MapSet.member?(state.pending, ref) do
+      raise Unsupported,
+            "this future belongs to a transaction that has ended: await it inside the transaction"
+    end
+
+    Process.put(@key, %{state | pending: MapSet.delete(state.pending, ref)})
+
+    case await(ref, state, "reading") do
+      {:ok, answers} -> Enum.drop(answers, skip)
+      {:error, error} -> raise Error, error
+    end
+  end
+
+  @doc "Queues writes."
+  def write([]), do: :ok
+
+  def write(operations) do
+    state = current!()
+    Process.put(@key, %{state | writes: Enum.reverse(operations, state.writes), dirty?: true})
+    :ok
+  end
+
+  @doc "Says that an operation that was read may have written: directories."
+  def written do
+    state = current!()
+    Process.put(@key, %{state | dirty?: true})
+    :ok
+  end
+
+  @doc "Arms a watch with the commit; a reference, of which `{reference, :ready}` comes."
+  def watch(key) do
+    [watch] = read([{:watch, key}])
+    state = Process.get(@key)
+    Process.put(@key, %{state | dirty?: true, watches: [watch | state.watches]})
+    watch
+  end
+
+  @doc "Ends a watch, and takes a message of it that came already."
+  def cancel_watch(watch) do
+    Native.watch_cancel(watch)
+    flush(watch)
+  end
+
+  @doc "What a source's indexes are, once it is known for this transaction."
+  def metadata(source), do: current!().metadata[source]
+
+  def put_metadata(source, metadata) do
+    state = current!()
+    Process.put(@key, %{state | metadata: Map.put(state.metadata, source, metadata)})
+    metadata
+  end
+
+  @doc "True the first time it is asked for a source."
+  def guard?(source) do
+    state = current!()
+    Process.put(@key, %{state | guarded: MapSet.put(state.guarded, source)})
+    not MapSet.member?(state.guarded, source)
+  end
+
+  def next_user_version do
+    %{user_version: version} = state = current!()
+
+    if version > 0xFFFF do
+      raise Unsupported, "a transaction can make at most 65,536 versionstamp ids"
+    end
+
+    Process.put(@key, %{state | user_version: version + 1})
+    version
+  end
+
+  def versionstamp do
+    state = current!()
+    stamp = state.stamp || :atomics.new(3, signed: false)
+    Process.put(@key, %{state | stamp: stamp})
+    %Future{kind: {:versionstamp, stamp}}
+  end
+
+  defp complete_stamp(nil, _stamp), do: :ok
+  defp complete_stamp(atomics, nil), do: :atomics.put(atomics, 3, 2)
+
+  defp complete_stamp(atomics, stamp) do
+    {:versionstamp, id, batch} = Versionstamp.from_binary(stamp)
+    :atomics.put(atomics, 1, id)
+    :atomics.put(atomics, 2, batch)
+    :atomics.put(atomics, 3, 1)
+  end
+
+  defp await(ref, %{timeout: timeout} = state, doing) do
+    receive do
+      {^ref, {:ok, _, _} = answer} -> answer
+      {^ref, answer} -> answer
+    after
+      timeout ->
+        Native.transaction_cancel(state.handle)
+        flush(ref)
+        raise TimeoutError, timeout: timeout, doing: doing
+    end
+  end
+
+  defp flush({ref, _skip}), do: flush(ref)
+
+  defp flush(ref) do
+    receive do
+      {^ref, _} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
+  defp ok!({:ok, result}), do: result
+  defp ok!({:error, error}), do: raise(Error, error)
+
+  # The NIF's words about a wrong argument.
+  defp native(fun) do
+    fun.()
+  rescue
+    error in ErlangError ->
+      case error.original do
+        message when is_binary(message) -> raise ArgumentError, message
+        _ -> reraise error, __STACKTRACE__
+      end
+  end
+end

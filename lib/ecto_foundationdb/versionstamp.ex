@@ -1,0 +1,137 @@
+defmodule EctoFoundationDB.Versionstamp do
+  @moduledoc """
+  Ids that the database makes when a transaction commits: unique, and increasing in the order of
+  commits.
+
+      @primary_key {:id, EctoFoundationDB.Versionstamp, autogenerate: false}
+
+  Insert such records with `async_insert_all!/3`, and await them after the transaction, when their
+  ids are known:
+
+      future = Repo.transactional(tenant, fn -> Repo.async_insert_all!(Event, [%Event{data: "a"}]) end)
+      [%Event{id: {:versionstamp, _, _, 0} = id}] = Repo.await(future)
+      EctoFoundationDB.Versionstamp.to_integer(id)
+      #=> 2345678900000000
+
+  The module is the id's type in a schema, with Ecto or without.
+  """
+
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.{Future, Transaction}
+
+  @type t :: {:versionstamp, non_neg_integer(), 0..0xFFFF, 0..0xFFFF}
+
+  import Bitwise, only: [<<<: 2]
+
+  @id 0xFFFFFFFFFFFFFFFF
+  @batch 0xFFFF
+
+  @doc "An id to be completed by the commit; `user` tells those of one transaction apart."
+  @spec incomplete(0..0xFFFF) :: t()
+  def incomplete(user), do: {:versionstamp, @id, @batch, user}
+
+  @doc """
+  Whether the commit is still to complete this id.
+
+      iex> EctoFoundationDB.Versionstamp.incomplete?(EctoFoundationDB.Versionstamp.incomplete(0))
+      true
+  """
+  @spec incomplete?(term()) :: boolean()
+  def incomplete?({:versionstamp, @id, @batch, _}), do: true
+  def incomplete?(_other), do: false
+
+  @doc "The next incomplete id of the transaction this is called in."
+  @spec next() :: t()
+  def next, do: incomplete(Transaction.next_user_version())
+
+  @doc "As `next/0`; takes what `transactional/2` gives to functions of one argument."
+  @spec next(term()) :: t()
+  def next(_transaction), do: next()
+
+  @doc """
+  A future of the current transaction's versionstamp, to be awaited after the transaction; complete
+  ids with `resolve/2`.
+  """
+  @spec get() :: Future.t()
+  def get, do: Transaction.versionstamp()
+
+  @doc "As `get/0`; takes what `transactional/2` gives to functions of one argument."
+  @spec get(term()) :: Future.t()
+  def get(_transaction), do: get()
+
+  @doc "Completes an id with the versionstamp of its transaction."
+  @spec resolve(t(), {:versionstamp, non_neg_integer(), non_neg_integer()}) :: t()
+  def resolve({:versionstamp, @id, @batch, user}, {:versionstamp, id, batch}),
+    do: {:versionstamp, id, batch, user}
+
+  @doc """
+  The id as an integer of 96 bits, in the same order.
+
+      iex> EctoFoundationDB.Versionstamp.to_integer({:versionstamp, 1, 2, 3})
+      4295098371
+  """
+  @spec to_integer(t()) :: non_neg_integer()
+  def to_integer({:versionstamp, @id, @batch, _}) do
+    raise Unsupported,
+          "an incomplete versionstamp has no integer: the commit completes it. Await the future " <>
+            "of async_insert_all! after the transaction, and take the ids from there"
+  end
+
+  def to_integer({:versionstamp, id, batch, user}) do
+    <<integer::96>> = <<id::64, batch::16, user::16>>
+    integer
+  end
+
+  @doc """
+  The id of an integer.
+
+      iex> EctoFoundationDB.Versionstamp.from_integer(4295098371)
+      {:versionstamp, 1, 2, 3}
+  """
+  @spec from_integer(non_neg_integer()) :: t()
+  def from_integer(integer) when is_integer(integer) and integer >= 0 and integer < 1 <<< 96 do
+    <<id::64, batch::16, user::16>> = <<integer::96>>
+    {:versionstamp, id, batch, user}
+  end
+
+  def from_integer(other) do
+    raise ArgumentError, "expected an integer of at most 96 bits, got: #{inspect(other)}"
+  end
+
+  @doc false
+  def from_binary(<<id::64, batch::16>>), do: {:versionstamp, id, batch}
+
+  # Ecto's functions for a type. Without `use Ecto.Type`, which would need Ecto to compile.
+
+  @doc false
+  def type, do: :id
+
+  @doc false
+  def cast(id) when is_integer(id), do: {:ok, from_integer(id)}
+  def cast({:versionstamp, _, _, _} = id), do: {:ok, id}
+
+  def cast(id) when is_binary(id) do
+    case Integer.parse(id) do
+      {integer, ""} when integer >= 0 -> {:ok, from_integer(integer)}
+      _ -> :error
+    end
+  end
+
+  def cast(_other), do: :error
+
+  @doc false
+  def dump({:versionstamp, _, _, _} = id), do: {:ok, id}
+  def dump(nil), do: {:ok, nil}
+  def dump(_other), do: :error
+
+  @doc false
+  def load({:versionstamp, _, _, _} = id), do: {:ok, id}
+  def load(nil), do: {:ok, nil}
+  def load(_other), do: :error
+
+  @doc false
+  def equal?(a, b), do: a == b
+
+  @doc false
+  def embed_as(_format), do: :self
+end

@@ -1,0 +1,361 @@
+defmodule EctoFoundationDB.RepoTest do
+  use EctoFoundationDB.LayerCase, async: true
+
+  alias EctoFoundationDB.{ConflictError, Native, StaleEntryError, Transaction}
+  alias EctoFoundationDB.Exception.IncorrectTenancy
+  alias EctoFoundationDB.Layer.Keys
+  alias EctoFoundationDB.TestNoKey
+
+  describe "records" do
+    test "are inserted, read, updated and deleted", %{tenant: tenant} do
+      user = TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+      assert user.__meta__.prefix == tenant
+      assert TestRepo.get(TestUser, "u1", prefix: tenant) == user
+
+      assert {:ok, %TestUser{name: "Bob", dept: "eng"}} =
+               TestRepo.update(user, name: "Bob", dept: "eng")
+
+      assert %TestUser{name: "Bob", dept: "eng"} = TestRepo.get!(TestUser, "u1", prefix: tenant)
+
+      assert {:ok, %TestUser{}} = TestRepo.delete(user)
+      assert TestRepo.get(TestUser, "u1", prefix: tenant) == nil
+      assert dump(tenant) == []
+    end
+
+    test "can be set to nil", %{tenant: tenant} do
+      user = TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+      TestRepo.update!(user, name: nil)
+      assert %TestUser{name: nil} = TestRepo.get(TestUser, "u1", prefix: tenant)
+    end
+
+    test "an update with no changes writes nothing", %{tenant: tenant} do
+      assert {:ok, %TestUser{id: "none"}} =
+               TestRepo.update(%TestUser{id: "none"}, %{}, prefix: tenant)
+    end
+
+    test "of one tenant are not another's", %{tenant: tenant, id: id} do
+      other = Tenant.open!(TestRepo, id <> "-other")
+      TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+      assert TestRepo.all(TestUser, prefix: other) == []
+    end
+
+    test "a second insert is a conflict", %{tenant: tenant} do
+      TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+
+      assert {:error, %ConflictError{schema: TestUser, id: "u1"}} =
+               TestRepo.insert(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+
+      assert_raise ConflictError, ~r/primary key "u1" exists already.*on_conflict/s, fn ->
+        TestRepo.insert!(%TestUser{id: "u1"}, prefix: tenant)
+      end
+    end
+
+    test "update and delete of a missing record are errors", %{tenant: tenant} do
+      user = %TestUser{id: "gone"}
+      assert {:error, %StaleEntryError{}} = TestRepo.update(user, [name: "x"], prefix: tenant)
+      assert {:error, %StaleEntryError{}} = TestRepo.delete(user, prefix: tenant)
+
+      assert_raise StaleEntryError, ~r/cannot update.*"gone": there is no such record/, fn ->
+        TestRepo.update!(user, [name: "x"], prefix: tenant)
+      end
+
+      assert_raise StaleEntryError, ~r/cannot delete/, fn ->
+        TestRepo.delete!(user, prefix: tenant)
+      end
+    end
+
+    test "generate ids and timestamps", %{tenant: tenant} do
+      post = TestRepo.insert!(%TestPost{title: "one"}, prefix: tenant)
+      assert post.id =~ ~r/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
+      assert %NaiveDateTime{} = post.inserted_at
+      assert TestRepo.get!(TestPost, post.id, prefix: tenant) == post
+
+      old = ~N[2000-01-01 00:00:00]
+      TestRepo.update!(post, updated_at: old)
+      assert %{updated_at: ^old} = TestRepo.get!(TestPost, post.id, prefix: tenant)
+      assert TestRepo.update!(post, title: "two").updated_at > old
+    end
+
+    for {name, id} <- [
+          {"unicode", "ünï-日本"},
+          {"an empty string", ""},
+          {"zero bytes", <<0, 1, 0, 0xFF, 0>>},
+          {"a huge integer", 123_456_789_012_345_678_901_234_567_890},
+          {"a negative huge integer", -123_456_789_012_345_678_901_234_567_890},
+          {"a float", -1.5},
+          {"an atom", :someone},
+          {"a tuple", {"a", 1, :b}},
+          {"a struct", ~D[2024-02-29]},
+          {"a list", ["a", %{b: 1}]}
+        ] do
+      test "have #{name} as primary key and as value", %{tenant: tenant} do
+        id = unquote(Macro.escape(id))
+        thing = TestRepo.insert!(%TestThing{id: id, value: id}, prefix: tenant)
+        assert TestRepo.get(TestThing, id, prefix: tenant) == thing
+        assert TestRepo.all(TestThing, prefix: tenant) == [thing]
+        assert %{value: {:new, ^id}} = TestRepo.update!(thing, value: {:new, id})
+        assert %{value: {:new, ^id}} = TestRepo.get(TestThing, id, prefix: tenant)
+        TestRepo.delete!(thing)
+        assert dump(tenant) == []
+      end
+    end
+
+    test "whose keys begin alike are told apart", %{tenant: tenant} do
+      ids = ["a", "a\0", "a\0b", "ab", "", "\0", <<0xFF>>]
+      for id <- ids, do: TestRepo.insert!(%TestThing{id: id, value: id}, prefix: tenant)
+      for id <- ids, do: assert(%{value: ^id} = TestRepo.get(TestThing, id, prefix: tenant))
+      TestRepo.delete!(%TestThing{id: "a"}, prefix: tenant)
+
+      for id <- ids -- ["a"],
+          do: assert(%{value: ^id} = TestRepo.get(TestThing, id, prefix: tenant))
+    end
+
+    test "of a megabyte are kept in parts", %{tenant: tenant} do
+      value = :crypto.strong_rand_bytes(1_000_000)
+      thing = TestRepo.insert!(%TestThing{id: "big", value: value}, prefix: tenant)
+      assert length(dump(tenant)) == 12
+      assert TestRepo.get(TestThing, "big", prefix: tenant) == thing
+      TestRepo.insert!(%TestThing{id: "c", value: 1}, prefix: tenant)
+      assert [%{id: "big", value: ^value}, %{id: "c"}] = TestRepo.all(TestThing, prefix: tenant)
+
+      TestRepo.update!(thing, value: "small")
+      assert length(dump(tenant)) == 2
+      TestRepo.update!(thing, value: value)
+      TestRepo.delete!(thing)
+      assert [{_, _}] = dump(tenant)
+    end
+
+    test "that are torn are an error that names the key", %{tenant: tenant} do
+      TestRepo.insert!(%TestThing{id: "big", value: String.duplicate("x", 250_000)},
+        prefix: tenant
+      )
+
+      [_, _, {tuple, _} | _] = dump(tenant)
+      key = Tenant.pack(tenant, tuple)
+      operations(tenant, [{:clear, key}])
+
+      assert_raise EctoFoundationDB.DecodeError, ~r/big.*torn value/s, fn ->
+        TestRepo.get(TestThing, "big", prefix: tenant)
+      end
+
+      operations(tenant, [{:set, key, "other bytes"}])
+
+      assert_raise EctoFoundationDB.DecodeError, ~r/checksum/, fn ->
+        TestRepo.get(TestThing, "big", prefix: tenant)
+      end
+    end
+  end
+
+  describe "on_conflict" do
+    setup %{tenant: tenant} do
+      TestRepo.insert!(%TestUser{id: "u1", name: "Ada", dept: "eng", age: 36}, prefix: tenant)
+      :ok
+    end
+
+    test ":nothing keeps the record", %{tenant: tenant} do
+      assert {:ok, _} =
+               TestRepo.insert(%TestUser{id: "u1", name: "Bob"},
+                 prefix: tenant,
+                 on_conflict: :nothing
+               )
+
+      assert %{name: "Ada"} = TestRepo.get(TestUser, "u1", prefix: tenant)
+    end
+
+    test ":replace_all replaces what the struct has", %{tenant: tenant} do
+      TestRepo.insert!(%TestUser{id: "u1", name: "Bob"}, prefix: tenant, on_conflict: :replace_all)
+
+      assert %{name: "Bob", dept: "eng", age: 36} = TestRepo.get(TestUser, "u1", prefix: tenant)
+    end
+
+    test "{:replace, fields} and {:replace_all_except, fields}", %{tenant: tenant} do
+      new = %TestUser{id: "u1", name: "Bob", dept: "ops", age: 1}
+      TestRepo.insert!(new, prefix: tenant, on_conflict: {:replace, [:name]})
+      assert %{name: "Bob", dept: "eng", age: 36} = TestRepo.get(TestUser, "u1", prefix: tenant)
+      TestRepo.insert!(new, prefix: tenant, on_conflict: {:replace_all_except, [:age]})
+      assert %{name: "Bob", dept: "ops", age: 36} = TestRepo.get(TestUser, "u1", prefix: tenant)
+    end
+
+    test "anything else is an error", %{tenant: tenant} do
+      assert_raise ArgumentError, ~r/on_conflict: expected :raise, :nothing.*got: :what/, fn ->
+        TestRepo.insert(%TestUser{id: "u1"}, prefix: tenant, on_conflict: :what)
+      end
+    end
+  end
+
+  describe "transactional/2" do
+    test "is all or nothing", %{tenant: tenant} do
+      assert_raise RuntimeError, "no", fn ->
+        TestRepo.transactional(tenant, fn ->
+          TestRepo.insert!(%TestUser{id: "u1"})
+          assert %TestUser{} = TestRepo.get(TestUser, "u1")
+          raise "no"
+        end)
+      end
+
+      assert TestRepo.get(TestUser, "u1", prefix: tenant) == nil
+      assert catch_throw(TestRepo.transactional(tenant, fn -> throw(:out) end)) == :out
+      refute TestRepo.in_transaction?()
+    end
+
+    test "nested joins the outer one", %{tenant: tenant} do
+      assert_raise RuntimeError, fn ->
+        TestRepo.transactional(tenant, fn ->
+          TestRepo.transactional(tenant, fn -> TestRepo.insert!(%TestUser{id: "u1"}) end)
+          raise "no"
+        end)
+      end
+
+      assert TestRepo.get(TestUser, "u1", prefix: tenant) == nil
+    end
+
+    test "of another tenant inside is an error", %{tenant: tenant, id: id} do
+      other = Tenant.open!(TestRepo, id <> "-other")
+
+      assert_raise IncorrectTenancy,
+                   ~r/this is a transaction of tenant .*A transaction belongs to one tenant/s,
+                   fn ->
+                     TestRepo.transactional(tenant, fn ->
+                       TestRepo.get(TestUser, "u1", prefix: other)
+                     end)
+                   end
+    end
+
+    test "runs again after a conflict, and its result is right", %{tenant: tenant} do
+      TestRepo.insert!(%TestAccount{id: 1, balance: 0}, prefix: tenant)
+
+      tasks =
+        for _ <- 1..8 do
+          Task.async(fn ->
+            for _ <- 1..25 do
+              TestRepo.transactional(tenant, fn ->
+                account = TestRepo.get!(TestAccount, 1)
+                TestRepo.update!(account, balance: account.balance + 1)
+              end)
+            end
+          end)
+        end
+
+      Task.await_many(tasks, :infinity)
+      assert TestRepo.get!(TestAccount, 1, prefix: tenant).balance == 200
+    end
+
+    test "of two that conflict exactly one commits at first", %{tenant: tenant} do
+      TestRepo.insert!(%TestAccount{id: 1, balance: 0}, prefix: tenant)
+      parent = self()
+
+      task =
+        Task.async(fn ->
+          TestRepo.transactional(tenant, fn ->
+            account = TestRepo.get!(TestAccount, 1)
+            send(parent, {:read, self(), account.balance})
+
+            receive do
+              :go -> :ok
+            end
+
+            TestRepo.update!(account, balance: account.balance + 10)
+          end)
+        end)
+
+      assert_receive {:read, pid, 0}, 5_000
+      TestRepo.update!(%TestAccount{id: 1}, [balance: 5], prefix: tenant)
+      send(pid, :go)
+      # It conflicted, and reads again.
+      assert_receive {:read, ^pid, 5}, 5_000
+      send(pid, :go)
+      assert Task.await(task).balance == 15
+      assert TestRepo.get!(TestAccount, 1, prefix: tenant).balance == 15
+    end
+
+    test "of a process that is killed leaves nothing", %{tenant: tenant} do
+      parent = self()
+
+      pid =
+        spawn(fn ->
+          TestRepo.transactional(tenant, fn ->
+            TestRepo.insert!(%TestUser{id: "u1"})
+            TestRepo.get(TestUser, "u2")
+            send(parent, :there)
+            Process.sleep(:infinity)
+          end)
+        end)
+
+      assert_receive :there, 5_000
+      monitor = Process.monitor(pid)
+      Process.exit(pid, :kill)
+      assert_receive {:DOWN, ^monitor, _, _, _}
+      assert dump(tenant) == []
+    end
+  end
+
+  describe "errors" do
+    test "without a tenant" do
+      assert_raise IncorrectTenancy, ~r/no tenant is given. Pass one, `prefix: tenant`/, fn ->
+        TestRepo.get(TestUser, "u1")
+      end
+
+      assert_raise IncorrectTenancy, ~r/prefix: expected a tenant .*got: "acme"/, fn ->
+        TestRepo.get(TestUser, "u1", prefix: "acme")
+      end
+    end
+
+    test "of schemas and arguments", %{tenant: tenant} do
+      assert_raise ArgumentError, ~r/TestNoKey has no primary key/, fn ->
+        TestRepo.insert(%TestNoKey{name: "x"}, prefix: tenant)
+      end
+
+      assert_raise ArgumentError, ~r/primary key :id of this .* is nil/, fn ->
+        TestRepo.insert(%TestUser{name: "x"}, prefix: tenant)
+      end
+
+      assert_raise ArgumentError, ~r/String is not a schema/, fn ->
+        TestRepo.all(String, prefix: tenant)
+      end
+
+      assert_raise ArgumentError, ~r/expected a struct or a changeset/, fn ->
+        TestRepo.insert(%{a: 1}, prefix: tenant)
+      end
+
+      assert_raise ArgumentError, ~r/no field :nope/, fn ->
+        TestRepo.update(%TestUser{id: "u"}, [nope: 1], prefix: tenant)
+      end
+
+      assert_raise ArgumentError, ~r/cannot be changed/, fn ->
+        TestRepo.update(%TestUser{id: "u"}, [id: 1], prefix: tenant)
+      end
+
+      assert_raise ArgumentError, ~r/unknown options \[:prefex\]/, fn ->
+        TestRepo.all(TestUser, prefex: tenant)
+      end
+
+      assert_raise ArgumentError, ~r/primary key is nil/, fn ->
+        TestRepo.get(TestUser, nil, prefix: tenant)
+      end
+    end
+
+    test "a key that is too large is the database's", %{tenant: tenant} do
+      assert_raise EctoFoundationDB.Error, ~r/2102/, fn ->
+        TestRepo.insert!(%TestThing{id: String.duplicate("k", 20_000)}, prefix: tenant)
+      end
+    end
+  end
+
+  test "an insert is two calls and a commit", %{tenant: tenant} do
+    # The guess of the cache is confirmed by the read that the insert makes anyway.
+    TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+
+    TestRepo.transactional(tenant, fn ->
+      TestRepo.insert!(%TestUser{id: "u2", name: "Ada"})
+      TestRepo.insert!(%TestUser{id: "u3", name: "Ada"})
+      # Writes travel with the next read.
+      [rows] =
+        Transaction.read([
+          {:get_range, Native.pack(Keys.records(tenant, "users")) <> <<0>>,
+           Native.pack(Keys.records(tenant, "users")) <> <<0xFF>>, %{}}
+        ])
+
+      assert length(rows) == 3
+    end)
+  end
+end
