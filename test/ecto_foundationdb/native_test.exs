@@ -75,4 +75,33 @@ defmodule EctoFoundationDB.NativeTest do
       assert_raise ErlangError, ~r/a packed tuple/, fn -> Native.unpack(<<1, 2, 3>>) end
     end
   end
+
+  describe "a transaction" do
+    @tag :embedded
+    test "answers, though nobody holds it any more" do
+      :ok = Native.client_start(%{library: :embedded, options: []})
+      {:ok, db} = Native.database_open({:memory, "collected"}, [])
+      parent = self()
+      collector = spawn_link(fn -> collect(parent) end)
+
+      for n <- 1..300 do
+        {:ok, transaction} = Native.transaction_new(db)
+        {read, commit} = {make_ref(), make_ref()}
+        Native.transaction_run(transaction, read, [{:set, "k", "#{n}"}, {:get, "k", false}])
+        Native.transaction_commit(transaction, commit)
+        value = "#{n}"
+        assert_receive {^read, {:ok, [:ok, ^value]}}, 5000
+        assert_receive {^commit, {:ok, version, stamp}}, 5000
+        assert version > 0 and byte_size(stamp) == 10
+      end
+
+      Process.unlink(collector)
+      Process.exit(collector, :kill)
+    end
+  end
+
+  defp collect(pid) do
+    :erlang.garbage_collect(pid)
+    collect(pid)
+  end
 end

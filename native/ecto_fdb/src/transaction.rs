@@ -37,7 +37,8 @@ pub enum Command {
     OnError(i32, Reply),
 }
 
-/// A transaction's handle in Elixir.
+/// A transaction's handle in Elixir. Its process may well have no more use for it while it waits for
+/// an answer: when it is collected, what was commanded is still done and answered.
 pub struct TransactionHandle {
     commands: mpsc::UnboundedSender<Command>,
     task: Mutex<Option<AbortHandle>>,
@@ -46,12 +47,6 @@ pub struct TransactionHandle {
 #[rustler::resource_impl]
 impl Resource for TransactionHandle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.cancel();
-    }
-}
-
-impl Drop for TransactionHandle {
-    fn drop(&mut self) {
         self.cancel();
     }
 }
@@ -152,6 +147,7 @@ async fn serve(database: Arc<Database>, mut commands: mpsc::UnboundedReceiver<Co
             }
         };
     }
+    while reads.join_next().await.is_some() {}
 }
 
 async fn run(
