@@ -23,6 +23,7 @@ use crate::network;
 use crate::options::{self, DatabaseChange};
 use crate::registry;
 use crate::sync::write;
+use crate::tenant::Tenant;
 use crate::transaction::Transaction;
 
 /// The newest API version this library speaks.
@@ -174,6 +175,14 @@ unsafe fn transaction(pointer: *mut FDBTransaction) -> Result<Arc<Transaction>> 
 ///
 /// As [`borrow`].
 unsafe fn database(pointer: *mut FDBDatabase) -> Result<Arc<Handle>> {
+    // SAFETY: passed on to the caller.
+    unsafe { borrow(pointer.cast()) }
+}
+
+/// # Safety
+///
+/// As [`borrow`].
+unsafe fn tenant(pointer: *mut FDBTenant) -> Result<Arc<Tenant>> {
     // SAFETY: passed on to the caller.
     unsafe { borrow(pointer.cast()) }
 }
@@ -601,7 +610,7 @@ c_functions! {
 
     /// Begins a transaction.
     fn fdb_database_create_transaction(d: *mut FDBDatabase, out_transaction: *mut *mut FDBTransaction) -> FDBError {
-        let transaction = Transaction::new(database(d)?, check_api_version()?);
+        let transaction = Transaction::new(database(d)?, None, check_api_version()?);
         put(out_transaction, Arc::into_raw(transaction).cast_mut().cast()).map(|()| 0)
     }
 
@@ -799,25 +808,31 @@ c_functions! {
 
     // ---- tenants
 
-    /// Opens a tenant by name.
-    fn fdb_database_open_tenant(d: *mut FDBDatabase, name: *const u8, name_length: c_int, _out_tenant: *mut *mut FDBTenant) -> FDBError {
-        database(d)?;
-        bytes(name, name_length)?;
-        Err(Error::UNSUPPORTED_OPERATION)
+    /// Opens a tenant by name. Whether it exists shows when it is used.
+    fn fdb_database_open_tenant(d: *mut FDBDatabase, name: *const u8, name_length: c_int, out_tenant: *mut *mut FDBTenant) -> FDBError {
+        let tenant = Tenant::new(database(d)?, key(name, name_length)?);
+        put(out_tenant, Arc::into_raw(Arc::new(tenant)).cast_mut().cast()).map(|()| 0)
     }
 
     /// Begins a transaction in a tenant.
-    fn fdb_tenant_create_transaction(_tenant: *mut FDBTenant, _out_transaction: *mut *mut FDBTransaction) -> FDBError {
-        Err(Error::UNSUPPORTED_OPERATION)
+    fn fdb_tenant_create_transaction(t: *mut FDBTenant, out_transaction: *mut *mut FDBTransaction) -> FDBError {
+        let tenant = tenant(t)?;
+        let transaction = Transaction::new(tenant.handle.clone(), Some(tenant), check_api_version()?);
+        put(out_transaction, Arc::into_raw(transaction).cast_mut().cast()).map(|()| 0)
     }
 
     /// The number of a tenant.
-    fn fdb_tenant_get_id(_tenant: *mut FDBTenant) -> *mut FDBFuture {
-        Err(Error::UNSUPPORTED_OPERATION)
+    fn fdb_tenant_get_id(t: *mut FDBTenant) -> *mut FDBFuture {
+        let tenant = tenant(t)?;
+        let id = tenant.id(&tenant.handle.database.snapshot().map);
+        Ok(into_c(Future::ready(id.map(Output::Int64))))
     }
 
     /// Destroys a handle of a tenant; the tenant lives on.
-    fn fdb_tenant_destroy(_tenant: *mut FDBTenant) -> () {
+    fn fdb_tenant_destroy(t: *mut FDBTenant) -> () {
+        if !t.is_null() {
+            drop(Arc::from_raw(t.cast::<Tenant>().cast_const()));
+        }
         Ok(())
     }
 

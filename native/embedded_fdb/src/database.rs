@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::error::{Error, Result};
 use crate::future::Output;
 use crate::keys::{Key, Value, METADATA_VERSION};
-use crate::mutation::{versionstamp, Mutation, Op};
-use crate::mvcc::{Map, Snapshot, Version, Versions};
+use crate::mutation::{place_versionstamp, shift_versionstamp, versionstamp, Mutation, Op};
+use crate::mvcc::{Map, Snapshot, Version, Versions, WINDOW};
 use crate::options::TransactionDefaults;
 use crate::resolver::{single_key, KeyRange, Resolver};
 use crate::sync::lock;
@@ -39,6 +39,40 @@ pub(crate) struct CommitRequest {
     pub(crate) mutations: Vec<Mutation>,
     /// Commit without making sure that the transaction cannot be committed twice.
     pub(crate) causal_write_risky: bool,
+}
+
+impl CommitRequest {
+    /// Puts everything but the metadata version below a tenant's prefix.
+    pub(crate) fn move_below(&mut self, prefix: &Key) {
+        let below = |key: &mut Key| {
+            if key[..] != *METADATA_VERSION {
+                *key = [&prefix[..], key].concat().into();
+            }
+        };
+        for (begin, end) in self.reads.iter_mut().chain(&mut self.writes) {
+            if begin[..] != *METADATA_VERSION {
+                below(begin);
+                below(end);
+            }
+        }
+        for mutation in &mut self.mutations {
+            match mutation {
+                Mutation::Single {
+                    op: Op::SetVersionstampedKey,
+                    key,
+                    ..
+                } => {
+                    below(key);
+                    *key = shift_versionstamp(key, prefix.len());
+                }
+                Mutation::Single { key, .. } => below(key),
+                Mutation::ClearRange { begin, end } => {
+                    below(begin);
+                    below(end);
+                }
+            }
+        }
+    }
 }
 
 /// A committed transaction.
@@ -121,6 +155,11 @@ impl Database {
         version - self.versions.now()
     }
 
+    /// The highest version there is now.
+    pub(crate) fn newest_version(&self) -> Version {
+        self.versions.now()
+    }
+
     /// The newest value of a key.
     pub(crate) fn newest(&self, key: &[u8]) -> Option<Value> {
         self.versions.get(key)
@@ -167,11 +206,11 @@ impl Database {
                 ..
             } = mutation
             {
-                let key = crate::mutation::place_versionstamp(key, &stamp);
+                let key = place_versionstamp(key, &stamp);
                 resolver.record(&single_key(&key), version);
             }
         }
-        resolver.sweep(version - crate::mvcc::WINDOW, SWEEP);
+        resolver.sweep(version - WINDOW, SWEEP);
         // Still under the lock: watches see commits in their order.
         self.watches.changed(&changes);
         drop(resolver);

@@ -21,7 +21,9 @@
 //! `mvcc` keeps the versions, `resolver` finds conflicts, `watches` waits for changes; `database`
 //! joins them and commits. `write_map` is what one transaction has written, `view` its reads, and
 //! `transaction` its life. `future` and `network` are the asynchronous side of the C API, whose
-//! functions are in [`c_api`]. `registry` knows the databases of the process by name.
+//! functions are in [`c_api`]. `registry` knows the databases of the process by name. `tenant` gives
+//! a transaction a part of the keys (`space`), `special` the keys that are not stored, `mapped` the
+//! range reads that follow an index.
 //!
 //! # Names of databases
 //!
@@ -46,7 +48,11 @@ mod random;
 mod range_set;
 mod registry;
 mod resolver;
+mod space;
+mod special;
+mod status;
 mod sync;
+mod tenant;
 mod transaction;
 mod tuple;
 mod view;

@@ -217,6 +217,16 @@ pub(crate) fn place_versionstamp(bytes: &[u8], stamp: &[u8; 10]) -> Key {
     }
 }
 
+/// `bytes` with the position of its versionstamp moved by the length of a new prefix.
+pub(crate) fn shift_versionstamp(bytes: &[u8], by: usize) -> Key {
+    let mut shifted = bytes.to_vec();
+    if let Some(tail) = shifted.last_chunk_mut::<4>() {
+        let position = u32::from_le_bytes(*tail).saturating_add(u32::try_from(by).unwrap_or(0));
+        *tail = position.to_le_bytes();
+    }
+    shifted.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,8 +11,13 @@ use crate::resolver::KeyRange;
 pub(crate) struct RangeSet(BTreeMap<Key, Key>);
 
 impl RangeSet {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether all keys of a range are in the set.
+    pub(crate) fn covers(&self, begin: &[u8], end: &[u8]) -> bool {
+        let around = self
+            .0
+            .range::<[u8], _>((Unbounded, Included(begin)))
+            .next_back();
+        begin >= end || around.is_some_and(|(_, last)| end <= &last[..])
     }
 
     /// Adds a range, joined with the ranges it overlaps or touches.
@@ -65,6 +70,7 @@ mod tests {
         }
         let expected = vec![(key("b"), key("d")), (key("d0"), key("f"))];
         assert_eq!(set.ranges().collect::<Vec<_>>(), expected);
+        assert!(set.covers(b"b", b"c\0") && set.covers(b"x", b"x") && !set.covers(b"c", b"d0"));
         set.insert(key("a"), key("g"));
         assert_eq!(set.ranges().collect::<Vec<_>>(), vec![(key("a"), key("g"))]);
     }

@@ -13,20 +13,23 @@ use crate::database::{CommitRequest, Handle};
 use crate::error::{Error, Result};
 use crate::future::{Future, KeyArray, KeyValues, MappedRow, MappedRows, Output, StringArray};
 use crate::keys::{
-    clamp_boundary, key_after, max_key_size, max_write_key_size, Key, KeySelector, Limits, Rows,
-    Value, ALL_END, METADATA_VERSION, NORMAL_END, VALUE_SIZE_LIMIT,
+    clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, Key, KeySelector,
+    Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END, VALUE_SIZE_LIMIT,
 };
 use crate::mapped::{prefix_end, Mapper};
-use crate::mutation::{versionstamp, versionstamp_position, Mutation, Op};
-use crate::mvcc::{Map, Snapshot, Version};
+use crate::mutation::{place_versionstamp, versionstamp, versionstamp_position, Mutation, Op};
+use crate::mvcc::Version;
 use crate::network;
 use crate::options::{self, transaction as option, TransactionOptions};
 use crate::range_set::RangeSet;
-use crate::resolver::KeyRange;
+use crate::resolver::{single_key, KeyRange};
+use crate::space::Space;
+use crate::special;
 use crate::sync::{lock, read};
+use crate::tenant::{self, Tenant};
 use crate::view::{range_in_database, resolve_in_database, View};
 use crate::watches::{new_watch, Permit, WatchOwner};
-use crate::write_map::WriteMap;
+use crate::write_map::{Segment, WriteMap};
 
 /// The size of FoundationDB's record of a key range, which counts against a transaction's limit.
 const RANGE_RECORD: usize = 24;
@@ -58,15 +61,26 @@ enum Stamp {
     Never(Error),
 }
 
+/// The database at the read version, as far as the transaction may see it.
+struct Sighted {
+    version: Version,
+    space: Space,
+    /// The number of the transaction's tenant.
+    tenant: Option<i64>,
+}
+
 /// The state of a transaction, from one `reset` to the next.
 struct Inner {
     options: TransactionOptions,
     /// Options that a retry keeps.
     persistent: Vec<(i32, Option<Vec<u8>>)>,
     created: Instant,
-    snapshot: Option<Snapshot>,
-    /// A read version set by the client.
+    /// What is read, from the first read on.
+    sighted: Option<Sighted>,
+    /// A read version set by the client, or that of a commit.
     requested_version: Option<Version>,
+    /// The read version has left the window: only what was read before can be read again.
+    stale: bool,
     writes: WriteMap,
     read_conflicts: RangeSet,
     /// Mutations made without read-your-writes, or before an unreadable range.
@@ -74,6 +88,7 @@ struct Inner {
     /// Conflict ranges made without read-your-writes.
     plain_reads: Vec<KeyRange>,
     plain_writes: Vec<KeyRange>,
+    versionstamped_keys: Vec<Key>,
     approximate_size: usize,
     /// Something was read: read-your-writes cannot be switched off any more.
     has_read: bool,
@@ -88,7 +103,12 @@ struct Inner {
     watches: Vec<PendingWatch>,
     /// Futures that end with the transaction.
     pending: Vec<Arc<Future>>,
-    conflicts: Vec<KeyRange>,
+    conflicts: RangeSet,
+    /// The read and write conflict ranges that the last commit had.
+    committed_conflicts: (Vec<KeyRange>, Vec<KeyRange>),
+    /// Changes made through special keys.
+    special: Vec<special::Change>,
+    error_message: Option<String>,
     retries: i64,
     backoff: Duration,
     /// Futures to complete when the lock is released, so that callbacks can use the transaction.
@@ -100,12 +120,17 @@ struct Inner {
 /// One `FDBTransaction`.
 pub(crate) struct Transaction {
     handle: Arc<Handle>,
+    tenant: Option<Arc<Tenant>>,
     api_version: i32,
     inner: Mutex<Inner>,
 }
 
 impl Transaction {
-    pub(crate) fn new(handle: Arc<Handle>, api_version: i32) -> Arc<Transaction> {
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        tenant: Option<Arc<Tenant>>,
+        api_version: i32,
+    ) -> Arc<Transaction> {
         handle
             .database
             .counters
@@ -115,13 +140,15 @@ impl Transaction {
             options: TransactionOptions::new(0),
             persistent: Vec::new(),
             created: Instant::now(),
-            snapshot: None,
+            sighted: None,
             requested_version: None,
+            stale: false,
             writes: WriteMap::default(),
             read_conflicts: RangeSet::default(),
             mutations: Vec::new(),
             plain_reads: Vec::new(),
             plain_writes: Vec::new(),
+            versionstamped_keys: Vec::new(),
             approximate_size: 0,
             has_read: false,
             failed_read: None,
@@ -133,16 +160,21 @@ impl Transaction {
             stamp_futures: Vec::new(),
             watches: Vec::new(),
             pending: Vec::new(),
-            conflicts: Vec::new(),
+            conflicts: RangeSet::default(),
+            committed_conflicts: Default::default(),
+            special: Vec::new(),
+            error_message: None,
             retries: 0,
             backoff: FIRST_BACKOFF,
             outbox: Vec::new(),
             generation: 0,
         };
+        let inner = Mutex::new(inner);
         let transaction = Arc::new(Transaction {
             handle,
+            tenant,
             api_version,
-            inner: Mutex::new(inner),
+            inner,
         });
         transaction.with(|inner| transaction.apply_defaults(inner));
         transaction
@@ -160,20 +192,29 @@ impl Transaction {
         result
     }
 
-    fn map_of<'a>(&self, inner: &'a mut Inner) -> Result<&'a Map> {
-        if inner.snapshot.is_none() {
-            inner.snapshot = Some(match inner.requested_version {
-                Some(version) => self.handle.database.snapshot_at(version)?,
-                None => self.handle.database.snapshot(),
+    /// Takes the read version, unless that was done before, and sees whether it is still good.
+    fn sight(&self, inner: &mut Inner) -> Result<()> {
+        let database = &self.handle.database;
+        if inner.sighted.is_none() {
+            let snapshot = match inner.requested_version {
+                Some(version) => database.snapshot_at(version)?,
+                None => database.snapshot(),
+            };
+            let tenant = self
+                .tenant
+                .as_ref()
+                .map(|tenant| tenant.id(&snapshot.map))
+                .transpose()?;
+            let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
+            let space = Space::new(snapshot.map, prefix);
+            inner.sighted = Some(Sighted {
+                version: snapshot.version,
+                space,
+                tenant,
             });
         }
-        match &inner.snapshot {
-            Some(snapshot) => {
-                self.handle.database.check_age(snapshot.version)?;
-                Ok(&snapshot.map)
-            }
-            None => Err(Error::INTERNAL_ERROR),
-        }
+        inner.stale = database.check_age(inner.sighted()?.version).is_err();
+        Ok(())
     }
 
     // ---- reads
@@ -193,7 +234,7 @@ impl Transaction {
                 return Future::ready(Err(error));
             }
             inner.settle_watches();
-            if let (None, Some(version)) = (&inner.snapshot, inner.requested_version) {
+            if let (None, Some(version)) = (&inner.sighted, inner.requested_version) {
                 let wait = self.handle.database.versions_until(version);
                 if wait > 0 && wait <= FUTURE_VERSION_PATIENCE {
                     return self.read_later(inner, wait, f);
@@ -208,7 +249,7 @@ impl Transaction {
         inner: &mut Inner,
         f: impl FnOnce(&Self, &mut Inner) -> Result<Output>,
     ) -> Result<Output> {
-        let result = self.map_of(inner).map(|_| ()).and_then(|()| {
+        let result = self.sight(inner).and_then(|()| {
             inner.has_read = true;
             f(self, inner)
         });
@@ -279,19 +320,13 @@ impl Transaction {
         if let Some(version) = inner.requested_version {
             return Ok(version);
         }
-        if inner.snapshot.is_none() {
-            inner.snapshot = Some(self.handle.database.snapshot());
-        }
-        inner
-            .snapshot
-            .as_ref()
-            .map(|snapshot| snapshot.version)
-            .ok_or(Error::INTERNAL_ERROR)
+        self.sight(inner)?;
+        inner.sighted().map(|sighted| sighted.version)
     }
 
     pub(crate) fn set_read_version(&self, version: Version) {
         self.write(|inner| {
-            if inner.snapshot.is_some() || inner.requested_version.is_some() {
+            if inner.sighted.is_some() || inner.requested_version.is_some() {
                 return Err(Error::READ_VERSION_ALREADY_SET);
             }
             if version <= 0 {
@@ -303,6 +338,9 @@ impl Transaction {
     }
 
     pub(crate) fn get(self: &Arc<Self>, key: Key, snapshot: bool) -> Arc<Future> {
+        if special::is_special(&key) {
+            return self.get_special(key);
+        }
         self.read(move |transaction, inner| {
             if key[..] >= *inner.max_read_key() && key[..] != *METADATA_VERSION {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
@@ -315,59 +353,55 @@ impl Transaction {
     }
 
     fn value(&self, inner: &mut Inner, key: &Key, snapshot: bool) -> Result<Option<Value>> {
-        let map = self.map_of(inner)?.clone();
-        match inner.sight(snapshot) {
-            Sight::Plain => {
-                if !snapshot {
-                    inner.plain_reads.push((key.clone(), key_after(key)));
-                }
-                Ok(map.get(&key[..]).cloned())
-            }
-            Sight::Snapshot => Ok(map.get(&key[..]).cloned()),
+        let next = key_after(key);
+        let sight = inner.sees(snapshot);
+        let space = &inner.sighted()?.space;
+        let stored = || match &key[..] {
+            // There is one for all tenants.
+            METADATA_VERSION => space.everything().get(METADATA_VERSION).cloned(),
+            key => space.get(key).cloned(),
+        };
+        let value = match sight {
+            Sight::Plain | Sight::Snapshot => stored(),
+            Sight::OwnWrites if inner.writes.segment(key).1 == &Segment::default() => stored(),
+            Sight::OwnWrites => inner.view(&inner.writes)?.get(key)?,
+        };
+        inner.check_known(key, &next)?;
+        match sight {
+            _ if snapshot => {}
+            Sight::Plain => inner.plain_reads.push((key.clone(), next)),
+            Sight::Snapshot => {}
             Sight::OwnWrites => {
-                let value = inner.view(&map).get(key)?;
-                if !snapshot && inner.writes.segment(key).1.reads_database() {
+                if inner.writes.segment(key).1.reads_database() {
                     inner.approximate_size += 2 * key.len() + 1 + RANGE_RECORD;
-                    inner.read_conflicts.insert(key.clone(), key_after(key));
+                    inner.read_conflicts.insert(key.clone(), next);
                 }
-                Ok(value)
             }
         }
+        Ok(value)
     }
 
     pub(crate) fn get_key(self: &Arc<Self>, selector: KeySelector, snapshot: bool) -> Arc<Future> {
-        self.read(move |transaction, inner| {
-            if selector.key[..] > *inner.max_read_key() {
+        self.read(move |_, inner| {
+            let max_key = inner.max_read_key();
+            if selector.key[..] > *max_key {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
             }
-            let map = transaction.map_of(inner)?.clone();
-            let key = match inner.sight(snapshot) {
-                Sight::Plain => {
-                    let key = resolve_in_database(&map, &selector).key;
-                    if !snapshot {
-                        let (begin, end) = key_conflict(&selector, &key);
-                        inner.plain_reads.push((begin, end));
-                    }
-                    key.min(inner.max_read_key().into())
-                }
-                Sight::Snapshot => {
-                    let nothing = WriteMap::default();
-                    View {
-                        writes: &nothing,
-                        ..inner.view(&map)
-                    }
-                    .get_key(&selector)?
-                }
-                Sight::OwnWrites => {
-                    let key = inner.view(&map).get_key(&selector)?;
-                    if !snapshot {
-                        let (begin, end) = key_conflict(&selector, &key);
-                        inner.add_read_conflict(begin, end);
-                    }
-                    key
-                }
+            let sight = inner.sees(snapshot);
+            let key = match sight {
+                Sight::Plain => resolve_in_database(&inner.sighted()?.space, &selector).key,
+                Sight::Snapshot => inner.view(&WriteMap::default())?.get_key(&selector)?,
+                Sight::OwnWrites => inner.view(&inner.writes)?.get_key(&selector)?,
             };
-            Ok(Output::Key(key))
+            let (begin, end) = key_conflict(&selector, &key);
+            inner.check_known(&begin, &end)?;
+            match sight {
+                _ if snapshot => {}
+                Sight::Plain => inner.plain_reads.push((begin, end)),
+                Sight::Snapshot => {}
+                Sight::OwnWrites => inner.add_read_conflict(begin, end),
+            }
+            Ok(Output::Key(key.min(max_key.into())))
         })
     }
 
@@ -379,51 +413,123 @@ impl Transaction {
         snapshot: bool,
         reverse: bool,
     ) -> Arc<Future> {
-        self.read(move |transaction, inner| {
-            let rows = transaction.range(inner, begin, end, limits, snapshot, reverse)?;
+        if special::is_special_range(&begin, &end) {
+            return self.get_special_range(begin, end, limits, reverse);
+        }
+        self.read(move |_, inner| {
+            let rows = inner.range(begin, end, limits, snapshot, reverse)?;
             Ok(Output::KeyValues(KeyValues::new(rows.rows, rows.more)))
         })
     }
 
-    fn range(
+    // ---- special keys
+
+    fn get_special(self: &Arc<Self>, key: Key) -> Arc<Future> {
+        let begin = KeySelector::first_greater_or_equal(key.clone());
+        let end = KeySelector::first_greater_or_equal(key_after(&key));
+        Future::ready(self.with(|inner| {
+            let rows = self.special_rows(inner, begin, end, Limits::new(None, None), false)?;
+            Ok(Output::Value(
+                rows.rows.into_iter().next().map(|(_, value)| value),
+            ))
+        }))
+    }
+
+    fn get_special_range(
+        self: &Arc<Self>,
+        begin: KeySelector,
+        end: KeySelector,
+        limits: Limits,
+        reverse: bool,
+    ) -> Arc<Future> {
+        Future::ready(self.with(|inner| {
+            let rows = self.special_rows(inner, begin, end, limits, reverse)?;
+            Ok(Output::KeyValues(KeyValues::new(rows.rows, rows.more)))
+        }))
+    }
+
+    /// Special keys can be read after a commit: that is when conflicting keys are known.
+    fn special_rows(
         &self,
         inner: &mut Inner,
         begin: KeySelector,
         end: KeySelector,
         limits: Limits,
-        snapshot: bool,
         reverse: bool,
     ) -> Result<Rows> {
-        let max_key = inner.max_read_key();
-        if begin.key[..] > *max_key || end.key[..] > *max_key {
-            return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
-        }
+        inner.check_deferred()?;
+        inner.check_timeout();
+        inner.check_cancelled()?;
+        inner.settle_watches();
         let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
         if limits.reached() || (begin.offset >= end.offset && begin.key >= end.key) {
             return Ok(Rows::default());
         }
-        let map = self.map_of(inner)?.clone();
-        match inner.sight(snapshot) {
-            Sight::Plain => Ok(inner.plain_range(&map, begin, end, limits, snapshot, reverse)),
-            Sight::Snapshot => {
-                let nothing = WriteMap::default();
-                View {
-                    writes: &nothing,
-                    ..inner.view(&map)
-                }
-                .range(begin, end, limits, reverse)
+        let relaxed = inner.options.special_keys_relaxed;
+        let boundary = special::boundary(&begin.key, &end.key, relaxed, self.tenant.is_some())?;
+        let mut rows = Vec::new();
+        let in_boundary = |key: &[u8]| boundary.0 <= key && key < boundary.1;
+        let mut single = |key: &[u8], value: Option<String>| {
+            if let (true, Some(value)) = (in_boundary(key), value) {
+                rows.push((Key::from(key), Value::from(value.into_bytes())));
             }
-            Sight::OwnWrites => {
-                let rows = inner
-                    .view(&map)
-                    .range(begin.clone(), end.clone(), limits, reverse)?;
-                if !snapshot {
-                    let (from, to) = range_conflict(&begin, &end, &rows, reverse, max_key);
-                    inner.add_read_conflict(from, to);
-                }
-                Ok(rows)
-            }
+        };
+        let cluster_file = &self.handle.cluster_file;
+        single(special::CLUSTER_FILE_PATH, Some(cluster_file.clone()));
+        single(
+            special::CONNECTION_STRING,
+            Some(crate::status::CONNECTION_STRING.to_owned()),
+        );
+        single(special::ERROR_MESSAGE, inner.error_message.clone());
+        if in_boundary(special::STATUS_JSON) {
+            let version = self.handle.database.newest_version();
+            single(special::STATUS_JSON, Some(crate::status::json(version)));
         }
+        if in_boundary(special::TENANT_MAP) {
+            self.sight(inner)?;
+            let tenants = tenant::list(inner.sighted()?.space.everything());
+            rows.extend(
+                tenants
+                    .into_iter()
+                    .map(|(name, value)| ([special::TENANT_MAP, &name].concat().into(), value)),
+            );
+        }
+        if in_boundary(special::READ_CONFLICTS) {
+            rows.extend(special::boundaries(
+                special::CONFLICTING_KEYS,
+                &inner.conflicts,
+            ));
+            rows.extend(special::boundaries(
+                special::READ_CONFLICTS,
+                &inner.all_read_conflicts(),
+            ));
+            rows.extend(special::boundaries(
+                special::WRITE_CONFLICTS,
+                &inner.all_write_conflicts(),
+            ));
+        }
+        rows.sort();
+        Ok(special::select(rows, boundary, begin, end, limits, reverse))
+    }
+
+    /// Writes to special keys; `Ok(false)` where the key is not one of them.
+    fn write_special(
+        &self,
+        inner: &mut Inner,
+        key: &[u8],
+        change: impl FnOnce() -> Result<Option<special::Change>>,
+    ) -> Result<bool> {
+        if !special::is_special(key) {
+            return Ok(false);
+        }
+        if !inner.options.special_keys_writable {
+            return Err(Error::SPECIAL_KEYS_WRITE_DISABLED);
+        }
+        if self.tenant.is_some() {
+            return Err(Error::ILLEGAL_TENANT_ACCESS);
+        }
+        inner.special.extend(change()?);
+        Ok(true)
     }
 
     /// A range read of an index, with what each row leads to. Never sees own writes: it fails
@@ -438,7 +544,7 @@ impl Transaction {
         snapshot: bool,
         reverse: bool,
     ) -> Arc<Future> {
-        self.read(move |transaction, inner| {
+        self.read(move |_, inner| {
             let max_key = inner.max_read_key();
             if begin.key[..] > *max_key || end.key[..] > *max_key {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
@@ -451,8 +557,9 @@ impl Transaction {
                 return Err(Error::UNSUPPORTED_OPERATION);
             }
             let mapper = Mapper::parse(&mapper)?;
-            let map = transaction.map_of(inner)?.clone();
-            let rows = range_in_database(&map, &begin, &end, limits, reverse);
+            inner.check_fresh()?;
+            let space = inner.sighted()?.space.clone();
+            let rows = range_in_database(&space, &begin, &end, limits, reverse);
             let (from, to) = range_conflict(&begin, &end, &rows, reverse, max_key);
             inner.add_unwritten_conflict(from, to)?;
             let mut mapped = Vec::with_capacity(rows.rows.len());
@@ -460,17 +567,14 @@ impl Transaction {
                 let begin = mapper.map(&key, &value)?;
                 let (end, rows) = if mapper.range {
                     let end = prefix_end(&begin).unwrap_or_else(|| ALL_END.into());
-                    let run = map.range(begin.clone()..end.clone());
-                    let rows = run
-                        .map(|(key, value)| (key.clone(), value.clone()))
-                        .collect();
+                    let run = space.range(&begin, &end);
+                    let rows = run.map(|(key, value)| (key, value.clone())).collect();
                     (end, rows)
                 } else {
-                    let row = map.get_key_value(&begin[..]);
-                    let rows = row
-                        .into_iter()
-                        .map(|(key, value)| (key.clone(), value.clone()));
-                    (key_after(&begin), rows.collect())
+                    let row = space
+                        .get(&begin)
+                        .map(|value| (begin.clone(), value.clone()));
+                    (key_after(&begin), row.into_iter().collect())
                 };
                 inner.add_unwritten_conflict(begin.clone(), end.clone())?;
                 mapped.push(MappedRow {
@@ -500,6 +604,9 @@ impl Transaction {
         self.write(|inner| {
             if key[..] == *METADATA_VERSION {
                 return Err(Error::CLIENT_INVALID_OPERATION);
+            }
+            if self.write_special(inner, &key, || special::set(&key, &value).map(Some))? {
+                return Ok(());
             }
             let conflict = !std::mem::take(&mut inner.options.next_write_no_conflict);
             inner.check_not_committing()?;
@@ -535,24 +642,20 @@ impl Transaction {
             inner.check_sizes(&key, &operand)?;
             let (mut key, operand) = self.with_long_positions(op, key, operand);
             if op == Op::SetVersionstampedKey {
-                let (position, body) = versionstamp_position(&key)?;
-                let known = inner.snapshot.as_ref().map(|snapshot| snapshot.version);
+                let known = inner.sighted.as_ref().map(|sighted| sighted.version);
                 let lowest = versionstamp(known.or(inner.requested_version).unwrap_or(0), 0);
-                let mut begin = key[..body].to_vec();
-                let mut end = key_after(&begin).to_vec();
-                begin[position..position + 10].copy_from_slice(&lowest);
-                end[position..position + 10].fill(0xff);
-                let end: Key = end.into();
-                let end = end.min(inner.max_read_key().into());
+                let position = versionstamp_position(&key)?.0;
+                let mut stamped = key.to_vec();
+                stamped[position..position + 10].copy_from_slice(&lowest);
+                key = stamped.into();
+                let (begin, end) = stamp_range(&key)?;
+                inner.versionstamped_keys.push(key.clone());
                 conflict = false;
                 if !inner.options.read_your_writes_disabled {
-                    let begin: Key = begin.into();
+                    let end = end.min(inner.max_read_key().into());
                     inner.flush(&begin, &end);
                     inner.writes.make_unreadable(&begin, &end);
                 }
-                let mut lower_bound = key.to_vec();
-                lower_bound[position..position + 10].copy_from_slice(&lowest);
-                key = lower_bound.into();
             }
             if op == Op::SetVersionstampedValue {
                 versionstamp_position(&operand)?;
@@ -586,6 +689,9 @@ impl Transaction {
         self.write(|inner| {
             let conflict = !std::mem::take(&mut inner.options.next_write_no_conflict);
             inner.check_not_committing()?;
+            if self.write_special(inner, &key, || special::clear(&key, &key_after(&key)))? {
+                return Ok(());
+            }
             if key[..] >= *inner.max_write_key() {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
             }
@@ -614,6 +720,11 @@ impl Transaction {
             }
             let conflict = !std::mem::take(&mut inner.options.next_write_no_conflict);
             inner.check_not_committing()?;
+            let special = end[..] <= *SPECIAL_END
+                && self.write_special(inner, &begin, || special::clear(&begin, &end))?;
+            if special {
+                return Ok(());
+            }
             let max_key = inner.max_write_key();
             if begin[..] > *max_key || end[..] > *max_key {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
@@ -699,6 +810,8 @@ impl Transaction {
         if key.len() > max_write_key_size(&key, inner.options.raw_access) {
             return Err(Error::KEY_TOO_LARGE);
         }
+        self.sight(inner)?;
+        inner.has_read = true;
         let value = self.value(inner, &key, false)?;
         let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
         let (future, owner) = new_watch(permit);
@@ -732,6 +845,7 @@ impl Transaction {
     }
 
     fn commit_now(&self, inner: &mut Inner) -> Result<()> {
+        let tenants = self.edit_tenants(inner)?;
         let (mutations, writes) = inner.writes.collect(&[], ALL_END);
         let mut request = CommitRequest {
             read_version: None,
@@ -743,10 +857,16 @@ impl Transaction {
         request.reads.extend(inner.read_conflicts.ranges());
         request.writes.extend(writes);
         request.mutations.extend(mutations);
+        if let Some(edited) = tenants {
+            request.reads.extend(edited.reads);
+            request.writes.extend(edited.writes);
+            request.mutations.extend(edited.mutations);
+        }
+        inner.committed_conflicts = (request.reads.clone(), request.writes.clone());
         if request.writes.is_empty() && request.mutations.is_empty() {
             inner.committed_version = -1;
             inner.set_stamp(Stamp::Never(Error::NO_COMMIT_VERSION));
-            self.arm_watches(inner);
+            self.arm_watches(inner)?;
             return Ok(());
         }
         if inner.options.read_only {
@@ -755,48 +875,92 @@ impl Transaction {
         if commit_size(&request) > inner.options.size_limit {
             return Err(Error::TRANSACTION_TOO_LARGE);
         }
-        request.read_version = inner
-            .snapshot
-            .as_ref()
-            .map(|snapshot| snapshot.version)
-            .or(inner.requested_version);
+        let tenant = match &self.tenant {
+            Some(_) => {
+                self.sight(inner)?;
+                inner.sighted()?.tenant
+            }
+            None => None,
+        };
+        // The snapshot goes before the commit, which would else have to copy what it changes.
+        if let Some(sighted) = inner.sighted.take() {
+            inner.requested_version = Some(sighted.version);
+        }
+        request.read_version = inner.requested_version;
         if let Some(version) = inner.requested_version {
             if self.handle.database.versions_until(version) > 0 {
                 return Err(Error::FUTURE_VERSION);
             }
         }
-        // The snapshot is not needed any more, and would make the commit copy what it changes.
-        inner.snapshot = inner.snapshot.take().map(|snapshot| Snapshot {
-            version: snapshot.version,
-            map: Map::new(),
-        });
+        let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
+        if let Some(id) = tenant {
+            request.move_below(&prefix);
+            request.reads.push(single_key(&tenant::id_key(id)));
+        }
         match self.handle.database.commit(request) {
             Ok(committed) => {
                 inner.committed_version = committed.version;
                 inner.set_stamp(Stamp::Known(committed.stamp));
-                self.arm_watches(inner);
+                self.arm_watches_below(inner, &prefix);
                 Ok(())
             }
             Err(refused) => {
+                inner.conflicts = RangeSet::default();
                 if inner.options.report_conflicting_keys {
-                    inner.conflicts = refused.conflicts;
+                    for (begin, end) in refused.conflicts {
+                        let cut = prefix.len().min(begin.len()).min(end.len());
+                        inner
+                            .conflicts
+                            .insert(begin[cut..].into(), end[cut..].into());
+                    }
                 }
                 Err(refused.error)
             }
         }
     }
 
-    fn arm_watches(&self, inner: &mut Inner) {
+    /// What the changes made through special keys come to.
+    fn edit_tenants(&self, inner: &mut Inner) -> Result<Option<tenant::Edited>> {
+        if inner.special.is_empty() {
+            return Ok(None);
+        }
+        self.sight(inner)?;
+        let mut edit = tenant::Edit::new(inner.sighted()?.space.everything());
+        for change in &inner.special {
+            match change {
+                special::Change::CreateTenant(name) => edit.create(name)?,
+                special::Change::DeleteTenants(begin, end) if is_key_after(end, begin) => {
+                    edit.delete(begin)?;
+                }
+                special::Change::DeleteTenants(begin, end) => edit.delete_range(begin, end)?,
+                special::Change::RenameTenant(from, to) => edit.rename(from, to)?,
+            }
+        }
+        Ok(Some(edit.finish()))
+    }
+
+    /// Arms the watches of a transaction that wrote nothing.
+    fn arm_watches(&self, inner: &mut Inner) -> Result<()> {
+        if !inner.watches.is_empty() {
+            let tenant = inner.sighted()?.tenant;
+            let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
+            self.arm_watches_below(inner, &prefix);
+        }
+        Ok(())
+    }
+
+    fn arm_watches_below(&self, inner: &mut Inner, prefix: &Key) {
         let database = &self.handle.database;
         for watch in inner.watches.drain(..) {
-            let current = || database.newest(&watch.key);
-            database.watches.arm(
-                &watch.key,
-                watch.value,
-                &watch.future,
-                &watch.owner,
-                current,
-            );
+            let key: Key = match &watch.key[..] {
+                METADATA_VERSION => watch.key,
+                _ if prefix.is_empty() => watch.key,
+                key => [prefix, key].concat().into(),
+            };
+            let current = || database.newest(&key);
+            database
+                .watches
+                .arm(&key, watch.value, &watch.future, &watch.owner, current);
         }
     }
 
@@ -901,6 +1065,8 @@ impl Transaction {
         inner.deferred = None;
         inner.cancelled = None;
         inner.commit_started = false;
+        inner.special.clear();
+        inner.error_message = None;
         self.apply_persistent(inner);
     }
 
@@ -924,7 +1090,6 @@ impl Transaction {
             inner.fail_watches(Error::TRANSACTION_CANCELLED);
             inner.forget_for_retry();
             inner.committed_version = -1;
-            inner.conflicts.clear();
             inner.retries = 0;
             inner.backoff = FIRST_BACKOFF;
             inner.created = Instant::now();
@@ -972,6 +1137,16 @@ impl Transaction {
 
     fn apply_option(&self, inner: &mut Inner, code: i32, value: Option<&[u8]>) -> Result<()> {
         const MAX: i64 = i32::MAX as i64;
+        let cluster_wide = matches!(
+            code,
+            option::ACCESS_SYSTEM_KEYS
+                | option::READ_SYSTEM_KEYS
+                | option::RAW_ACCESS
+                | option::USE_PROVISIONAL_PROXIES
+        );
+        if cluster_wide && self.tenant.is_some() {
+            return Err(Error::INVALID_OPTION);
+        }
         let fresh = !inner.has_read && inner.writes.is_empty();
         let options = &mut inner.options;
         let flag = |field: &mut bool| options::no_value(value).map(|()| *field = true);
@@ -988,7 +1163,7 @@ impl Transaction {
             }
             option::INITIALIZE_NEW_DATABASE => {
                 options::no_value(value)?;
-                if inner.snapshot.is_some() || inner.requested_version.is_some() {
+                if inner.sighted.is_some() || inner.requested_version.is_some() {
                     return Err(Error::READ_VERSION_ALREADY_SET);
                 }
                 options.causal_write_risky = true;
@@ -1118,12 +1293,13 @@ impl Transaction {
         begin: Key,
         end: Key,
     ) -> Arc<Future> {
-        self.read(move |transaction, inner| {
+        self.read(move |_, inner| {
             if begin > end {
                 return Err(Error::INVERTED_RANGE);
             }
-            let map = transaction.map_of(inner)?;
-            let size: usize = bytes_in(map, &begin, &end).map(|(_, size)| size).sum();
+            inner.check_fresh()?;
+            let space = &inner.sighted()?.space;
+            let size: usize = bytes_in(space, &begin, &end).map(|(_, size)| size).sum();
             Ok(Output::Int64(i64::try_from(size).unwrap_or(i64::MAX)))
         })
     }
@@ -1135,7 +1311,7 @@ impl Transaction {
         end: Key,
         chunk: i64,
     ) -> Arc<Future> {
-        self.read(move |transaction, inner| {
+        self.read(move |_, inner| {
             if begin > end {
                 return Err(Error::INVERTED_RANGE);
             }
@@ -1145,10 +1321,11 @@ impl Transaction {
             }
             let chunk = usize::try_from(chunk).ok().filter(|&chunk| chunk > 0);
             let chunk = chunk.ok_or(Error::CLIENT_INVALID_OPERATION)?;
-            let map = transaction.map_of(inner)?;
+            inner.check_fresh()?;
+            let space = &inner.sighted()?.space;
             let mut points = vec![begin.clone()];
             let mut size = 0;
-            for (key, bytes) in bytes_in(map, &begin, &end) {
+            for (key, bytes) in bytes_in(space, &begin, &end) {
                 if size >= chunk {
                     points.push(key.clone());
                     size = 0;
@@ -1172,10 +1349,15 @@ impl Drop for Transaction {
 }
 
 /// Keys in a range with the bytes of key and value.
-fn bytes_in<'a>(map: &'a Map, begin: &Key, end: &Key) -> impl Iterator<Item = (&'a Key, usize)> {
-    let end = end.max(begin);
-    map.range(begin.clone()..end.clone())
-        .map(|(key, value)| (key, key.len() + value.len()))
+fn bytes_in<'a>(
+    space: &'a Space,
+    begin: &Key,
+    end: &Key,
+) -> impl Iterator<Item = (Key, usize)> + use<'a> {
+    space.range(begin, end).map(|(key, value)| {
+        let size = key.len() + value.len();
+        (key, size)
+    })
 }
 
 /// The bytes that count against a transaction's size limit.
@@ -1184,6 +1366,14 @@ fn commit_size(request: &CommitRequest) -> usize {
     request.mutations.iter().map(Mutation::size).sum::<usize>()
         + request.reads.iter().map(range).sum::<usize>()
         + request.writes.iter().map(range).sum::<usize>()
+}
+
+/// The keys that a versionstamped key, filled with its lowest stamp, may become.
+fn stamp_range(key: &[u8]) -> Result<KeyRange> {
+    let (position, body) = versionstamp_position(key)?;
+    let mut end = key_after(&key[..body]).to_vec();
+    end[position..position + 10].fill(0xff);
+    Ok((key[..body].into(), end.into()))
 }
 
 /// The keys whose change could change where a selector lands.
@@ -1253,7 +1443,7 @@ enum Sight {
 }
 
 impl Inner {
-    fn sight(&self, snapshot: bool) -> Sight {
+    fn sees(&self, snapshot: bool) -> Sight {
         if self.options.read_your_writes_disabled {
             Sight::Plain
         } else if snapshot && self.options.snapshot_read_your_writes <= 0 {
@@ -1263,13 +1453,112 @@ impl Inner {
         }
     }
 
-    fn view<'a>(&'a self, map: &'a Map) -> View<'a> {
-        View {
-            map,
-            writes: &self.writes,
+    fn sighted(&self) -> Result<&Sighted> {
+        self.sighted.as_ref().ok_or(Error::INTERNAL_ERROR)
+    }
+
+    fn view<'a>(&'a self, writes: &'a WriteMap) -> Result<View<'a>> {
+        Ok(View {
+            space: &self.sighted()?.space,
+            writes,
             max_key: self.max_read_key(),
             bypass_unreadable: self.options.bypass_unreadable,
+        })
+    }
+
+    /// The rows between two selectors, and their conflict range.
+    fn range(
+        &mut self,
+        begin: KeySelector,
+        end: KeySelector,
+        limits: Limits,
+        snapshot: bool,
+        reverse: bool,
+    ) -> Result<Rows> {
+        let max_key = self.max_read_key();
+        if begin.key[..] > *max_key || end.key[..] > *max_key {
+            return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
         }
+        let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
+        if limits.reached() || (begin.offset >= end.offset && begin.key >= end.key) {
+            return Ok(Rows::default());
+        }
+        let sight = self.sees(snapshot);
+        let (from, to) = (begin.clone(), end.clone());
+        let rows = match sight {
+            Sight::Plain => return self.plain_range(begin, end, limits, snapshot, reverse),
+            Sight::Snapshot => self
+                .view(&WriteMap::default())?
+                .range(from, to, limits, reverse)?,
+            Sight::OwnWrites => self.view(&self.writes)?.range(from, to, limits, reverse)?,
+        };
+        let (from, to) = range_conflict(&begin, &end, &rows, reverse, max_key);
+        self.check_known(&from, &to)?;
+        if !snapshot {
+            self.add_read_conflict(from, to);
+        }
+        Ok(rows)
+    }
+
+    /// Fails where a read needs the database, whose version at hand is too old.
+    fn check_fresh(&self) -> Result<()> {
+        if self.stale {
+            Err(Error::TRANSACTION_TOO_OLD)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Fails where a read of the range needs more than what was read while the version was good.
+    fn check_known(&self, begin: &[u8], end: &[u8]) -> Result<()> {
+        let known =
+            |key: &[u8], next: &[u8]| self.read_conflicts.covers(begin.max(key), end.min(next));
+        let mut segments = self.writes.segments(begin, end);
+        if self.stale && segments.any(|(key, s, next)| s.reads_database() && !known(key, next)) {
+            return Err(Error::TRANSACTION_TOO_OLD);
+        }
+        Ok(())
+    }
+
+    /// The read conflict ranges so far, or of the last commit.
+    fn all_read_conflicts(&self) -> RangeSet {
+        let mut all = RangeSet::default();
+        let committed = self
+            .committed_conflicts
+            .0
+            .iter()
+            .chain(&self.plain_reads)
+            .cloned();
+        for (begin, end) in committed.chain(self.read_conflicts.ranges()) {
+            all.insert(begin, end);
+        }
+        all
+    }
+
+    /// The write conflict ranges so far, or of the last commit.
+    fn all_write_conflicts(&self) -> RangeSet {
+        let mut all = RangeSet::default();
+        let written = self.writes.collect(&[], ALL_END).1;
+        let committed = self
+            .committed_conflicts
+            .1
+            .iter()
+            .chain(&self.plain_writes)
+            .cloned();
+        for (begin, end) in committed.chain(written).chain(self.stamped_keys()) {
+            all.insert(begin, end);
+        }
+        all
+    }
+
+    /// Where versionstamped keys may come to lie, or have come to lie.
+    fn stamped_keys(&self) -> impl Iterator<Item = KeyRange> + '_ {
+        self.versionstamped_keys
+            .iter()
+            .filter_map(|key| match self.stamp {
+                Stamp::Known(stamp) => Some(single_key(&place_versionstamp(key, &stamp))),
+                _ => stamp_range(key).ok(),
+            })
     }
 
     fn max_read_key(&self) -> &'static [u8] {
@@ -1402,11 +1691,15 @@ impl Inner {
         let cancelled = old.into_iter().map(|watch| watch.future);
         self.outbox
             .extend(cancelled.map(|future| (future, Err(Error::TRANSACTION_CANCELLED))));
-        self.snapshot = None;
+        self.sighted = None;
         self.requested_version = None;
+        self.stale = false;
+        self.conflicts = RangeSet::default();
+        self.committed_conflicts = Default::default();
         self.mutations.clear();
         self.plain_reads.clear();
         self.plain_writes.clear();
+        self.versionstamped_keys.clear();
         self.committed_version = -1;
         self.set_stamp(Stamp::Never(Error::TRANSACTION_CANCELLED));
         self.stamp = Stamp::Unknown;
@@ -1518,38 +1811,36 @@ impl Inner {
     /// A range read with read-your-writes off.
     fn plain_range(
         &mut self,
-        map: &Map,
         begin: KeySelector,
         mut end: KeySelector,
         limits: Limits,
         snapshot: bool,
         reverse: bool,
-    ) -> Rows {
+    ) -> Result<Rows> {
+        self.check_fresh()?;
         let max_key = self.max_read_key();
+        let space = &self.sighted()?.space;
+        let mut conflicts = Vec::new();
         if reverse && end.offset > 1 {
-            let key = resolve_in_database(map, &end).key;
-            if !snapshot {
-                let conflict = key_conflict(&end, &key);
-                self.plain_reads.push(conflict);
-            }
+            let key = resolve_in_database(space, &end).key;
+            conflicts.push(key_conflict(&end, &key));
             end = KeySelector::first_greater_or_equal(key.min(max_key.into()));
         }
-        if begin.offset >= end.offset && begin.key >= end.key {
-            return Rows::default();
+        let mut rows = Rows::default();
+        if begin.offset < end.offset || begin.key < end.key {
+            rows = range_in_database(space, &begin, &end, limits, reverse);
+            conflicts.push(plain_range_conflict(&begin, &end, &rows, reverse));
         }
-        let mut rows = range_in_database(map, &begin, &end, limits, reverse);
         if !snapshot {
-            let conflict = plain_range_conflict(&begin, &end, &rows, reverse);
-            if conflict.0 < conflict.1 {
-                self.plain_reads.push(conflict);
-            }
+            self.plain_reads
+                .extend(conflicts.into_iter().filter(|(begin, end)| begin < end));
         }
         if !reverse && rows.rows.last().is_some_and(|(key, _)| key[..] >= *max_key) {
             let keep = rows.rows.partition_point(|(key, _)| key[..] < *max_key);
             rows.rows.truncate(keep);
             rows.more = false;
         }
-        rows
+        Ok(rows)
     }
 }
 

@@ -3,17 +3,15 @@
 //! The key space is walked in segments, as in [`crate::write_map`], but finer: every key that may
 //! have a value is a segment, and what is between two keys is another.
 
-use std::ops::Bound::{Excluded, Included, Unbounded};
-
 use crate::error::{Error, Result};
-use crate::keys::{is_key_after, key_after, Key, KeySelector, Limits, Rows, Value};
-use crate::mvcc::Map;
+use crate::keys::{is_key_after, key_after, Key, KeySelector, Limits, Rows, Value, ALL_END};
+use crate::space::Space;
 use crate::write_map::WriteMap;
 
 /// What a transaction sees.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    pub(crate) map: &'a Map,
+    pub(crate) space: &'a Space,
     pub(crate) writes: &'a WriteMap,
     /// The end of the keys that the transaction may read.
     pub(crate) max_key: &'a [u8],
@@ -70,12 +68,12 @@ impl<'a> View<'a> {
             return Err(Error::ACCESSED_UNREADABLE);
         }
         if segment.is_unmodified() {
-            return Ok(self.map.get(key).cloned());
+            return Ok(self.space.get(key).cloned());
         }
         let database = if segment.cleared {
             None
         } else {
-            self.map.get(key)
+            self.space.get(key)
         };
         Ok(segment.value(database))
     }
@@ -128,7 +126,7 @@ impl<'a> View<'a> {
             let database = if written.cleared {
                 None
             } else {
-                self.map.get(&begin[..])
+                self.space.get(&begin[..])
             };
             return Segment {
                 begin: begin.clone(),
@@ -148,24 +146,24 @@ impl<'a> View<'a> {
         if written.cleared {
             return gap(begin.clone(), end.into());
         }
-        let gap_begin = match self.map.get_prev(key) {
-            Some((found, value)) if found[..] == *key => {
+        let before = self.space.range(begin, key).next_back();
+        let mut from = self.space.range(key, end);
+        let after = from.next();
+        if let Some((found, value)) = &after {
+            if found[..] == *key {
                 return Segment {
                     begin: found.clone(),
                     end: key_after(found),
                     unreadable,
-                    key: Some(Some(value.clone())),
+                    key: Some(Some((*value).clone())),
                     from_database: true,
                 };
             }
-            Some((found, _)) if found >= begin => key_after(found),
-            _ => begin.clone(),
-        };
-        let gap_end = match self.map.get_next(key) {
-            Some((found, _)) if found[..] < *end => found.clone(),
-            _ => end.into(),
-        };
-        gap(gap_begin, gap_end)
+        }
+        gap(
+            before.map_or_else(|| begin.clone(), |(found, _)| key_after(&found)),
+            after.map_or_else(|| end.into(), |(found, _)| found),
+        )
     }
 
     /// The segment before the one that begins at `key`, which is not the first.
@@ -179,14 +177,11 @@ impl<'a> View<'a> {
         let last = if written.cleared {
             None
         } else {
-            let below = self
-                .map
-                .range::<_, [u8]>((Included(&begin[..]), Excluded(key)));
-            below.map(|(key, _)| key).next_back()
+            self.space.range(begin, key).next_back().map(|(key, _)| key)
         };
         match last {
-            Some(last) if is_key_after(key, last) => self.segment(last),
-            Some(last) => self.gap_between(key_after(last), key, written.unreadable),
+            Some(last) if is_key_after(key, &last) => self.segment(&last),
+            Some(last) => self.gap_between(key_after(&last), key, written.unreadable),
             None => self.gap_between(begin.clone(), key, written.unreadable),
         }
     }
@@ -338,17 +333,15 @@ impl<'a> View<'a> {
                     self.max_key
                 };
                 let stop = stop.min(written_end).max(&at.end);
-                let run = self
-                    .map
-                    .range::<_, [u8]>((Included(&at.begin[..]), Excluded(stop)));
+                let run = self.space.range(&at.begin, stop);
                 let mut last = at.begin.clone();
                 for (key, value) in run {
                     if limits.reached() {
                         break;
                     }
-                    limits.count(key, value);
+                    limits.count(&key, value);
                     rows.rows.push((key.clone(), value.clone()));
-                    last = key.clone();
+                    last = key;
                 }
                 at = self.segment(&key_after(&last));
             } else {
@@ -434,17 +427,15 @@ impl<'a> View<'a> {
                 let (written_begin, _, _) = self.writes.segment(&at.begin);
                 let stop: &[u8] = if begin.is_resolved() { &begin.key } else { &[] };
                 let stop = stop.max(written_begin).min(&at.begin);
-                let run = self
-                    .map
-                    .range::<_, [u8]>((Included(stop), Excluded(&at.end[..])));
+                let run = self.space.range(stop, &at.end);
                 let mut last = at.begin.clone();
                 for (key, value) in run.rev() {
                     if limits.reached() {
                         break;
                     }
-                    limits.count(key, value);
+                    limits.count(&key, value);
                     rows.rows.push((key.clone(), value.clone()));
-                    last = key.clone();
+                    last = key;
                 }
                 at = self.segment(&last);
             } else if let Some(Some(value)) = &at.key {
@@ -495,32 +486,31 @@ pub(crate) struct Landing {
 
 /// Resolves a selector without regard to a transaction's writes. `""` is before the first key, and
 /// `\xff\xff` after the last.
-pub(crate) fn resolve_in_database(map: &Map, selector: &KeySelector) -> Landing {
+pub(crate) fn resolve_in_database(space: &Space, selector: &KeySelector) -> Landing {
     let selector = selector.clone().without_or_equal();
+    let first = |keys: Option<(Key, &Value)>| keys.map(|(key, _)| key);
     if selector.offset > 0 {
-        let skip = (selector.offset - 1) as usize;
-        let mut keys = map.range::<_, [u8]>((Included(&selector.key[..]), Unbounded));
-        match keys.nth(skip) {
-            Some((key, _)) => Landing {
-                key: key.clone(),
+        let mut skip = selector.offset.unsigned_abs() as usize - 1;
+        let mut keys = space.range(&selector.key, ALL_END);
+        while skip > 0 && keys.next().is_some() {
+            skip -= 1;
+        }
+        match first(keys.next()) {
+            Some(key) => Landing {
+                key,
                 off_edge: false,
             },
+            // The end itself is still an answer that storage gives.
             None => Landing {
-                key: crate::keys::ALL_END.into(),
-                // One step past the last key is still an answer the storage gives.
-                off_edge: skip > 0
-                    && map
-                        .range::<_, [u8]>((Included(&selector.key[..]), Unbounded))
-                        .count()
-                        < skip,
+                key: ALL_END.into(),
+                off_edge: skip > 0,
             },
         }
     } else {
         let skip = selector.offset.unsigned_abs() as usize;
-        let mut keys = map.range::<_, [u8]>((Unbounded, Excluded(&selector.key[..])));
-        match keys.nth_back(skip) {
-            Some((key, _)) => Landing {
-                key: key.clone(),
+        match first(space.range(&[], &selector.key).nth_back(skip)) {
+            Some(key) => Landing {
+                key,
                 off_edge: false,
             },
             None => Landing {
@@ -533,7 +523,7 @@ pub(crate) fn resolve_in_database(map: &Map, selector: &KeySelector) -> Landing 
 
 /// A range read of the database alone, as a transaction without read-your-writes makes it.
 pub(crate) fn range_in_database(
-    map: &Map,
+    space: &Space,
     begin: &KeySelector,
     end: &KeySelector,
     mut limits: Limits,
@@ -549,38 +539,32 @@ pub(crate) fn range_in_database(
     if end.key.is_empty() && end.offset <= 1 {
         return rows;
     }
-    let from = if begin.is_first_greater_or_equal() {
-        Landing {
-            key: begin.key.clone(),
-            off_edge: false,
+    let land = |selector: &KeySelector| {
+        if selector.is_first_greater_or_equal() {
+            Landing {
+                key: selector.key.clone(),
+                off_edge: false,
+            }
+        } else {
+            resolve_in_database(space, selector)
         }
-    } else {
-        resolve_in_database(map, &begin)
     };
-    let to = if end.is_first_greater_or_equal() {
-        Landing {
-            key: end.key.clone(),
-            off_edge: false,
-        }
-    } else {
-        resolve_in_database(map, &end)
-    };
+    let (from, to) = (land(&begin), land(&end));
     let off_edge = from.off_edge || to.off_edge;
     if from.key >= to.key {
         return if off_edge { Rows::default() } else { rows };
     }
-    let mut run = map.range::<_, [u8]>((Included(&from.key[..]), Excluded(&to.key[..])));
+    let mut run = space.range(&from.key, &to.key);
     while !limits.reached() {
-        let Some((key, value)) = (if reverse { run.next_back() } else { run.next() }) else {
-            break;
-        };
-        limits.count(key, value);
-        rows.rows.push((key.clone(), value.clone()));
+        let next = if reverse { run.next_back() } else { run.next() };
+        let Some((key, value)) = next else { break };
+        limits.count(&key, value);
+        rows.rows.push((key, value.clone()));
     }
     rows.more = limits.reached();
     if off_edge {
         rows.read_to_begin = from.key.is_empty() && !(reverse && rows.more);
-        rows.read_through_end = to.key[..] == *crate::keys::ALL_END && (reverse || !rows.more);
+        rows.read_through_end = to.key[..] == *ALL_END && (reverse || !rows.more);
     }
     rows
 }
