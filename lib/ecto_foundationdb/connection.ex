@@ -10,6 +10,7 @@ defmodule EctoFoundationDB.Connection do
   @defaults [
     storage_id: "Ecto.Adapters.FoundationDB",
     timeout: 5_000,
+    stale_after: 10_000,
     migrator: nil,
     migration_step: 1000,
     max_single_value_size: 100_000,
@@ -127,7 +128,13 @@ defmodule EctoFoundationDB.Connection do
     do: {:expected, "at most 100_000, which is FoundationDB's limit"}
 
   defp check(name, value)
-       when name in [:timeout, :migration_step, :max_single_value_size, :max_value_size],
+       when name in [
+              :timeout,
+              :stale_after,
+              :migration_step,
+              :max_single_value_size,
+              :max_value_size
+            ],
        do: check(is_integer(value) and value > 0, {:expected, "a positive integer"})
 
   defp check(name, value) when name in [:max_watches, :transaction_timeout],
@@ -166,7 +173,9 @@ defmodule EctoFoundationDB.Connection do
       :ets.new(repo, [:named_table, :public, read_concurrency: true])
       connection = %__MODULE__{database: database, timeout: config[:timeout], config: config}
       :ets.insert(repo, {:connection, connection})
+      :ok = Native.stale_after(database, config[:stale_after])
       :ok = Native.planner(database)
+      EctoFoundationDB.Telemetry.start_link(repo, database)
       {:ok, database}
     else
       {:error, error} -> {:stop, Error.exception(error)}

@@ -37,6 +37,9 @@ defmodule EctoFoundationDB.Repo do
 
     * `timeout:` ms to wait for any one answer, 5,000 by default; then
       `EctoFoundationDB.TimeoutError` is raised. Also an option of each call.
+    * `stale_after:` ms, 10,000 by default: how long the database may be silent, or a live query fail,
+      before syncs are told that their data are stale (`EctoFoundationDB.Sync.attach_callback/6`,
+      `:handle_stale`).
     * `transaction_timeout:` ms, `transaction_retry_limit:`: FoundationDB's own, for every transaction.
     * `max_watches:` 1,000,000 by default, FoundationDB's maximum.
     * `network_options:` a keyword list of FoundationDB's network options, for all Repos of the VM:
