@@ -75,6 +75,50 @@ defmodule EctoFoundationDB.LayerCase do
     for {key, value} <- rows, do: {Tuple.delete_at(Native.unpack(key), 0), value}
   end
 
+  @doc """
+  What is wrong with a tenant's default indexes: `{:stray, entry}` for entries that no record has,
+  `{:missing, entry}` for those that a record lacks.
+  """
+  def stray_entries(tenant, schema) do
+    rows = dump(tenant)
+    source = schema.__schema__(:source)
+
+    indexes =
+      for {{<<0xFE>>, "indexes", ^source, _}, value} <- rows, do: :erlang.binary_to_term(value)
+
+    indexes =
+      for data <- indexes,
+          data[:indexer] == EctoFoundationDB.Indexer.Default,
+          do: EctoFoundationDB.Index.from_data(data)
+
+    loaded =
+      EctoFoundationDB.Transaction.run(tenant, fn ->
+        EctoFoundationDB.Layer.Query.run(EctoFoundationDB.Layer.Query.new(tenant, schema, []))
+      end)
+
+    expected =
+      for index <- indexes, record <- loaded, into: MapSet.new() do
+        id = EctoFoundationDB.Layer.Record.get(record.data, hd(schema.__schema__(:primary_key)))
+        tuple = EctoFoundationDB.Indexer.Default.entry(tenant, index, schema, record.data, id)
+        # As the tuple layer gives it back.
+        {tuple |> Native.pack() |> Native.unpack() |> Tuple.delete_at(0), record.key}
+      end
+
+    actual =
+      for {tuple, value} <- rows,
+          match?({<<0xFD>>, ^source, "i"}, first_three(tuple)),
+          into: MapSet.new(),
+          do: {tuple, value}
+
+    for(entry <- MapSet.difference(actual, expected), do: {:stray, entry}) ++
+      for(entry <- MapSet.difference(expected, actual), do: {:missing, entry})
+  end
+
+  defp first_three(tuple) when tuple_size(tuple) >= 3,
+    do: {elem(tuple, 0), elem(tuple, 1), elem(tuple, 2)}
+
+  defp first_three(_tuple), do: nil
+
   @doc "Runs operations in a transaction of the tenant: what other clients would write."
   def operations(tenant, operations) do
     EctoFoundationDB.Transaction.run(tenant, fn ->
