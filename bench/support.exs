@@ -1,0 +1,108 @@
+# What the benchmarks share: a Repo, a schema, pages, and the way results are printed.
+
+defmodule Bench.User do
+  defstruct [:id, :name, :team, __meta__: %{prefix: nil, state: :built}]
+
+  def __schema__(:source), do: "users"
+  def __schema__(:fields), do: [:id, :name, :team]
+  def __schema__(:primary_key), do: [:id]
+  def __schema__(:type, _field), do: :string
+end
+
+defmodule Bench.Migration do
+  use EctoFoundationDB.Migration
+
+  @impl true
+  def change, do: [create(metadata(Bench.User))]
+end
+
+defmodule Bench.Repo do
+  use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
+  use EctoFoundationDB.Migrator
+
+  @impl true
+  def migrations, do: [{1, Bench.Migration}]
+end
+
+defmodule Bench do
+  alias EctoFoundationDB.{Connection, Native, Tenant}
+
+  @doc "Parses the options, starts the Repo, opens a new tenant."
+  def start(switches) do
+    {opts, rest} = OptionParser.parse!(System.argv(), strict: switches ++ [cluster: :string])
+    if rest != [], do: raise(ArgumentError, "unknown arguments: #{Enum.join(rest, " ")}")
+    database = if opts[:cluster], do: [cluster_file: opts[:cluster]], else: [embedded: true]
+    {:ok, _} = Bench.Repo.start_link(database ++ [log: false, timeout: 60_000])
+    where = if opts[:cluster], do: "the cluster of #{opts[:cluster]}", else: "the embedded engine"
+    IO.puts("#{System.schedulers_online()} schedulers, OTP #{System.otp_release()}, #{where}")
+    {opts, Tenant.open!(Bench.Repo, "bench-#{System.os_time()}")}
+  end
+
+  def stats, do: Native.stats(Connection.fetch!(Bench.Repo).database)
+
+  @doc "Starts processes that run `page` and count themselves when mounted, and with each update."
+  def pages(n, page) do
+    counters = :counters.new(2, [])
+    mounted = fn -> :counters.add(counters, 1, 1) end
+    updated = fn -> :counters.add(counters, 2, 1) end
+    before = memory()
+    pids = for i <- 1..n, do: spawn(fn -> page.(i, mounted, updated) end)
+    {time, :ok} = :timer.tc(fn -> wait(counters, 1, n) end)
+    Enum.each(pids, &:erlang.garbage_collect/1)
+    used = Enum.zip_with([memory(), before], fn [now, before] -> div(now - before, n) end)
+    %{pids: pids, counters: counters, n: n, mount_ms: time / 1000, used: used}
+  end
+
+  @doc "Milliseconds from before the change until every page has seen it: the median of some."
+  def changes(pages, times, change) do
+    for i <- 1..times do
+      :counters.put(pages.counters, 2, 0)
+      start = System.monotonic_time(:microsecond)
+      change.(i)
+      :ok = wait(pages.counters, 2, pages.n)
+      (System.monotonic_time(:microsecond) - start) / 1000
+    end
+    |> percentile(0.5)
+  end
+
+  def stop(pages) do
+    for pid <- pages.pids, do: Process.exit(pid, :kill)
+    for pid <- pages.pids, do: wait_for_exit(pid)
+    :erlang.garbage_collect()
+  end
+
+  defp wait_for_exit(pid) do
+    ref = Process.monitor(pid)
+
+    receive do
+      {:DOWN, ^ref, _, _, _} -> :ok
+    end
+  end
+
+  defp wait(counters, i, n) do
+    if :counters.get(counters, i) >= n do
+      :ok
+    else
+      Process.sleep(1)
+      wait(counters, i, n)
+    end
+  end
+
+  # Bytes: of the BEAM, and of the operating system process.
+  defp memory do
+    [rss] = Regex.run(~r/VmRSS:\s+(\d+) kB/, File.read!("/proc/self/status"), capture: :all_but_first)
+    [:erlang.memory(:total), String.to_integer(rss) * 1024]
+  end
+
+  def percentile(values, q), do: values |> Enum.sort() |> Enum.at(trunc(length(values) * q))
+
+  def row(columns, widths) do
+    columns
+    |> Enum.zip(widths)
+    |> Enum.map_join("  ", fn {column, width} -> String.pad_leading(to_text(column), width) end)
+    |> IO.puts()
+  end
+
+  defp to_text(number) when is_float(number), do: :erlang.float_to_binary(number, decimals: 1)
+  defp to_text(other), do: to_string(other)
+end
