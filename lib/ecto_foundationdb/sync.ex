@@ -1,0 +1,670 @@
+defmodule EctoFoundationDB.Sync do
+  @moduledoc """
+  Keeps the assigns of a Phoenix LiveView, or the state of any process, up to date with the database.
+
+  A page says what it shows, once:
+
+      def mount(%{"id" => id}, _session, socket) do
+        {:ok,
+         socket
+         |> put_private(:tenant, MyApp.tenant())
+         |> Sync.sync_one(Repo, :user, User, id)}
+      end
+
+  From then on `@user` follows the record: it is assigned again whenever the record is created,
+  changed or deleted, by this node, by another one, or by any other client of the database.
+
+  Underneath are FoundationDB's watches, shared between all processes of the node: however many
+  pages show a record, one watch is pending in the database, and one read is made when it changes.
+
+  ## The state
+
+  A *state* is a map or struct with `:assigns` and `:private`, both maps: a
+  `Phoenix.LiveView.Socket`, or a map in a GenServer of your own. `private.tenant` holds the tenant.
+  `private.ecto_fdb_sync_data` is this module's own.
+
+  A socket is assigned by `Phoenix.Component.assign/2`, and a `:handle_info` hook is attached to it,
+  so a LiveView has nothing more to do. On a LiveView's first, disconnected render the data are read
+  and assigned, but not synced: that process is about to end. Any other state gets its assigns with
+  `Map.put/3`, and its process passes its messages to `handle_ready/4`:
+
+      def init(tenant) do
+        state = %{assigns: %{}, private: %{tenant: tenant}}
+        {:ok, Sync.sync_one(state, Repo, :user, User, "u1")}
+      end
+
+      def handle_info(message, state) do
+        {_cont_or_halt, state} = Sync.handle_ready(Repo, message, state)
+        {:noreply, state}
+      end
+
+  When a process ends, its syncs end with it.
+
+  ## Labels
+
+  The label is the key in the assigns: an atom for LiveView, any term elsewhere. A label that is
+  synced again is synced anew, and what it was synced to before is cancelled.
+
+  ## Options
+
+  All functions that sync take
+
+    * `:assign` - how to assign: a function of the state and a map of new assigns by label, or of
+      the state, the new assigns as a list of `{label, value}`, those of `sync_many/6` as a list of
+      `{label, records}`, and the options (see `assign_map/4`). It returns the new state.
+    * `:attach_container_hook` - a function of the state, a name, the repo and the options that has
+      `handle_ready/4` called with the process's messages, and returns the new state.
+    * `:detach_container_hook` - its opposite, called when nothing is synced any longer.
+    * `:timeout` - how many milliseconds to wait for the database before an
+      `EctoFoundationDB.TimeoutError` is raised. Default: the repo's `:timeout`.
+  """
+
+  alias EctoFoundationDB.Connection
+  alias EctoFoundationDB.Layer.EctoQuery
+  alias EctoFoundationDB.Repo.Options
+  alias EctoFoundationDB.Schema
+  alias EctoFoundationDB.Sync.All
+  alias EctoFoundationDB.Sync.Callbacks
+  alias EctoFoundationDB.Sync.Container
+  alias EctoFoundationDB.Sync.Many
+  alias EctoFoundationDB.Sync.One
+  alias EctoFoundationDB.Sync.State
+  alias EctoFoundationDB.Sync.Subscription
+
+  @typedoc "A `Phoenix.LiveView.Socket`, or another map with these two keys."
+  @type state :: %{
+          required(:assigns) => map(),
+          required(:private) => map(),
+          optional(term()) => term()
+        }
+  @type label :: term()
+  @type request :: One.t() | Many.t() | All.t()
+  @typedoc "A schema, or a schema with `:where`, `:order_by` and `:limit`."
+  @type queryable :: module() | {module(), keyword()}
+
+  @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
+  @options [:assign, :attach_container_hook, :detach_container_hook, :timeout]
+
+  @doc """
+  Syncs one record: `label` is assigned the struct, or `nil` while there is none.
+
+      socket = Sync.sync_one(socket, Repo, :user, User, "u1")
+      socket.assigns.user.name
+
+  Label and schema may also be given the other way round. For the options see the
+  [module's documentation](#module-options).
+  """
+  @spec sync_one(state(), module(), label(), module(), term(), keyword()) :: state()
+  def sync_one(state, repo, label, schema, id, opts \\ []) do
+    {label, schema} = order(label, schema)
+    sync(state, repo, [%One{label: label, schema: schema, id: id}], opts)
+  end
+
+  @doc """
+  Syncs records by their primary keys, each by itself: `label` is assigned the list of those that
+  exist, in the order of `ids`. One that is created later appears in its place. `nil` or `[]`
+  cancels.
+
+      socket = Sync.sync_many(socket, Repo, :users, User, ["u1", "u2"])
+
+  Label and schema may also be given the other way round. For the options see the
+  [module's documentation](#module-options).
+  """
+  @spec sync_many(state(), module(), label(), module(), [term()] | nil, keyword()) :: state()
+  def sync_many(state, repo, label, schema, ids, opts \\ []) do
+    {label, schema} = order(label, schema)
+    sync(state, repo, [%Many{label: label, schema: schema, ids: ids}], opts)
+  end
+
+  @doc """
+  Syncs the records of a schema: `label` is assigned their list.
+
+      socket = Sync.sync_all(socket, Repo, :users, User)
+      socket = Sync.sync_all(socket, Repo, :newest, {User, order_by: [desc: :joined], limit: 10})
+
+  The list is watched by the schema's `EctoFoundationDB.Indexer.SchemaMetadata` index; without one
+  the error shows the migration to write. The option `:watch_action` says which changes are
+  followed: `:inserts`, `:deletes`, `:collection` (inserts and deletes), `:updates` or `:changes`
+  (all, the default). For the other options see the [module's documentation](#module-options).
+
+  Label and queryable may also be given the other way round, and the label may be left out: then it
+  is the schema's source as an atom, here `:users`.
+
+      socket = Sync.sync_all(socket, Repo, User)
+  """
+  @spec sync_all(state(), module(), label(), queryable(), keyword()) :: state()
+  def sync_all(state, repo, label, queryable, opts) do
+    {label, queryable} = order(label, queryable)
+    sync_list(state, repo, label, queryable, [], opts)
+  end
+
+  @doc false
+  def sync_all(state, repo, queryable),
+    do: sync_all(state, repo, source(queryable), queryable, [])
+
+  @doc false
+  def sync_all(state, repo, label, queryable) do
+    if not queryable?(queryable) and queryable?(label) and Keyword.keyword?(queryable) do
+      sync_all(state, repo, source(label), label, queryable)
+    else
+      sync_all(state, repo, label, queryable, [])
+    end
+  end
+
+  @doc """
+  Syncs the records with the values `by`, as `sync_all/5` does all of a schema.
+
+      socket = Sync.sync_all_by(socket, Repo, :engineers, User, department: "engineering")
+
+  `by` names exactly the fields of a SchemaMetadata index of the schema (`by: [:department]`): it
+  counts the changes that are watched.
+  """
+  @spec sync_all_by(state(), module(), label(), queryable(), keyword() | map(), keyword()) ::
+          state()
+  def sync_all_by(state, repo, label, queryable, by, opts) do
+    {label, queryable} = order(label, queryable)
+    sync_list(state, repo, label, queryable, by, opts)
+  end
+
+  @doc false
+  def sync_all_by(state, repo, queryable, by) do
+    sync_all_by(state, repo, source(queryable), queryable, by, [])
+  end
+
+  @doc false
+  def sync_all_by(state, repo, label, queryable, by) do
+    if not queryable?(queryable) and queryable?(label) and by?(queryable) do
+      sync_all_by(state, repo, source(label), label, queryable, by)
+    else
+      sync_all_by(state, repo, label, queryable, by, [])
+    end
+  end
+
+  defp sync_list(state, repo, label, queryable, by, opts) do
+    unless by == [] or by?(by) do
+      raise ArgumentError,
+            "expected the values to sync by, as in [department: \"engineering\"]. Got: #{inspect(by)}"
+    end
+
+    {action, opts} = opts |> check_keyword!() |> Keyword.pop(:watch_action, :changes)
+    all = %All{label: label, queryable: queryable, by: by, watch_action: action}
+    sync(state, repo, [all], opts)
+  end
+
+  defp by?(by),
+    do: (is_list(by) and by != [] and Keyword.keyword?(by)) or (is_map(by) and not is_struct(by))
+
+  # The signature's order is label, queryable; the other one is told by which of them is queryable.
+  defp order(label, queryable) do
+    if not queryable?(queryable) and queryable?(label),
+      do: {queryable, label},
+      else: {label, queryable}
+  end
+
+  defp queryable?({schema, options}), do: Keyword.keyword?(options) and schema?(schema)
+  defp queryable?(%{__struct__: Ecto.Query}), do: true
+  defp queryable?(schema), do: schema?(schema)
+
+  defp schema?(module) do
+    is_atom(module) and Code.ensure_loaded?(module) and function_exported?(module, :__schema__, 1)
+  end
+
+  # There are as many of them as there are schemas.
+  defp source({queryable, options}) when is_list(options), do: source(queryable)
+
+  defp source(queryable) do
+    {schema, _options, _prefix} = EctoQuery.split(queryable)
+    schema |> Schema.source() |> String.to_atom()
+  end
+
+  @doc """
+  Syncs several labels at once: a list of `EctoFoundationDB.Sync.One`, `EctoFoundationDB.Sync.Many`
+  and `EctoFoundationDB.Sync.All`. All of them are read at one version of the database.
+
+      Sync.sync(socket, Repo, [
+        %Sync.One{label: :user, schema: User, id: "u1"},
+        %Sync.Many{label: :friends, schema: User, ids: ["u2", "u3"]},
+        %Sync.All{label: :posts, queryable: Post, by: [author: "u1"]}
+      ])
+
+  For the options see the [module's documentation](#module-options). Where this raises, whatever
+  was synced before goes on.
+  """
+  @spec sync(state(), module(), [request()], keyword()) :: state()
+  def sync(state, repo, queryable_assigns, opts \\ []) do
+    State.check!(state)
+    check_options!(opts)
+    check_requests!(queryable_assigns)
+    data = State.get(state, repo)
+    Callbacks.check_labels!(data, Enum.map(queryable_assigns, & &1.label))
+    Container.check!(state, opts)
+    tenant = tenant!(state, repo)
+
+    {empty, wanted} =
+      queryable_assigns
+      |> Enum.map(& &1.__struct__.prepare(&1, tenant))
+      |> Enum.split_with(&match?(%Many{ids: ids} when ids in [nil, []], &1))
+
+    synced = subscribe(repo, tenant, data, wanted, opts)
+    changes = Enum.map(synced, &{&1.request, value(&1)}) ++ Enum.map(empty, &empty_value/1)
+
+    if Container.connected?(state) do
+      state
+      |> replace(repo, synced, empty)
+      |> attach_hook(repo, opts)
+      |> assign(repo, changes, opts)
+      |> detach_hook_if_idle(repo, opts)
+    else
+      Enum.each(synced, &Subscription.cancel(&1.subscription))
+      assign(state, repo, changes, opts)
+    end
+  end
+
+  # Subscribes and takes the first results; where something raises nothing new is left subscribed.
+  defp subscribe(_repo, _tenant, _data, [], _opts), do: []
+
+  defp subscribe(repo, tenant, data, requests, opts) do
+    connection = Connection.fetch!(repo)
+    timeout = opts[:timeout] || connection.timeout
+    wanted = Enum.map(requests, &want(&1, tenant, data))
+
+    case subscribe(connection.database, wanted, timeout) do
+      # The indexes have changed between planning and reading.
+      :replan -> subscribe(repo, tenant, data, requests, opts)
+      subscriptions -> first_take(wanted, subscriptions)
+    end
+  end
+
+  defp subscribe(database, wanted, timeout) do
+    labels =
+      Enum.map_join(wanted, ", ", fn {_earlier, synced} -> inspect(synced.request.label) end)
+
+    queries = for {earlier, %{queries: queries}} <- wanted, do: {queries, earlier}
+    Subscription.subscribe(database, queries, timeout, "syncing #{labels}")
+  end
+
+  defp first_take(wanted, subscriptions) do
+    Enum.zip_with(wanted, subscriptions, fn {_earlier, synced}, subscription ->
+      synced |> Map.put(:subscription, subscription) |> take()
+    end)
+  rescue
+    error ->
+      Enum.each(subscriptions, &Subscription.cancel/1)
+      reraise error, __STACKTRACE__
+  end
+
+  # What to sync for a request, beside the label's subscription so far: the queries that both have
+  # are not read again.
+  defp want(%module{label: label} = request, tenant, data) do
+    queries = module.live_queries(request, tenant)
+    synced = %{request: request, tenant: tenant, queries: queries, results: []}
+    schema = module.schema(request)
+
+    with %{^label => %{tenant: ^tenant, request: %former{}} = earlier} <- data.labels,
+         ^schema <- former.schema(earlier.request) do
+      before = Map.new(Enum.zip(Enum.map(earlier.queries, &identity/1), earlier.results))
+      results = Enum.map(queries, &Map.get(before, identity(&1), {[], nil}))
+      {earlier.subscription, %{synced | results: results}}
+    else
+      _other -> {nil, %{synced | results: Enum.map(queries, fn _query -> {[], nil} end)}}
+    end
+  end
+
+  # A plan is what was asked for: it may have been made anew meanwhile.
+  defp identity({:planned, _read, asked_for, _metadata_version}), do: {:planned, asked_for}
+  defp identity(query), do: query
+
+  defp take(%{request: request, tenant: tenant} = synced) do
+    decode = &request.__struct__.decode(request, tenant, &1)
+    %{synced | results: Subscription.take(synced.subscription, synced.results, decode)}
+  end
+
+  defp value(%{request: request, results: results}) do
+    lists = for {records, _stale} <- results, do: Enum.reject(records, &is_nil/1)
+    request.__struct__.value(request, lists)
+  end
+
+  defp stale(%{results: results}), do: Enum.find_value(results, fn {_records, stale} -> stale end)
+
+  defp empty_value(request), do: {request, request.__struct__.empty(request)}
+
+  # Remembers what is synced, and cancels what it takes the place of.
+  defp replace(state, repo, synced, empty) do
+    {replaced, data} =
+      Enum.map_reduce(synced, State.get(state, repo), fn synced, data ->
+        State.put_label(data, synced.request.label, synced)
+      end)
+
+    {emptied, data} = Enum.map_reduce(empty, data, &State.pop_label(&2, &1.label))
+
+    for %{subscription: subscription} <- replaced ++ emptied,
+        do: Subscription.cancel(subscription)
+
+    State.put(state, repo, data)
+  end
+
+  @doc """
+  Handles a message, or a list of messages, of the process that has synced.
+
+  Answers `{:halt, state}` for `{ref, :ready}` messages of this repo's syncs, with the assigns up to
+  date, and `{:cont, state}` for everything else, other repos' messages included. Messages of a
+  list are handled together, with one assign; it is `:halt` where one of them is this repo's. The data have been read
+  already: this never waits for the database.
+
+      def handle_info(message, state) do
+        case Sync.handle_ready(Repo, message, state) do
+          {:halt, state} -> {:noreply, state}
+          {:cont, state} -> handle_other(message, state)
+        end
+      end
+
+  A LiveView needs no such function, it has a hook. Options: `:assign`, as in the
+  [module's documentation](#module-options).
+  """
+  @spec handle_ready(module(), term(), state(), keyword()) :: {:cont | :halt, state()}
+  def handle_ready(repo, info, state, opts \\ []) do
+    check_options!(opts)
+    data = State.get(state, repo)
+
+    labels =
+      for subscription <- ready(info), label <- label(data, subscription), uniq: true, do: label
+
+    case labels do
+      [] ->
+        {:cont, state}
+
+      labels ->
+        {taken, data} = Enum.map_reduce(labels, data, &take_label/2)
+
+        changes =
+          for {before, now} <- taken, value(before) !== value(now), do: {now.request, value(now)}
+
+        stale =
+          for {before, now} <- taken, stale(before) != stale(now), into: %{} do
+            {now.request.label, stale(now)}
+          end
+
+        {:halt,
+         state
+         |> State.put(repo, data)
+         |> assign(repo, changes, opts)
+         |> Callbacks.run(repo, :handle_stale, stale)}
+    end
+  end
+
+  defp ready({ref, :ready}) when is_reference(ref), do: [ref]
+  defp ready(list) when is_list(list), do: Enum.flat_map(list, &ready_one/1)
+  defp ready(_info), do: []
+
+  defp ready_one({ref, :ready}) when is_reference(ref), do: [ref]
+  defp ready_one(_info), do: []
+
+  defp label(%State{subscriptions: subscriptions}, subscription) do
+    case subscriptions do
+      %{^subscription => label} -> [label]
+      _other -> []
+    end
+  end
+
+  defp take_label(label, %State{labels: labels} = data) do
+    %{^label => before} = labels
+    now = take(before)
+    {{before, now}, %{data | labels: %{labels | label => now}}}
+  end
+
+  @doc """
+  Cancels the sync of a label. When it returns, no message of that sync is in the mailbox, and none
+  will come. A label that is not synced is left as it is.
+
+  The label is assigned `nil`, or `[]` where it was synced to a list, unless `assign: false` is
+  given. The hook is detached when nothing is left; see `:detach_container_hook` in the
+  [module's documentation](#module-options).
+
+      socket = Sync.cancel(socket, Repo, :user)
+
+  A process that ends needs not cancel.
+  """
+  @spec cancel(state(), module(), label(), keyword()) :: state()
+  def cancel(state, repo, label, opts \\ []) do
+    cancel_labels(state, repo, [label], opts)
+  end
+
+  @doc """
+  Cancels every sync of the repo in this state, as `cancel/4` does for one.
+
+      socket = Sync.cancel_all(socket, Repo)
+  """
+  @spec cancel_all(state(), module(), keyword()) :: state()
+  def cancel_all(state, repo, opts \\ []) do
+    cancel_labels(state, repo, Map.keys(State.get(state, repo).labels), opts)
+  end
+
+  defp cancel_labels(state, repo, labels, opts) do
+    State.check!(state)
+    {assign?, opts} = cancel_options!(opts)
+    {cancelled, data} = Enum.map_reduce(labels, State.get(state, repo), &State.pop_label(&2, &1))
+    cancelled = Enum.reject(cancelled, &is_nil/1)
+    Enum.each(cancelled, &Subscription.cancel(&1.subscription))
+    changes = if assign?, do: Enum.map(cancelled, &empty_value(&1.request)), else: []
+
+    state
+    |> State.put(repo, data)
+    |> assign(repo, changes, opts)
+    |> detach_hook_if_idle(repo, opts)
+  end
+
+  # `assign:` may be a boolean here.
+  defp cancel_options!([{_key, _value} | _] = opts) do
+    case Keyword.pop(opts, :assign) do
+      {assign?, opts} when is_boolean(assign?) -> {assign?, check_options!(opts)}
+      _function -> {true, check_options!(opts)}
+    end
+  end
+
+  defp cancel_options!(opts), do: {true, check_options!(opts)}
+
+  @doc """
+  Whether a label is synced.
+
+      true = Sync.watching?(socket, Repo, :user)
+  """
+  @spec watching?(state(), module(), label()) :: boolean()
+  def watching?(state, repo, label), do: is_map_key(State.get(state, repo).labels, label)
+
+  @doc """
+  Attaches a callback to an event. It is called with the state and a map by label, and returns
+  `{:cont, state}`, or `{:halt, state}` to keep the callbacks attached after it from being called.
+
+    * `:handle_assigns` - after Sync has assigned labels, with their old values.
+    * `:handle_stale` - when labels can't be kept up to date: the database is silent, or refuses. The
+      map has the reason, an `EctoFoundationDB.Error`; the assigns stay what they were. And once
+      more, with `nil`, when they are up to date again.
+
+      Sync.attach_callback(socket, Repo, :handle_assigns, fn socket, %{user_ids: _old} ->
+        {:cont, Sync.sync_many(socket, Repo, :users, User, socket.assigns.user_ids)}
+      end)
+
+  A callback may sync other labels, as this one does; the callbacks are called for what that
+  assigns, too. Syncing a label it is being called for raises.
+
+  Several callbacks have different names (default: `:default`) and are called in the order they were
+  attached in. The option `replace: true` puts the callback in the place of one of the same name.
+  """
+  @spec attach_callback(
+          state(),
+          module(),
+          term(),
+          :handle_assigns | :handle_stale,
+          fun(),
+          keyword()
+        ) ::
+          state()
+  def attach_callback(state, repo, name \\ :default, event, callback, opts \\ []) do
+    Callbacks.attach(state, repo, name, event, callback, opts)
+  end
+
+  @doc """
+  Detaches a callback; one that is not attached is no error.
+
+      Sync.detach_callback(socket, Repo, :handle_assigns)
+  """
+  @spec detach_callback(state(), module(), term(), :handle_assigns | :handle_stale, keyword()) ::
+          state()
+  def detach_callback(state, repo, name \\ :default, event, opts \\ []) do
+    Callbacks.detach(state, repo, name, event, opts)
+  end
+
+  @doc """
+  The new assigns of an `:assign` function of four arguments, as one map: `std_assigns` as they are
+  and `idlist_assigns`, lists of records with an `:id`, put in the place of those in `assigns` with
+  the option `idlist: :replace` (which the function's options hold), else merged into them by id.
+
+      iex> EctoFoundationDB.Sync.assign_map(%{users: [%{id: 1, name: "A"}]}, [count: 2],
+      ...>   users: [%{id: 1, name: "B"}, %{id: 2, name: "C"}]
+      ...> )
+      %{count: 2, users: [%{id: 1, name: "B"}, %{id: 2, name: "C"}]}
+  """
+  @spec assign_map(map(), Enumerable.t(), Enumerable.t(), keyword()) :: map()
+  def assign_map(assigns, std_assigns, idlist_assigns, opts \\ []) do
+    lists =
+      case Keyword.get(opts, :idlist, :merge) do
+        :replace ->
+          Map.new(idlist_assigns)
+
+        :merge ->
+          Map.new(idlist_assigns, fn {label, records} ->
+            {label, merge_by_id(Map.get(assigns, label, []), records)}
+          end)
+      end
+
+    Map.merge(lists, Map.new(std_assigns))
+  end
+
+  defp merge_by_id(old, new) do
+    by_id = Map.new(new, &{&1.id, &1})
+    known = MapSet.new(old, & &1.id)
+    Enum.map(old, &Map.get(by_id, &1.id, &1)) ++ Enum.reject(new, &(&1.id in known))
+  end
+
+  # Changes are a list of `{request, value}`.
+  defp assign(state, _repo, [], _opts), do: state
+
+  defp assign(state, repo, changes, opts) do
+    old =
+      Map.new(changes, fn {request, _value} ->
+        {request.label, Map.get(state.assigns, request.label, request.__struct__.empty(request))}
+      end)
+
+    {idlist, std} = Enum.split_with(changes, &match?({%Many{}, _value}, &1))
+    by_label = fn {request, value} -> {request.label, value} end
+
+    state
+    |> Container.assign(Enum.map(std, by_label), Enum.map(idlist, by_label), opts)
+    |> Callbacks.run(repo, :handle_assigns, old)
+  end
+
+  # The hook handles messages with the options of the sync that attached it; other options: again.
+  defp attach_hook(state, repo, opts) do
+    data = State.get(state, repo)
+
+    if data.labels == %{} or data.hook == {:attached, opts} do
+      state
+    else
+      state = State.put(state, repo, %{data | hook: {:attached, opts}})
+      handle_opts = Keyword.take(opts, [:assign])
+      Container.attach(state, repo, opts, &handle_ready(repo, &1, &2, handle_opts))
+    end
+  end
+
+  defp detach_hook_if_idle(state, repo, opts) do
+    data = State.get(state, repo)
+
+    if data.labels == %{} and data.hook != nil do
+      {:attached, attached} = data.hook
+
+      state
+      |> State.put(repo, %{data | hook: nil})
+      |> Container.detach(repo, Keyword.merge(attached, opts))
+    else
+      state
+    end
+  end
+
+  # The state's tenant, or the repo's only one.
+  defp tenant!(%{private: private}, repo) do
+    if private[:tenant] == nil and Connection.fetch!(repo).config[:tenant_id] == nil do
+      raise ArgumentError,
+            "no tenant to sync from: put one into the state's private, as in " <>
+              "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\"))"
+    end
+
+    Options.tenant!(repo, prefix: private[:tenant])
+  end
+
+  defp check_requests!(requests) do
+    unless is_list(requests) and
+             Enum.all?(requests, &(is_struct(&1) and &1.__struct__ in [One, Many, All])) do
+      raise ArgumentError,
+            "expected a list of EctoFoundationDB.Sync.One, .Many and .All. Got: #{inspect(requests)}"
+    end
+
+    for %All{watch_action: action} <- requests, action not in @watch_actions do
+      raise ArgumentError,
+            "expected :watch_action to be one of #{inspect(@watch_actions)}. Got: #{inspect(action)}"
+    end
+
+    for %Many{ids: ids} <- requests, not (is_list(ids) or is_nil(ids)) do
+      raise ArgumentError, "expected a list of primary keys, or nil. Got: #{inspect(ids)}"
+    end
+
+    labels = Enum.map(requests, & &1.label)
+
+    if labels != Enum.uniq(labels) do
+      raise ArgumentError,
+            "expected different labels. Got #{inspect(labels -- Enum.uniq(labels))} more than once"
+    end
+  end
+
+  defp check_options!(opts) do
+    opts |> check_keyword!() |> Enum.each(&check_option!/1)
+    opts
+  end
+
+  defp check_keyword!(opts) do
+    unless Keyword.keyword?(opts) do
+      raise ArgumentError, "expected options as a keyword list. Got: #{inspect(opts)}"
+    end
+
+    opts
+  end
+
+  defp check_option!({:assign, fun}) when is_function(fun, 2) or is_function(fun, 4), do: :ok
+  defp check_option!({:attach_container_hook, fun}) when is_function(fun, 4), do: :ok
+  defp check_option!({:detach_container_hook, fun}) when is_function(fun, 4), do: :ok
+  defp check_option!({:timeout, ms}) when is_integer(ms) and ms >= 0, do: :ok
+  defp check_option!({:timeout, :infinity}), do: :ok
+  defp check_option!({key, nil}) when key in @options, do: :ok
+
+  defp check_option!({key, value}) do
+    expected =
+      case key do
+        :assign ->
+          "a function of 2 or 4 arguments"
+
+        :attach_container_hook ->
+          "a function of 4 arguments"
+
+        :detach_container_hook ->
+          "a function of 4 arguments"
+
+        :timeout ->
+          "milliseconds, or :infinity"
+
+        _unknown ->
+          raise ArgumentError,
+                "unknown option #{inspect(key)}: expected one of #{inspect(@options)}"
+      end
+
+    raise ArgumentError, "expected #{inspect(key)} to be #{expected}. Got: #{inspect(value)}"
+  end
+end

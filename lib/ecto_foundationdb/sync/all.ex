@@ -1,0 +1,49 @@
+defmodule EctoFoundationDB.Sync.All do
+  @moduledoc """
+  The records of a schema, or those with the values `by`: `label` is assigned their list.
+
+  `queryable` is a schema, or `{schema, options}` with `:where`, `:order_by` and `:limit`.
+  `watch_action` says which of the changes counted by `EctoFoundationDB.Indexer.SchemaMetadata`
+  are followed: `:inserts`, `:deletes`, `:collection` (both), `:updates` or `:changes` (all).
+  """
+
+  alias EctoFoundationDB.LiveQuery
+
+  @enforce_keys [:label, :queryable]
+  defstruct [:label, :queryable, :query, by: [], watch_action: :changes]
+
+  @type t :: %__MODULE__{
+          label: term(),
+          queryable: EctoFoundationDB.Sync.queryable(),
+          by: keyword() | map(),
+          watch_action: :inserts | :deletes | :collection | :updates | :changes
+        }
+
+  @doc false
+  def prepare(%__MODULE__{by: by} = all, tenant) do
+    {queryable, options} =
+      case all.queryable do
+        {queryable, options} -> {queryable, options}
+        queryable -> {queryable, []}
+      end
+
+    %{all | query: LiveQuery.query(tenant, queryable, Enum.to_list(by), options)}
+  end
+
+  @doc false
+  def live_queries(%__MODULE__{query: query, by: by, watch_action: action}, _tenant) do
+    [LiveQuery.all(query, Enum.to_list(by), action)]
+  end
+
+  @doc false
+  def schema(%__MODULE__{query: query}), do: query.schema
+
+  @doc false
+  def decode(%__MODULE__{query: query}, _tenant, rows), do: LiveQuery.decode_list(query, rows)
+
+  @doc false
+  def value(%__MODULE__{query: query}, [records]), do: LiveQuery.arrange(query, records)
+
+  @doc false
+  def empty(_all), do: []
+end

@@ -1,0 +1,102 @@
+defmodule EctoFoundationDB.Sync.Callbacks do
+  @moduledoc false
+  # The application's functions for Sync's events.
+
+  alias EctoFoundationDB.Sync.State
+
+  @events [:handle_assigns, :handle_stale]
+
+  def attach(state, repo, name, event, callback, opts) do
+    State.check!(state)
+    check_event!(event)
+
+    unless is_function(callback, 2) do
+      raise ArgumentError,
+            "expected a callback for #{inspect(event)} to be a function of two arguments, the " <>
+              "state and a map by label. Got: #{inspect(callback)}"
+    end
+
+    opts = Keyword.validate!(opts, replace: false)
+    data = State.get(state, repo)
+    place = Enum.find_index(data.callbacks, &match?({^event, ^name, _callback}, &1))
+
+    callbacks =
+      cond do
+        place == nil ->
+          data.callbacks ++ [{event, name, callback}]
+
+        opts[:replace] ->
+          List.replace_at(data.callbacks, place, {event, name, callback})
+
+        true ->
+          raise ArgumentError,
+                "a callback #{inspect(name)} is attached to #{inspect(event)} of " <>
+                  "#{inspect(repo)} already: give this one another name, or replace: true"
+      end
+
+    State.put(state, repo, %{data | callbacks: callbacks})
+  end
+
+  def detach(state, repo, name, event, opts) do
+    State.check!(state)
+    check_event!(event)
+    Keyword.validate!(opts, [])
+    data = State.get(state, repo)
+    callbacks = Enum.reject(data.callbacks, &match?({^event, ^name, _callback}, &1))
+    State.put(state, repo, %{data | callbacks: callbacks})
+  end
+
+  @doc """
+  Calls the event's callbacks with `argument`, a map by label, in order of attachment until one says
+  `:halt`. While they run their labels can't be synced (`check_labels!/2`).
+  """
+  def run(state, repo, event, argument) do
+    %State{callbacks: callbacks, notifying: notifying} = data = State.get(state, repo)
+
+    case for({^event, name, callback} <- callbacks, do: {name, callback}) do
+      [] ->
+        state
+
+      callbacks ->
+        state = State.put(state, repo, %{data | notifying: Map.keys(argument) ++ notifying})
+        state = call(callbacks, state, argument)
+        State.put(state, repo, %{State.get(state, repo) | notifying: notifying})
+    end
+  end
+
+  defp call([], state, _argument), do: state
+
+  defp call([{name, callback} | callbacks], state, argument) do
+    case callback.(state, argument) do
+      {:cont, state} ->
+        call(callbacks, state, argument)
+
+      {:halt, state} ->
+        state
+
+      other ->
+        raise ArgumentError,
+              "expected the callback #{inspect(name)} to return {:cont, state} or " <>
+                "{:halt, state}. Got: #{inspect(other)}"
+    end
+  end
+
+  @doc "Raises for a label whose own callbacks are running: syncing it would call them for ever."
+  def check_labels!(%State{notifying: notifying}, labels) do
+    for label <- labels, label in notifying do
+      raise ArgumentError,
+            "a callback that was called because #{inspect(label)} changed can't sync " <>
+              "#{inspect(label)}, it would be called for it again and again. " <>
+              "Sync another label in it, or sync #{inspect(label)} outside of the callback"
+    end
+
+    :ok
+  end
+
+  defp check_event!(event) when event in @events, do: :ok
+
+  defp check_event!(event) do
+    raise ArgumentError,
+          "expected an event of #{inspect(@events)} to attach a callback to. Got: #{inspect(event)}"
+  end
+end

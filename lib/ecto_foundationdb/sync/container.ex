@@ -1,0 +1,73 @@
+defmodule EctoFoundationDB.Sync.Container do
+  @moduledoc false
+  # What differs between a LiveView's socket and any other state. A socket is told by its struct's
+  # name, and Phoenix's functions are called by name: this library compiles and runs without Phoenix.
+
+  @compile {:no_warn_undefined, [Phoenix.Component, Phoenix.LiveView]}
+
+  @hook :ecto_fdb_sync_hook
+
+  defguardp is_socket(state) when is_struct(state, Phoenix.LiveView.Socket)
+
+  @doc "Whether messages will reach this state. A LiveView's first, disconnected render ends at once."
+  def connected?(state) when is_socket(state), do: Phoenix.LiveView.connected?(state)
+  def connected?(_state), do: true
+
+  @doc """
+  Assigns. `std` and `idlist` are lists of `{label, value}`: what is replaced as a whole, and lists
+  of records that are synced one by one.
+  """
+  def assign(state, std, idlist, opts) do
+    case opts[:assign] do
+      fun when is_function(fun, 2) -> fun.(state, Map.new(std ++ idlist))
+      fun when is_function(fun, 4) -> fun.(state, std, idlist, [{:idlist, :replace} | opts])
+      _default -> put_assigns(state, Map.new(std ++ idlist))
+    end
+  end
+
+  defp put_assigns(state, new) when is_socket(state), do: Phoenix.Component.assign(state, new)
+  defp put_assigns(state, new), do: %{state | assigns: Map.merge(state.assigns, new)}
+
+  @doc "Raises where no hook can be attached."
+  def check!(%{assigns: %{myself: %{__struct__: Phoenix.LiveComponent.CID}}} = state, opts)
+      when is_socket(state) do
+    unless opts[:attach_container_hook] do
+      raise ArgumentError,
+            "a stateful LiveComponent can't sync: its messages arrive at the LiveView it is in, and " <>
+              "LiveView allows no :handle_info hook in a component. Sync in the parent LiveView and " <>
+              "pass the assigns to the component"
+    end
+
+    :ok
+  end
+
+  def check!(_state, _opts), do: :ok
+
+  @doc "Has `handle` called with the process's messages, by the container's own means."
+  def attach(state, repo, opts, handle) do
+    name = {@hook, repo}
+
+    case opts[:attach_container_hook] do
+      nil when is_socket(state) ->
+        state
+        |> Phoenix.LiveView.detach_hook(name, :handle_info)
+        |> Phoenix.LiveView.attach_hook(name, :handle_info, handle)
+
+      nil ->
+        state
+
+      fun ->
+        fun.(state, name, repo, opts)
+    end
+  end
+
+  def detach(state, repo, opts) do
+    name = {@hook, repo}
+
+    case opts[:detach_container_hook] do
+      nil when is_socket(state) -> Phoenix.LiveView.detach_hook(state, name, :handle_info)
+      nil -> state
+      fun -> fun.(state, name, repo, opts)
+    end
+  end
+end

@@ -1,0 +1,40 @@
+defmodule EctoFoundationDB.Sync.Many do
+  @moduledoc """
+  Records by their primary keys, each watched by itself: `label` is assigned the list of those that
+  exist, in the order of `ids`.
+  """
+
+  alias EctoFoundationDB.LiveQuery
+  alias EctoFoundationDB.Schema
+
+  @enforce_keys [:label, :schema, :ids]
+  defstruct @enforce_keys
+
+  @type t :: %__MODULE__{label: term(), schema: module(), ids: [term()] | nil}
+
+  @doc false
+  def prepare(%__MODULE__{schema: schema} = many, _tenant) do
+    # Raises where it has none, or is no schema.
+    Schema.primary_key(schema)
+    many
+  end
+
+  @doc false
+  def live_queries(%__MODULE__{schema: schema, ids: ids}, tenant) do
+    for id <- Enum.uniq(ids || []), do: LiveQuery.record(tenant, schema, id)
+  end
+
+  @doc false
+  def schema(%__MODULE__{schema: schema}), do: schema
+
+  @doc false
+  def decode(%__MODULE__{schema: schema}, tenant, rows) do
+    LiveQuery.decode(tenant, schema, rows)
+  end
+
+  @doc false
+  def value(_many, lists), do: Enum.concat(lists)
+
+  @doc false
+  def empty(_many), do: []
+end

@@ -1,0 +1,131 @@
+defmodule EctoFoundationDB.SyncLiveViewTest do
+  use ExUnit.Case, async: true
+
+  alias EctoFoundationDB.Sync
+  alias EctoFoundationDB.SyncRepo, as: Repo
+  alias EctoFoundationDB.SyncUser, as: User
+  alias Phoenix.LiveView.Socket
+
+  setup do
+    tenant = Repo.tenant()
+    Repo.insert!(%User{id: "1", name: "Ada"}, prefix: tenant)
+    %{tenant: tenant, socket: socket(tenant)}
+  end
+
+  defp socket(tenant, transport_pid \\ self()) do
+    Phoenix.LiveView.put_private(%Socket{transport_pid: transport_pid}, :tenant, tenant)
+  end
+
+  defp hooks(socket), do: socket.private.lifecycle.handle_info
+
+  # As LiveView does with a message: through the hooks.
+  defp deliver(socket, message) do
+    Enum.reduce_while(hooks(socket), socket, fn hook, socket ->
+      case hook.function.(message, socket) do
+        {:halt, socket} -> {:halt, socket}
+        {:cont, socket} -> {:cont, socket}
+      end
+    end)
+  end
+
+  test "a socket is assigned and hooked, and its hook follows the database", context do
+    %{tenant: tenant, socket: socket} = context
+    socket = Sync.sync_one(socket, Repo, :user, User, "1")
+    assert %User{name: "Ada"} = socket.assigns.user
+    assert socket.assigns.__changed__.user
+    assert [%{id: {:ecto_fdb_sync_hook, Repo}, stage: :handle_info}] = hooks(socket)
+
+    Repo.update!(socket.assigns.user, name: "Grace")
+    assert_receive {ref, :ready} = message when is_reference(ref), 10_000
+    socket = deliver(socket, message)
+    assert %User{name: "Grace"} = socket.assigns.user
+    assert deliver(socket, :something_else) == socket
+    assert tenant == socket.private.tenant
+  end
+
+  test "one hook for all labels of a repo, detached with the last", %{socket: socket} do
+    socket =
+      socket
+      |> Sync.sync_one(Repo, :user, User, "1")
+      |> Sync.sync_many(Repo, :users, User, ["1", "2"])
+
+    assert [_hook] = hooks(socket)
+    socket = Sync.cancel(socket, Repo, :user)
+    assert [_hook] = hooks(socket)
+    socket = Sync.cancel(socket, Repo, :users)
+    assert [] = hooks(socket)
+    assert %{user: nil, users: []} = socket.assigns
+  end
+
+  test "the disconnected render reads and assigns, and subscribes nothing", context do
+    %{tenant: tenant} = context
+    socket = Sync.sync_one(socket(tenant, nil), Repo, :user, User, "1")
+    assert %User{name: "Ada"} = socket.assigns.user
+    refute Sync.watching?(socket, Repo, :user)
+    assert [] = hooks(socket)
+
+    Repo.update!(socket.assigns.user, name: "Grace")
+    refute_receive {_ref, :ready}, 50
+  end
+
+  test "in a stateful component the error says to sync in the parent", %{socket: socket} do
+    component = %{socket | assigns: Map.put(socket.assigns, :myself, cid(1))}
+
+    assert_raise ArgumentError, ~r/Sync in the parent LiveView/, fn ->
+      Sync.sync_one(component, Repo, :user, User, "1")
+    end
+  end
+
+  defp cid(number), do: struct(Phoenix.LiveComponent.CID, cid: number)
+
+  test "a plain map is assigned by Map.put, also where Phoenix is loaded", %{tenant: tenant} do
+    assert Code.ensure_loaded?(Phoenix.LiveView)
+    state = %{assigns: %{}, private: %{tenant: tenant}}
+    assert %{assigns: %{"user" => %User{}}} = Sync.sync_one(state, Repo, "user", User, "1")
+  end
+
+  # The quick examples of the documentation, as they stand there but for the modules' names.
+  describe "the documented example of" do
+    import Phoenix.LiveView, only: [put_private: 3]
+
+    defp open_tenant(socket), do: socket.private.opened
+
+    setup %{tenant: tenant} do
+      %{socket: put_private(%Socket{transport_pid: self()}, :opened, tenant)}
+    end
+
+    test "a single record", %{socket: socket} do
+      user_id = "1"
+
+      {:ok, socket} =
+        {:ok,
+         socket
+         |> put_private(:tenant, open_tenant(socket))
+         |> Sync.sync_one(Repo, User, :user, user_id)}
+
+      assert %{user: %User{id: "1"}} = socket.assigns
+    end
+
+    test "a list of records", %{socket: socket} do
+      {:ok, socket} =
+        {:ok,
+         socket
+         |> put_private(:tenant, open_tenant(socket))
+         |> Sync.sync_all(Repo, User)}
+
+      assert %{users: [%User{id: "1"}]} = socket.assigns
+    end
+
+    test "a group of records", %{socket: socket} do
+      user_ids = ["1", "2", "3"]
+
+      {:ok, socket} =
+        {:ok,
+         socket
+         |> put_private(:tenant, open_tenant(socket))
+         |> Sync.sync_many(Repo, User, :users, user_ids)}
+
+      assert %{users: [%User{id: "1"}]} = socket.assigns
+    end
+  end
+end

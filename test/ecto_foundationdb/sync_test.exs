@@ -1,0 +1,742 @@
+defmodule EctoFoundationDB.SyncTest do
+  use ExUnit.Case, async: true
+
+  alias EctoFoundationDB.Sync
+  alias EctoFoundationDB.SyncRepo, as: Repo
+  alias EctoFoundationDB.SyncUser, as: User
+
+  doctest EctoFoundationDB.Sync, only: [assign_map: 4]
+
+  setup do
+    tenant = Repo.tenant()
+    %{tenant: tenant, state: %{assigns: %{}, private: %{tenant: tenant}}}
+  end
+
+  defp insert!(tenant, id, name), do: Repo.insert!(%User{id: id, name: name}, prefix: tenant)
+  defp rename!(user, name), do: Repo.update!(user, name: name)
+  defp names(users), do: Enum.map(users, & &1.name)
+
+  # The next message, handled: {its ref, the new state}.
+  defp handle_next(state, opts \\ []) do
+    assert_receive {ref, :ready} = message when is_reference(ref), 10_000
+    assert {:halt, state} = Sync.handle_ready(Repo, message, state, opts)
+    state
+  end
+
+  # Handles messages until the assigns are such.
+  defp handle_until(state, such) do
+    if such.(state.assigns), do: state, else: state |> handle_next() |> handle_until(such)
+  end
+
+  describe "sync_one" do
+    test "assigns the record, and follows updates, deletion and re-creation", context do
+      %{tenant: tenant, state: state} = context
+      user = insert!(tenant, "u1", "Ada")
+
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+      assert %User{id: "u1", name: "Ada"} = state.assigns.user
+      assert state.assigns.user == Repo.get(User, "u1", prefix: tenant)
+
+      user = rename!(user, "Grace")
+      state = handle_until(state, &(&1.user.name == "Grace"))
+      assert state.assigns.user == Repo.get(User, "u1", prefix: tenant)
+
+      Repo.delete!(user)
+      state = handle_until(state, &(&1.user == nil))
+
+      insert!(tenant, "u1", "Katherine")
+      state = handle_until(state, &match?(%User{name: "Katherine"}, &1.user))
+
+      rename!(state.assigns.user, "Hedy")
+      handle_until(state, &(&1.user.name == "Hedy"))
+    end
+
+    test "syncs an absent record as nil, and sees it created", %{tenant: tenant, state: state} do
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+      assert %{user: nil} = state.assigns
+      assert Sync.watching?(state, Repo, :user)
+
+      insert!(tenant, "u1", "Ada")
+      state = handle_until(state, &(&1.user != nil))
+      assert %User{name: "Ada"} = state.assigns.user
+    end
+
+    test "takes label and schema in either order", %{tenant: tenant, state: state} do
+      insert!(tenant, "u1", "Ada")
+      assert %{user: %User{}} = Sync.sync_one(state, Repo, :user, User, "u1").assigns
+      assert %{user: %User{}} = Sync.sync_one(state, Repo, User, :user, "u1").assigns
+      # Where both are schemas, the signature's order wins.
+      assert %{User => %User{}} = Sync.sync_one(state, Repo, User, User, "u1").assigns
+    end
+
+    test "takes any term as a label", %{tenant: tenant, state: state} do
+      insert!(tenant, "u1", "Ada")
+      state = Sync.sync_one(state, Repo, {:user, 1}, User, "u1")
+      assert %{{:user, 1} => %User{name: "Ada"}} = state.assigns
+    end
+
+    test "many changes leave one message and the newest state", %{tenant: tenant, state: state} do
+      user = insert!(tenant, "u1", "0")
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+      for i <- 1..1000, do: rename!(user, "#{i}")
+
+      {:messages, messages} = Process.info(self(), :messages)
+      assert Enum.count(messages, &match?({_ref, :ready}, &1)) <= 1
+      handle_until(state, &(&1.user.name == "1000"))
+    end
+  end
+
+  describe "sync_many" do
+    test "assigns those that exist, in the order of the ids, each once", context do
+      %{tenant: tenant, state: state} = context
+      for {id, name} <- [{"a", "Ada"}, {"b", "Bea"}, {"c", "Cleo"}], do: insert!(tenant, id, name)
+
+      state = Sync.sync_many(state, Repo, :users, User, ["c", "missing", "a", "c"])
+      assert names(state.assigns.users) == ["Cleo", "Ada"]
+
+      # It appears in its place once created.
+      insert!(tenant, "missing", "Mia")
+      state = handle_until(state, &(length(&1.users) == 3))
+      assert names(state.assigns.users) == ["Cleo", "Mia", "Ada"]
+
+      Repo.delete!(hd(state.assigns.users))
+      state = handle_until(state, &(length(&1.users) == 2))
+      assert names(state.assigns.users) == ["Mia", "Ada"]
+    end
+
+    test "a change replaces that element only; the others stay the same terms", context do
+      %{tenant: tenant, state: state} = context
+      users = for i <- 1..50, do: insert!(tenant, "u#{i}", "#{i}")
+      state = Sync.sync_many(state, Repo, :users, User, Enum.map(users, & &1.id))
+      before = state.assigns.users
+
+      rename!(Enum.at(users, 20), "changed")
+      state = handle_until(state, &(Enum.at(&1.users, 20).name == "changed"))
+
+      for {{old, new}, i} <- Enum.with_index(Enum.zip(before, state.assigns.users)) do
+        assert :erts_debug.same(old, new) == (i != 20)
+      end
+    end
+
+    test "synced again with other ids follows exactly those", %{tenant: tenant, state: state} do
+      [a, b, c] = for id <- ["a", "b", "c"], do: insert!(tenant, id, id)
+
+      state = Sync.sync_many(state, Repo, :users, User, ["a", "b"])
+      [_a, kept] = state.assigns.users
+      state = Sync.sync_many(state, Repo, :users, User, ["b", "c"])
+      assert names(state.assigns.users) == ["b", "c"]
+      assert :erts_debug.same(kept, hd(state.assigns.users))
+
+      rename!(a, "A")
+      rename!(b, "B")
+      rename!(c, "C")
+      state = handle_until(state, &(names(&1.users) == ["B", "C"]))
+      assert map_size(state.assigns) == 1
+    end
+
+    test "nil and [] cancel, and assign []", %{tenant: tenant, state: state} do
+      insert!(tenant, "a", "Ada")
+      assert %{users: []} = Sync.sync_many(state, Repo, :users, User, []).assigns
+
+      for none <- [nil, []] do
+        state = Sync.sync_many(state, Repo, :users, User, ["a"])
+        assert Sync.watching?(state, Repo, :users)
+        state = Sync.sync_many(state, Repo, :users, User, none)
+        assert state.assigns.users == []
+        refute Sync.watching?(state, Repo, :users)
+      end
+    end
+
+    test "has one message for several changes", %{tenant: tenant, state: state} do
+      users = for i <- 1..20, do: insert!(tenant, "u#{i}", "#{i}")
+      state = Sync.sync_many(state, Repo, :users, User, Enum.map(users, & &1.id))
+
+      for user <- users, do: rename!(user, "new")
+      state = handle_until(state, fn %{users: users} -> Enum.all?(users, &(&1.name == "new")) end)
+      assert [%{name: "new"} | _] = state.assigns.users
+      refute_received {_ref, :ready}
+    end
+  end
+
+  describe "sync_all" do
+    test "assigns the records of a schema, and follows inserts, updates and deletes", context do
+      %{tenant: tenant, state: state} = context
+      ada = insert!(tenant, "u1", "Ada")
+      state = Sync.sync_all(state, Repo, :users, User)
+      assert names(state.assigns.users) == ["Ada"]
+
+      insert!(tenant, "u0", "Bea")
+      state = handle_until(state, &(names(&1.users) == ["Bea", "Ada"]))
+      rename!(ada, "Ada L.")
+      state = handle_until(state, &(names(&1.users) == ["Bea", "Ada L."]))
+      Repo.delete!(ada)
+      state = handle_until(state, &(names(&1.users) == ["Bea"]))
+      assert state.assigns.users == Repo.all(User, prefix: tenant)
+    end
+
+    test "keeps the terms of records that did not change", %{tenant: tenant, state: state} do
+      users = for i <- 1..100, do: insert!(tenant, "u#{i + 100}", "#{i}")
+      state = Sync.sync_all(state, Repo, :users, User)
+      before = state.assigns.users
+
+      rename!(Enum.at(users, 50), "changed")
+      state = handle_until(state, &(Enum.at(&1.users, 50).name == "changed"))
+
+      for {{old, new}, i} <- Enum.with_index(Enum.zip(before, state.assigns.users)) do
+        assert :erts_debug.same(old, new) == (i != 50)
+      end
+    end
+
+    test "takes the layer's options with the schema", %{tenant: tenant, state: state} do
+      for {id, name} <- [{"1", "C"}, {"2", "A"}, {"3", "B"}], do: insert!(tenant, id, name)
+      state = Sync.sync_all(state, Repo, :first, {User, order_by: :name, limit: 2})
+      assert names(state.assigns.first) == ["A", "B"]
+      insert!(tenant, "4", "AA")
+      handle_until(state, &(names(&1.first) == ["A", "AA"]))
+    end
+
+    test "watches what watch_action says", %{tenant: tenant, state: state} do
+      ada = insert!(tenant, "u1", "Ada")
+      state = Sync.sync_all(state, Repo, :users, User, watch_action: :collection)
+      rename!(ada, "Ada L.")
+      refute_receive {_ref, :ready}, 50
+      insert!(tenant, "u2", "Bea")
+      handle_until(state, &(names(&1.users) == ["Ada L.", "Bea"]))
+    end
+
+    test "takes its arguments in every documented order", %{state: state} do
+      assert %{users: []} = Sync.sync_all(state, Repo, User).assigns
+      assert %{users: []} = Sync.sync_all(state, Repo, User, watch_action: :inserts).assigns
+      assert %{users: []} = Sync.sync_all(state, Repo, {User, limit: 1}).assigns
+      assert %{all: []} = Sync.sync_all(state, Repo, :all, User).assigns
+      assert %{all: []} = Sync.sync_all(state, Repo, User, :all).assigns
+      assert %{all: []} = Sync.sync_all(state, Repo, User, :all, watch_action: :inserts).assigns
+      by = [team: "a"]
+      assert %{users: []} = Sync.sync_all_by(state, Repo, User, by).assigns
+
+      assert %{users: []} =
+               Sync.sync_all_by(state, Repo, User, by, watch_action: :inserts).assigns
+
+      assert %{all: []} = Sync.sync_all_by(state, Repo, :all, User, by).assigns
+      assert %{all: []} = Sync.sync_all_by(state, Repo, User, :all, by).assigns
+      assert %{all: []} = Sync.sync_all_by(state, Repo, :all, User, %{team: "a"}, []).assigns
+    end
+
+    test "synced again with other options assigns what those say", context do
+      %{tenant: tenant, state: state} = context
+      for i <- 1..3, do: insert!(tenant, "u#{i}", "#{i}")
+      state = Sync.sync_all(state, Repo, :users, User)
+      state = Sync.sync_all(state, Repo, :users, {User, limit: 1})
+      assert names(state.assigns.users) == ["1"]
+      state = Sync.sync_all(state, Repo, :users, {User, limit: 1})
+      assert names(state.assigns.users) == ["1"]
+      state = Sync.sync_all(state, Repo, :users, User)
+      assert names(state.assigns.users) == ["1", "2", "3"]
+      state = Sync.sync_all(state, Repo, :users, User)
+      assert names(state.assigns.users) == ["1", "2", "3"]
+      insert!(tenant, "u4", "4")
+      handle_until(state, &(names(&1.users) == ["1", "2", "3", "4"]))
+    end
+
+    test "dependent syncing: the records that a list names", %{tenant: tenant, state: state} do
+      [a, b] = for id <- ["a", "b"], do: insert!(tenant, id, id)
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :handle_assigns, fn
+          state, %{ids: _old} ->
+            ids = Enum.map(state.assigns.ids, & &1.id)
+            {:cont, Sync.sync_many(state, Repo, :users, User, ids)}
+
+          state, _old ->
+            {:cont, state}
+        end)
+        |> Sync.sync_all(Repo, :ids, User, watch_action: :collection)
+
+      assert names(state.assigns.users) == ["a", "b"]
+      insert!(tenant, "c", "c")
+      state = handle_until(state, &(length(&1.users) == 3))
+      rename!(b, "B")
+      Repo.delete!(a)
+      handle_until(state, &(names(&1.users) == ["B", "c"]))
+    end
+  end
+
+  describe "sync_all_by" do
+    test "assigns those with the value, and follows who comes and goes", context do
+      %{tenant: tenant, state: state} = context
+      a = Repo.insert!(%User{id: "1", name: "A", team: "red"}, prefix: tenant)
+      b = Repo.insert!(%User{id: "2", name: "B", team: "blue"}, prefix: tenant)
+      state = Sync.sync_all_by(state, Repo, :red, User, team: "red")
+      assert names(state.assigns.red) == ["A"]
+
+      Repo.update!(b, team: "red")
+      state = handle_until(state, &(names(&1.red) == ["A", "B"]))
+      Repo.update!(a, team: "blue")
+      state = handle_until(state, &(names(&1.red) == ["B"]))
+
+      # Of another value's records nobody is told.
+      rename!(a, "A2")
+      refute_receive {_ref, :ready}, 50
+      assert names(state.assigns.red) == ["B"]
+    end
+  end
+
+  describe "sync" do
+    test "reads several labels at one version", %{tenant: tenant, state: state} do
+      # A writer moves one coin between two records; a state in between would show 0 or 2.
+      insert!(tenant, "a", "1")
+      insert!(tenant, "b", "0")
+
+      writer =
+        Task.async(fn ->
+          for i <- 1..200 do
+            Repo.transactional(tenant, fn ->
+              for {id, name} <- [{"a", rem(i, 2)}, {"b", rem(i + 1, 2)}] do
+                Repo.update!(%User{id: id}, [name: "#{1 - name}"], prefix: tenant)
+              end
+            end)
+          end
+        end)
+
+      for _ <- 1..50 do
+        state =
+          Sync.sync(state, Repo, [
+            %Sync.One{label: :a, schema: User, id: "a"},
+            %Sync.Many{label: :b, schema: User, ids: ["b"]}
+          ])
+
+        [b] = state.assigns.b
+        assert String.to_integer(state.assigns.a.name) + String.to_integer(b.name) == 1
+        Sync.cancel_all(state, Repo)
+      end
+
+      Task.await(writer, 60_000)
+    end
+
+    test "a re-sync that raises leaves the old one running", %{tenant: tenant, state: state} do
+      user = insert!(tenant, "u1", "Ada")
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+
+      assert_raise ArgumentError, fn ->
+        Sync.sync(state, Repo, [
+          %Sync.One{label: :user, schema: User, id: "u2"},
+          %Sync.One{label: :other, schema: NoSchema, id: "u1"}
+        ])
+      end
+
+      rename!(user, "Grace")
+      handle_until(state, &(&1.user.name == "Grace"))
+    end
+
+    test "a label synced to another record follows only that one", context do
+      %{tenant: tenant, state: state} = context
+      [one, two] = for id <- ["u1", "u2"], do: insert!(tenant, id, id)
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+      state = Sync.sync_one(state, Repo, :user, User, "u2")
+      assert state.assigns.user.id == "u2"
+
+      rename!(one, "one")
+      rename!(two, "two")
+      state = handle_until(state, &(&1.user.name == "two"))
+      refute_received {_ref, :ready}
+      assert map_size(state.private.ecto_fdb_sync_data[Repo].subscriptions) == 1
+    end
+  end
+
+  describe "handle_ready" do
+    test "leaves alone what is not this repo's", %{state: state} do
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+
+      for message <- [
+            :hello,
+            {make_ref(), :ready},
+            {make_ref(), :other},
+            [],
+            [{make_ref(), :ready}]
+          ] do
+        assert Sync.handle_ready(Repo, message, state) == {:cont, state}
+      end
+
+      assert Sync.handle_ready(Repo, :hello, %{never: :synced}) == {:cont, %{never: :synced}}
+    end
+
+    test "handles a list of messages with one assign", %{tenant: tenant, state: state} do
+      [one, two] = for id <- ["u1", "u2"], do: insert!(tenant, id, id)
+      state = Sync.sync_one(state, Repo, :one, User, "u1")
+      state = Sync.sync_one(state, Repo, :two, User, "u2")
+      rename!(one, "one")
+      rename!(two, "two")
+      assert_receive {ref1, :ready} = first when is_reference(ref1), 10_000
+      assert_receive {ref2, :ready} = second when is_reference(ref2), 10_000
+      test = self()
+
+      assign = fn state, new ->
+        send(test, {:assigned, Map.keys(new)})
+        %{state | assigns: Map.merge(state.assigns, new)}
+      end
+
+      messages = [first, {make_ref(), :ready}, second, first]
+      assert {:halt, state} = Sync.handle_ready(Repo, messages, state, assign: assign)
+      assert_received {:assigned, [:one, :two]}
+      refute_received {:assigned, _labels}
+      assert %{one: %{name: "one"}, two: %{name: "two"}} = state.assigns
+    end
+  end
+
+  describe "cancel" do
+    test "assigns nil or [], and the label is followed no longer", context do
+      %{tenant: tenant, state: state} = context
+      user = insert!(tenant, "u1", "Ada")
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+      state = Sync.sync_many(state, Repo, :users, User, ["u1"])
+
+      state = Sync.cancel(state, Repo, :user)
+      assert %{user: nil, users: [_]} = state.assigns
+      refute Sync.watching?(state, Repo, :user)
+      assert Sync.watching?(state, Repo, :users)
+
+      state = Sync.cancel_all(state, Repo)
+      assert %{user: nil, users: []} = state.assigns
+      rename!(user, "Grace")
+      refute_receive {_ref, :ready}, 50
+    end
+
+    test "leaves assigns with assign: false, and what is not synced", context do
+      %{tenant: tenant, state: state} = context
+      insert!(tenant, "u1", "Ada")
+      synced = Sync.sync_one(state, Repo, :user, User, "u1")
+      assert %{user: %{name: "Ada"}} = Sync.cancel(synced, Repo, :user, assign: false).assigns
+      assert Sync.cancel(state, Repo, :user).assigns == %{}
+      assert Sync.cancel_all(state, Repo).assigns == %{}
+    end
+
+    test "is exact when a change races with it", %{tenant: tenant, state: state} do
+      user = insert!(tenant, "u1", "0")
+      test = self()
+
+      writer =
+        spawn_link(fn ->
+          Enum.reduce_while(Stream.iterate(1, &(&1 + 1)), nil, fn i, _ ->
+            receive do
+              :stop -> {:halt, send(test, :stopped)}
+            after
+              0 -> {:cont, rename!(user, "#{i}")}
+            end
+          end)
+        end)
+
+      for _ <- 1..3000 do
+        state = Sync.sync_one(state, Repo, :user, User, "u1")
+        Sync.cancel(state, Repo, :user)
+        refute_received {_ref, :ready}
+      end
+
+      send(writer, :stop)
+      assert_receive :stopped, 10_000
+      # Nothing was under way either.
+      assert Process.info(self(), :messages) == {:messages, []}
+    end
+  end
+
+  describe "callbacks" do
+    test "are called with the old values of what changed, in order of attachment", context do
+      %{tenant: tenant, state: state} = context
+      user = insert!(tenant, "u1", "Ada")
+      test = self()
+
+      note = fn name ->
+        fn state, old ->
+          send(test, {name, old, state.assigns})
+          {:cont, state}
+        end
+      end
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :handle_assigns, note.(:first))
+        |> Sync.attach_callback(Repo, :other, :handle_assigns, note.(:second))
+        |> Sync.sync_one(Repo, :user, User, "u1")
+
+      assert_received {:first, %{user: nil} = old, %{user: %{name: "Ada"}}}
+      assert map_size(old) == 1
+      assert_received {:second, %{user: nil}, _assigns}
+
+      state = Sync.sync_one(state, Repo, :absent, User, "u2")
+      assert_received {:first, %{absent: nil} = old, _assigns}
+      assert map_size(old) == 1
+
+      rename!(user, "Grace")
+      state = handle_until(state, &(&1.user.name == "Grace"))
+      assert_received {:first, %{user: %{name: "Ada"}}, %{user: %{name: "Grace"}}}
+      assert_received {:second, %{user: %{name: "Ada"}}, _assigns}
+
+      state = Sync.detach_callback(state, Repo, :handle_assigns)
+      state = Sync.cancel(state, Repo, :absent)
+      Sync.cancel(state, Repo, :user)
+      assert_received {:second, %{user: %{name: "Grace"}}, %{user: nil}}
+      refute_received {:first, %{user: _}, _assigns}
+    end
+
+    test "stop at :halt, and are replaced in their place", %{state: state} do
+      test = self()
+
+      note = fn name, answer ->
+        fn state, _old ->
+          send(test, name)
+          {answer, state}
+        end
+      end
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :a, :handle_assigns, note.(:a, :cont))
+        |> Sync.attach_callback(Repo, :b, :handle_assigns, note.(:b, :halt))
+        |> Sync.attach_callback(Repo, :c, :handle_assigns, note.(:c, :cont))
+        |> Sync.attach_callback(Repo, :a, :handle_assigns, note.(:new_a, :cont), replace: true)
+
+      Sync.sync_one(state, Repo, :user, User, "u1")
+      assert {:messages, [:new_a, :b]} = Process.info(self(), :messages)
+
+      assert_raise ArgumentError, ~r/:a is attached .* already/, fn ->
+        Sync.attach_callback(state, Repo, :a, :handle_assigns, note.(:a, :cont))
+      end
+
+      assert_raise ArgumentError, ~r/expected an event of/, fn ->
+        Sync.attach_callback(state, Repo, :handle_nothing, note.(:a, :cont))
+      end
+
+      assert_raise ArgumentError, ~r/function of two arguments/, fn ->
+        Sync.attach_callback(state, Repo, :handle_assigns, fn -> :ok end)
+      end
+    end
+
+    test "may sync other labels, and are called for those", %{tenant: tenant, state: state} do
+      for id <- ["u1", "u2"], do: insert!(tenant, id, id)
+      leader = insert!(tenant, "leader", "u1")
+      test = self()
+
+      follow = fn
+        state, %{leader: _old} = old ->
+          send(test, {:called, Map.keys(old)})
+          {:cont, Sync.sync_one(state, Repo, :follower, User, state.assigns.leader.name)}
+
+        state, old ->
+          send(test, {:called, Map.keys(old)})
+          {:cont, state}
+      end
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :handle_assigns, follow)
+        |> Sync.sync_one(Repo, :leader, User, "leader")
+
+      assert %{leader: %{name: "u1"}, follower: %{id: "u1"}} = state.assigns
+
+      assert {:messages, [called: [:leader], called: [:follower]]} =
+               Process.info(self(), :messages)
+
+      rename!(leader, "u2")
+      state = handle_until(state, &(&1.follower.id == "u2"))
+      assert state.assigns.leader.name == "u2"
+    end
+
+    test "that sync the label they are called for raise", %{state: state} do
+      again = fn state, _old -> {:cont, Sync.sync_one(state, Repo, :user, User, "u1")} end
+      state = Sync.attach_callback(state, Repo, :handle_assigns, again)
+
+      assert_raise ArgumentError, ~r/because :user changed can't sync :user/, fn ->
+        Sync.sync_one(state, Repo, :user, User, "u1")
+      end
+    end
+
+    test "that answer something else raise", %{state: state} do
+      state = Sync.attach_callback(state, Repo, :handle_assigns, fn state, _old -> state end)
+
+      assert_raise ArgumentError, ~r/:default to return {:cont, state} or {:halt, state}/, fn ->
+        Sync.sync_one(state, Repo, :user, User, "u1")
+      end
+    end
+  end
+
+  describe "options" do
+    test "assign: a function of two arguments", %{tenant: tenant, state: state} do
+      user = insert!(tenant, "u1", "Ada")
+      assign = fn state, new -> %{state | assigns: Map.put(state.assigns, :synced, new)} end
+      opts = [assign: assign]
+      state = Sync.sync_one(state, Repo, :user, User, "u1", opts)
+      assert %{synced: %{user: %User{name: "Ada"}}} = state.assigns
+      rename!(user, "Grace")
+      assert %{synced: %{user: %User{name: "Grace"}}} = handle_next(state, opts).assigns
+    end
+
+    test "assign: a function of four arguments, with assign_map", context do
+      %{tenant: tenant, state: state} = context
+      for id <- ["a", "b"], do: insert!(tenant, id, id)
+      test = self()
+
+      assign = fn state, std, idlist, opts ->
+        send(test, {:assign, std, idlist})
+        new = Sync.assign_map(state.assigns, std, idlist, opts)
+        %{state | assigns: Map.merge(state.assigns, new)}
+      end
+
+      one = %Sync.One{label: :user, schema: User, id: "a"}
+      many = %Sync.Many{label: :users, schema: User, ids: ["a", "b"]}
+      state = Sync.sync(state, Repo, [one, many], assign: assign)
+      assert_received {:assign, [user: %User{}], [users: [%User{}, %User{}]]}
+      assert %{user: %{id: "a"}, users: [%{id: "a"}, %{id: "b"}]} = state.assigns
+
+      state = Sync.sync(state, Repo, [%{many | ids: ["b"]}], assign: assign)
+      assert [%{id: "b"}] = state.assigns.users
+    end
+
+    test "hooks are attached once, and detached when nothing is left", %{state: state} do
+      test = self()
+
+      opts = [
+        attach_container_hook: fn state, name, repo, _opts ->
+          send(test, {:attach, name, repo})
+          state
+        end,
+        detach_container_hook: fn state, name, repo, _opts ->
+          send(test, {:detach, name, repo})
+          state
+        end
+      ]
+
+      state = Sync.sync_one(state, Repo, :one, User, "u1", opts)
+      state = Sync.sync_one(state, Repo, :two, User, "u2", opts)
+      assert_received {:attach, name, Repo}
+      refute_received {:attach, _name, _repo}
+
+      state = Sync.cancel(state, Repo, :one)
+      refute_received {:detach, _name, _repo}
+      Sync.cancel(state, Repo, :two)
+      assert_received {:detach, ^name, Repo}
+    end
+
+    test "are checked", %{state: state} do
+      assert_raise ArgumentError, ~r/unknown option :asign: expected one of/, fn ->
+        Sync.sync_one(state, Repo, :user, User, "u1", asign: fn state, _ -> state end)
+      end
+
+      assert_raise ArgumentError, ~r/expected :assign to be a function of 2 or 4 arguments/, fn ->
+        Sync.sync_one(state, Repo, :user, User, "u1", assign: fn state -> state end)
+      end
+
+      assert_raise ArgumentError, ~r/expected :timeout to be milliseconds/, fn ->
+        Sync.sync_one(state, Repo, :user, User, "u1", timeout: "5s")
+      end
+
+      assert_raise ArgumentError, ~r/expected options as a keyword list/, fn ->
+        Sync.cancel(state, Repo, :user, %{assign: false})
+      end
+    end
+  end
+
+  describe "errors" do
+    test "a state without :private or :assigns", %{tenant: tenant} do
+      for state <- [
+            %{assigns: %{}},
+            %{private: %{tenant: tenant}},
+            %{assigns: [], private: %{}},
+            nil
+          ] do
+        error =
+          assert_raise ArgumentError, fn -> Sync.sync_one(state, Repo, :user, User, "u1") end
+
+        assert error.message =~ "expected a state with :assigns and :private"
+        assert error.message =~ inspect(state)
+        assert_raise ArgumentError, fn -> Sync.cancel(state, Repo, :user) end
+        assert_raise ArgumentError, fn -> Sync.cancel_all(state, Repo) end
+      end
+    end
+
+    test "a state without a tenant" do
+      state = %{assigns: %{}, private: %{}}
+      error = assert_raise ArgumentError, fn -> Sync.sync_one(state, Repo, :user, User, "u1") end
+      assert error.message =~ "no tenant to sync from"
+      assert error.message =~ "put_private(socket, :tenant,"
+    end
+
+    test "a schema without a primary key, and no schema", %{state: state} do
+      assert_raise ArgumentError, ~r/TestNoKey has no primary key/, fn ->
+        Sync.sync_one(state, Repo, :user, EctoFoundationDB.TestNoKey, "u1")
+      end
+
+      error =
+        assert_raise ArgumentError, fn -> Sync.sync_one(state, Repo, :user, String, "u1") end
+
+      assert error.message =~ "String"
+    end
+
+    defmodule NoCounter do
+      use EctoFoundationDB.TestSchema, source: "no_counters", fields: [id: :string, team: :string]
+    end
+
+    test "a list without the index that counts its changes", %{state: state} do
+      error =
+        assert_raise EctoFoundationDB.Exception.Unsupported, fn ->
+          Sync.sync_all(state, Repo, :all, NoCounter)
+        end
+
+      assert error.message =~ "create(metadata(" or error.message =~ "create metadata("
+
+      assert_raise EctoFoundationDB.Exception.Unsupported, fn ->
+        Sync.sync_all_by(state, Repo, :users, User, name: "Ada")
+      end
+    end
+
+    test "an action that is none, values that are none", %{state: state} do
+      assert_raise ArgumentError, ~r/expected :watch_action to be one of .*Got: :change$/, fn ->
+        Sync.sync_all(state, Repo, :users, User, watch_action: :change)
+      end
+
+      assert_raise ArgumentError, ~r/expected the values to sync by/, fn ->
+        Sync.sync_all_by(state, Repo, :users, User, :team)
+      end
+
+      assert_raise ArgumentError, ~r/is not a schema/, fn ->
+        Sync.sync_all(state, Repo, :users)
+      end
+
+      assert_raise ArgumentError, ~r/is not a schema/, fn ->
+        Sync.sync_all(state, Repo, :users, :everybody)
+      end
+    end
+
+    test "requests that are none, labels that are equal", %{state: state} do
+      one = %Sync.One{label: :user, schema: User, id: "u1"}
+
+      assert_raise ArgumentError, ~r/expected different labels. Got \[:user\]/, fn ->
+        Sync.sync(state, Repo, [one, one])
+      end
+
+      assert_raise ArgumentError, ~r/expected a list of EctoFoundationDB.Sync.One/, fn ->
+        Sync.sync(state, Repo, [User])
+      end
+
+      assert_raise ArgumentError, ~r/expected a list of primary keys, or nil. Got: "u1"/, fn ->
+        Sync.sync_many(state, Repo, :users, User, "u1")
+      end
+    end
+
+    test "a timeout of its own, which leaves nothing behind", %{state: state} do
+      error =
+        assert_raise EctoFoundationDB.TimeoutError, fn ->
+          Sync.sync_one(state, Repo, :user, User, "u1", timeout: 0)
+        end
+
+      assert Exception.message(error) =~ "within 0 ms while syncing :user"
+      refute_receive _anything, 50
+    end
+  end
+
+  test "several repos' syncs in one state keep apart", %{state: state} do
+    state = Sync.sync_one(state, Repo, :user, User, "u1")
+    refute Sync.watching?(state, OtherRepo, :user)
+    assert Sync.cancel_all(state, OtherRepo).assigns == state.assigns
+    assert Sync.watching?(state, Repo, :user)
+  end
+end
