@@ -29,8 +29,14 @@ defmodule EctoFoundationDB.Transaction do
     user_version: 0,
     watches: [],
     # An earlier attempt ended in "commit unknown result".
-    maybe_committed?: false
+    maybe_committed?: false,
+    # An earlier attempt could not have a mapped range.
+    mapped_ranges?: true
   ]
+
+  # What FoundationDB answers where it cannot make a mapped range: after own writes, and where its
+  # servers cannot follow the entries.
+  @no_mapped_range 2033..2039
 
   @commit_unknown_result 1021
   @cluster_version_changed 1039
@@ -86,15 +92,27 @@ defmodule EctoFoundationDB.Transaction do
   defp start(repo, tenant, fun, opts) do
     connection = Connection.fetch!(repo)
     timeout = Keyword.get(opts, :timeout, connection.timeout)
-    handle = native(fn -> Native.transaction_new(connection.database) end) |> ok!()
-    state = %__MODULE__{handle: handle, repo: repo, tenant: tenant, timeout: timeout}
+    check_timeout!(timeout)
+    state = new(%__MODULE__{repo: repo, tenant: tenant, timeout: timeout}, connection)
 
     try do
       attempt(state, fun)
     after
-      Native.transaction_cancel(handle)
-      with %{pending: pending} <- Process.delete(@key), do: Enum.each(pending, &flush/1)
+      with %{pending: pending, handle: handle} <- Process.delete(@key) do
+        Native.transaction_cancel(handle)
+        Enum.each(pending, &flush/1)
+      end
     end
+  end
+
+  defp new(state, connection),
+    do: %{state | handle: ok!(Native.transaction_new(connection.database))}
+
+  defp check_timeout!(:infinity), do: :ok
+  defp check_timeout!(timeout) when is_integer(timeout) and timeout > 0, do: :ok
+
+  defp check_timeout!(other) do
+    raise ArgumentError, "timeout: expected milliseconds or :infinity, got: #{inspect(other)}"
   end
 
   defp attempt(state, fun) do
@@ -112,8 +130,24 @@ defmodule EctoFoundationDB.Transaction do
     case outcome do
       {:ok, result} -> result
       {:error, %Error{code: 0} = error, stack} -> reraise error, stack
+      {:error, %Error{code: code}, _} when code in @no_mapped_range -> without_mapped_ranges(fun)
       {:error, error, stack} -> retry(error, stack, fun)
     end
+  end
+
+  # A read that failed makes the commit fail, too: only a new transaction can do without.
+  defp without_mapped_ranges(fun) do
+    old = Process.get(@key)
+    Native.transaction_cancel(old.handle)
+    Enum.each(old.pending, &flush/1)
+    fresh = %{again(old) | mapped_ranges?: false}
+    attempt(new(fresh, Connection.fetch!(old.repo)), fun)
+  end
+
+  # What an attempt begins with.
+  defp again(state) do
+    kept = [:handle, :repo, :tenant, :timeout, :stamp, :maybe_committed?, :mapped_ranges?]
+    struct!(__MODULE__, Map.take(state, kept))
   end
 
   # `on_error` waits as long as the database wants it to, and resets the transaction.
@@ -127,18 +161,7 @@ defmodule EctoFoundationDB.Transaction do
       :ok ->
         Enum.each(pending, &flush/1)
         unknown? = error.code in [@commit_unknown_result, @cluster_version_changed]
-
-        attempt(
-          %__MODULE__{
-            handle: state.handle,
-            repo: state.repo,
-            tenant: state.tenant,
-            timeout: state.timeout,
-            stamp: state.stamp,
-            maybe_committed?: unknown? or state.maybe_committed?
-          },
-          fun
-        )
+        attempt(%{again(state) | maybe_committed?: unknown? or state.maybe_committed?}, fun)
 
       {:error, {:fdb, @transaction_cancelled, _}} ->
         reraise error, stack
@@ -207,9 +230,9 @@ defmodule EctoFoundationDB.Transaction do
 
   @doc "The answers to `read_async/1`."
   def collect({ref, skip}) do
-    state = current!()
+    state = Process.get(@key)
 
-    unless MapSet.member?(state.pending, ref) do
+    unless state && MapSet.member?(state.pending, ref) do
       raise Unsupported,
             "this future belongs to a transaction that has ended: await it inside the transaction"
     end
@@ -220,6 +243,12 @@ defmodule EctoFoundationDB.Transaction do
       {:ok, answers} -> Enum.drop(answers, skip)
       {:error, error} -> raise Error, error
     end
+  end
+
+  @doc "Whether mapped ranges can be read: not after own writes."
+  def mapped_ranges? do
+    state = current!()
+    state.mapped_ranges? and not state.dirty?
   end
 
   @doc "Queues writes."

@@ -20,13 +20,25 @@ defmodule EctoFoundationDB.Indexer.Default do
   def set(tenant, index, schema, {key, data}) do
     id = id(schema, data)
     entry = {:pack, entry(tenant, index, schema, data, id)}
-    value = if mapped?(index), do: key, else: Term.encode_fields(data)
+    value = if mapped?(index), do: key, else: whole(index, data)
 
     # FoundationDB fills in a versionstamp in the key or in the value, not in both: the value keeps
     # the incomplete one, and mapped ranges take the id from the entry's key.
     if incomplete?(id),
       do: [{:atomic, :set_versionstamped_key, entry, value}],
       else: [{:set, entry, value}]
+  end
+
+  defp whole(index, data) do
+    value = Term.encode_fields(data)
+
+    if byte_size(value) > 100_000 do
+      raise ArgumentError,
+            "this record takes #{byte_size(value)} bytes, and the index #{index.name} holds the " <>
+              "records themselves (`mapped?: false`), which FoundationDB allows up to 100,000 bytes"
+    end
+
+    value
   end
 
   @impl true

@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Layer.Query do
   # A query is answered by one get or one range, of records or of an index; what needs more is
   # refused. `plan/2` is pure; the rest runs it.
 
-  alias EctoFoundationDB.{Error, Future, Index, Indexer, Native, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.{Future, Index, Indexer, Native, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Record}
 
@@ -22,10 +22,6 @@ defmodule EctoFoundationDB.Layer.Query do
           limit: nil | pos_integer(),
           key_limit: nil | pos_integer()
         }
-
-  # What FoundationDB answers where a mapped range cannot be had: after own writes, and where its
-  # servers cannot follow the entries.
-  @no_mapped_range [2033, 2034, 2035, 2036, 2037, 2038, 2039]
 
   ## Building
 
@@ -369,16 +365,7 @@ defmodule EctoFoundationDB.Layer.Query do
         end)
 
       Future.read(fn ->
-        {metadata, answers} =
-          try do
-            Metadata.collect(reads)
-          rescue
-            error in Error ->
-              if error.code in @no_mapped_range,
-                do: {Metadata.load(query.tenant, query.source), :no_mapped_range},
-                else: reraise(error, __STACKTRACE__)
-          end
-
+        {metadata, answers} = Metadata.collect(reads)
         finish(query, plan(query, metadata), answers)
       end)
     else
@@ -412,7 +399,7 @@ defmodule EctoFoundationDB.Layer.Query do
   defp first_reads(query, {:index, index, {first, last}, reverse?, _sort}) do
     options = options(query, reverse?)
 
-    if Indexer.Default.mapped?(index) do
+    if Indexer.Default.mapped?(index) and Transaction.mapped_ranges?() do
       mapper = {:pack, Indexer.Default.mapper(index, query.schema)}
       [{:get_mapped_range, first, last, mapper, options}]
     else
@@ -443,14 +430,9 @@ defmodule EctoFoundationDB.Layer.Query do
     |> take(query.limit)
   end
 
-  defp finish(query, {:index, index, range, reverse?, sort}, :no_mapped_range) do
-    rows = entries(query, index, range, options(query, reverse?))
-    finish(query, {:index, index, range, reverse?, sort}, [rows])
-  end
-
   defp finish(query, {:index, index, range, reverse?, sort}, [rows]) do
     query
-    |> complete_entries(index, range, reverse?, rows, 0)
+    |> complete_entries(index, range, reverse?, follow(query, index, rows), 0)
     |> sort(query.schema, sort)
     |> take(query.limit)
   end
@@ -515,7 +497,10 @@ defmodule EctoFoundationDB.Layer.Query do
   # Entries with their records' rows, as a mapped range gives them.
   defp entries(query, index, {first, last}, options) do
     [entries] = Transaction.read([{:get_range, first, last, options}])
+    follow(query, index, entries)
+  end
 
+  defp follow(query, index, [{_entry, _value} | _] = entries) do
     if Indexer.Default.mapped?(index) do
       reads =
         for {entry, value} <- entries do
@@ -523,12 +508,14 @@ defmodule EctoFoundationDB.Layer.Query do
           {:get_range, key, key <> <<0xFF>>, %{}}
         end
 
-      rows = if reads == [], do: [], else: Transaction.read(reads)
-      for {{entry, value}, rows} <- Enum.zip(entries, rows), do: {entry, value, rows}
+      for {{entry, value}, rows} <- Enum.zip(entries, Transaction.read(reads)),
+          do: {entry, value, rows}
     else
       entries
     end
   end
+
+  defp follow(_query, _index, rows), do: rows
 
   # An entry's value is the record's key, but the commit completes versionstamps in keys only.
   defp record_key(query, entry, value) do
