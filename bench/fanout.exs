@@ -77,7 +77,9 @@ measure = fn name, n, times, page, change ->
 end
 
 ratio = fn n, classic, synced ->
-  IO.puts("    at #{n} pages the classic way takes #{Float.round(classic / synced, 1)} times as long")
+  IO.puts(
+    "    at #{n} pages the classic way takes #{Float.round(classic / synced, 1)} times as long"
+  )
 end
 
 numbers = fn text -> text |> String.split(",") |> Enum.map(&String.to_integer/1) end
@@ -97,7 +99,9 @@ for n <- numbers.(opts[:pages] || "1,1000,9000,100000") do
   synced = measure.("sync_one", n, 5, Bench.Pages.synced(tenant, sync_one), change)
 
   if n in 2..classic_limit do
-    classic = measure.("classic: Repo.watch", n, 5, Bench.Pages.classic(tenant, watch_one), change)
+    classic =
+      measure.("classic: Repo.watch", n, 5, Bench.Pages.classic(tenant, watch_one), change)
+
     ratio.(n, classic, synced)
   end
 end

@@ -90,7 +90,9 @@ defmodule Bench do
 
   # Bytes: of the BEAM, and of the operating system process.
   defp memory do
-    [rss] = Regex.run(~r/VmRSS:\s+(\d+) kB/, File.read!("/proc/self/status"), capture: :all_but_first)
+    [rss] =
+      Regex.run(~r/VmRSS:\s+(\d+) kB/, File.read!("/proc/self/status"), capture: :all_but_first)
+
     [:erlang.memory(:total), String.to_integer(rss) * 1024]
   end
 
