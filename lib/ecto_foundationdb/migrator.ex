@@ -220,16 +220,15 @@ defmodule EctoFoundationDB.Migrator do
   defp stale?(_job, _claim), do: false
 
   defp wait(job, claim, watch) do
+    job = if match?(%{seen: {^claim, _}}, job), do: job, else: %{job | seen: {claim, now()}}
+
     receive do
       {^watch, _} -> :ok
     after
       @stale_ms + 20 -> Transaction.cancel_watch(watch)
     end
 
-    case job.seen do
-      {^claim, _since} -> job
-      _ -> %{job | seen: {claim, now()}}
-    end
+    job
   end
 
   defp now, do: System.monotonic_time(:millisecond)

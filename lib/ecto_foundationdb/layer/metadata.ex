@@ -8,6 +8,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
   # that always writes the source's claim: so writers conflict with the claim.
 
   alias EctoFoundationDB.{Connection, DecodeError, Index, Native, Tenant, Transaction}
+  alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Term}
 
   defstruct indexes: [], building: []
@@ -57,12 +58,26 @@ defmodule EctoFoundationDB.Layer.Metadata do
         {:known, metadata, Transaction.read_async(operations.(metadata))}
 
       {_version, metadata} = cached ->
-        reads = Transaction.read_async([version_op() | operations.(metadata)])
-        {:guessed, tenant, source, cached, operations, reads}
+        case guess(operations, metadata) do
+          {:ok, reads} ->
+            reads = Transaction.read_async([version_op() | reads])
+            {:guessed, tenant, source, cached, operations, reads}
+
+          :refused ->
+            metadata = load(tenant, source)
+            {:known, metadata, Transaction.read_async(operations.(metadata))}
+        end
 
       metadata ->
         {:known, metadata, Transaction.read_async(operations.(metadata))}
     end
+  end
+
+  # An index that the cache does not know may be there by now.
+  defp guess(operations, metadata) do
+    {:ok, operations.(metadata)}
+  rescue
+    Unsupported -> :refused
   end
 
   def collect({:known, metadata, reads}), do: {metadata, Transaction.collect(reads)}

@@ -1,0 +1,395 @@
+defmodule EctoFoundationDB.MigrationTest do
+  use EctoFoundationDB.LayerCase, async: true
+
+  alias EctoFoundationDB.{Migrator, Native, Recording, Transaction}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Term}
+
+  defmodule ByName do
+    use EctoFoundationDB.Migration
+    @impl true
+    def change, do: [create(index(TestUser, [:name])), create(metadata(TestUser))]
+  end
+
+  defmodule ByDept do
+    use EctoFoundationDB.Migration
+    @impl true
+    def change, do: [create(index(TestUser, [:dept])), drop(index(TestUser, [:name]))]
+  end
+
+  defmodule Nothing do
+    use EctoFoundationDB.Migration
+    @impl true
+    def change, do: []
+  end
+
+  defmodule One do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: [{1, ByName}]
+  end
+
+  defmodule Two do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: [{1, ByName}, {2, ByDept}, {5, Nothing}]
+  end
+
+  defp reopen(tenant, migrator, opts \\ []),
+    do: Tenant.open!(TestRepo, tenant.id, [migrator: migrator, log: false] ++ opts)
+
+  defp fill(tenant, n) do
+    rows =
+      for i <- 1..n,
+          do: [
+            id: "u#{String.pad_leading("#{i}", 5, "0")}",
+            name: "n#{rem(i, 10)}",
+            dept: "d#{rem(i, 3)}"
+          ]
+
+    TestRepo.insert_all(TestUser, rows, prefix: tenant)
+  end
+
+  defp claims(tenant),
+    do: for({{_, "schema_migrations", "claim", _}, value} <- dump(tenant), do: value)
+
+  test "build and drop indexes of what is there", %{tenant: tenant} do
+    fill(tenant, 25)
+    reopen(tenant, One, migration_step: 4)
+    assert stray_entries(tenant, TestUser) == []
+    assert [_, _] = TestRepo.all(TestUser, where: [name: "n0"], prefix: tenant)
+    assert Migrator.pending_versions(TestRepo, tenant) == []
+
+    reopen(tenant, Two, migration_step: 4)
+    assert stray_entries(tenant, TestUser) == []
+    assert [_ | _] = TestRepo.all(TestUser, where: [dept: "d0"], prefix: tenant)
+
+    assert_raise Unsupported, fn ->
+      TestRepo.all(TestUser, where: [name: "n0"], prefix: tenant)
+    end
+
+    rows = dump(tenant)
+    assert claims(tenant) == []
+    assert for({{_, "schema_migrations", "d", version}, _} <- rows, do: version) == [1, 2, 5]
+
+    assert {_, <<5::little-64>>} =
+             List.keyfind(rows, {<<0xFE>>, "schema_migrations", "max", "version"}, 0)
+
+    refute Enum.any?(rows, &match?({{_, "users", "i", "users_name_index", _, _, _}, _}, &1))
+  end
+
+  test "records larger than a step are built", %{tenant: tenant} do
+    for i <- 1..3,
+        do:
+          TestRepo.insert!(
+            %TestUser{id: "u#{i}", name: "n", notes: String.duplicate("x", 500_000)},
+            prefix: tenant
+          )
+
+    reopen(tenant, One, migration_step: 2)
+    assert stray_entries(tenant, TestUser) == []
+
+    assert [%{id: "u1"}, %{id: "u2"}, %{id: "u3"}] =
+             TestRepo.all(TestUser, where: [name: "n"], prefix: tenant)
+  end
+
+  test "nodes that open a tenant at once do the work once", %{tenant: tenant} do
+    fill(tenant, 60)
+    before = counter(tenant)
+
+    1..4
+    |> Enum.map(fn _ -> Task.async(fn -> reopen(tenant, Two, migration_step: 5) end) end)
+    |> Task.await_many(60_000)
+
+    assert stray_entries(tenant, TestUser) == []
+    assert claims(tenant) == []
+    assert counter(tenant) == before
+  end
+
+  defp counter(tenant), do: for({{_, "users", "m", _}, value} <- dump(tenant), do: value)
+
+  test "indexes are right when records are written while they are built", %{tenant: tenant} do
+    fill(tenant, 200)
+    parent = self()
+
+    writers =
+      for seed <- 1..3 do
+        spawn_link(fn ->
+          :rand.seed(:exsss, {seed, 2, 3})
+          write_until_told(tenant, parent, 0)
+        end)
+      end
+
+    reopen(tenant, One, migration_step: 7)
+    reopen(tenant, Two, migration_step: 7)
+    for writer <- writers, do: send(writer, :stop)
+    written = for writer <- writers, do: receive(do: ({:wrote, ^writer, n} -> n))
+    assert Enum.sum(written) > 0
+    assert stray_entries(tenant, TestUser) == []
+  end
+
+  defp write_until_told(tenant, parent, n) do
+    receive do
+      :stop -> send(parent, {:wrote, self(), n})
+    after
+      0 ->
+        id = "u#{String.pad_leading("#{:rand.uniform(220)}", 5, "0")}"
+        name = "n#{:rand.uniform(10)}"
+
+        case :rand.uniform(3) do
+          1 ->
+            TestRepo.insert!(%TestUser{id: id, name: name, dept: name},
+              prefix: tenant,
+              on_conflict: :replace_all
+            )
+
+          2 ->
+            TestRepo.update(%TestUser{id: id}, [name: name, dept: name], prefix: tenant)
+
+          3 ->
+            TestRepo.delete(%TestUser{id: id}, prefix: tenant)
+        end
+
+        write_until_told(tenant, parent, n + 1)
+    end
+  end
+
+  test "a migration whose process is killed is finished by another", %{tenant: tenant} do
+    fill(tenant, 200)
+    {pid, monitor} = spawn_monitor(fn -> reopen(tenant, One, migration_step: 1) end)
+    wait_for(fn -> claims(tenant) != [] end)
+    Process.exit(pid, :kill)
+    assert_receive {:DOWN, ^monitor, _, _, _}
+
+    # Records written meanwhile are in the index that nobody builds at the moment.
+    TestRepo.insert!(%TestUser{id: "a", name: "first"}, prefix: tenant)
+    TestRepo.delete!(%TestUser{id: "u00001"}, prefix: tenant)
+    reopen(tenant, One)
+    assert stray_entries(tenant, TestUser) == []
+    assert claims(tenant) == []
+    assert [%{id: "a"}] = TestRepo.all(TestUser, where: [name: "first"], prefix: tenant)
+  end
+
+  defp wait_for(condition) do
+    unless condition.() do
+      Process.sleep(1)
+      wait_for(condition)
+    end
+  end
+
+  describe "claims" do
+    test "of the recorded library are read: its index is written to, and its migration finished",
+         %{tenant: tenant} do
+      fill(tenant, 30)
+      # The recorded claim of the step that builds users_name_index, for this tenant.
+      {_key, recorded} =
+        Enum.find(Recording.claims(), fn {_, claim} ->
+          first_command(claim) == "users_name_index"
+        end)
+
+      refute recorded == nil
+
+      claim = of_tenant(recorded, tenant)
+
+      operations(tenant, [{:set, {:pack, Keys.claim(tenant, "users")}, claim}, Metadata.changed()])
+
+      TestRepo.insert!(%TestUser{id: "new", name: "while building"}, prefix: tenant)
+
+      assert {{<<0xFD>>, "users", "i", "users_name_index", 1, "while building", "new"}, _} =
+               List.keyfind(
+                 dump(tenant),
+                 {<<0xFD>>, "users", "i", "users_name_index", 1, "while building", "new"},
+                 0
+               )
+
+      # Queries don't use it.
+      assert_raise Unsupported, fn ->
+        TestRepo.all(TestUser, where: [name: "x"], prefix: tenant)
+      end
+    end
+
+    defp of_tenant(claim, tenant) do
+      {:ok, {{:reference, owner}, steps}} = Term.decode_foreign(claim)
+      <<131, steps::binary>> = steps |> with_prefix(tenant.prefix) |> :erlang.term_to_binary()
+      <<131, 104, 2, owner::binary, steps::binary>>
+    end
+
+    defp with_prefix(<<1, 0x15, 0x1F, 0, rest::binary>>, prefix),
+      do: <<Native.pack({prefix})::binary, rest::binary>>
+
+    defp with_prefix(list, prefix) when is_list(list),
+      do: Enum.map(list, &with_prefix(&1, prefix))
+
+    defp with_prefix(tuple, prefix) when is_tuple(tuple),
+      do: tuple |> Tuple.to_list() |> with_prefix(prefix) |> List.to_tuple()
+
+    defp with_prefix(other, _prefix), do: other
+
+    defp first_command(claim) do
+      case Term.decode_foreign(claim) do
+        {:ok, {_, [{_, [{{_, {_, data}}, _} | _]} | _]}} -> to_string(data[:id])
+        _ -> nil
+      end
+    end
+
+    test "look like those of the recorded library", %{tenant: tenant} do
+      fill(tenant, 20)
+      {pid, _} = spawn_monitor(fn -> reopen(tenant, One, migration_step: 1) end)
+      wait_for(fn -> claims(tenant) != [] end)
+      Process.exit(pid, :kill)
+      wait_for(fn -> not Process.alive?(pid) end)
+      [ours | _] = claims(tenant)
+      {_, recorded} = hd(Recording.claims())
+
+      assert {owner, [{1, [{{{:create, index}, {key, data}}, {first, cursor, last}} | _]} | _]} =
+               :erlang.binary_to_term(ours)
+
+      assert is_reference(owner)
+
+      {:ok, {_, [{1, [{{{:create, theirs}, {_, their_data}}, {_, _, _}} | _]} | _]}} =
+        Term.decode_foreign(recorded)
+
+      assert Enum.sort(Map.keys(index)) == Enum.sort(Map.keys(theirs))
+      assert Enum.all?([key, first, cursor, last], &is_binary/1)
+      assert Enum.map(data, &elem(&1, 0)) == Enum.map(their_data, &elem(&1, 0))
+    end
+  end
+
+  describe "another node's migrations" do
+    test "are seen by transactions that began with the old indexes", %{tenant: tenant} do
+      parent = self()
+      reopen(tenant, One)
+      TestRepo.insert!(%TestUser{id: "warm", name: "x"}, prefix: tenant)
+
+      task =
+        Task.async(fn ->
+          TestRepo.transactional(tenant, fn ->
+            TestRepo.insert!(%TestUser{id: "late", name: "late", dept: "d"})
+            send(parent, {:attempt, self()})
+            receive(do: (:go -> :ok))
+          end)
+        end)
+
+      assert_receive {:attempt, pid}, 5_000
+      reopen(tenant, Two)
+      send(pid, :go)
+      # It conflicted with the migration.
+      assert_receive {:attempt, ^pid}, 5_000
+      send(pid, :go)
+      Task.await(task)
+      assert stray_entries(tenant, TestUser) == []
+      assert [%{id: "late"}] = TestRepo.all(TestUser, where: [dept: "d"], prefix: tenant)
+    end
+
+    test "of other tenants make nobody conflict", %{tenant: tenant, id: id} do
+      reopen(tenant, One)
+      TestRepo.insert!(%TestUser{id: "u", name: "x"}, prefix: tenant)
+      attempts = :counters.new(1, [])
+
+      TestRepo.transactional(tenant, fn ->
+        :counters.add(attempts, 1, 1)
+        TestRepo.update!(%TestUser{id: "u"}, name: "y")
+
+        Task.await(
+          Task.async(fn -> Tenant.open!(TestRepo, id <> "-other", migrator: Two, log: false) end)
+        )
+      end)
+
+      assert :counters.get(attempts, 1) == 1
+    end
+
+    test "of indexes this version does not know are kept up", %{tenant: tenant} do
+      # As a newer version of the application wrote them: atoms that do not exist here.
+      field = etf_atom("field_from_the_future")
+      name = etf_atom("users_field_from_the_future_index")
+      <<131, indexer::binary>> = :erlang.term_to_binary(EctoFoundationDB.Indexer.Default)
+      pair = fn key, value -> <<104, 2, etf_atom(key)::binary, value::binary>> end
+      <<131, source::binary>> = :erlang.term_to_binary("users")
+
+      description =
+        <<131, 108, 6::32>> <>
+          pair.("id", name) <>
+          pair.("type", etf_atom("index")) <>
+          pair.("indexer", indexer) <>
+          pair.("source", source) <>
+          pair.("fields", <<108, 1::32, field::binary, 106>>) <>
+          pair.("options", <<106>>) <> <<106>>
+
+      <<131, text::binary>> = :erlang.term_to_binary("value")
+      <<131, u::binary>> = :erlang.term_to_binary("u1")
+
+      record =
+        <<131, 108, 2::32>> <> pair.("id", u) <> pair.("field_from_the_future", text) <> <<106>>
+
+      tuple = Keys.index_description(tenant, "users", "users_field_from_the_future_index")
+      record_key = Native.pack(Keys.record(tenant, "users", "u1"))
+      entry = {<<0xFD>>, "users", "i", "users_field_from_the_future_index", 1, "value", "u1"}
+
+      operations(tenant, [
+        {:set, {:pack, tuple}, description},
+        {:set, record_key, record},
+        {:set, Tenant.pack(tenant, entry), record_key},
+        Metadata.changed()
+      ])
+
+      assert %TestUser{id: "u1", name: nil} = user = TestRepo.get(TestUser, "u1", prefix: tenant)
+      user = TestRepo.update!(user, name: "Ada")
+      assert %TestUser{name: "Ada"} = TestRepo.get(TestUser, "u1", prefix: tenant)
+      assert {_, value} = List.keyfind(dump(tenant), {<<0xFD>>, "users", "d", "u1"}, 0)
+
+      assert {:ok, [{"id", _}, {"field_from_the_future", ^text}, {"name", _}]} =
+               Term.fields(value)
+
+      TestRepo.insert!(%TestUser{id: "u2"}, prefix: tenant)
+      assert List.keymember?(dump(tenant), put_elem(put_elem(entry, 5, nil), 6, "u2"), 0)
+      TestRepo.delete!(user)
+      refute List.keymember?(dump(tenant), entry, 0)
+
+      assert_raise ArgumentError, fn -> String.to_existing_atom("field_from_the_" <> "future") end
+    end
+
+    defp etf_atom(name), do: <<119, byte_size(name), name::binary>>
+  end
+
+  test "wrong migrations have clear errors", %{tenant: tenant} do
+    import EctoFoundationDB.Migration, only: [index: 2]
+    assert_raise ArgumentError, ~r/no fields \[:nope\]/, fn -> index(TestUser, [:nope]) end
+
+    defmodule Wrong do
+      def migrations, do: [{"1", Nothing}]
+    end
+
+    defmodule Twice do
+      def migrations, do: [{1, Nothing}, {1, ByName}]
+    end
+
+    defmodule NoCommands do
+      def change, do: [:oops]
+    end
+
+    defmodule WithNoCommands do
+      def migrations, do: [{1, NoCommands}]
+    end
+
+    assert_raise ArgumentError, ~r/expected {version, module} pairs/, fn ->
+      reopen(tenant, Wrong)
+    end
+
+    assert_raise ArgumentError, ~r/there twice/, fn -> reopen(tenant, Twice) end
+
+    assert_raise ArgumentError, ~r/expected a list of create.* got: :oops/, fn ->
+      reopen(tenant, WithNoCommands)
+    end
+
+    assert_raise ArgumentError, ~r/is not a module/, fn -> reopen(tenant, :nothing_like_it) end
+  end
+
+  test "an own transaction sees what is being migrated as it is", %{tenant: tenant} do
+    reopen(tenant, One)
+
+    Transaction.run(tenant, fn ->
+      assert [%{name: :users_name_index}, _] =
+               Enum.sort_by(Metadata.load(tenant, "users").indexes, & &1.name, :desc)
+    end)
+  end
+end

@@ -1,0 +1,258 @@
+defmodule EctoFoundationDB.SchemaMetadataTest do
+  use EctoFoundationDB.LayerCase, async: true
+
+  alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
+  alias EctoFoundationDB.{Future, LiveQuery, Repo, TimeoutError}
+  alias EctoFoundationDB.Indexer.SchemaMetadata
+
+  defmodule Counters do
+    use EctoFoundationDB.Migration
+
+    @impl true
+    def change do
+      [
+        create(metadata(TestUser)),
+        create(metadata(TestUser, [:dept])),
+        create(index(TestUser, [:dept])),
+        create(metadata(TestAccount, [], options: [signals: [:changes]]))
+      ]
+    end
+  end
+
+  defmodule Migrator do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: [{1, Counters}]
+  end
+
+  @moduletag tenant_options: [migrator: Migrator, log: false]
+
+  defp counters(tenant, by \\ []) do
+    for signal <- SchemaMetadata.signal_names(),
+        do: apply(SchemaMetadata, :"#{signal}_by", [TestUser, by, [prefix: tenant]])
+  end
+
+  test "count inserts, deletes, collection, updates, changes", %{tenant: tenant} do
+    assert counters(tenant) == [0, 0, 0, 0, 0]
+    user = TestRepo.insert!(%TestUser{id: "u1", dept: "eng"}, prefix: tenant)
+    assert counters(tenant) == [1, 0, 1, 0, 1]
+    user = TestRepo.update!(user, name: "x")
+    assert counters(tenant) == [1, 0, 1, 1, 2]
+    assert counters(tenant, dept: "eng") == [1, 0, 1, 1, 2]
+    user = TestRepo.update!(user, dept: "ops")
+    assert counters(tenant) == [1, 0, 1, 2, 3]
+    assert counters(tenant, dept: "eng") == [1, 1, 2, 2, 3]
+    assert counters(tenant, dept: "ops") == [1, 0, 1, 1, 1]
+    TestRepo.insert!(%TestUser{id: "u1", name: "y"}, prefix: tenant, on_conflict: :replace_all)
+    assert counters(tenant) == [1, 0, 1, 3, 4]
+    TestRepo.insert!(%TestUser{id: "u1"}, prefix: tenant, on_conflict: :nothing)
+    assert counters(tenant) == [1, 0, 1, 3, 4]
+    TestRepo.delete!(user)
+    assert counters(tenant) == [1, 1, 2, 3, 5]
+    assert counters(tenant, dept: nil) == [0, 0, 0, 0, 0]
+  end
+
+  test "delete_all moves them on, never back", %{tenant: tenant} do
+    TestRepo.insert_all(TestUser, [[id: "a", dept: "eng"], [id: "b", dept: "eng"]], prefix: tenant)
+
+    TestRepo.delete_all(TestUser, prefix: tenant)
+    assert counters(tenant) == [2, 2, 4, 0, 4]
+    assert counters(tenant, dept: "eng") == [2, 2, 4, 0, 4]
+  end
+
+  test "are read as futures, and cleared", %{tenant: tenant} do
+    TestRepo.insert!(%TestUser{id: "u1", dept: "eng"}, prefix: tenant)
+
+    TestRepo.transactional(tenant, fn ->
+      assert [1, 1] =
+               TestRepo.await([
+                 SchemaMetadata.async_changes(TestUser),
+                 SchemaMetadata.async_inserts_by(TestUser, dept: "eng")
+               ])
+
+      SchemaMetadata.clear(TestUser)
+    end)
+
+    assert counters(tenant) == [0, 0, 0, 0, 0]
+    assert counters(tenant, dept: "eng") == [1, 0, 1, 0, 1]
+    TestRepo.transactional(tenant, fn -> SchemaMetadata.clear_by(TestUser, dept: "eng") end)
+    assert counters(tenant, dept: "eng") == [0, 0, 0, 0, 0]
+  end
+
+  test "that are not kept are an error that says how to", %{tenant: tenant} do
+    assert_raise Unsupported, ~r/create metadata\(.*TestUser, \[:name\]\)/, fn ->
+      SchemaMetadata.changes_by(TestUser, [name: "x"], prefix: tenant)
+    end
+
+    assert SchemaMetadata.changes(TestAccount, prefix: tenant) == 0
+
+    assert_raise Unsupported, ~r/keeps no counter :inserts/, fn ->
+      SchemaMetadata.inserts(TestAccount, prefix: tenant)
+    end
+
+    assert_raise IncorrectTenancy, fn -> SchemaMetadata.changes(TestUser) end
+    assert_raise IncorrectTenancy, fn -> SchemaMetadata.watch_changes(TestUser) end
+  end
+
+  describe "watches" do
+    test "of a record are assigned", %{tenant: tenant} do
+      user = TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+      future = TestRepo.watch(user, label: :user)
+      ref = Future.ref(future)
+      refute_received {^ref, :ready}
+      TestRepo.update!(user, name: "Bob")
+      assert_receive {^ref, :ready}, 5_000
+
+      assert {[user: %{name: "Bob"}], [again], []} =
+               TestRepo.assign_ready([future], [ref], watch?: true, prefix: tenant)
+
+      TestRepo.delete!(user)
+      ref = Future.ref(again)
+      assert_receive {^ref, :ready}, 5_000
+      assert {[user: nil], [], []} = TestRepo.assign_ready([again], [ref], prefix: tenant)
+    end
+
+    test "in a map need no label", %{tenant: tenant} do
+      user = TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+      other = TestRepo.insert!(%TestUser{id: "u2", name: "Eve"}, prefix: tenant)
+      futures = %{a: TestRepo.watch(user), b: TestRepo.watch(other)}
+      TestRepo.update!(user, name: "Bob")
+      ref = Future.ref(futures.a)
+      assert_receive {^ref, :ready}, 5_000
+
+      assert {[a: %{name: "Bob"}], %{a: _}, %{b: _}} =
+               TestRepo.assign_ready(futures, [ref], watch?: true, prefix: tenant)
+
+      assert_raise ArgumentError, ~r/no label/, fn ->
+        TestRepo.assign_ready([futures.a], [ref], prefix: tenant)
+      end
+
+      assert :ok = Future.cancel(futures.b)
+      ref = Future.ref(futures.b)
+      TestRepo.update!(other, name: "Eva")
+      refute_receive {^ref, _}, 50
+    end
+
+    test "of a collection", %{tenant: tenant} do
+      TestRepo.insert!(%TestUser{id: "u1", dept: "eng"}, prefix: tenant)
+
+      {all, dept} =
+        TestRepo.transactional(tenant, fn ->
+          {SchemaMetadata.watch_changes(TestUser, label: :users),
+           SchemaMetadata.watch_collection_by(TestUser, [dept: "ops"], label: :ops)}
+        end)
+
+      TestRepo.insert!(%TestUser{id: "u2", dept: "eng"}, prefix: tenant)
+      ref = Future.ref(all)
+      assert_receive {^ref, :ready}, 5_000
+
+      assert {[users: [%{id: "u1"}, %{id: "u2"}]], [_], [^dept]} =
+               TestRepo.assign_ready([all, dept], [ref], watch?: true, prefix: tenant)
+
+      TestRepo.insert!(%TestUser{id: "u3", dept: "ops"}, prefix: tenant)
+      ref = Future.ref(dept)
+      assert_receive {^ref, :ready}, 5_000
+      assert {[ops: [%{id: "u3"}]], [], []} = TestRepo.assign_ready([dept], [ref], prefix: tenant)
+    end
+  end
+
+  describe "live queries" do
+    test "of one record and of lists", %{tenant: tenant} do
+      database = Repo.database(TestRepo)
+      query = LiveQuery.query(tenant, TestUser, [dept: "eng"], order_by: [desc: :name])
+
+      wanted = [
+        {[LiveQuery.record(tenant, TestUser, "u1")], nil},
+        {[LiveQuery.all(query, [dept: "eng"], :changes)], nil},
+        {[LiveQuery.all(LiveQuery.query(tenant, TestUser), [], :changes)], nil}
+      ]
+
+      ref = make_ref()
+      [one, by_dept, all] = EctoFoundationDB.Native.subscribe(database, ref, wanted)
+      assert_receive {^ref, :ok}, 5_000
+
+      for subscription <- [one, by_dept, all],
+          do: assert([{:rows, []}] = EctoFoundationDB.Native.take(subscription))
+
+      TestRepo.insert_all(
+        TestUser,
+        [
+          [id: "u1", name: "A", dept: "eng"],
+          [id: "u2", name: "B", dept: "eng"],
+          [id: "u3", name: "C"]
+        ],
+        prefix: tenant
+      )
+
+      for subscription <- [one, by_dept, all], do: assert_receive({^subscription, :ready}, 5_000)
+
+      assert [{:rows, [rows]}] = EctoFoundationDB.Native.take(one)
+      assert [%TestUser{id: "u1", name: "A"}] = LiveQuery.decode(tenant, TestUser, rows)
+      assert [{:rows, records}] = EctoFoundationDB.Native.take(by_dept)
+      structs = Enum.flat_map(records, &LiveQuery.decode_list(query, &1))
+      assert [%{id: "u2"}, %{id: "u1"}] = LiveQuery.arrange(query, structs)
+      assert [{:rows, [_, _, _]}] = EctoFoundationDB.Native.take(all)
+      Enum.each([one, by_dept, all], &EctoFoundationDB.Native.unsubscribe/1)
+    end
+
+    defmodule Dropped do
+      use EctoFoundationDB.Migration
+      @impl true
+      def change, do: [drop(index(TestUser, [:dept])), create(index(TestUser, [:dept, :name]))]
+    end
+
+    defmodule DroppedMigrator do
+      use EctoFoundationDB.Migrator
+      @impl true
+      def migrations, do: [{1, Counters}, {2, Dropped}]
+    end
+
+    test "are planned anew when indexes change", %{tenant: tenant} do
+      TestRepo.insert!(%TestUser{id: "u1", name: "A", dept: "eng"}, prefix: tenant)
+      query = LiveQuery.query(tenant, TestUser, dept: "eng")
+      live = LiveQuery.all(query, [dept: "eng"], :changes)
+      ref = make_ref()
+
+      [subscription] =
+        EctoFoundationDB.Native.subscribe(Repo.database(TestRepo), ref, [{[live], nil}])
+
+      assert_receive {^ref, :ok}, 5_000
+      assert [{:rows, [_] = first}] = EctoFoundationDB.Native.take(subscription)
+
+      Tenant.open!(TestRepo, tenant.id, migrator: DroppedMigrator, log: false)
+      TestRepo.insert!(%TestUser{id: "u2", name: "B", dept: "eng"}, prefix: tenant)
+      assert_receive {^subscription, :ready}, 15_000
+      assert ["u1", "u2"] = eventually(subscription, query, first)
+      EctoFoundationDB.Native.unsubscribe(subscription)
+    end
+
+    # The rows may come before the plan, or with it.
+    defp eventually(subscription, query, records) do
+      records =
+        case EctoFoundationDB.Native.take(subscription) do
+          [{:rows, rows}] ->
+            Enum.flat_map(rows, fn
+              {:keep, first, count} -> Enum.slice(records, first, count)
+              record -> [record]
+            end)
+
+          _ ->
+            records
+        end
+
+      ids = for struct <- Enum.flat_map(records, &LiveQuery.decode_list(query, &1)), do: struct.id
+
+      if length(ids) == 2 do
+        ids
+      else
+        assert_receive {^subscription, :ready}, 15_000
+        eventually(subscription, query, records)
+      end
+    end
+  end
+
+  test "a timeout has its own error" do
+    assert Exception.message(%TimeoutError{timeout: 7, doing: "reading"}) =~
+             "within 7 ms while reading"
+  end
+end
