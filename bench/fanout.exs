@@ -86,7 +86,7 @@ numbers = fn text -> text |> String.split(",") |> Enum.map(&String.to_integer/1)
 
 IO.puts("\nOne record")
 heading.()
-user = Repo.insert!(%User{id: "u1", name: "Ada", team: "a"}, prefix: tenant)
+user = Repo.insert!(struct(User, id: "u1", name: "Ada", team: "a"), prefix: tenant)
 change = fn i -> Repo.update!(user, name: "Ada #{i} #{System.unique_integer()}") end
 sync_one = &Sync.sync_one(&1, Repo, :user, User, "u1")
 

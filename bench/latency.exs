@@ -10,7 +10,7 @@ alias EctoFoundationDB.Sync
 
 {opts, tenant} = Bench.start(changes: :integer)
 changes = opts[:changes] || 5000
-user = Repo.insert!(%User{id: "u1", name: "Ada", team: "a"}, prefix: tenant)
+user = Repo.insert!(struct(User, id: "u1", name: "Ada", team: "a"), prefix: tenant)
 
 # Microseconds of the commit, and from its return to the assign.
 measure = fn follow, state ->
