@@ -71,8 +71,8 @@ defmodule EctoFoundationDB.Native do
 
   @typedoc """
   What has changed since the subscriber last took it, by the query's place in its list:
-  `:unchanged`, or `{:rows, records}`. A record is the list of its rows, `[{key, value}]` (more than
-  one where its value is split); `{:keep, first, count}` stands for so many records of what was
+  `:unchanged`, or `{:rows, records}`. A record is the list of its rows (more than one where its
+  value is split); `{:keep, first, count}` stands for so many records of what was
   taken before, from place `first` on (from 0). The first `take/1` holds no `:keep`.
 
   `{:stale, error}`: for longer than `stale_after/2` the data could not be confirmed or read again;
@@ -83,7 +83,12 @@ defmodule EctoFoundationDB.Native do
           | {:rows, [[row()] | {:keep, non_neg_integer(), pos_integer()}]}
           | {:stale, error()}
           | :fresh
-  @type row :: {key :: binary(), value :: binary()}
+
+  @typedoc """
+  A row of a live query. `{:data, fields}` for a record's value that is a keyword list of plain data:
+  decoded already.
+  """
+  @type row :: {key :: binary(), value :: binary()} | {:data, keyword()}
 
   # Not loaded by the compiler, which comes before the library it loads.
   @compile {:autoload, false}

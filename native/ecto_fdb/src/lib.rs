@@ -7,13 +7,14 @@
 //! - [`database`]: databases, and [`stats`] about them.
 //! - [`transaction`], [`operation`], [`watch`]: transactions that belong to Elixir processes.
 //! - [`live`]: live queries, which processes share.
-//! - [`reply`], [`error`], [`tuple`], [`options`]: the way between terms and Rust.
+//! - [`reply`], [`error`], [`tuple`], [`etf`], [`options`]: the way between terms and Rust.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod client;
 mod database;
 mod error;
+mod etf;
 mod live;
 mod operation;
 mod options;

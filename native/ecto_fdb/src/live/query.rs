@@ -1,10 +1,11 @@
 //! What a live query reads and watches.
 
+use std::collections::HashSet;
+
 use foundationdb::future::FdbKeyValue;
 use foundationdb::options::{StreamingMode, TransactionOption};
 use foundationdb::{FdbResult, RangeOption, Transaction};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use rustler::ResourceArc;
 
 use super::snapshot::{Record, Row, SharedRow};
 
@@ -114,12 +115,18 @@ impl Query {
 
     async fn index(&self, transaction: &Transaction) -> FdbResult<Vec<Record>> {
         let mut records = Vec::new();
+        let mut seen = HashSet::new();
         let mut rest = Some(self.range());
         let mut iteration = 1;
         // An entry may have no record (see the layer): the limit holds for the records found.
         while let Some(range) = rest {
             let batch = transaction.get_range(&range, iteration, true).await?;
-            let keys: Vec<Vec<u8>> = batch.iter().map(|entry| entry.value().to_vec()).collect();
+            // Two entries of one record: one of them is out of date, and the layer tells by the record.
+            let keys: Vec<Vec<u8>> = batch
+                .iter()
+                .map(|entry| entry.value().to_vec())
+                .filter(|key| seen.insert(key.clone()))
+                .collect();
             let found: Vec<Option<Record>> = stream::iter(keys)
                 .map(|key| read_record(transaction, key))
                 .buffered(RECORDS_IN_FLIGHT)
@@ -169,8 +176,5 @@ async fn read_record(transaction: &Transaction, key: Vec<u8>) -> FdbResult<Optio
 }
 
 fn row(row: &FdbKeyValue) -> SharedRow {
-    ResourceArc::new(Row {
-        key: row.key().into(),
-        value: row.value().into(),
-    })
+    Row::new(row.key(), row.value())
 }

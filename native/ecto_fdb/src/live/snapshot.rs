@@ -7,14 +7,17 @@ use parking_lot::Mutex;
 use rustler::{Encoder, Env, Resource, ResourceArc, Term};
 use smallvec::SmallVec;
 
+use crate::etf;
 use crate::tuple::binary;
 
 mod atoms {
-    rustler::atoms! { keep }
+    rustler::atoms! { keep, data }
 }
 
 /// Binaries longer than this live outside the process heap: those are shared between pages.
 const HEAP_BINARY_LIMIT: usize = 64;
+/// Values up to this size are decoded in the NIF.
+const DECODED_LIMIT: usize = 2048;
 /// How the tuple layer begins a nested tuple.
 const NESTED_TUPLE: u8 = 0x05;
 
@@ -24,6 +27,8 @@ pub struct Row {
     pub key: Box<[u8]>,
     /// The value.
     pub value: Box<[u8]>,
+    /// Whether the value can be decoded for a page as it is. Looked at once, for all pages.
+    plain: bool,
 }
 
 #[rustler::resource_impl]
@@ -33,6 +38,16 @@ impl Resource for Row {}
 pub type SharedRow = ResourceArc<Row>;
 
 impl Row {
+    /// A row as it was read.
+    pub fn new(key: &[u8], value: &[u8]) -> SharedRow {
+        ResourceArc::new(Row {
+            key: key.into(),
+            value: value.into(),
+            // Strings of a decoded term are copies: large values are shared instead.
+            plain: value.len() <= DECODED_LIMIT && etf::is_plain_record(value),
+        })
+    }
+
     /// Whether it holds a part of the split value of the record at `key`: then its key continues
     /// that one with a nested tuple.
     fn is_part_of(&self, key: &[u8]) -> bool {
@@ -143,6 +158,12 @@ fn share_record(a: &Row, b: &Row) -> bool {
 }
 
 fn encode_row<'a>(env: Env<'a>, row: &SharedRow) -> Term<'a> {
+    if row.plain {
+        // Fails where it has an atom that this VM does not know.
+        if let Some((data, _size)) = env.binary_to_term(&row.value) {
+            return (atoms::data(), data).encode(env);
+        }
+    }
     let value = if row.value.len() > HEAP_BINARY_LIMIT {
         row.make_binary(env, |row| &row.value).to_term(env)
     } else {
