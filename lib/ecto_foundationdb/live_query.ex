@@ -26,6 +26,8 @@ defmodule EctoFoundationDB.LiveQuery do
 
   @doc "The structs of rows in key order, of one or many records."
   @spec decode(Tenant.t(), Schema.t(), [Native.row()]) :: [struct()]
+  def decode(tenant, schema, [{:data, data}]), do: [Schema.loader(schema, tenant).(data)]
+
   def decode(tenant, schema, rows),
     do: rows |> Record.decode(Query.known(schema)) |> Query.load(schema, tenant)
 
@@ -110,18 +112,27 @@ defmodule EctoFoundationDB.LiveQuery do
   is no result.
   """
   @spec decode_list(Query.t(), [Native.row()]) :: [struct()]
-  def decode_list(%Query{} = query, rows) do
-    rows
-    |> Record.decode(Query.known(query.schema))
+  def decode_list(%Query{where: []} = query, rows),
+    do: decode(query.tenant, query.schema, rows)
+
+  def decode_list(%Query{} = query, [{:data, data}]),
+    do: load_matching([%{data: data}], query)
+
+  def decode_list(%Query{} = query, rows),
+    do: rows |> Record.decode(Query.known(query.schema)) |> load_matching(query)
+
+  defp load_matching(records, query) do
+    records
     |> Enum.filter(&Query.matches?(query, &1, query.where))
     |> Query.load(query.schema, query.tenant)
   end
 
-  @doc "A list's structs in their order, each once."
+  @doc "A list's structs in their order; each was read once."
   @spec arrange(Query.t(), [struct()]) :: [struct()]
+  def arrange(%Query{order_by: [], limit: nil}, structs), do: structs
+
   def arrange(%Query{} = query, structs) do
-    id = Schema.primary_key(query.schema)
-    structs = structs |> Enum.uniq_by(&Map.fetch!(&1, id)) |> Query.sort_structs(query.order_by)
+    structs = Query.sort_structs(structs, query.order_by)
     if query.limit, do: Enum.take(structs, query.limit), else: structs
   end
 end

@@ -250,30 +250,61 @@ defmodule EctoFoundationDB.Schema do
   end
 
   @doc false
-  # A function from stored records to structs of a tenant; the reflection is done once for all.
+  # A function from stored records to structs of a tenant.
   @spec loader(t(), term()) :: (data() -> struct())
   def loader(schema, tenant) do
-    empty = put_meta(schema.__struct__(), tenant)
-
-    fields =
-      for field <- fields(schema),
-          do: {field, field_source(schema, field), if(ecto?(), do: type(schema, field))}
+    {empty, sources, types} = layout(schema)
+    empty = put_meta(empty, tenant)
+    size = map_size(empty)
 
     fn data ->
-      values =
-        for {field, source, type} <- fields, into: %{} do
-          value =
-            case :lists.keyfind(source, 1, data) do
-              {_, value} -> value
-              false -> nil
-            end
-
-          {field, if(type, do: load_value(schema, field, type, value), else: value)}
-        end
-
-      Map.merge(empty, values)
+      values = if sources == nil, do: :maps.from_list(data), else: rename(data, sources)
+      struct = Map.merge(empty, values)
+      # A field that the schema does not have: one more key than the struct's.
+      struct = if map_size(struct) == size, do: struct, else: Map.take(struct, Map.keys(empty))
+      load_values(types, struct, schema)
     end
   end
+
+  defp rename(data, sources) do
+    for {source, value} <- data, %{^source => field} <- [sources], into: %{}, do: {field, value}
+  end
+
+  defp load_values([], struct, _schema), do: struct
+
+  defp load_values([{field, type} | types], struct, schema) do
+    %{^field => value} = struct
+    load_values(types, %{struct | field => load_value(schema, field, type, value)}, schema)
+  end
+
+  # What loading needs to know of a schema: the struct without values, the fields by their sources
+  # where those differ, and the types whose stored values are not the loaded ones. The reflection is
+  # done once for each version of the module's code.
+  defp layout(schema) do
+    version = {schema.__info__(:md5), ecto?()}
+
+    case :persistent_term.get({__MODULE__, schema}, nil) do
+      {^version, layout} ->
+        layout
+
+      _none_or_other ->
+        fields = fields(schema)
+        by_source = Map.new(fields, &{field_source(schema, &1), &1})
+        same? = Enum.all?(by_source, fn {source, field} -> source == field end)
+        types = if ecto?(), do: for(f <- fields, t = type(schema, f), not plain?(t), do: {f, t})
+
+        layout =
+          {Map.merge(schema.__struct__(), Map.new(fields, &{&1, nil})),
+           if(same?, do: nil, else: by_source), types || []}
+
+        :persistent_term.put({__MODULE__, schema}, {version, layout})
+        layout
+    end
+  end
+
+  # Types that Ecto loads as they are stored.
+  defp plain?(type),
+    do: type in [:id, :binary_id, :string, :binary, :boolean, :integer, :map, :any]
 
   defp load_value(schema, field, type, value) do
     case apply(Ecto.Type, :load, [type, value]) do

@@ -246,7 +246,7 @@ defmodule EctoFoundationDB.Sync do
       |> Enum.split_with(&match?(%Many{ids: ids} when ids in [nil, []], &1))
 
     synced = subscribe(repo, tenant, data, wanted, opts)
-    changes = Enum.map(synced, &{&1.request, value(&1)}) ++ Enum.map(empty, &empty_value/1)
+    changes = Enum.map(synced, &{&1.request, &1.value}) ++ Enum.map(empty, &empty_value/1)
 
     if Container.connected?(state) do
       state
@@ -297,7 +297,7 @@ defmodule EctoFoundationDB.Sync do
   # are not read again.
   defp want(%module{label: label} = request, tenant, data) do
     queries = module.live_queries(request, tenant)
-    synced = %{request: request, tenant: tenant, queries: queries, results: []}
+    synced = %{request: request, tenant: tenant, queries: queries, results: [], value: nil}
     schema = module.schema(request)
 
     with %{^label => %{tenant: ^tenant, request: %former{}} = earlier} <- data.labels,
@@ -314,12 +314,13 @@ defmodule EctoFoundationDB.Sync do
   defp identity({:planned, _read, asked_for, _metadata_version}), do: {:planned, asked_for}
   defp identity(query), do: query
 
-  defp take(%{request: request, tenant: tenant} = synced) do
+  defp take(%{request: request, tenant: tenant, results: before} = synced) do
     decode = &request.__struct__.decode(request, tenant, &1)
-    %{synced | results: Subscription.take(synced.subscription, synced.results, decode)}
+    results = Subscription.take(synced.subscription, before, decode)
+    %{synced | results: results, value: value(request, results)}
   end
 
-  defp value(%{request: request, results: results}) do
+  defp value(request, results) do
     lists = for {records, _stale} <- results, do: Enum.reject(records, &is_nil/1)
     request.__struct__.value(request, lists)
   end
@@ -377,7 +378,7 @@ defmodule EctoFoundationDB.Sync do
         {taken, data} = Enum.map_reduce(labels, data, &take_label/2)
 
         changes =
-          for {before, now} <- taken, value(before) !== value(now), do: {now.request, value(now)}
+          for {before, now} <- taken, before.value !== now.value, do: {now.request, now.value}
 
         stale =
           for {before, now} <- taken, stale(before) != stale(now), into: %{} do

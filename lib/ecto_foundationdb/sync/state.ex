@@ -5,8 +5,9 @@ defmodule EctoFoundationDB.Sync.State do
 
   @key :ecto_fdb_sync_data
 
-  # labels:        label => %{request, tenant, queries, subscription, results}; `results` has, for each
-  #                live query, the structs it last gave, and why they are stale, or nil
+  # labels:        label => %{request, tenant, queries, subscription, results, value}; `results` has, for
+  #                each live query, the structs it last gave, and why they are stale, or nil; `value` is
+  #                what was assigned of them
   # subscriptions: subscription => label
   # callbacks:     [{event, name, fun}] in order of attachment
   # notifying:     the labels whose callbacks are running
