@@ -249,13 +249,26 @@ defmodule EctoFoundationDB.Migrator do
     size = byte_size(owner(claim))
     <<_::binary-size(size), steps::binary>> = rest
 
-    case Term.decode(<<131, steps::binary>>) do
-      {:ok, steps} when is_list(steps) -> steps
+    with {:ok, steps} when is_list(steps) <- Term.decode(<<131, steps::binary>>),
+         true <- Enum.all?(steps, &known?/1) do
+      steps
+    else
       _ -> job.steps
     end
   end
 
   defp steps(job, _claim), do: job.steps
+
+  # Whether this version of the application has the schemas and indexers of a version's commands.
+  defp known?({_version, commands}) do
+    Enum.all?(commands, fn
+      {{{:create, command}, {_key, data}}, _} ->
+        Code.ensure_loaded?(command.schema) and Code.ensure_loaded?(data[:indexer])
+
+      {{{:drop, _}, _}, _} ->
+        true
+    end)
+  end
 
   defp step(job, [{version, []} | steps]) do
     record_version(job.tenant, version)

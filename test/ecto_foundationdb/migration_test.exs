@@ -206,6 +206,12 @@ defmodule EctoFoundationDB.MigrationTest do
       assert_raise Unsupported, fn ->
         TestRepo.all(TestUser, where: [name: "x"], prefix: tenant)
       end
+
+      # Nobody moves the claim any more.
+      reopen(tenant, One)
+      assert claims(tenant) == []
+      assert stray_entries(tenant, TestUser) == []
+      assert [_] = TestRepo.all(TestUser, where: [name: "while building"], prefix: tenant)
     end
 
     defp of_tenant(claim, tenant) do

@@ -1,0 +1,148 @@
+defmodule EctoFoundationDB.DecodingTest do
+  # Stored bytes are not trusted.
+  use EctoFoundationDB.LayerCase, async: true
+
+  alias EctoFoundationDB.{DecodeError, LiveQuery}
+  alias EctoFoundationDB.Layer.{Keys, Term}
+
+  defp store(tenant, id, value),
+    do: operations(tenant, [{:set, {:pack, Keys.record(tenant, "things", id)}, value}])
+
+  defp atom(name), do: <<119, byte_size(name), name::binary>>
+  defp etf(term), do: with(<<131, etf::binary>> <- :erlang.term_to_binary(term), do: etf)
+  defp field(name, etf), do: <<104, 2, atom(name)::binary, etf::binary>>
+  defp record(fields), do: IO.iodata_to_binary([<<131, 108, length(fields)::32>>, fields, 106])
+
+  test "functions, processes, ports, references and unknown atoms are errors that name the key",
+       %{tenant: tenant} do
+    port = hd(Port.list())
+
+    for {bad, reason} <- [
+          {etf(fn -> :x end), "function"},
+          {etf(&String.length/1), "function"},
+          {etf(self()), "pid"},
+          {etf(port), "port"},
+          {etf(make_ref()), "reference"},
+          {etf([%{a: {1, [make_ref()]}}]), "reference"},
+          {atom("never_seen_atom_#{System.unique_integer([:positive])}"), "atom"},
+          {<<109, 255, 255, 255, 255, "short">>, "damaged"},
+          {<<98, 1>>, "damaged"},
+          {:erlang.term_to_binary(String.duplicate("x", 1000), compressed: 9)
+           |> binary_part(1, 20), "compressed"}
+        ] do
+      store(tenant, "bad", record([field("id", etf("bad")), field("value", bad)]))
+      store(tenant, "good", record([field("id", etf("good")), field("value", etf(1))]))
+
+      assert_raise DecodeError, ~r/bad.*cannot be decoded: .*#{reason}/s, fn ->
+        TestRepo.get(TestThing, "bad", prefix: tenant)
+      end
+
+      # Others are not concerned.
+      assert %TestThing{value: 1} = TestRepo.get(TestThing, "good", prefix: tenant)
+      {first, _} = Keys.record_range(tenant, "things", "bad")
+
+      assert_raise DecodeError, fn ->
+        LiveQuery.decode(tenant, TestThing, [{first, record([field("value", bad)])}])
+      end
+    end
+
+    for value <- [
+          "",
+          "not a term",
+          :erlang.term_to_binary(:atom),
+          :erlang.term_to_binary(%{a: 1}),
+          <<131>>,
+          record([]) <> "rest",
+          :erlang.term_to_binary(["list"])
+        ] do
+      store(tenant, "bad", value)
+      assert_raise DecodeError, fn -> TestRepo.get(TestThing, "bad", prefix: tenant) end
+    end
+  end
+
+  test "no atoms are made, however many are stored", %{tenant: tenant} do
+    for i <- 1..1000 do
+      name = "novel_#{i}_#{System.unique_integer([:positive])}"
+
+      store(
+        tenant,
+        "#{i}",
+        record([field("id", etf("#{i}")), field(name, etf(1)), field("value", etf(2))])
+      )
+    end
+
+    assert [_ | _] = TestRepo.all(TestThing, prefix: tenant)
+    before = :erlang.system_info(:atom_count)
+    for i <- 1..1000, do: assert(%{value: 2} = TestRepo.get(TestThing, "#{i}", prefix: tenant))
+    for i <- 1..1000, do: TestRepo.update!(%TestThing{id: "#{i}"}, [value: 3], prefix: tenant)
+    # Other tests make atoms, too, but not as many.
+    assert :erlang.system_info(:atom_count) - before < 500
+  end
+
+  test "a field that is not known is kept, whatever it holds", %{tenant: tenant} do
+    future = "from_the_future_#{System.unique_integer([:positive])}"
+
+    kept =
+      etf(
+        {self(), make_ref(), fn -> :x end, hd(Port.list()), &String.length/1, :ok, 2 ** 100, 1.5,
+         %{}}
+      )
+
+    store(
+      tenant,
+      "u",
+      record([field("id", etf("u")), field(future, kept), field("value", etf(1))])
+    )
+
+    assert %{value: 1} = thing = TestRepo.get(TestThing, "u", prefix: tenant)
+    TestRepo.update!(thing, value: 2)
+    {_, value} = List.keyfind(dump(tenant), {<<0xFD>>, "things", "d", "u"}, 0)
+    assert {:ok, [{"id", _}, {^future, ^kept}, {"value", two}]} = Term.fields(value)
+    assert two == etf(2)
+    assert %{value: 2} = TestRepo.get(TestThing, "u", prefix: tenant)
+  end
+
+  test "the walk takes every term of data, and stops where it ends" do
+    :rand.seed(:exsss, {1, 2, 3})
+
+    for _ <- 1..500 do
+      term = random(4)
+      binary = :erlang.term_to_binary(term, minor_version: :rand.uniform(2))
+      assert Term.decode(binary) == {:ok, term}
+      <<131, etf::binary>> = binary
+      assert Term.skip(etf <> "rest") == {:ok, "rest"}
+      assert Term.decode_foreign(binary) == {:ok, term}
+      cut = binary_part(binary, 0, :rand.uniform(byte_size(binary)) - 1)
+      assert {:error, _} = Term.decode(cut)
+    end
+  end
+
+  defp random(0),
+    do:
+      Enum.random([
+        nil,
+        1,
+        -1,
+        300,
+        2 ** 40,
+        -(2 ** 80),
+        2 ** 3000,
+        1.5,
+        "",
+        "x",
+        :ok,
+        :ünï,
+        <<5::3>>,
+        []
+      ])
+
+  defp random(depth) do
+    case :rand.uniform(5) do
+      1 -> random(0)
+      2 -> for _ <- 1..3, do: random(depth - 1)
+      3 -> {random(depth - 1), random(depth - 1)}
+      4 -> %{random(0) => random(depth - 1)}
+      5 -> [random(depth - 1) | random(0)]
+    end
+  end
+end
