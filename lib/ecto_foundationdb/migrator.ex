@@ -263,7 +263,7 @@ defmodule EctoFoundationDB.Migrator do
   defp known?({_version, commands}) do
     Enum.all?(commands, fn
       {{{:create, command}, {_key, data}}, _} ->
-        Code.ensure_loaded?(command.schema) and Code.ensure_loaded?(data[:indexer])
+        Enum.all?([command.schema, data[:indexer]], &(is_atom(&1) and Code.ensure_loaded?(&1)))
 
       {{{:drop, _}, _}, _} ->
         true

@@ -256,10 +256,12 @@ defmodule EctoFoundationDB.Schema do
     {empty, sources, types} = layout(schema)
     empty = put_meta(empty, tenant)
     size = map_size(empty)
+    # Stored bytes do not say what a struct is.
+    own = Map.take(empty, [:__struct__, :__meta__])
 
     fn data ->
       values = if sources == nil, do: :maps.from_list(data), else: rename(data, sources)
-      struct = Map.merge(empty, values)
+      struct = empty |> Map.merge(values) |> Map.merge(own)
       # A field that the schema does not have: one more key than the struct's.
       struct = if map_size(struct) == size, do: struct, else: Map.take(struct, Map.keys(empty))
       load_values(types, struct, schema)

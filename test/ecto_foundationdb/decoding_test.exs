@@ -102,6 +102,14 @@ defmodule EctoFoundationDB.DecodingTest do
     assert %{value: 2} = TestRepo.get(TestThing, "u", prefix: tenant)
   end
 
+  test "stored bytes do not say what a struct is", %{tenant: tenant} do
+    fields = [id: "s", __struct__: String, __meta__: nil, value: 1]
+    store(tenant, "s", :erlang.term_to_binary(fields))
+
+    assert %TestThing{id: "s", value: 1, __meta__: %{prefix: ^tenant}} =
+             TestRepo.get(TestThing, "s", prefix: tenant)
+  end
+
   test "the walk takes every term of data, and stops where it ends" do
     :rand.seed(:exsss, {1, 2, 3})
 
