@@ -4,6 +4,7 @@ defmodule EctoFoundationDB.SyncPagesTest do
 
   alias EctoFoundationDB.Native
   alias EctoFoundationDB.Sync
+  alias EctoFoundationDB.Tenant
   alias EctoFoundationDB.SyncPage, as: Page
   alias EctoFoundationDB.SyncRepo, as: Repo
   alias EctoFoundationDB.SyncUser, as: User
@@ -109,6 +110,121 @@ defmodule EctoFoundationDB.SyncPagesTest do
     assert stats.watches_armed - before.watches_armed == 2
     assert %{subscriptions: 1, live_queries: 51} = stats
     Repo.eventually(&Repo.stats/0, &(&1.pending_watches == 51))
+  end
+
+  # Many light pages, that tell when they have mounted and when they have been assigned anew.
+  defp start_many(count, tenant, mount) do
+    test = self()
+
+    for i <- 1..count do
+      spawn_link(fn ->
+        state = mount.(%{assigns: %{}, private: %{tenant: tenant}}, i)
+        send(test, :mounted)
+        follow_many(state, test)
+      end)
+    end
+
+    all(:mounted, count)
+  end
+
+  defp follow_many(state, test) do
+    receive do
+      message ->
+        {:halt, state} = Sync.handle_ready(Repo, message, state)
+        send(test, {:assigned, state.assigns})
+        follow_many(state, test)
+    end
+  end
+
+  defp all(_what, 0), do: :ok
+
+  defp all(what, count) do
+    assert_receive ^what, 60_000
+    all(what, count - 1)
+  end
+
+  test "10,000 processes on one list share one watch and one read per change", context do
+    %{tenant: tenant, user: user} = context
+    start_many(10_000, tenant, fn state, _i -> Sync.sync_all(state, Repo, :users, User) end)
+    Repo.eventually(&Repo.stats/0, &(&1.pending_watches == 1))
+    before = Repo.stats()
+    assert %{subscriptions: 10_000, live_queries: 1} = before
+
+    Repo.update!(user, name: "new")
+    for _ <- 1..10_000, do: assert_receive({:assigned, %{users: [%{name: "new"}]}}, 60_000)
+    stats = Repo.stats()
+    assert stats.reads - before.reads == 1
+    assert stats.messages - before.messages == 10_000
+    assert stats.live_queries == 1
+  end
+
+  test "30,000 pages on 30,000 records are watched, more than FoundationDB's default", context do
+    %{tenant: tenant} = context
+    count = 30_000
+
+    start_many(count, tenant, fn state, i ->
+      Sync.sync_one(state, Repo, :user, User, "new #{i}")
+    end)
+
+    Repo.eventually(&Repo.stats/0, &(&1.pending_watches == count))
+
+    for i <- [1, 9_999, 10_001, 20_000, count] do
+      Repo.insert!(%User{id: "new #{i}", name: "#{i}"}, prefix: tenant)
+      name = "#{i}"
+      assert_receive {:assigned, %{user: %{name: ^name}}}, 60_000
+    end
+  end
+
+  defmodule Uncounted do
+    use EctoFoundationDB.Migrator
+    use EctoFoundationDB.Migration
+
+    @impl EctoFoundationDB.Migrator
+    def migrations, do: Repo.migrations() ++ [{1, __MODULE__}]
+    @impl EctoFoundationDB.Migration
+    def change, do: [drop(metadata(User)), drop(index(User, [:name]))]
+  end
+
+  defmodule CountedAgain do
+    use EctoFoundationDB.Migrator
+    use EctoFoundationDB.Migration
+
+    @impl EctoFoundationDB.Migrator
+    def migrations, do: Uncounted.migrations() ++ [{2, __MODULE__}]
+    @impl EctoFoundationDB.Migration
+    def change, do: [create(metadata(User)), create(index(User, [:name]))]
+  end
+
+  test "without its index a list keeps its data and says it is stale, until there is one",
+       context do
+    %{tenant: tenant, user: user} = context
+    test = self()
+
+    stale = fn state, labels ->
+      send(test, {:stale, labels, state.assigns})
+      {:cont, state}
+    end
+
+    page =
+      Page.start(Repo, tenant, fn state ->
+        state
+        |> Sync.attach_callback(Repo, :handle_stale, stale)
+        |> Sync.sync_all(Repo, :users, {User, order_by: :name})
+      end)
+
+    on_exit(fn -> Process.exit(page, :kill) end)
+    Tenant.open!(Repo, tenant.id, migrator: Uncounted)
+    assert_receive {:stale, %{users: reason}, %{users: [%{name: "0"}]}}, 60_000
+    assert Exception.message(reason) =~ "metadata("
+
+    # Nobody counts this change.
+    Repo.update!(user, name: "1")
+    Tenant.open!(Repo, tenant.id, migrator: CountedAgain)
+    assert %{users: [_]} = Page.await(page, &match?(%{users: [%{name: "1"}]}, &1))
+    assert_receive {:stale, %{users: nil}, _assigns}, 60_000
+
+    Repo.update!(user, name: "2")
+    Page.await(page, &match?(%{users: [%{name: "2"}]}, &1))
   end
 
   @tag :embedded
