@@ -24,12 +24,19 @@ defmodule EctoFoundationDB.LiveQuery do
     {:records, first, last, first, {0, false}}
   end
 
-  @doc "The structs of rows in key order, of one or many records."
-  @spec decode(Tenant.t(), Schema.t(), [Native.row()]) :: [struct()]
-  def decode(tenant, schema, [{:data, data}]), do: [Schema.loader(schema, tenant).(data)]
+  @typedoc "From a record's rows to its struct, in a list; `[]` where it is no result."
+  @type decoder :: ([Native.row()] -> [struct()])
 
-  def decode(tenant, schema, rows),
-    do: rows |> Record.decode(Query.known(schema)) |> Query.load(schema, tenant)
+  @doc "Makes the structs of a record that was synced by its primary key."
+  @spec decoder(Tenant.t(), Schema.t()) :: decoder()
+  def decoder(tenant, schema) do
+    load = Schema.loader(schema, tenant)
+
+    fn
+      [{:data, data}] -> [load.(data)]
+      rows -> rows |> Record.decode(Query.known(schema)) |> Enum.map(&load.(&1.data))
+    end
+  end
 
   @doc """
   The query of a list: of all records of a schema, or of those with these values (`by`), with the
@@ -108,24 +115,24 @@ defmodule EctoFoundationDB.LiveQuery do
     do: raise(ArgumentError, "no record has nil as its primary key")
 
   @doc """
-  The structs of rows that a list's live query read. Of an index whose entry is out of date the record
-  is no result.
+  Makes the structs of a list's records. A record that does not fulfil the query's conditions, which an
+  index entry that is out of date has led to, is no result.
   """
-  @spec decode_list(Query.t(), [Native.row()]) :: [struct()]
-  def decode_list(%Query{where: []} = query, rows),
-    do: decode(query.tenant, query.schema, rows)
+  @spec list_decoder(Query.t()) :: decoder()
+  def list_decoder(%Query{where: []} = query), do: decoder(query.tenant, query.schema)
 
-  def decode_list(%Query{} = query, [{:data, data}]),
-    do: load_matching([%{data: data}], query)
+  def list_decoder(%Query{} = query) do
+    load = Schema.loader(query.schema, query.tenant)
 
-  def decode_list(%Query{} = query, rows),
-    do: rows |> Record.decode(Query.known(query.schema)) |> load_matching(query)
-
-  defp load_matching(records, query) do
-    records
-    |> Enum.filter(&Query.matches?(query, &1, query.where))
-    |> Query.load(query.schema, query.tenant)
+    fn rows ->
+      for record <- records(rows, query.schema),
+          Query.matches?(query, record, query.where),
+          do: load.(record.data)
+    end
   end
+
+  defp records([{:data, data}], _schema), do: [%{data: data}]
+  defp records(rows, schema), do: Record.decode(rows, Query.known(schema))
 
   @doc "A list's structs in their order; each was read once."
   @spec arrange(Query.t(), [struct()]) :: [struct()]

@@ -276,15 +276,13 @@ defmodule EctoFoundationDB.Sync do
   end
 
   defp subscribe(database, wanted, timeout) do
-    labels =
-      Enum.map_join(wanted, ", ", fn {_earlier, synced} -> inspect(synced.request.label) end)
-
-    queries = for {earlier, %{queries: queries}} <- wanted, do: {queries, earlier}
+    labels = Enum.map_join(wanted, ", ", fn {_query, synced} -> inspect(synced.request.label) end)
+    queries = Enum.map(wanted, fn {query, _synced} -> query end)
     Subscription.subscribe(database, queries, timeout, "syncing #{labels}")
   end
 
   defp first_take(wanted, subscriptions) do
-    Enum.zip_with(wanted, subscriptions, fn {_earlier, synced}, subscription ->
+    Enum.zip_with(wanted, subscriptions, fn {_query, synced}, subscription ->
       synced |> Map.put(:subscription, subscription) |> take()
     end)
   rescue
@@ -293,36 +291,34 @@ defmodule EctoFoundationDB.Sync do
       reraise error, __STACKTRACE__
   end
 
-  # What to sync for a request, beside the label's subscription so far: the queries that both have
-  # are not read again.
-  defp want(%module{label: label} = request, tenant, data) do
+  # What to subscribe to for a request, and what to remember of it.
+  defp want(%module{} = request, tenant, data) do
     queries = module.live_queries(request, tenant)
-    synced = %{request: request, tenant: tenant, queries: queries, results: [], value: nil}
-    schema = module.schema(request)
+    {subscription, before} = earlier(request, tenant, data)
+    results = Enum.map(queries, &Map.get(before, &1, {[], nil}))
+    decode = module.decoder(request, tenant)
+    synced = %{request: request, tenant: tenant, decode: decode, results: results, value: nil}
+    {{queries, subscription}, synced}
+  end
 
-    with %{^label => %{tenant: ^tenant, request: %former{}} = earlier} <- data.labels,
-         ^schema <- former.schema(earlier.request) do
-      before = Map.new(Enum.zip(Enum.map(earlier.queries, &identity/1), earlier.results))
-      results = Enum.map(queries, &Map.get(before, identity(&1), {[], nil}))
-      {earlier.subscription, %{synced | results: results}}
-    else
-      _other -> {nil, %{synced | results: Enum.map(queries, fn _query -> {[], nil} end)}}
+  # The label's subscription so far, and what it has for each of its queries: those that stay are not
+  # read again. That is for the records of a list of ids: all else is read, as when it is first synced.
+  defp earlier(%Many{label: label, schema: schema}, tenant, data) do
+    case data.labels do
+      %{^label => %{request: %Many{schema: ^schema} = earlier, tenant: ^tenant} = synced} ->
+        queries = Many.live_queries(earlier, tenant)
+        {synced.subscription, Map.new(Enum.zip(queries, synced.results))}
+
+      _other ->
+        {nil, %{}}
     end
   end
 
-  # A plan is what was asked for: it may have been made anew meanwhile.
-  defp identity({:planned, _read, asked_for, _metadata_version}), do: {:planned, asked_for}
-  defp identity(query), do: query
+  defp earlier(_request, _tenant, _data), do: {nil, %{}}
 
-  defp take(%{request: request, tenant: tenant, results: before} = synced) do
-    decode = &request.__struct__.decode(request, tenant, &1)
-    results = Subscription.take(synced.subscription, before, decode)
-    %{synced | results: results, value: value(request, results)}
-  end
-
-  defp value(request, results) do
-    lists = for {records, _stale} <- results, do: Enum.reject(records, &is_nil/1)
-    request.__struct__.value(request, lists)
+  defp take(%{request: request, results: before} = synced) do
+    results = Subscription.take(synced.subscription, before, synced.decode)
+    %{synced | results: results, value: request.__struct__.value(request, results)}
   end
 
   defp stale(%{results: results}), do: Enum.find_value(results, fn {_records, stale} -> stale end)
@@ -348,9 +344,9 @@ defmodule EctoFoundationDB.Sync do
   Handles a message, or a list of messages, of the process that has synced.
 
   Answers `{:halt, state}` for `{ref, :ready}` messages of this repo's syncs, with the assigns up to
-  date, and `{:cont, state}` for everything else, other repos' messages included. Messages of a
-  list are handled together, with one assign; it is `:halt` where one of them is this repo's. The data have been read
-  already: this never waits for the database.
+  date, and `{:cont, state}` for everything else, other repos' messages included. Messages of a list
+  are handled together, with one assign; it is `:halt` where one of them is this repo's. The data have
+  been read already: this never waits for the database.
 
       def handle_info(message, state) do
         case Sync.handle_ready(Repo, message, state) do
@@ -367,51 +363,48 @@ defmodule EctoFoundationDB.Sync do
     check_options!(opts)
     data = State.get(state, repo)
 
-    labels =
-      for subscription <- ready(info), label <- label(data, subscription), uniq: true, do: label
-
-    case labels do
-      [] ->
-        {:cont, state}
-
-      labels ->
-        {taken, data} = Enum.map_reduce(labels, data, &take_label/2)
-
-        changes =
-          for {before, now} <- taken, before.value !== now.value, do: {now.request, now.value}
-
-        stale =
-          for {before, now} <- taken, stale(before) != stale(now), into: %{} do
-            {now.request.label, stale(now)}
-          end
-
-        {:halt,
-         state
-         |> State.put(repo, data)
-         |> assign(repo, changes, opts)
-         |> Callbacks.run(repo, :handle_stale, stale)}
+    case labels(info, data) do
+      [] -> {:cont, state}
+      labels -> {:halt, refresh(state, repo, data, labels, opts)}
     end
   end
 
-  defp ready({ref, :ready}) when is_reference(ref), do: [ref]
-  defp ready(list) when is_list(list), do: Enum.flat_map(list, &ready_one/1)
-  defp ready(_info), do: []
-
-  defp ready_one({ref, :ready}) when is_reference(ref), do: [ref]
-  defp ready_one(_info), do: []
-
-  defp label(%State{subscriptions: subscriptions}, subscription) do
-    case subscriptions do
-      %{^subscription => label} -> [label]
+  defp labels({ref, :ready}, data) when is_reference(ref) do
+    case data.subscriptions do
+      %{^ref => label} -> [label]
       _other -> []
     end
   end
 
-  defp take_label(label, %State{labels: labels} = data) do
+  defp labels(list, data) when is_list(list) do
+    for({_ref, :ready} = info <- list, label <- labels(info, data), do: label) |> Enum.uniq()
+  end
+
+  defp labels(_info, _data), do: []
+
+  defp refresh(state, repo, data, labels, opts) do
+    {data, changes, stale} = Enum.reduce(labels, {data, [], %{}}, &take_label/2)
+
+    state
+    |> State.put(repo, data)
+    |> assign(repo, Enum.reverse(changes), opts)
+    |> notify_stale(repo, stale)
+  end
+
+  defp take_label(label, {%State{labels: labels} = data, changes, stale}) do
     %{^label => before} = labels
     now = take(before)
-    {{before, now}, %{data | labels: %{labels | label => now}}}
+
+    changes =
+      if before.value === now.value, do: changes, else: [{now.request, now.value} | changes]
+
+    reason = stale(now)
+    stale = if stale(before) == reason, do: stale, else: Map.put(stale, label, reason)
+    {%{data | labels: %{labels | label => now}}, changes, stale}
   end
+
+  defp notify_stale(state, _repo, stale) when stale == %{}, do: state
+  defp notify_stale(state, repo, stale), do: Callbacks.run(state, repo, :handle_stale, stale)
 
   @doc """
   Cancels the sync of a label. When it returns, no message of that sync is in the mailbox, and none

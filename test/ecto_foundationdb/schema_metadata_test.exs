@@ -187,9 +187,9 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       for subscription <- [one, by_dept, all], do: assert_receive({^subscription, :ready}, 5_000)
 
       assert [{:rows, [rows]}] = EctoFoundationDB.Native.take(one)
-      assert [%TestUser{id: "u1", name: "A"}] = LiveQuery.decode(tenant, TestUser, rows)
+      assert [%TestUser{id: "u1", name: "A"}] = LiveQuery.decoder(tenant, TestUser).(rows)
       assert [{:rows, records}] = EctoFoundationDB.Native.take(by_dept)
-      structs = Enum.flat_map(records, &LiveQuery.decode_list(query, &1))
+      structs = Enum.flat_map(records, LiveQuery.list_decoder(query))
       assert [%{id: "u2"}, %{id: "u1"}] = LiveQuery.arrange(query, structs)
       assert [{:rows, [_, _, _]}] = EctoFoundationDB.Native.take(all)
       Enum.each([one, by_dept, all], &EctoFoundationDB.Native.unsubscribe/1)
@@ -240,7 +240,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
             records
         end
 
-      ids = for struct <- Enum.flat_map(records, &LiveQuery.decode_list(query, &1)), do: struct.id
+      ids = for struct <- Enum.flat_map(records, LiveQuery.list_decoder(query)), do: struct.id
 
       if length(ids) == 2 do
         ids

@@ -36,13 +36,12 @@ defmodule EctoFoundationDB.Sync.All do
   end
 
   @doc false
-  def schema(%__MODULE__{query: query}), do: query.schema
+  def decoder(%__MODULE__{query: query}, _tenant), do: LiveQuery.list_decoder(query)
 
   @doc false
-  def decode(%__MODULE__{query: query}, _tenant, rows), do: LiveQuery.decode_list(query, rows)
-
-  @doc false
-  def value(%__MODULE__{query: query}, [records]), do: LiveQuery.arrange(query, records)
+  def value(%__MODULE__{query: query}, [{records, _stale}]) do
+    LiveQuery.arrange(query, Enum.reject(records, &is_nil/1))
+  end
 
   @doc false
   def empty(_all), do: []

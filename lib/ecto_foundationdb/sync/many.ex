@@ -25,15 +25,10 @@ defmodule EctoFoundationDB.Sync.Many do
   end
 
   @doc false
-  def schema(%__MODULE__{schema: schema}), do: schema
+  def decoder(%__MODULE__{schema: schema}, tenant), do: LiveQuery.decoder(tenant, schema)
 
   @doc false
-  def decode(%__MODULE__{schema: schema}, tenant, rows) do
-    LiveQuery.decode(tenant, schema, rows)
-  end
-
-  @doc false
-  def value(_many, lists), do: Enum.concat(lists)
+  def value(_many, results), do: for({records, _stale} <- results, record <- records, do: record)
 
   @doc false
   def empty(_many), do: []

@@ -24,15 +24,11 @@ defmodule EctoFoundationDB.Sync.One do
   end
 
   @doc false
-  def schema(%__MODULE__{schema: schema}), do: schema
+  def decoder(%__MODULE__{schema: schema}, tenant), do: LiveQuery.decoder(tenant, schema)
 
   @doc false
-  def decode(%__MODULE__{schema: schema}, tenant, rows) do
-    LiveQuery.decode(tenant, schema, rows)
-  end
-
-  @doc false
-  def value(_one, [records]), do: List.first(records)
+  def value(_one, [{[], _stale}]), do: nil
+  def value(_one, [{[record], _stale}]), do: record
 
   @doc false
   def empty(_one), do: nil

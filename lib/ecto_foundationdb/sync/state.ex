@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Sync.State do
 
   @key :ecto_fdb_sync_data
 
-  # labels:        label => %{request, tenant, queries, subscription, results, value}; `results` has, for
+  # labels:        label => %{request, tenant, decode, subscription, results, value}; `results` has, for
   #                each live query, the structs it last gave, and why they are stale, or nil; `value` is
   #                what was assigned of them
   # subscriptions: subscription => label

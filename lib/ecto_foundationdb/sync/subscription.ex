@@ -65,28 +65,44 @@ defmodule EctoFoundationDB.Sync.Subscription do
   """
   @spec take(Native.subscription(), [result()], ([Native.row()] -> [struct()])) :: [result()]
   def take(subscription, before, decode) do
-    Enum.zip_with(Native.take(subscription), before, fn
-      :unchanged, result -> result
-      {:rows, items}, {records, _stale} -> {merge(items, records, decode), nil}
-      {:stale, error}, {records, _stale} -> {records, EctoFoundationDB.Error.exception(error)}
-      :fresh, {records, _stale} -> {records, nil}
-    end)
+    update(Native.take(subscription), before, decode)
+  end
+
+  defp update([], [], _decode), do: []
+
+  defp update([taken | more], [{records, stale} | before], decode) do
+    result =
+      case taken do
+        :unchanged -> {records, stale}
+        {:rows, items} -> {merge(items, List.to_tuple(records), decode), nil}
+        {:stale, error} -> {records, EctoFoundationDB.Error.exception(error)}
+        :fresh -> {records, nil}
+      end
+
+    [result | update(more, before, decode)]
   end
 
   # Records that did not change stay the same terms. A record that is no result, an index entry's
   # that is out of date, keeps its place as nil.
-  defp merge(items, records, decode) do
-    records = List.to_tuple(records)
+  defp merge([], _before, _decode), do: []
 
-    Enum.flat_map(items, fn
-      {:keep, first, count} ->
-        for place <- first..(first + count - 1)//1, do: elem(records, place)
+  defp merge([{:keep, first, count} | items], before, decode) do
+    keep(before, first, first + count, merge(items, before, decode))
+  end
 
-      rows ->
-        case decode.(rows) do
-          [record] -> [record]
-          [] -> [nil]
-        end
-    end)
+  defp merge([rows | items], before, decode) do
+    record =
+      case decode.(rows) do
+        [record] -> record
+        [] -> nil
+      end
+
+    [record | merge(items, before, decode)]
+  end
+
+  defp keep(_before, first, first, tail), do: tail
+
+  defp keep(before, first, last, tail) do
+    keep(before, first, last - 1, [elem(before, last - 1) | tail])
   end
 end
