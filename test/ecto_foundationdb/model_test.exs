@@ -1,0 +1,316 @@
+defmodule EctoFoundationDB.ModelTest do
+  # Random operations of several processes, compared with a map.
+  #
+  # Every transaction takes the next number of one sequence and writes what it did, and what it saw,
+  # under that number: the log in the database holds exactly the transactions that were committed, in
+  # their order, whatever was retried or lost its answer. Replayed on a map, every result must be the
+  # same, and so must the records, indexes and counters in the end.
+  use EctoFoundationDB.LayerCase, async: true
+
+  alias EctoFoundationDB.{ConflictError, StaleEntryError, Transaction}
+  alias EctoFoundationDB.Indexer.SchemaMetadata
+
+  defmodule Indexes do
+    use EctoFoundationDB.Migration
+
+    @impl true
+    def change do
+      [
+        create(index(TestUser, [:name])),
+        create(index(TestUser, [:dept, :age])),
+        create(metadata(TestUser)),
+        create(metadata(TestUser, [:dept]))
+      ]
+    end
+  end
+
+  defmodule Migrator do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: [{1, Indexes}]
+  end
+
+  @moduletag tenant_options: [migrator: Migrator, log: false]
+
+  @ids ~w(a b c d e f)
+  @names [nil, "", "n", "n\0", "ü"]
+  @depts [nil, "eng", "ops"]
+  @ages [nil, -1, 0, 300]
+
+  test "records, indexes and counters agree with a map", %{tenant: tenant} do
+    seed = System.os_time()
+
+    1..4
+    |> Enum.map(fn n -> Task.async(fn -> work(tenant, {seed, n}, 100) end) end)
+    |> Task.await_many(:infinity)
+
+    log = log(tenant)
+    assert length(log) >= 4 * 100
+    model = Enum.reduce(log, %{records: %{}, counters: %{}}, &replay(&1, &2, seed))
+
+    actual =
+      for user <- TestRepo.all(TestUser, prefix: tenant), into: %{}, do: {user.id, values(user)}
+
+    assert {seed, actual} == {seed, model.records}
+    assert {seed, stray_entries(tenant, TestUser)} == {seed, []}
+
+    for by <- [[] | for(dept <- @depts, do: [dept: dept])],
+        signal <- SchemaMetadata.signal_names() do
+      actual = apply(SchemaMetadata, :"#{signal}_by", [TestUser, by, [prefix: tenant]])
+
+      assert {seed, by, signal, actual} ==
+               {seed, by, signal, Map.get(model.counters, {by, signal}, 0)}
+    end
+  end
+
+  defp work(tenant, {seed, n}, count) do
+    :rand.seed(:exsss, {seed, n, 0})
+
+    for _ <- 1..count do
+      operation = operation()
+
+      TestRepo.transactional(tenant, fn ->
+        number = next_number(tenant)
+        # Half of the operations see what another of the same transaction did.
+        results = for operation <- operation, do: {operation, run(operation)}
+        key = Tenant.pack(tenant, {"log", number})
+        Transaction.write([{:set, key, :erlang.term_to_binary(results)}])
+      end)
+    end
+  end
+
+  defp next_number(tenant) do
+    key = Tenant.pack(tenant, {"sequence"})
+    [value] = Transaction.read([{:get, key, false}])
+    number = if value, do: :binary.decode_unsigned(value) + 1, else: 0
+    Transaction.write([{:set, key, :binary.encode_unsigned(number)}])
+    number
+  end
+
+  defp log(tenant) do
+    {first, last} = Tenant.range(tenant, {"log"})
+
+    rows =
+      Transaction.run(tenant, fn -> Transaction.read([{:get_range, first, last, %{}}]) |> hd() end)
+
+    numbers = for {key, _} <- rows, do: elem(Tenant.unpack(tenant, key), 1)
+    assert numbers == Enum.to_list(0..(length(rows) - 1))
+    for {_, value} <- rows, do: :erlang.binary_to_term(value)
+  end
+
+  defp operation, do: for(_ <- 1..:rand.uniform(2), do: one_operation())
+
+  defp one_operation do
+    id = Enum.random(@ids)
+
+    fields = %{
+      name: Enum.random(@names),
+      dept: Enum.random(@depts),
+      age: Enum.random(@ages),
+      notes: notes()
+    }
+
+    some = Map.take(fields, Enum.take_random([:name, :dept, :age, :notes], :rand.uniform(4)))
+
+    case :rand.uniform(12) do
+      n when n <= 2 ->
+        {:insert, id, fields, :raise}
+
+      3 ->
+        {:insert, id, fields, :replace_all}
+
+      4 ->
+        {:insert, id, fields,
+         Enum.random([:nothing, {:replace, [:name, :age]}, {:replace_all_except, [:name]}])}
+
+      n when n <= 6 ->
+        {:update, id, some}
+
+      7 ->
+        {:delete, id}
+
+      8 ->
+        {:get, id}
+
+      9 ->
+        {:all, [name: {:==, fields.name}]}
+
+      10 ->
+        {:all, [dept: {:==, fields.dept}, age: {:>=, 0}]}
+
+      11 ->
+        {:update_all, [dept: {:==, fields.dept}], Map.delete(some, :notes)}
+
+      12 ->
+        Enum.random([
+          {:delete_all, [name: {:==, fields.name}]},
+          {:all, []},
+          {:insert_all, for(id <- Enum.take_random(@ids, 2), do: Map.put(fields, :id, id))},
+          {:delete_all, []}
+        ])
+    end
+  end
+
+  # By their size: some are kept in parts. The log holds no large values.
+  defp notes, do: if(:rand.uniform(8) == 1, do: 150_000 + :rand.uniform(100_000))
+
+  defp expand(%{notes: size} = fields) when is_integer(size),
+    do: %{fields | notes: String.duplicate("x", size)}
+
+  defp expand(fields), do: fields
+
+  defp run({:insert, id, fields, on_conflict}) do
+    case TestRepo.insert(struct!(TestUser, Map.put(expand(fields), :id, id)),
+           on_conflict: on_conflict
+         ) do
+      {:ok, _} -> :ok
+      {:error, %ConflictError{}} -> :conflict
+    end
+  end
+
+  defp run({:update, id, changes}) do
+    case TestRepo.update(%TestUser{id: id}, expand(changes)) do
+      {:ok, _} -> :ok
+      {:error, %StaleEntryError{}} -> :stale
+    end
+  end
+
+  defp run({:delete, id}) do
+    case TestRepo.delete(%TestUser{id: id}) do
+      {:ok, _} -> :ok
+      {:error, %StaleEntryError{}} -> :stale
+    end
+  end
+
+  defp run({:get, id}),
+    do: with(%TestUser{} = user <- TestRepo.get(TestUser, id), do: values(user))
+
+  defp run({:all, where}),
+    do: TestRepo.all(TestUser, where: where) |> Enum.map(& &1.id) |> Enum.sort()
+
+  defp run({:update_all, _where, changes}) when changes == %{}, do: 0
+
+  defp run({:update_all, where, changes}),
+    do: TestRepo.update_all(TestUser, [set: changes], where: where) |> elem(0)
+
+  defp run({:delete_all, where}), do: TestRepo.delete_all(TestUser, where: where) |> elem(0)
+
+  defp run({:insert_all, rows}),
+    do:
+      TestRepo.insert_all(TestUser, Enum.map(rows, &expand/1), on_conflict: :replace_all)
+      |> elem(0)
+
+  defp values(user) do
+    %{name: user.name, dept: user.dept, age: user.age, notes: user.notes && byte_size(user.notes)}
+  end
+
+  ## The model
+
+  defp replay(results, model, seed) do
+    Enum.reduce(results, model, fn {operation, result}, model ->
+      {expected, model} = step(operation, model)
+      assert {seed, operation, result} == {seed, operation, expected}
+      model
+    end)
+  end
+
+  defp step({:insert, id, fields, on_conflict}, model) do
+    case {model.records[id], on_conflict} do
+      {nil, _} ->
+        {:ok, insert(model, id, fields)}
+
+      {_, :raise} ->
+        {:conflict, model}
+
+      {_, :nothing} ->
+        {:ok, model}
+
+      {_, :replace_all} ->
+        {:ok, update(model, id, present(fields))}
+
+      {_, {:replace, names}} ->
+        {:ok, update(model, id, Map.take(present(fields), names))}
+
+      {_, {:replace_all_except, names}} ->
+        {:ok, update(model, id, Map.drop(present(fields), names))}
+    end
+  end
+
+  defp step({:update, id, changes}, model) do
+    if model.records[id], do: {:ok, update(model, id, changes)}, else: {:stale, model}
+  end
+
+  defp step({:delete, id}, model) do
+    if model.records[id], do: {:ok, delete(model, id)}, else: {:stale, model}
+  end
+
+  defp step({:get, id}, model), do: {model.records[id], model}
+  defp step({:all, where}, model), do: {matching(model, where), model}
+  defp step({:update_all, _where, changes}, model) when changes == %{}, do: {0, model}
+
+  defp step({:update_all, where, changes}, model) do
+    ids = matching(model, where)
+    {length(ids), Enum.reduce(ids, model, &update(&2, &1, changes))}
+  end
+
+  defp step({:delete_all, where}, model) do
+    ids = matching(model, where)
+    {length(ids), Enum.reduce(ids, model, &delete(&2, &1))}
+  end
+
+  # A row of insert_all stores its nils, too.
+  defp step({:insert_all, rows}, model) do
+    model =
+      Enum.reduce(rows, model, fn row, model ->
+        {id, fields} = Map.pop!(row, :id)
+        if model.records[id], do: update(model, id, fields), else: insert(model, id, fields)
+      end)
+
+    {length(rows), model}
+  end
+
+  defp present(fields), do: Map.reject(fields, fn {_, value} -> is_nil(value) end)
+
+  defp matching(model, where) do
+    for {id, fields} <- Enum.sort(model.records),
+        Enum.all?(where, fn
+          {field, {:==, value}} -> fields[field] === value
+          {field, {:>=, value}} -> fields[field] != nil and fields[field] >= value
+        end),
+        do: id
+  end
+
+  defp insert(model, id, fields) do
+    model |> put(id, fields) |> count(fields.dept, [:inserts, :collection, :changes])
+  end
+
+  defp delete(model, id) do
+    {fields, records} = Map.pop!(model.records, id)
+    count(%{model | records: records}, fields.dept, [:deletes, :collection, :changes])
+  end
+
+  defp update(model, id, changes) do
+    old = model.records[id]
+    new = Map.merge(old, changes)
+    model = put(model, id, new)
+
+    if old.dept == new.dept do
+      count(model, old.dept, [:updates, :changes])
+    else
+      model
+      |> bump([], [:updates, :changes])
+      |> bump([dept: old.dept], [:deletes, :collection, :updates, :changes])
+      |> bump([dept: new.dept], [:inserts, :collection, :updates, :changes])
+    end
+  end
+
+  defp put(model, id, fields), do: put_in(model.records[id], fields)
+  defp count(model, dept, signals), do: model |> bump([], signals) |> bump([dept: dept], signals)
+
+  defp bump(model, by, signals) do
+    counters =
+      Enum.reduce(signals, model.counters, &Map.update(&2, {by, &1}, 1, fn n -> n + 1 end))
+
+    %{model | counters: counters}
+  end
+end
