@@ -47,6 +47,35 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
+  @doc """
+  Migrates all tenants of a Repo, or those with the ids in `tenants:`; gives the number of tenants.
+
+  `concurrency:` tenants at a time (2). `progress:` a function that is called with the number of
+  tenants done and of all. An interrupted run is safe; the next one goes on where it stopped.
+
+      EctoFoundationDB.Migrator.migrate_all(MyApp.Repo, concurrency: 4)
+  """
+  @spec migrate_all(module(), keyword()) :: non_neg_integer()
+  def migrate_all(repo, opts \\ []) do
+    opts =
+      Keyword.validate!(opts, [:tenants, concurrency: 2, progress: fn _done, _all -> :ok end])
+
+    ids = opts[:tenants] || Tenant.list(repo)
+    all = length(ids)
+    opts[:progress].(0, all)
+
+    ids
+    |> Task.async_stream(&Tenant.open(repo, &1),
+      max_concurrency: opts[:concurrency],
+      ordered: false,
+      timeout: :infinity
+    )
+    |> Enum.reduce(0, fn {:ok, _tenant}, done ->
+      opts[:progress].(done + 1, all)
+      done + 1
+    end)
+  end
+
   @doc "The versions of the migrations that a tenant has not seen."
   @spec pending_versions(module(), Tenant.t()) :: [non_neg_integer()]
   def pending_versions(repo, tenant),

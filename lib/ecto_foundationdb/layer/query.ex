@@ -676,6 +676,27 @@ defmodule EctoFoundationDB.Layer.Query do
     Enum.map(records, &loader.(&1.data))
   end
 
+  @doc """
+  A page of an index's entries: the keys of those that no record has so, and the rest of the range, or
+  `nil`. Right entries must all be there.
+  """
+  def wrong_entries(query, index, {first, last}, rows) do
+    entries = entries(query, index, {first, last}, %{limit: rows})
+    known = known(query.schema)
+
+    wrong = for entry <- entries, not right?(query, index, entry, known), do: elem(entry, 0)
+
+    rest = if length(entries) >= rows, do: {(entries |> List.last() |> elem(0)) <> <<0>>, last}
+    {wrong, rest}
+  end
+
+  defp right?(query, index, entry, known) do
+    case record_of(query, known, entry) do
+      [{key, record}] -> judge(query, index, key, record) == :right
+      [] -> false
+    end
+  end
+
   @doc "Whether a stored field, by its name, is one of the schema's."
   def known(schema) do
     names = MapSet.new(Schema.fields(schema), &Atom.to_string(Schema.field_source(schema, &1)))

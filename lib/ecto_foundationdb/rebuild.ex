@@ -1,0 +1,94 @@
+defmodule EctoFoundationDB.Rebuild do
+  @moduledoc """
+  Makes an index what its records say: sets the entries that are missing, and clears those that no
+  record has.
+
+  Indexes of this library need no rebuilding. It is for data of ecto_foundationdb, which wrote wrong
+  entries for records that were upserted, and for what other clients of the database did. The
+  application goes on meanwhile: every step is a transaction that conflicts with writers of the same
+  records. `mix ecto_foundationdb.rebuild` does it for all tenants.
+  """
+
+  alias EctoFoundationDB.{Indexer, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Query}
+
+  @doc """
+  Rebuilds one index of a tenant; gives the number of entries that were missing and of those that were
+  wrong. `step:` records or entries in a transaction, 500 by default.
+
+      EctoFoundationDB.Rebuild.index(tenant, MyApp.User, :users_name_index)
+      #=> %{missing: 1, wrong: 1}
+  """
+  @spec index(Tenant.t(), Schema.t(), atom() | String.t(), keyword()) :: %{
+          missing: non_neg_integer(),
+          wrong: non_neg_integer()
+        }
+  def index(%Tenant{} = tenant, schema, name, opts \\ []) do
+    opts = Keyword.validate!(opts, step: 500)
+    query = Query.new(tenant, schema, [])
+    index = Transaction.run(tenant, fn -> find!(query, name) end)
+    records = Keys.range(Keys.records(tenant, query.source))
+    [entries] = Indexer.drop_ranges(tenant, index)
+
+    missing = pages(tenant, records, 0, &set(query, name, &1, opts[:step]))
+    wrong = pages(tenant, entries, 0, &clear(query, name, &1, opts[:step]))
+    %{missing: missing, wrong: wrong}
+  end
+
+  defp pages(_tenant, nil, count, _fun), do: count
+
+  defp pages(tenant, range, count, fun) do
+    {more, rest} = Transaction.run(tenant, fn -> fun.(range) end)
+    pages(tenant, rest, count + more, fun)
+  end
+
+  # The index may be dropped meanwhile: each step looks for it.
+  defp set(query, name, range, step) do
+    index = find!(query, name)
+    {records, rest} = Query.page(query, nil, range, step)
+    id_name = Schema.field_source(query.schema, Schema.primary_key(query.schema))
+
+    sets =
+      Enum.flat_map(records, fn record ->
+        data = Schema.to_front(record.data, id_name)
+        Indexer.set_all(query.tenant, [index], query.schema, {record.key, data})
+      end)
+
+    present = Transaction.read(for {:set, key, _value} <- sets, do: {:get, key, false})
+
+    missing =
+      for {{:set, _, value} = set, stored} <- Enum.zip(sets, present), stored != value, do: set
+
+    Transaction.write(missing)
+    {length(missing), rest}
+  end
+
+  defp clear(query, name, range, step) do
+    {wrong, rest} = Query.wrong_entries(query, find!(query, name), range, step)
+    Transaction.write(for key <- wrong, do: {:clear, key})
+    {length(wrong), rest}
+  end
+
+  defp find!(query, name) do
+    {metadata, []} = Metadata.read_for_write(query.tenant, query.source, [])
+
+    case Enum.find(metadata.indexes, &("#{&1.name}" == "#{name}")) do
+      nil ->
+        names = for index <- metadata.indexes, Indexer.default?(index), do: index.name
+
+        raise ArgumentError,
+              "tenant #{inspect(query.tenant.id)} has no index #{inspect(name)} of " <>
+                "#{inspect(query.schema)}; it has #{inspect(names)}"
+
+      index ->
+        unless Indexer.default?(index) do
+          raise Unsupported,
+                "only default indexes can be rebuilt, and #{index.name} is of " <>
+                  "#{inspect(index.indexer)}: drop it and create it anew in a migration"
+        end
+
+        index
+    end
+  end
+end
