@@ -25,7 +25,7 @@ defmodule EctoFoundationDB.Indexer do
 
   alias EctoFoundationDB.{Index, Indexer, Schema, Tenant}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Record}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Record}
 
   @type record :: {key :: binary(), Schema.data()}
   @type op :: EctoFoundationDB.Native.op()
@@ -67,6 +67,36 @@ defmodule EctoFoundationDB.Indexer do
   @spec range(Tenant.t(), Index.t(), [term()]) :: {binary(), binary()}
   def range(tenant, %Index{source: source, name: name}, elements \\ []),
     do: Keys.range(Keys.append(Keys.index(tenant, source, name), elements))
+
+  @doc """
+  The structs that an own index leads to: those of the entries that begin with these elements, where
+  an entry's value is the record's key. Options: `limit:` entries, `reverse: true`, `timeout:`.
+
+      Indexer.all(tenant, Post, :posts_title_index, ["hello"])
+  """
+  @spec all(Tenant.t(), Schema.t(), atom(), [term()], keyword()) :: [struct()]
+  def all(tenant, schema, name, elements, opts \\ []) do
+    opts = Keyword.validate!(opts, [:timeout, limit: 0, reverse: false])
+    query = Query.new(tenant, schema, [])
+
+    EctoFoundationDB.Transaction.run(
+      tenant,
+      fn ->
+        indexes = Metadata.load(tenant, query.source).indexes
+
+        unless Enum.any?(indexes, &(&1.name == name)) do
+          raise Unsupported,
+                "tenant #{inspect(tenant.id)} has no index #{inspect(name)} of #{inspect(schema)}; " <>
+                  "it has #{inspect(Enum.map(indexes, & &1.name))}"
+        end
+
+        range = Keys.range(Keys.append(Keys.index(tenant, query.source, name), elements))
+        options = %{limit: opts[:limit], reverse: opts[:reverse]}
+        query |> Query.by_entries(range, options) |> Query.load(schema, tenant)
+      end,
+      Keyword.take(opts, [:timeout])
+    )
+  end
 
   @doc false
   def set_all(tenant, indexes, schema, record),

@@ -676,6 +676,21 @@ defmodule EctoFoundationDB.Layer.Query do
     Enum.map(records, &loader.(&1.data))
   end
 
+  @doc "The records that the entries of a range point to, by their values; each once."
+  @spec by_entries(t(), {binary(), binary()}, map()) :: [Record.t()]
+  def by_entries(query, {first, last}, options) do
+    [entries] = Transaction.read([{:get_range, first, last, options}])
+    keys = entries |> Enum.map(&elem(&1, 1)) |> Enum.uniq()
+
+    case for key <- keys, do: {:get_range, key, key <> <<0xFF>>, %{}} do
+      [] ->
+        []
+
+      reads ->
+        reads |> Transaction.read() |> Enum.flat_map(&Record.decode(&1, known(query.schema)))
+    end
+  end
+
   @doc """
   A page of an index's entries: the keys of those that no record has so, and the rest of the range, or
   `nil`. Right entries must all be there.

@@ -1,0 +1,117 @@
+defmodule EctoFoundationDB.IndexerTest do
+  # The example of guides/indexes_and_queries.md.
+  use EctoFoundationDB.LayerCase, async: true
+
+  alias EctoFoundationDB.Indexer
+  alias EctoFoundationDB.Exception.Unsupported
+
+  defmodule WordIndexer do
+    @behaviour EctoFoundationDB.Indexer
+
+    alias EctoFoundationDB.Indexer
+
+    @impl true
+    def set(tenant, index, _schema, {key, data}) do
+      for word <- words(index, data),
+          do: {:set, Indexer.key(tenant, index, [word, data[:id]]), key}
+    end
+
+    @impl true
+    def clear(tenant, index, _schema, {_key, data}) do
+      for word <- words(index, data),
+          do: {:clear, Indexer.key(tenant, index, [word, data[:id]])}
+    end
+
+    @impl true
+    def drop_ranges(tenant, index), do: [Indexer.range(tenant, index)]
+
+    defp words(%{fields: [field]}, data) do
+      (data[field] || "")
+      |> String.downcase()
+      |> String.split(~r/\W+/u, trim: true)
+      |> Enum.uniq()
+    end
+  end
+
+  defmodule IndexWords do
+    use EctoFoundationDB.Migration
+
+    @impl true
+    def change, do: [create(index(TestPost, [:title], options: [indexer: WordIndexer]))]
+  end
+
+  defmodule DropWords do
+    use EctoFoundationDB.Migration
+
+    @impl true
+    def change, do: [drop(index(TestPost, [:title], options: [indexer: WordIndexer]))]
+  end
+
+  defmodule Migrator do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: [{1, IndexWords}]
+  end
+
+  defmodule DropMigrator do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: [{1, IndexWords}, {2, DropWords}]
+  end
+
+  defp find(tenant, word) do
+    for post <- Indexer.all(tenant, TestPost, :posts_title_index, [word]), do: post.title
+  end
+
+  test "an own indexer is built, kept up, read and dropped", %{tenant: tenant} do
+    TestRepo.insert!(%TestPost{id: "1", title: "Hello, World"}, prefix: tenant)
+    tenant = Tenant.open!(TestRepo, tenant.id, migrator: Migrator, log: false)
+    assert find(tenant, "hello") == ["Hello, World"]
+
+    post = TestRepo.insert!(%TestPost{id: "2", title: "Hello hello"}, prefix: tenant)
+    assert find(tenant, "hello") == ["Hello, World", "Hello hello"]
+    TestRepo.update!(post, title: "Goodbye")
+    assert find(tenant, "hello") == ["Hello, World"]
+    assert find(tenant, "goodbye") == ["Goodbye"]
+    TestRepo.delete_all(TestPost, prefix: tenant)
+    assert find(tenant, "goodbye") == []
+    assert for({tuple, _} <- dump(tenant), elem(tuple, 1) == "posts", do: tuple) == []
+
+    TestRepo.insert!(%TestPost{id: "1", title: "Hello"}, prefix: tenant)
+    Tenant.open!(TestRepo, tenant.id, migrator: DropMigrator, log: false)
+
+    assert [{<<0xFD>>, "posts", "d", "1"}] =
+             for({tuple, _} <- dump(tenant), elem(tuple, 1) == "posts", do: tuple)
+
+    assert_raise Unsupported, ~r/has no index :posts_title_index/, fn -> find(tenant, "hello") end
+  end
+
+  test "is no default index: queries do not use it", %{tenant: tenant} do
+    tenant = Tenant.open!(TestRepo, tenant.id, migrator: Migrator, log: false)
+
+    assert_raise Unsupported, fn ->
+      TestRepo.all(TestPost, where: [title: "x"], prefix: tenant)
+    end
+  end
+
+  test "that this version does not have keeps it from writing", %{tenant: tenant} do
+    alias EctoFoundationDB.Layer.{Keys, Metadata}
+
+    index = %EctoFoundationDB.Index{
+      name: :posts_x_index,
+      indexer: No.Such.Indexer,
+      source: "posts",
+      fields: [:title]
+    }
+
+    operations(tenant, [
+      {:set, {:pack, Keys.index_description(tenant, "posts", index.name)},
+       :erlang.term_to_binary(EctoFoundationDB.Index.to_data(index))},
+      Metadata.changed()
+    ])
+
+    assert_raise Unsupported, ~r/posts_x_index of "posts" is maintained by No.Such.Indexer/, fn ->
+      TestRepo.insert!(%TestPost{id: "1", title: "x"}, prefix: tenant)
+    end
+  end
+end
