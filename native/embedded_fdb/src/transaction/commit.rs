@@ -1,0 +1,226 @@
+//! Watches, and the commit that arms them.
+
+use super::*;
+
+impl Transaction {
+    pub(crate) fn watch(self: &Arc<Self>, key: Key) -> Arc<Future> {
+        self.with(|inner| {
+            self.make_watch(inner, key)
+                .unwrap_or_else(|e| Future::ready(Err(e)))
+        })
+    }
+
+    pub(super) fn make_watch(&self, inner: &mut Inner, key: Key) -> Result<Arc<Future>> {
+        inner.check_usable()?;
+        if inner.options.read_your_writes_disabled {
+            return Err(Error::WATCHES_DISABLED);
+        }
+        let legal = key[..] < *inner.max_read_key() || key[..] == *METADATA_VERSION;
+        if key[..] >= *ALL_END || !legal {
+            return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
+        }
+        if key.len() > max_write_key_size(&key, inner.options.raw_access) {
+            return Err(Error::KEY_TOO_LARGE);
+        }
+        self.sight(inner)?;
+        inner.has_read = true;
+        let value = self.value(inner, &key, false)?;
+        let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
+        let (future, owner) = new_watch(permit);
+        let waiting = future.clone();
+        inner.watches.push(PendingWatch {
+            key,
+            value,
+            future,
+            owner,
+            fresh: true,
+        });
+        Ok(waiting)
+    }
+
+    pub(crate) fn commit(self: &Arc<Self>) -> Arc<Future> {
+        Future::ready(self.with(|inner| {
+            inner.check_usable()?;
+            inner.commit_started = true;
+            if let Some(error) = inner.failed_read {
+                return Err(error);
+            }
+            let result = self.commit_now(inner);
+            if let Err(error) = result {
+                inner.fail_watches(error);
+                inner.set_stamp(Stamp::Never(Error::TRANSACTION_INVALID_VERSION));
+            }
+            result.map(|()| Output::Unit)
+        }))
+    }
+
+    pub(super) fn commit_now(&self, inner: &mut Inner) -> Result<()> {
+        let tenants = self.edit_tenants(inner)?;
+        let (mutations, writes) = inner.writes.collect(&[], ALL_END);
+        let mut request = CommitRequest {
+            read_version: None,
+            reads: std::mem::take(&mut inner.plain_reads),
+            writes: std::mem::take(&mut inner.plain_writes),
+            mutations: std::mem::take(&mut inner.mutations),
+            causal_write_risky: inner.options.causal_write_risky,
+        };
+        request.reads.extend(inner.read_conflicts.ranges());
+        request.writes.extend(writes);
+        request.mutations.extend(mutations);
+        if let Some(edited) = tenants {
+            request.reads.extend(edited.reads);
+            request.writes.extend(edited.writes);
+            request.mutations.extend(edited.mutations);
+        }
+        if inner.options.read_your_writes_disabled {
+            inner.committed_conflicts = (request.reads.clone(), request.writes.clone());
+        }
+        if request.writes.is_empty() && request.mutations.is_empty() {
+            inner.committed_version = -1;
+            inner.set_stamp(Stamp::Never(Error::NO_COMMIT_VERSION));
+            self.arm_watches(inner)?;
+            return Ok(());
+        }
+        if inner.options.read_only {
+            return Err(Error::TRANSACTION_READ_ONLY);
+        }
+        if commit_size(&request) > inner.options.size_limit {
+            return Err(Error::TRANSACTION_TOO_LARGE);
+        }
+        let tenant = match &self.tenant {
+            Some(_) => {
+                self.sight(inner)?;
+                inner.sighted()?.tenant
+            }
+            None => None,
+        };
+        // The snapshot goes before the commit, which would else have to copy what it changes.
+        if let Some(sighted) = inner.sighted.take() {
+            inner.requested_version = Some(sighted.version);
+        }
+        request.read_version = inner.requested_version;
+        if let Some(version) = inner.requested_version {
+            if self.handle.database.versions_until(version) > 0 {
+                return Err(Error::FUTURE_VERSION);
+            }
+        }
+        let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
+        if let Some(id) = tenant {
+            request.move_below(&prefix);
+            request.reads.push(single_key(&tenant::id_key(id)));
+        }
+        match self.handle.database.commit(request) {
+            Ok(committed) => {
+                inner.committed_version = committed.version;
+                inner.set_stamp(Stamp::Known(committed.stamp));
+                self.arm_watches_below(inner, &prefix);
+                Ok(())
+            }
+            Err(refused) => {
+                inner.conflicts = RangeSet::default();
+                if inner.options.report_conflicting_keys {
+                    for (begin, end) in refused.conflicts {
+                        let cut = prefix.len().min(begin.len()).min(end.len());
+                        inner
+                            .conflicts
+                            .insert(begin[cut..].into(), end[cut..].into());
+                    }
+                }
+                Err(refused.error)
+            }
+        }
+    }
+
+    /// What the changes made through special keys come to.
+    pub(super) fn edit_tenants(&self, inner: &mut Inner) -> Result<Option<tenant::Edited>> {
+        if inner.special.is_empty() {
+            return Ok(None);
+        }
+        self.sight(inner)?;
+        let mut edit = tenant::Edit::new(inner.sighted()?.space.everything());
+        for change in &inner.special {
+            match change {
+                special::Change::CreateTenant(name) => edit.create(name)?,
+                special::Change::DeleteTenants(begin, end) if is_key_after(end, begin) => {
+                    edit.delete(begin)?;
+                }
+                special::Change::DeleteTenants(begin, end) => edit.delete_range(begin, end)?,
+                special::Change::RenameTenant(from, to) => edit.rename(from, to)?,
+            }
+        }
+        Ok(Some(edit.finish()))
+    }
+
+    /// Arms the watches of a transaction that wrote nothing.
+    pub(super) fn arm_watches(&self, inner: &mut Inner) -> Result<()> {
+        if !inner.watches.is_empty() {
+            let tenant = inner.sighted()?.tenant;
+            let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
+            self.arm_watches_below(inner, &prefix);
+        }
+        Ok(())
+    }
+
+    pub(super) fn arm_watches_below(&self, inner: &mut Inner, prefix: &Key) {
+        let database = &self.handle.database;
+        for watch in inner.watches.drain(..) {
+            let key: Key = match &watch.key[..] {
+                METADATA_VERSION => watch.key,
+                _ if prefix.is_empty() => watch.key,
+                key => [prefix, key].concat().into(),
+            };
+            let current = || database.newest(&key);
+            database
+                .watches
+                .arm(&key, watch.value, &watch.future, &watch.owner, current);
+        }
+    }
+
+    pub(crate) fn committed_version(&self) -> Version {
+        self.with(|inner| inner.committed_version)
+    }
+
+    pub(crate) fn get_versionstamp(self: &Arc<Self>) -> Arc<Future> {
+        self.with(|inner| {
+            if let Err(error) = inner
+                .check_deferred()
+                .and_then(|()| inner.check_not_committing())
+            {
+                return Future::ready(Err(error));
+            }
+            if let Some(error) = inner.cancelled {
+                return Future::ready(Err(error));
+            }
+            let future = Future::pending();
+            inner.stamp_futures.push(future.clone());
+            self.set_timer(inner);
+            future
+        })
+    }
+
+    pub(crate) fn get_approximate_size(&self) -> Arc<Future> {
+        Future::ready(self.with(|inner| {
+            inner.check_deferred()?;
+            Ok(Output::Int64(
+                i64::try_from(inner.approximate_size).unwrap_or(i64::MAX),
+            ))
+        }))
+    }
+
+    pub(crate) fn get_tag_throttled_duration(&self) -> Arc<Future> {
+        Future::ready(self.with(|inner| inner.check_deferred().map(|()| Output::Double(0.0))))
+    }
+
+    /// Tag throttling counts pages of 4 KB; without it, the cost is what was written so far.
+    pub(crate) fn get_total_cost(&self) -> Arc<Future> {
+        self.get_approximate_size()
+    }
+}
+
+/// The bytes that count against a transaction's size limit.
+fn commit_size(request: &CommitRequest) -> usize {
+    let range = |(begin, end): &KeyRange| RANGE_RECORD + begin.len() + end.len();
+    request.mutations.iter().map(Mutation::size).sum::<usize>()
+        + request.reads.iter().map(range).sum::<usize>()
+        + request.writes.iter().map(range).sum::<usize>()
+}

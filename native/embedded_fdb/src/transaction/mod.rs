@@ -1,0 +1,541 @@
+//! A transaction, as the C API gives it to a client: reads, writes, commit, retry.
+//!
+//! Three things can have gone wrong before a call, and each answers in its own way:
+//! a write that was not possible (`deferred`: the C functions for writes cannot fail, so the next
+//! function that can does), the end of the transaction (`cancelled`: by `cancel`, a timeout or a
+//! use at the wrong time), and a commit that was begun (`commit_started`).
+
+mod commit;
+mod conflicts;
+mod estimates;
+mod reads;
+mod set_option;
+mod special_keys;
+mod writes;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use crate::database::{CommitRequest, Handle};
+use crate::error::{Error, Result};
+use crate::future::{Future, KeyArray, KeyValues, MappedRow, MappedRows, Output, StringArray};
+use crate::keys::{
+    clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, Key, KeySelector,
+    Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END, VALUE_SIZE_LIMIT,
+};
+use crate::mapped::{prefix_end, Mapper};
+use crate::mutation::{place_versionstamp, versionstamp, versionstamp_position, Mutation, Op};
+use crate::mvcc::Version;
+use crate::network;
+use crate::options::{self, transaction as option, TransactionOptions};
+use crate::range_set::RangeSet;
+use crate::resolver::{single_key, KeyRange};
+use crate::space::Space;
+use crate::special;
+use crate::sync::{lock, read};
+use crate::tenant::{self, Tenant};
+use crate::view::{range_in_database, resolve_in_database, View};
+use crate::watches::{new_watch, Permit, WatchOwner};
+use crate::write_map::{Segment, WriteMap};
+
+/// The size of FoundationDB's record of a key range, which counts against a transaction's limit.
+const RANGE_RECORD: usize = 24;
+/// The same for a mutation.
+const MUTATION_RECORD: usize = 44;
+/// First back-off of `on_error`, doubled each time.
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+/// Back-off after `transaction_too_old` and `future_version`.
+const VERSION_BACKOFF: Duration = Duration::from_millis(10);
+/// A read waits this many versions (about a second) for its read version to come.
+const FUTURE_VERSION_PATIENCE: Version = 1_000_000;
+
+/// A watch whose transaction is not committed yet.
+struct PendingWatch {
+    key: Key,
+    value: Option<Value>,
+    future: Arc<Future>,
+    owner: Weak<WatchOwner>,
+    /// Nothing has been waited for since: to a cluster's client the watch would still be reading
+    /// its value, and end up in the next try of the transaction.
+    fresh: bool,
+}
+
+/// The versionstamp of a transaction, once it is known.
+#[derive(Clone, Copy)]
+enum Stamp {
+    Unknown,
+    Known([u8; 10]),
+    Never(Error),
+}
+
+/// The database at the read version, as far as the transaction may see it.
+struct Sighted {
+    version: Version,
+    space: Space,
+    /// The number of the transaction's tenant.
+    tenant: Option<i64>,
+}
+
+/// The state of a transaction, from one `reset` to the next.
+struct Inner {
+    options: TransactionOptions,
+    /// Options that a retry keeps.
+    persistent: Vec<(i32, Option<Vec<u8>>)>,
+    created: Instant,
+    /// What is read, from the first read on.
+    sighted: Option<Sighted>,
+    /// A read version set by the client, or that of a commit.
+    requested_version: Option<Version>,
+    /// The read version has left the window: only what was read before can be read again.
+    stale: bool,
+    writes: WriteMap,
+    read_conflicts: RangeSet,
+    /// Mutations made without read-your-writes, or before an unreadable range.
+    mutations: Vec<Mutation>,
+    /// Conflict ranges made without read-your-writes.
+    plain_reads: Vec<KeyRange>,
+    plain_writes: Vec<KeyRange>,
+    versionstamped_keys: Vec<Key>,
+    approximate_size: usize,
+    /// Something was read: read-your-writes cannot be switched off any more.
+    has_read: bool,
+    /// The first error of a read: a commit waits for all reads, and fails as they do.
+    failed_read: Option<Error>,
+    deferred: Option<Error>,
+    cancelled: Option<Error>,
+    commit_started: bool,
+    committed_version: Version,
+    stamp: Stamp,
+    stamp_futures: Vec<Arc<Future>>,
+    watches: Vec<PendingWatch>,
+    /// Futures that end with the transaction.
+    pending: Vec<Arc<Future>>,
+    conflicts: RangeSet,
+    /// The read and write conflict ranges of the last commit without read-your-writes; with it they
+    /// are still where they were.
+    committed_conflicts: (Vec<KeyRange>, Vec<KeyRange>),
+    /// Changes made through special keys.
+    special: Vec<special::Change>,
+    error_message: Option<String>,
+    retries: i64,
+    backoff: Duration,
+    /// Futures to complete when the lock is released, so that callbacks can use the transaction.
+    outbox: Vec<(Arc<Future>, Result<Output>)>,
+    /// Grows with each reset: a timer set before does nothing.
+    generation: u64,
+}
+
+/// One `FDBTransaction`.
+pub(crate) struct Transaction {
+    handle: Arc<Handle>,
+    tenant: Option<Arc<Tenant>>,
+    api_version: i32,
+    inner: Mutex<Inner>,
+}
+
+impl Transaction {
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        tenant: Option<Arc<Tenant>>,
+        api_version: i32,
+    ) -> Arc<Transaction> {
+        handle
+            .database
+            .counters
+            .transactions
+            .fetch_add(1, Ordering::Relaxed);
+        let inner = Inner {
+            options: TransactionOptions::new(0),
+            persistent: Vec::new(),
+            created: Instant::now(),
+            sighted: None,
+            requested_version: None,
+            stale: false,
+            writes: WriteMap::default(),
+            read_conflicts: RangeSet::default(),
+            mutations: Vec::new(),
+            plain_reads: Vec::new(),
+            plain_writes: Vec::new(),
+            versionstamped_keys: Vec::new(),
+            approximate_size: 0,
+            has_read: false,
+            failed_read: None,
+            deferred: None,
+            cancelled: None,
+            commit_started: false,
+            committed_version: -1,
+            stamp: Stamp::Unknown,
+            stamp_futures: Vec::new(),
+            watches: Vec::new(),
+            pending: Vec::new(),
+            conflicts: RangeSet::default(),
+            committed_conflicts: Default::default(),
+            special: Vec::new(),
+            error_message: None,
+            retries: 0,
+            backoff: FIRST_BACKOFF,
+            outbox: Vec::new(),
+            generation: 0,
+        };
+        let inner = Mutex::new(inner);
+        let transaction = Arc::new(Transaction {
+            handle,
+            tenant,
+            api_version,
+            inner,
+        });
+        transaction.with(|inner| transaction.apply_defaults(inner));
+        transaction
+    }
+
+    /// Runs `f` on the state, then completes the futures it decided on.
+    fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
+        let mut inner = lock(&self.inner);
+        let result = f(&mut inner);
+        let outbox = std::mem::take(&mut inner.outbox);
+        drop(inner);
+        for (future, result) in outbox {
+            future.complete(result);
+        }
+        result
+    }
+
+    /// Takes the read version, unless that was done before, and sees whether it is still good.
+    fn sight(&self, inner: &mut Inner) -> Result<()> {
+        let database = &self.handle.database;
+        if inner.sighted.is_none() {
+            let snapshot = match inner.requested_version {
+                Some(version) => database.snapshot_at(version)?,
+                None => database.snapshot(),
+            };
+            let tenant = self
+                .tenant
+                .as_ref()
+                .map(|tenant| tenant.id(&snapshot.map))
+                .transpose()?;
+            let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
+            let space = Space::new(snapshot.map, prefix);
+            inner.sighted = Some(Sighted {
+                version: snapshot.version,
+                space,
+                tenant,
+            });
+        }
+        inner.stale = database.check_age(inner.sighted()?.version).is_err();
+        Ok(())
+    }
+
+    /// Adds a future that ends with the transaction, at its timeout at the latest.
+    fn keep_pending(self: &Arc<Self>, inner: &mut Inner, future: &Arc<Future>) {
+        inner.pending.retain(|pending| !pending.is_ready());
+        inner.pending.push(future.clone());
+        self.set_timer(inner);
+    }
+
+    /// Makes the timeout happen even if nobody calls the transaction.
+    fn set_timer(self: &Arc<Self>, inner: &mut Inner) {
+        if let Some(deadline) = inner.deadline() {
+            let transaction = Arc::downgrade(self);
+            network::after(
+                deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
+                Box::new(move || {
+                    if let Some(transaction) = Weak::upgrade(&transaction) {
+                        transaction.with(Inner::check_timeout);
+                    }
+                }),
+            );
+        }
+    }
+
+    /// `fdb_transaction_on_error`: waits and starts again, or gives the error back.
+    pub(crate) fn on_error(self: &Arc<Self>, error: Error) -> Arc<Future> {
+        self.with(|inner| {
+            inner.check_timeout();
+            if let Some(error) = inner.cancelled {
+                return Future::ready(Err(error));
+            }
+            let limit = inner.options.retry_limit;
+            let exhausted = limit != -1 && inner.retries >= limit;
+            inner.retries = inner.retries.saturating_add(1);
+            let backoff = if exhausted {
+                None
+            } else {
+                inner.backoff_after(error)
+            };
+            let Some(backoff) = backoff else {
+                inner.cancel_with(Error::TRANSACTION_CANCELLED);
+                let error = if error.0 == 0 {
+                    Error::CLIENT_INVALID_OPERATION
+                } else {
+                    error
+                };
+                return Future::ready(Err(error));
+            };
+            inner.forget_for_retry();
+            let future = Future::pending();
+            self.keep_pending(inner, &future);
+            let (transaction, waiting) = (self.clone(), future.clone());
+            let generation = inner.generation;
+            network::after(
+                backoff,
+                Box::new(move || {
+                    transaction.with(|inner| {
+                        if inner.generation == generation && !waiting.is_ready() {
+                            inner
+                                .pending
+                                .retain(|pending| !Arc::ptr_eq(pending, &waiting));
+                            transaction.restart(inner);
+                            inner.outbox.push((waiting, Ok(Output::Unit)));
+                        }
+                    });
+                }),
+            );
+            future
+        })
+    }
+
+    /// What is the same for a retry and a reset: everything but retries, age and back-off.
+    fn restart(&self, inner: &mut Inner) {
+        inner.end_pending(Error::TRANSACTION_CANCELLED);
+        inner.generation += 1;
+        inner.writes = WriteMap::default();
+        inner.read_conflicts = RangeSet::default();
+        inner.approximate_size = 0;
+        inner.has_read = false;
+        inner.failed_read = None;
+        inner.deferred = None;
+        inner.cancelled = None;
+        inner.commit_started = false;
+        inner.special.clear();
+        inner.error_message = None;
+        self.apply_persistent(inner);
+    }
+
+    fn apply_persistent(&self, inner: &mut Inner) {
+        let enabled = read(&self.handle.defaults).snapshot_read_your_writes;
+        inner.options = TransactionOptions::new(enabled);
+        for (code, value) in inner.persistent.clone() {
+            if let Err(error) = self.apply_option(inner, code, value.as_deref()) {
+                inner.deferred.get_or_insert(error);
+            }
+        }
+    }
+
+    fn apply_defaults(&self, inner: &mut Inner) {
+        inner.persistent = read(&self.handle.defaults).options.clone();
+        self.apply_persistent(inner);
+    }
+
+    pub(crate) fn reset(&self) {
+        self.with(|inner| {
+            inner.fail_watches(Error::TRANSACTION_CANCELLED);
+            inner.forget_for_retry();
+            inner.committed_version = -1;
+            inner.retries = 0;
+            inner.backoff = FIRST_BACKOFF;
+            inner.created = Instant::now();
+            inner.persistent.clear();
+            self.restart(inner);
+            self.apply_defaults(inner);
+        });
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.with(|inner| inner.cancel_with(Error::TRANSACTION_CANCELLED));
+    }
+
+    /// The client destroyed its handle: whatever is pending ends.
+    pub(crate) fn destroyed(&self) {
+        self.with(|inner| {
+            inner.fail_watches(Error::TRANSACTION_CANCELLED);
+            inner.set_stamp(Stamp::Never(Error::TRANSACTION_CANCELLED));
+            inner.cancel_with(Error::TRANSACTION_CANCELLED);
+        });
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        self.handle
+            .database
+            .counters
+            .transactions
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    fn max_read_key(&self) -> &'static [u8] {
+        if self.options.read_system_keys {
+            ALL_END
+        } else {
+            NORMAL_END
+        }
+    }
+
+    fn max_write_key(&self) -> &'static [u8] {
+        if self.options.write_system_keys {
+            ALL_END
+        } else {
+            NORMAL_END
+        }
+    }
+
+    /// All that must be well before a read, a watch or a commit.
+    fn check_usable(&mut self) -> Result<()> {
+        self.check_deferred()?;
+        self.check_not_committing()?;
+        self.check_timeout();
+        self.check_cancelled()
+    }
+
+    fn check_deferred(&self) -> Result<()> {
+        self.deferred.map_or(Ok(()), Err)
+    }
+
+    fn check_cancelled(&self) -> Result<()> {
+        self.cancelled.map_or(Ok(()), Err)
+    }
+
+    /// Using a transaction while or after it commits is an error, and ends the transaction.
+    fn check_not_committing(&mut self) -> Result<()> {
+        if !self.commit_started {
+            return Ok(());
+        }
+        if self.cancelled.is_none() && !self.options.used_during_commit_allowed {
+            self.cancel_with(Error::USED_DURING_COMMIT);
+        }
+        Err(Error::USED_DURING_COMMIT)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let timeout = u64::try_from(self.options.timeout_ms)
+            .ok()
+            .filter(|&ms| ms > 0)?;
+        self.created.checked_add(Duration::from_millis(timeout))
+    }
+
+    fn check_timeout(&mut self) {
+        if self
+            .deadline()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            self.cancel_with(Error::TRANSACTION_TIMED_OUT);
+        }
+    }
+
+    fn check_sizes(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        if key.len() > max_write_key_size(key, self.options.raw_access) {
+            Err(Error::KEY_TOO_LARGE)
+        } else if value.len() > VALUE_SIZE_LIMIT {
+            Err(Error::VALUE_TOO_LARGE)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ends the transaction until its next reset, unless it has ended already.
+    fn cancel_with(&mut self, error: Error) {
+        if self.cancelled.is_none() {
+            self.cancelled = Some(error);
+            let (fresh, waiting) = std::mem::take(&mut self.watches)
+                .into_iter()
+                .partition(|watch| watch.fresh);
+            self.watches = waiting;
+            let fresh: Vec<PendingWatch> = fresh;
+            self.outbox
+                .extend(fresh.into_iter().map(|watch| (watch.future, Err(error))));
+            self.end_pending(error);
+        }
+    }
+
+    fn end_pending(&mut self, error: Error) {
+        let ended = self.pending.drain(..).chain(self.stamp_futures.drain(..));
+        self.outbox.extend(ended.map(|future| (future, Err(error))));
+    }
+
+    fn fail_watches(&mut self, error: Error) {
+        self.outbox.extend(
+            self.watches
+                .drain(..)
+                .map(|watch| (watch.future, Err(error))),
+        );
+    }
+
+    fn settle_watches(&mut self) {
+        for watch in &mut self.watches {
+            watch.fresh = false;
+        }
+    }
+
+    fn set_stamp(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
+        let result = || match stamp {
+            Stamp::Known(stamp) => Ok(Output::Key(stamp[..].into())),
+            Stamp::Never(error) => Err(error),
+            Stamp::Unknown => Err(Error::TRANSACTION_INVALID_VERSION),
+        };
+        self.outbox.extend(
+            self.stamp_futures
+                .drain(..)
+                .map(|future| (future, result())),
+        );
+    }
+
+    /// Forgets what the committer knew of this try.
+    fn forget_for_retry(&mut self) {
+        let (fresh, old): (Vec<_>, Vec<_>) = std::mem::take(&mut self.watches)
+            .into_iter()
+            .partition(|watch| watch.fresh);
+        self.watches = fresh;
+        let cancelled = old.into_iter().map(|watch| watch.future);
+        self.outbox
+            .extend(cancelled.map(|future| (future, Err(Error::TRANSACTION_CANCELLED))));
+        self.sighted = None;
+        self.requested_version = None;
+        self.stale = false;
+        self.conflicts = RangeSet::default();
+        self.committed_conflicts = Default::default();
+        self.mutations.clear();
+        self.plain_reads.clear();
+        self.plain_writes.clear();
+        self.versionstamped_keys.clear();
+        self.committed_version = -1;
+        self.set_stamp(Stamp::Never(Error::TRANSACTION_CANCELLED));
+        self.stamp = Stamp::Unknown;
+    }
+
+    /// How long to wait before a retry; `None` where a retry is no use.
+    fn backoff_after(&mut self, error: Error) -> Option<Duration> {
+        let max = Duration::from_millis(self.options.max_retry_delay_ms.unsigned_abs());
+        match error {
+            Error::TRANSACTION_TOO_OLD | Error::FUTURE_VERSION => Some(VERSION_BACKOFF.min(max)),
+            Error::NOT_COMMITTED
+            | Error::COMMIT_UNKNOWN_RESULT
+            | Error::DATABASE_LOCKED
+            | Error::COMMIT_PROXY_MEMORY_LIMIT_EXCEEDED
+            | Error::GRV_PROXY_MEMORY_LIMIT_EXCEEDED
+            | Error::PROCESS_BEHIND
+            | Error::BATCH_TRANSACTION_THROTTLED
+            | Error::TAG_THROTTLED
+            | Error::BLOB_GRANULE_REQUEST_FAILED
+            | Error::PROXY_TAG_THROTTLED => {
+                let backoff = self.backoff.mul_f64(crate::random::unit());
+                let resources = matches!(
+                    error,
+                    Error::COMMIT_PROXY_MEMORY_LIMIT_EXCEEDED
+                        | Error::GRV_PROXY_MEMORY_LIMIT_EXCEEDED
+                );
+                let max = if resources {
+                    Duration::from_secs(30)
+                } else {
+                    max
+                };
+                self.backoff = (self.backoff * 2).min(max);
+                Some(backoff)
+            }
+            _ => None,
+        }
+    }
+}
