@@ -1,11 +1,13 @@
-//! What only the process itself can see and do: counters, and faults on purpose.
+//! What only the process itself can see and do: why a database cannot be opened, counters, and
+//! faults on purpose.
 //!
 //! ```
-//! // A C client opened `embedded:memory:shop` with `fdb_create_database` before.
-//! # assert!(embedded_fdb::admin::Database::find("embedded:memory:shop").is_none());
-//! if let Some(database) = embedded_fdb::admin::Database::find("embedded:memory:shop") {
-//!     println!("{} watches wait", database.stats().pending_watches);
-//! }
+//! use embedded_fdb::admin::Database;
+//! // A client that calls `fdb_create_database` with this name gets the same database.
+//! let database = Database::open("embedded:memory:shop")?;
+//! assert_eq!(database.stats().pending_watches, 0);
+//! database.set_faults(Some("seed=7,not_committed=0.1".parse()?))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 use std::sync::atomic::Ordering;
@@ -13,7 +15,10 @@ use std::sync::Arc;
 
 use crate::registry;
 
-/// A database that some client of the process has opened.
+pub use crate::faults::{Faults, FaultsError};
+pub use crate::storage::OpenError;
+
+/// A database of the process.
 #[derive(Clone)]
 pub struct Database(Arc<crate::database::Database>);
 
@@ -33,6 +38,24 @@ pub struct Stats {
 }
 
 impl Database {
+    /// Opens the database that a cluster file path stands for, or finds it where it is open.
+    ///
+    /// `fdb_create_database` does the same, and can answer with a number only: call this before it,
+    /// to know why. A file is read as a whole, which takes its time; a new one is made where there
+    /// is none.
+    ///
+    /// # Errors
+    ///
+    /// Each says what is wrong and what to do.
+    ///
+    /// ```
+    /// let error = embedded_fdb::admin::Database::open("embedded:disk:x").err().unwrap();
+    /// assert!(error.to_string().contains("embedded:file:PATH"));
+    /// ```
+    pub fn open(cluster_file_path: &str) -> Result<Database, OpenError> {
+        registry::open(cluster_file_path).map(Database)
+    }
+
     /// The database that a cluster file path stands for, if a client has opened it.
     pub fn find(cluster_file_path: &str) -> Option<Database> {
         registry::find(cluster_file_path).map(Database)
@@ -55,5 +78,22 @@ impl Database {
     /// This makes "between the change and the notice of it" a place where a test can stand.
     pub fn hold_watches(&self, hold: bool) {
         self.0.watches.hold(hold);
+    }
+
+    /// Makes calls fail or wait on purpose from now on, or ends that with `None`. Begins the sequence
+    /// of faults anew.
+    ///
+    /// # Errors
+    ///
+    /// A probability is not from 0 to 1, or the faults of a call add up to more than 1.
+    pub fn set_faults(&self, faults: Option<Faults>) -> Result<(), FaultsError> {
+        faults.as_ref().map_or(Ok(()), Faults::check)?;
+        self.0.faults.set(faults);
+        Ok(())
+    }
+
+    /// Why commits fail with `io_error` (1510), if the last one did, or if all will.
+    pub fn storage_problem(&self) -> Option<String> {
+        self.0.committer.as_ref()?.problem()
     }
 }

@@ -22,6 +22,7 @@ use crate::keys::{Key, KeySelector, Limits};
 use crate::network;
 use crate::options::{self, DatabaseChange};
 use crate::registry;
+use crate::storage::OpenError;
 use crate::sync::write;
 use crate::tenant::Tenant;
 use crate::transaction::Transaction;
@@ -320,12 +321,25 @@ fn check_api_version() -> Result<c_int> {
     }
 }
 
+/// The code for a database that cannot be opened; [`crate::admin::Database::open`] says more.
+fn open_error(error: &OpenError) -> Error {
+    match error {
+        OpenError::Name { .. } => Error::CONNECTION_STRING_INVALID,
+        OpenError::Held { .. } => Error::LOCK_FILE_FAILURE,
+        OpenError::Foreign { .. } | OpenError::Damaged { .. } | OpenError::Lost { .. } => {
+            Error::FILE_CORRUPT
+        }
+        OpenError::Io { .. } => Error::IO_ERROR,
+        OpenError::Faults(_) => Error::INVALID_OPTION_VALUE,
+    }
+}
+
 fn open_database(path: String) -> Result<*mut FDBDatabase> {
     check_api_version()?;
     if !network::is_set_up() {
         return Err(Error::NETWORK_NOT_SETUP);
     }
-    let database = registry::open(&path)?;
+    let database = registry::open(&path).map_err(|error| open_error(&error))?;
     let handle = Arc::new(Handle::new(database, path));
     Ok(Arc::into_raw(handle).cast_mut().cast())
 }

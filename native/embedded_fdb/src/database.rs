@@ -4,18 +4,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::error::{Error, Result};
+use crate::faults::Injector;
 use crate::future::Output;
 use crate::keys::{Key, Value, METADATA_VERSION};
 use crate::mutation::{place_versionstamp, shift_versionstamp, versionstamp, Mutation, Op};
-use crate::mvcc::{Map, Snapshot, Version, Versions, WINDOW};
+use crate::mvcc::{Change, Map, Snapshot, Version, Versions, WINDOW};
 use crate::options::TransactionDefaults;
 use crate::resolver::{single_key, KeyRange, Resolver};
+use crate::storage::{Answer, Committer};
 use crate::sync::lock;
 use crate::watches::{Allowance, Watches};
 
 /// The first version of a new database: far enough from zero that a client may name versions before
 /// it, as it may on a cluster.
-const FIRST_VERSION: Version = 1_000_000_000;
+pub(crate) const FIRST_VERSION: Version = 1_000_000_000;
 
 /// Steps of the resolver's map looked at for each commit. A commit of one key adds two.
 const SWEEP: usize = 16;
@@ -88,45 +90,77 @@ pub(crate) struct Refused {
     pub(crate) conflicts: Vec<KeyRange>,
 }
 
+impl Refused {
+    pub(crate) fn with(error: Error) -> Refused {
+        Refused {
+            error,
+            conflicts: Vec::new(),
+        }
+    }
+}
+
 /// A database. Lives until the process ends.
 pub(crate) struct Database {
     versions: Versions,
     resolver: Mutex<Resolver>,
     pub(crate) watches: Arc<Watches>,
     pub(crate) counters: Counters,
+    pub(crate) faults: Injector,
+    /// Commits for a database in a file, which [`Database::commit`] is not for.
+    pub(crate) committer: Option<Arc<Committer>>,
+}
+
+/// What a new database holds: no user keys, and the system keys a client may come across.
+pub(crate) fn new_map() -> Map {
+    let text = |s: &str| -> Key { s.as_bytes().into() };
+    let mut map: Map = [
+        ("\u{0}conf/commit_proxies", "1"),
+        ("\u{0}conf/grv_proxies", "1"),
+        ("\u{0}conf/log_engine", "2"),
+        ("\u{0}conf/log_replicas", "1"),
+        ("\u{0}conf/logs", "1"),
+        ("\u{0}conf/resolvers", "1"),
+        ("\u{0}conf/storage_engine", "2"),
+        ("\u{0}conf/storage_replicas", "1"),
+        ("\u{0}conf/tenant_mode", "1"),
+        ("\u{0}conf/usable_regions", "1"),
+    ]
+    .into_iter()
+    .map(|(key, value)| {
+        let key: Vec<u8> = [b"\xff/", &key.as_bytes()[1..]].concat();
+        (Key::from(key), text(value))
+    })
+    .collect();
+    map.insert(
+        METADATA_VERSION.into(),
+        versionstamp(FIRST_VERSION, 0)[..].into(),
+    );
+    map
 }
 
 impl Database {
-    /// A database without user keys, and with the system keys a client may come across.
+    /// A new database in memory.
     pub(crate) fn new() -> Self {
-        let text = |s: &str| -> Key { s.as_bytes().into() };
-        let mut map: Map = [
-            ("\u{0}conf/commit_proxies", "1"),
-            ("\u{0}conf/grv_proxies", "1"),
-            ("\u{0}conf/log_engine", "2"),
-            ("\u{0}conf/log_replicas", "1"),
-            ("\u{0}conf/logs", "1"),
-            ("\u{0}conf/resolvers", "1"),
-            ("\u{0}conf/storage_engine", "2"),
-            ("\u{0}conf/storage_replicas", "1"),
-            ("\u{0}conf/tenant_mode", "1"),
-            ("\u{0}conf/usable_regions", "1"),
-        ]
-        .into_iter()
-        .map(|(key, value)| {
-            let key: Vec<u8> = [b"\xff/", &key.as_bytes()[1..]].concat();
-            (Key::from(key), text(value))
-        })
-        .collect();
-        map.insert(
-            METADATA_VERSION.into(),
-            versionstamp(FIRST_VERSION, 0)[..].into(),
-        );
         Database {
-            versions: Versions::new(FIRST_VERSION, map),
+            versions: Versions::new(FIRST_VERSION, new_map()),
             resolver: Mutex::default(),
             watches: Arc::default(),
             counters: Counters::default(),
+            faults: Injector::default(),
+            committer: None,
+        }
+    }
+
+    /// A database that held `map` at version `first`, and whose commits are another thread's.
+    ///
+    /// Its read versions do not rise before [`Database::set_lease`].
+    pub(crate) fn with_committer(first: Version, map: Map, committer: Arc<Committer>) -> Self {
+        let versions = Versions::new(first, map);
+        versions.set_lease(first);
+        Database {
+            versions,
+            committer: Some(committer),
+            ..Database::new()
         }
     }
 
@@ -165,57 +199,121 @@ impl Database {
         self.versions.get(key)
     }
 
+    /// The version that the passing of time alone would give.
+    pub(crate) fn clock(&self) -> Version {
+        self.versions.clock()
+    }
+
+    /// Lets read versions rise up to `lease`, and no further.
+    pub(crate) fn set_lease(&self, lease: Version) {
+        self.versions.set_lease(lease);
+    }
+
     /// Commits, or says why not.
-    pub(crate) fn commit(&self, request: CommitRequest) -> std::result::Result<Committed, Refused> {
-        let refuse = |error| Refused {
-            error,
-            conflicts: Vec::new(),
-        };
+    pub(crate) fn commit(&self, request: CommitRequest) -> Answer {
         let mut resolver = lock(&self.resolver);
-        if let Some(version) = request.read_version {
-            // A transaction that must not be committed twice conflicts with itself, so that it has
-            // at least one read conflict range, and is held to the window.
-            if !request.reads.is_empty() || !request.causal_write_risky {
-                self.check_age(version).map_err(refuse)?;
-            }
-            let conflicts: Vec<KeyRange> = request
-                .reads
-                .iter()
-                .filter(|range| resolver.written_after(range, version))
-                .cloned()
-                .collect();
-            if !conflicts.is_empty() {
-                return Err(Refused {
-                    error: Error::NOT_COMMITTED,
-                    conflicts,
-                });
-            }
-        }
+        self.resolve(&resolver, &request)?;
         let mut stamp = [0; 10];
         let (version, changes) = self.versions.apply(&request.mutations, |version| {
             stamp = versionstamp(version, 0);
             stamp
         });
-        for range in &request.writes {
-            resolver.record(range, version);
-        }
-        for mutation in &request.mutations {
-            if let Mutation::Single {
-                op: Op::SetVersionstampedKey,
-                key,
-                ..
-            } = mutation
-            {
-                let key = place_versionstamp(key, &stamp);
-                resolver.record(&single_key(&key), version);
-            }
-        }
+        record(&mut resolver, &request, version, &stamp);
         resolver.sweep(version - WINDOW, SWEEP);
         // Still under the lock: watches see commits in their order.
         self.watches.changed(&changes);
         drop(resolver);
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         Ok(Committed { version, stamp })
+    }
+
+    /// Commits several transactions in order, at one version, and shows them to everybody once
+    /// `persist` has made their changes durable. If it fails, they are not committed, and get its
+    /// error. One batch at a time.
+    pub(crate) fn commit_batch(
+        &self,
+        requests: &[CommitRequest],
+        lease: Version,
+        persist: impl FnOnce(&Map, &[Change]) -> Result<()>,
+    ) -> Vec<Answer> {
+        let mut draft = self.versions.draft();
+        let version = draft.version;
+        let mut resolver = lock(&self.resolver);
+        let mut answers = Vec::with_capacity(requests.len());
+        for (order, request) in (0..).zip(requests) {
+            answers.push(self.resolve(&resolver, request).map(|()| {
+                let stamp = versionstamp(version, order);
+                draft.apply(&request.mutations, &stamp);
+                // If persisting fails, the record is one of a write that never was: a transaction
+                // that read before may get a conflict too many.
+                record(&mut resolver, request, version, &stamp);
+                Committed { version, stamp }
+            }));
+            resolver.sweep(version - WINDOW, SWEEP);
+        }
+        drop(resolver);
+        let committed = answers.iter().filter(|answer| answer.is_ok()).count();
+        if committed == 0 {
+            return answers;
+        }
+        if let Err(error) = persist(&draft.before, &draft.changes) {
+            let refused = |answer: Answer| answer.and_then(|_| Err(Refused::with(error)));
+            return answers.into_iter().map(refused).collect();
+        }
+        let changes = draft.publish(lease);
+        self.watches.changed(&changes);
+        let committed = u64::try_from(committed).unwrap_or(u64::MAX);
+        self.counters
+            .commits
+            .fetch_add(committed, Ordering::Relaxed);
+        answers
+    }
+
+    /// Whether a transaction may commit: nothing it read was written meanwhile.
+    fn resolve(
+        &self,
+        resolver: &Resolver,
+        request: &CommitRequest,
+    ) -> std::result::Result<(), Refused> {
+        let Some(version) = request.read_version else {
+            return Ok(());
+        };
+        // A transaction that must not be committed twice conflicts with itself, so that it has
+        // at least one read conflict range, and is held to the window.
+        if !request.reads.is_empty() || !request.causal_write_risky {
+            self.check_age(version).map_err(Refused::with)?;
+        }
+        let conflicts: Vec<KeyRange> = request
+            .reads
+            .iter()
+            .filter(|range| resolver.written_after(range, version))
+            .cloned()
+            .collect();
+        if conflicts.is_empty() {
+            return Ok(());
+        }
+        Err(Refused {
+            error: Error::NOT_COMMITTED,
+            conflicts,
+        })
+    }
+}
+
+/// Tells the resolver what a commit wrote.
+fn record(resolver: &mut Resolver, request: &CommitRequest, version: Version, stamp: &[u8; 10]) {
+    for range in &request.writes {
+        resolver.record(range, version);
+    }
+    for mutation in &request.mutations {
+        if let Mutation::Single {
+            op: Op::SetVersionstampedKey,
+            key,
+            ..
+        } = mutation
+        {
+            let key = place_versionstamp(key, stamp);
+            resolver.record(&single_key(&key), version);
+        }
     }
 }
 

@@ -28,15 +28,44 @@
 //! # Names of databases
 //!
 //! The cluster file path given to `fdb_create_database` chooses the database:
-//! `embedded:memory:NAME` is the one called `NAME`; a null pointer, an empty string and any other path
-//! give the unnamed one. All handles of a name are the same database, which lives until the process
-//! ends.
+//!
+//! | path                   | database                                                       |
+//! |------------------------|----------------------------------------------------------------|
+//! | `embedded:memory:NAME` | the one called `NAME`, in memory                               |
+//! | `embedded:file:PATH`   | the one in the file `PATH`, which is made if there is none     |
+//! | of a file whose first line is one of the above (`#` begins a comment) | that one; `PATH` is as seen from the file's directory |
+//! | none, or empty         | as the environment variable `FDB_CLUSTER_FILE` says, if it is set; else the unnamed one, in memory |
+//! | any other              | the unnamed one, in memory                                     |
+//!
+//! All handles of a name are the same database, and so are all spellings of a path. A database lives
+//! until the process ends.
+//!
+//! # Files
+//!
+//! A database in a file is read into memory when it is opened, and every commit is in the file before
+//! it is answered or seen by anybody. One process at a time can have a file open: beside `PATH` there
+//! is `PATH.lock`, which says who. A file that does not hold all that was committed to it is refused.
+//! [`admin::Database::open`] says why; to C clients it is `io_error` (1510), `file_corrupt` (1522) or
+//! `lock_file_failure` (1529). See `storage` in the sources for how this is done.
+//!
+//! # Faults on purpose
+//!
+//! A cluster has bad days, and an application should live through them: commits that conflict or
+//! whose fate is not known, transactions that are too old, watches that fail, answers that come late.
+//! [`admin::Database::set_faults`] makes a database do all this, with probabilities of your choice
+//! and a seed that makes it repeatable ([`admin::Faults`]); for C clients the environment variable
+//! `EMBEDDED_FDB_FAULTS` does, for each database opened:
+//!
+//! ```text
+//! EMBEDDED_FDB_FAULTS=seed=1,not_committed=0.1,commit_unknown_result=0.05 my_application_tests
+//! ```
 
 pub mod admin;
 pub mod c_api;
 pub mod c_types;
 mod database;
 mod error;
+mod faults;
 mod future;
 mod keys;
 mod mapped;
@@ -51,6 +80,7 @@ mod resolver;
 mod space;
 mod special;
 mod status;
+mod storage;
 mod sync;
 mod tenant;
 mod transaction;

@@ -51,6 +51,11 @@ pub(crate) struct Versions {
     newest: RwLock<Map>,
     /// No commit will ever get a version up to this one: it was handed out as a read version.
     latest: AtomicI64,
+    /// No read version above this one is given out: a commit with a higher version is on its way,
+    /// or a restart could begin there. Written under the lock of `newest`.
+    ceiling: AtomicI64,
+    /// The ceiling while no commit is on its way.
+    lease: AtomicI64,
     /// In the order of commits. Locked after `newest`, never before it.
     history: Mutex<VecDeque<Undo>>,
 }
@@ -63,18 +68,28 @@ impl Versions {
             first,
             newest: RwLock::new(map),
             latest: AtomicI64::new(first),
+            ceiling: AtomicI64::new(Version::MAX),
+            lease: AtomicI64::new(Version::MAX),
             history: Mutex::default(),
         }
     }
 
     /// The version that the passing of time alone would give.
-    fn clock(&self) -> Version {
+    pub(crate) fn clock(&self) -> Version {
         self.first + i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX / 2)
     }
 
     /// The highest version there is now.
     pub(crate) fn now(&self) -> Version {
-        self.clock().max(self.latest.load(Ordering::Acquire))
+        let risen = self.clock().min(self.ceiling.load(Ordering::Acquire));
+        risen.max(self.latest.load(Ordering::Acquire))
+    }
+
+    /// Lets read versions rise up to `lease`, and no further.
+    pub(crate) fn set_lease(&self, lease: Version) {
+        let _newest = write(&self.newest);
+        self.lease.store(lease, Ordering::Release);
+        self.ceiling.store(lease, Ordering::Release);
     }
 
     /// The lowest version that can be read now.
@@ -86,7 +101,7 @@ impl Versions {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let newest = read(&self.newest);
         // Under the lock, so that every later commit gets a higher version.
-        let clock = self.clock();
+        let clock = self.clock().min(self.ceiling.load(Ordering::Acquire));
         let version = self.latest.fetch_max(clock, Ordering::AcqRel).max(clock);
         Snapshot {
             version,
@@ -149,16 +164,95 @@ impl Versions {
             before, changes, ..
         } = edit;
         self.latest.store(version, Ordering::Release);
-        let mut history = lock(&self.history);
-        history.push_back(Undo { version, before });
-        // Two go for each that comes, so that history shrinks to the window without a pause.
-        let oldest = version - WINDOW;
-        for _ in 0..2 {
-            if history.front().is_some_and(|undo| undo.version < oldest) {
-                history.pop_front();
-            }
-        }
+        remember(&mut lock(&self.history), Undo { version, before });
         (version, changes)
+    }
+
+    /// Begins commits that nobody sees before [`Draft::publish`].
+    ///
+    /// The caller has one draft at a time, and no [`Versions::apply`] meanwhile.
+    pub(crate) fn draft(&self) -> Draft<'_> {
+        let newest = write(&self.newest);
+        let version = self.clock().max(self.latest.load(Ordering::Acquire) + 1);
+        self.ceiling.store(version - 1, Ordering::Release);
+        Draft {
+            versions: self,
+            version,
+            before: newest.clone(),
+            map: newest.clone(),
+            undos: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+}
+
+/// Adds what a commit replaced to the history, and forgets what has left the window.
+fn remember(history: &mut VecDeque<Undo>, undo: Undo) {
+    let oldest = undo.version - WINDOW;
+    history.push_back(undo);
+    // Two go for each that comes, so that history shrinks to the window without a pause.
+    for _ in 0..2 {
+        if history.front().is_some_and(|undo| undo.version < oldest) {
+            history.pop_front();
+        }
+    }
+}
+
+/// Commits of one version on their way: dropped without [`Draft::publish`], they never were.
+pub(crate) struct Draft<'a> {
+    versions: &'a Versions,
+    pub(crate) version: Version,
+    /// The database before the first of the commits.
+    pub(crate) before: Map,
+    map: Map,
+    undos: Vec<Undo>,
+    /// In the order of commits.
+    pub(crate) changes: Vec<Change>,
+}
+
+impl Draft<'_> {
+    /// Applies the mutations of one commit, in order.
+    pub(crate) fn apply(&mut self, mutations: &[Mutation], stamp: &[u8; 10]) {
+        let mut edit = Edit {
+            map: &mut self.map,
+            before: Vec::new(),
+            changes: std::mem::take(&mut self.changes),
+        };
+        for mutation in mutations {
+            edit.apply(mutation, stamp);
+        }
+        let Edit {
+            before, changes, ..
+        } = edit;
+        self.changes = changes;
+        self.undos.push(Undo {
+            version: self.version,
+            before,
+        });
+    }
+
+    /// Shows the commits to everybody; read versions may then rise up to `lease`.
+    pub(crate) fn publish(mut self, lease: Version) -> Vec<Change> {
+        let versions = self.versions;
+        let mut newest = write(&versions.newest);
+        *newest = std::mem::take(&mut self.map);
+        versions.latest.store(self.version, Ordering::Release);
+        versions.lease.store(lease, Ordering::Release);
+        let mut history = lock(&versions.history);
+        for undo in self.undos.drain(..) {
+            remember(&mut history, undo);
+        }
+        drop(history);
+        drop(newest);
+        std::mem::take(&mut self.changes)
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        let _newest = write(&self.versions.newest);
+        let lease = self.versions.lease.load(Ordering::Acquire);
+        self.versions.ceiling.store(lease, Ordering::Release);
     }
 }
 
@@ -254,6 +348,46 @@ mod tests {
             let rebuilt = versions.snapshot_at(snapshot.version).map(|s| s.map);
             assert_eq!(rebuilt, Ok(snapshot.map.clone()));
         }
+    }
+
+    #[test]
+    fn a_draft_is_seen_when_it_is_published_and_not_before() {
+        let versions = Versions::new(1_000, Map::new());
+        let key = &b"k"[..];
+        let mut draft = versions.draft();
+        let version = draft.version;
+        draft.apply(&[set("k", "v")], &[0; 10]);
+        let between = versions.snapshot();
+        assert!(between.version < version);
+        assert_eq!(between.map.get(key), None);
+        assert_eq!(
+            versions.snapshot_at(version).err(),
+            Some(Error::FUTURE_VERSION)
+        );
+        draft.publish(Version::MAX);
+        let after = versions.snapshot();
+        assert!(after.version >= version);
+        assert!(after.map.contains_key(key));
+        assert_eq!(
+            versions.snapshot_at(between.version).map(|s| s.map),
+            Ok(Map::new())
+        );
+
+        let mut draft = versions.draft();
+        draft.apply(&[set("k", "other")], &[0; 10]);
+        drop(draft);
+        assert_eq!(versions.snapshot().map, after.map);
+    }
+
+    #[test]
+    fn read_versions_stop_at_the_lease() {
+        let versions = Versions::new(1_000, Map::new());
+        versions.set_lease(1_000);
+        assert_eq!(versions.snapshot().version, 1_000);
+        assert_eq!(versions.now(), 1_000);
+        versions.set_lease(Version::MAX);
+        let waited = (0..1_000_000).any(|_| versions.snapshot().version > 1_000);
+        assert!(waited);
     }
 
     #[test]

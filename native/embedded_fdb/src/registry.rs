@@ -1,40 +1,103 @@
 //! The databases of the process, by name.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use crate::database::Database;
-use crate::error::{Error, Result};
+use crate::faults::Faults;
+use crate::storage::{self, OpenError};
 use crate::sync::lock;
 
-static DATABASES: LazyLock<Mutex<HashMap<String, Arc<Database>>>> = LazyLock::new(Mutex::default);
+/// What a database is found by.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Name {
+    /// In memory; the empty name is that of the unnamed database.
+    Memory(String),
+    /// In a file, by its one path.
+    File(PathBuf),
+}
+
+/// A database that is open, or being opened by whoever has the lock.
+type Place = Arc<Mutex<Option<Arc<Database>>>>;
+
+static DATABASES: LazyLock<Mutex<HashMap<Name, Place>>> = LazyLock::new(Mutex::default);
+
+/// The variable with the faults of the databases that are opened.
+const FAULTS: &str = "EMBEDDED_FDB_FAULTS";
+/// The variable that names a cluster file for whoever names none.
+const CLUSTER_FILE: &str = "FDB_CLUSTER_FILE";
 
 /// The name of the database that a cluster file path stands for.
-///
-/// `embedded:memory:NAME` is the database `NAME`; every other path is the one unnamed database.
-fn name(cluster_file: &str) -> Result<&str> {
-    match cluster_file.strip_prefix("embedded:") {
-        Some(rest) => match rest.strip_prefix("memory:") {
-            Some("") | None => Err(Error::CONNECTION_STRING_INVALID),
-            Some(name) => Ok(name),
-        },
-        None => Ok(""),
+fn name(cluster_file: &str) -> Result<Name, OpenError> {
+    if cluster_file.is_empty() {
+        return match std::env::var(CLUSTER_FILE) {
+            Ok(path) if !path.is_empty() => name_in(&path),
+            _ => Ok(Name::Memory(String::new())),
+        };
+    }
+    name_in(cluster_file)
+}
+
+/// As [`name`], for a path that was given: it is a name, or that of a cluster file with one.
+fn name_in(cluster_file: &str) -> Result<Name, OpenError> {
+    if cluster_file.starts_with("embedded:") {
+        return parse(cluster_file, Path::new(""));
+    }
+    let path = Path::new(cluster_file);
+    // Any other file, or none, is as good a name for the unnamed database: there is no cluster.
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().map(str::trim);
+    let first = lines
+        .into_iter()
+        .find(|l| !l.is_empty() && !l.starts_with('#'));
+    match first.filter(|line| line.starts_with("embedded:")) {
+        Some(line) => parse(line, path.parent().unwrap_or(Path::new(""))),
+        None => Ok(Name::Memory(String::new())),
+    }
+}
+
+/// Reads `embedded:memory:NAME` and `embedded:file:PATH`; the latter as seen from `directory`.
+fn parse(text: &str, directory: &Path) -> Result<Name, OpenError> {
+    let kind_and_rest = text
+        .strip_prefix("embedded:")
+        .and_then(|t| t.split_once(':'));
+    match kind_and_rest {
+        Some(("memory", name)) if !name.is_empty() => Ok(Name::Memory(name.to_owned())),
+        Some(("file", path)) if !path.is_empty() => {
+            storage::canonical(&directory.join(path)).map(Name::File)
+        }
+        _ => Err(OpenError::Name {
+            name: text.to_owned(),
+        }),
     }
 }
 
 /// Opens a database, the same one for the same name. It lives until the process ends.
-pub(crate) fn open(cluster_file: &str) -> Result<Arc<Database>> {
+pub(crate) fn open(cluster_file: &str) -> Result<Arc<Database>, OpenError> {
     let name = name(cluster_file)?;
-    let mut databases = lock(&DATABASES);
-    if let Some(database) = databases.get(name) {
+    let place = lock(&DATABASES).entry(name.clone()).or_default().clone();
+    // Reading a file may take its time; meanwhile others find their databases.
+    let mut place = lock(&place);
+    if let Some(database) = &*place {
         return Ok(database.clone());
     }
-    let database = Arc::new(Database::new());
-    databases.insert(name.to_owned(), database.clone());
+    let faults = match std::env::var(FAULTS) {
+        Ok(text) => Some(text.parse::<Faults>()?),
+        Err(_) => None,
+    };
+    let database = match &name {
+        Name::Memory(_) => Arc::new(Database::new()),
+        Name::File(path) => storage::open(path)?,
+    };
+    database.faults.set(faults);
+    *place = Some(database.clone());
     Ok(database)
 }
 
 /// The database if it was opened before.
 pub(crate) fn find(cluster_file: &str) -> Option<Arc<Database>> {
-    lock(&DATABASES).get(name(cluster_file).ok()?).cloned()
+    let place = lock(&DATABASES).get(&name(cluster_file).ok()?)?.clone();
+    let database = lock(&place).clone();
+    database
 }

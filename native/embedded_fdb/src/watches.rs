@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::faults::Fault;
 use crate::future::{Future, Output, Owner};
 use crate::keys::{Key, Value};
 use crate::mvcc::Change;
@@ -17,14 +19,19 @@ struct Armed {
     /// The value when the watch was set.
     value: Option<Value>,
     future: Arc<Future>,
+    /// How much later than the change it fires, on purpose.
+    delay: Option<Duration>,
 }
+
+/// A watch that fires, and how much later.
+type Fired = (Arc<Future>, Option<Duration>);
 
 #[derive(Default)]
 struct Armory {
     by_key: BTreeMap<Key, Vec<Armed>>,
     last_id: u64,
     /// Watches that should have fired while [`Watches::hold`] was on.
-    held: Option<Vec<Arc<Future>>>,
+    held: Option<Vec<Fired>>,
 }
 
 /// The watches of a database.
@@ -123,16 +130,24 @@ impl Watches {
 
     /// Arms a watch: it fires when a commit leaves `key` with another value than `value`.
     ///
-    /// `current` reads the newest value, to notice a change that came before.
+    /// `current` reads the newest value, to notice a change that came before. `fault` is what goes
+    /// wrong on purpose.
     pub(crate) fn arm(
         &self,
         key: &Key,
         value: Option<Value>,
         future: &Arc<Future>,
         owner: &Weak<WatchOwner>,
+        fault: Fault,
         current: impl FnOnce() -> Option<Value>,
     ) {
         let Some(owner) = owner.upgrade() else { return };
+        if let Some(error) = fault.error {
+            let future = future.clone();
+            let fail = move || future.complete(Err(error));
+            network::after(fault.delay.unwrap_or_default(), Box::new(fail));
+            return;
+        }
         let mut armory = lock(&self.armory);
         armory.last_id += 1;
         let id = armory.last_id;
@@ -140,6 +155,7 @@ impl Watches {
             id,
             value,
             future: future.clone(),
+            delay: fault.delay,
         };
         armory.by_key.entry(key.clone()).or_default().push(armed);
         owner.armed.get_or_init(|| (key.clone(), id));
@@ -186,7 +202,8 @@ impl Watches {
                 if armed[i].value == *value {
                     i += 1;
                 } else {
-                    fired.push(armed.swap_remove(i).future);
+                    let watch = armed.swap_remove(i);
+                    fired.push((watch.future, watch.delay));
                 }
             }
             if armed.is_empty() {
@@ -214,10 +231,20 @@ impl Watches {
 }
 
 /// Completes watches from the network thread, where callbacks belong.
-fn fire(futures: Vec<Arc<Future>>) {
-    if !futures.is_empty() {
+fn fire(fired: Vec<Fired>) {
+    let mut now = Vec::with_capacity(fired.len());
+    for (future, delay) in fired {
+        match delay {
+            None => now.push(future),
+            Some(delay) => {
+                let fire = move || future.complete(Ok(Output::Unit));
+                network::after(delay, Box::new(fire));
+            }
+        }
+    }
+    if !now.is_empty() {
         network::on_network_thread(Box::new(move || {
-            for future in futures {
+            for future in now {
                 future.complete(Ok(Output::Unit));
             }
         }));

@@ -1,6 +1,7 @@
 //! Watches, and the commit that arms them.
 
 use super::*;
+use crate::database::Refused;
 
 impl Transaction {
     pub(crate) fn watch(self: &Arc<Self>, key: Key) -> Arc<Future> {
@@ -34,27 +35,100 @@ impl Transaction {
             future,
             owner,
             fresh: true,
+            fault: self.handle.database.faults.watch(),
         });
         Ok(waiting)
     }
 
     pub(crate) fn commit(self: &Arc<Self>) -> Arc<Future> {
-        Future::ready(self.with(|inner| {
-            inner.check_usable()?;
+        self.with(|inner| {
+            if let Err(error) = inner.check_usable() {
+                return Future::ready(Err(error));
+            }
             inner.commit_started = true;
             if let Some(error) = inner.failed_read {
-                return Err(error);
+                return Future::ready(Err(error));
             }
-            let result = self.commit_now(inner);
-            if let Err(error) = result {
-                inner.fail_watches(error);
-                inner.set_stamp(Stamp::Never(Error::TRANSACTION_INVALID_VERSION));
+            match self.request_commit(inner) {
+                Ok(Some((request, prefix))) => self.submit(inner, request, prefix),
+                Ok(None) => Future::ready(Ok(Output::Unit)),
+                Err(error) => Future::ready(Err(inner.commit_failed(error))),
             }
-            result.map(|()| Output::Unit)
-        }))
+        })
     }
 
-    pub(super) fn commit_now(&self, inner: &mut Inner) -> Result<()> {
+    /// Hands a commit over, with the prefix of the transaction's tenant.
+    fn submit(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        request: CommitRequest,
+        prefix: Key,
+    ) -> Arc<Future> {
+        let database = &self.handle.database;
+        let hidden = match database.faults.commit() {
+            Some(CommitFault::Refuse(error)) => {
+                return Future::ready(Err(inner.commit_failed(error)));
+            }
+            Some(CommitFault::Hide(error)) => Some(error),
+            None => None,
+        };
+        let Some(committer) = &database.committer else {
+            let answer = database.commit(request);
+            return Future::ready(self.take_answer(inner, answer, hidden, &prefix));
+        };
+        let future = Future::pending();
+        self.keep_pending(inner, &future);
+        let (transaction, waiting) = (self.clone(), future.clone());
+        let done = move |answer| {
+            transaction.with(|inner| {
+                // A transaction that was reset meanwhile has ended the future.
+                if !waiting.is_ready() {
+                    let result = transaction.take_answer(inner, answer, hidden, &prefix);
+                    inner.outbox.push((waiting, result));
+                }
+            });
+        };
+        committer.submit(request, Box::new(done));
+        future
+    }
+
+    /// Takes over what came of a commit. `hidden` is what the client hears of its success.
+    fn take_answer(
+        &self,
+        inner: &mut Inner,
+        answer: Answer,
+        hidden: Option<Error>,
+        prefix: &Key,
+    ) -> Result<Output> {
+        let answer = answer.and_then(|committed| match hidden {
+            Some(error) => Err(Refused::with(error)),
+            None => Ok(committed),
+        });
+        match answer {
+            Ok(committed) => {
+                inner.committed_version = committed.version;
+                inner.set_stamp(Stamp::Known(committed.stamp));
+                self.arm_watches_below(inner, prefix);
+                Ok(Output::Unit)
+            }
+            Err(refused) => {
+                inner.conflicts = RangeSet::default();
+                if inner.options.report_conflicting_keys {
+                    for (begin, end) in refused.conflicts {
+                        let cut = prefix.len().min(begin.len()).min(end.len());
+                        inner
+                            .conflicts
+                            .insert(begin[cut..].into(), end[cut..].into());
+                    }
+                }
+                Err(inner.commit_failed(refused.error))
+            }
+        }
+    }
+
+    /// What the committer is asked for, and the prefix of the transaction's tenant; nothing where the
+    /// transaction wrote nothing.
+    fn request_commit(&self, inner: &mut Inner) -> Result<Option<(CommitRequest, Key)>> {
         let tenants = self.edit_tenants(inner)?;
         let (mutations, writes) = inner.writes.collect(&[], ALL_END);
         let mut request = CommitRequest {
@@ -79,7 +153,7 @@ impl Transaction {
             inner.committed_version = -1;
             inner.set_stamp(Stamp::Never(Error::NO_COMMIT_VERSION));
             self.arm_watches(inner)?;
-            return Ok(());
+            return Ok(None);
         }
         if inner.options.read_only {
             return Err(Error::TRANSACTION_READ_ONLY);
@@ -109,26 +183,7 @@ impl Transaction {
             request.move_below(&prefix);
             request.reads.push(single_key(&tenant::id_key(id)));
         }
-        match self.handle.database.commit(request) {
-            Ok(committed) => {
-                inner.committed_version = committed.version;
-                inner.set_stamp(Stamp::Known(committed.stamp));
-                self.arm_watches_below(inner, &prefix);
-                Ok(())
-            }
-            Err(refused) => {
-                inner.conflicts = RangeSet::default();
-                if inner.options.report_conflicting_keys {
-                    for (begin, end) in refused.conflicts {
-                        let cut = prefix.len().min(begin.len()).min(end.len());
-                        inner
-                            .conflicts
-                            .insert(begin[cut..].into(), end[cut..].into());
-                    }
-                }
-                Err(refused.error)
-            }
-        }
+        Ok(Some((request, prefix)))
     }
 
     /// What the changes made through special keys come to.
@@ -170,9 +225,16 @@ impl Transaction {
                 key => [prefix, key].concat().into(),
             };
             let current = || database.newest(&key);
+            let PendingWatch {
+                value,
+                future,
+                owner,
+                fault,
+                ..
+            } = watch;
             database
                 .watches
-                .arm(&key, watch.value, &watch.future, &watch.owner, current);
+                .arm(&key, value, &future, &owner, fault, current);
         }
     }
 
@@ -214,6 +276,15 @@ impl Transaction {
     /// Tag throttling counts pages of 4 KB; without it, the cost is what was written so far.
     pub(crate) fn get_total_cost(&self) -> Arc<Future> {
         self.get_approximate_size()
+    }
+}
+
+impl Inner {
+    /// Ends what depends on the commit, which has failed.
+    fn commit_failed(&mut self, error: Error) -> Error {
+        self.fail_watches(error);
+        self.set_stamp(Stamp::Never(Error::TRANSACTION_INVALID_VERSION));
+        error
     }
 }
 

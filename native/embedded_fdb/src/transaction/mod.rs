@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::database::{CommitRequest, Handle};
 use crate::error::{Error, Result};
+use crate::faults::{CommitFault, Fault};
 use crate::future::{Future, KeyArray, KeyValues, MappedRow, MappedRows, Output, StringArray};
 use crate::keys::{
     clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, Key, KeySelector,
@@ -33,6 +34,7 @@ use crate::range_set::RangeSet;
 use crate::resolver::{single_key, KeyRange};
 use crate::space::Space;
 use crate::special;
+use crate::storage::Answer;
 use crate::sync::{lock, read};
 use crate::tenant::{self, Tenant};
 use crate::view::{range_in_database, resolve_in_database, View};
@@ -59,6 +61,7 @@ struct PendingWatch {
     /// Nothing has been waited for since: to a cluster's client the watch would still be reading
     /// its value, and end up in the next try of the transaction.
     fresh: bool,
+    fault: Fault,
 }
 
 /// The versionstamp of a transaction, once it is known.

@@ -29,14 +29,37 @@ impl Transaction {
                 return Future::ready(Err(error));
             }
             inner.settle_watches();
+            let fault = self.handle.database.faults.read();
+            if let Some(error) = fault.error {
+                let result = self.run_read(inner, |_, _| Err(error));
+                return self.answer_after(inner, fault.delay, result);
+            }
             if let (None, Some(version)) = (&inner.sighted, inner.requested_version) {
                 let wait = self.handle.database.versions_until(version);
                 if wait > 0 && wait <= FUTURE_VERSION_PATIENCE {
                     return self.read_later(inner, wait, f);
                 }
             }
-            Future::ready(self.run_read(inner, f))
+            let result = self.run_read(inner, f);
+            self.answer_after(inner, fault.delay, result)
         })
+    }
+
+    /// A future with the answer of a read, which waits on purpose where there is a delay.
+    fn answer_after(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        delay: Option<Duration>,
+        result: Result<Output>,
+    ) -> Arc<Future> {
+        let Some(delay) = delay else {
+            return Future::ready(result);
+        };
+        let future = Future::pending();
+        self.keep_pending(inner, &future);
+        let waiting = future.clone();
+        network::after(delay, Box::new(move || waiting.complete(result)));
+        future
     }
 
     pub(super) fn run_read(

@@ -1,0 +1,159 @@
+//! The thread that commits to a database file.
+//!
+//! All commits that came while the file was being written are written next, together: a commit
+//! waits for the file at most twice, however many there are.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::store::{Failure, Store};
+use crate::database::{CommitRequest, Committed, Database, Refused};
+use crate::error::Error;
+use crate::mvcc::Version;
+use crate::sync::lock;
+
+/// Commits that are written together, at most: the order in a batch has two bytes in a versionstamp.
+const BATCH: usize = 10_000;
+/// Versions that may be given out before the file has to say so: an hour's worth.
+const LEASE: Version = 3_600_000_000;
+/// How often the lease is looked at when there is nothing to commit.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long to wait for the next commit before the record of the last one is made durable.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The answer to a commit.
+pub(crate) type Answer = std::result::Result<Committed, Refused>;
+/// Takes the answer to a commit, on the committer's thread.
+pub(crate) type Done = Box<dyn FnOnce(Answer) + Send>;
+
+/// Hands commits over to the thread.
+#[derive(Default)]
+pub(crate) struct Committer {
+    queue: Mutex<VecDeque<(CommitRequest, Done)>>,
+    work: Condvar,
+    problem: Mutex<Option<String>>,
+}
+
+impl Committer {
+    /// Commits later; `done` is called once, on the committer's thread.
+    pub(crate) fn submit(&self, request: CommitRequest, done: Done) {
+        lock(&self.queue).push_back((request, done));
+        self.work.notify_one();
+    }
+
+    /// Why the last commits were not written, if they were not.
+    pub(crate) fn problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
+    }
+
+    /// The next commits; none where none came for a while.
+    fn take(&self, wait: Duration) -> Vec<(CommitRequest, Done)> {
+        let queue = lock(&self.queue);
+        let waited = self
+            .work
+            .wait_timeout_while(queue, wait, |queue| queue.is_empty());
+        let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let count = queue.len().min(BATCH);
+        queue.drain(..count).collect()
+    }
+}
+
+/// A panic must not end the thread that all commits depend on; the panic hook has reported it.
+fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).ok()
+}
+
+/// Starts the thread of a database, which ends with the process.
+pub(super) fn start(
+    database: Arc<Database>,
+    committer: Arc<Committer>,
+    store: Store,
+) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("fdb-committer".to_owned());
+    let work = Work {
+        database,
+        committer,
+        store,
+    };
+    thread.spawn(move || work.run())?;
+    Ok(())
+}
+
+struct Work {
+    database: Arc<Database>,
+    committer: Arc<Committer>,
+    store: Store,
+}
+
+impl Work {
+    fn run(mut self) {
+        // The first lease is due at once.
+        let mut wait = Duration::ZERO;
+        loop {
+            let batch = self.committer.take(wait);
+            if !batch.is_empty() {
+                self.commit(batch);
+                wait = PAUSE;
+                continue;
+            }
+            if wait == PAUSE {
+                self.store.settle();
+            }
+            self.extend_lease();
+            wait = IDLE;
+        }
+    }
+
+    fn commit(&mut self, batch: Vec<(CommitRequest, Done)>) {
+        let (requests, dones): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let lease = self.database.clock() + LEASE;
+        let store = &mut self.store;
+        let mut failure = None;
+        let work = || {
+            self.database
+                .commit_batch(&requests, lease, |before, changes| {
+                    store.persist(before, changes, lease).map_err(|failed| {
+                        let (error, text) = match failed {
+                            Failure::NotWritten(text) => (Error::IO_ERROR, text),
+                            Failure::Unknown(text) => (Error::COMMIT_UNKNOWN_RESULT, text),
+                        };
+                        failure = Some(text);
+                        error
+                    })
+                })
+        };
+        let answers = guarded(work).unwrap_or_else(|| {
+            // Memory and file may differ now.
+            self.store.give_up("a commit failed half-way");
+            let unknown = |_| Err(Refused::with(Error::COMMIT_UNKNOWN_RESULT));
+            dones.iter().map(unknown).collect()
+        });
+        self.report(failure);
+        for (done, answer) in dones.into_iter().zip(answers) {
+            guarded(|| done(answer));
+        }
+    }
+
+    fn extend_lease(&mut self) {
+        let clock = self.database.clock();
+        if self.store.lease() - clock > LEASE / 2 {
+            return;
+        }
+        let lease = clock + LEASE;
+        let nothing = Default::default();
+        match self.store.persist(&nothing, &[], lease) {
+            Ok(()) => {
+                self.database.set_lease(lease);
+                self.store.settle();
+                self.report(None);
+            }
+            Err(Failure::NotWritten(text) | Failure::Unknown(text)) => self.report(Some(text)),
+        }
+    }
+
+    fn report(&self, failure: Option<String>) {
+        *lock(&self.committer.problem) =
+            failure.or_else(|| self.store.problem().map(str::to_owned));
+    }
+}

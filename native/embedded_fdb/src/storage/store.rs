@@ -1,0 +1,443 @@
+//! Keys and values in the file, with a checksum of our own over all of them.
+//!
+//! redb keeps two tables: the keys with their values, and one row that says what they are after
+//! which commit. Both change in the same redb transaction. The checksum is the sum of a hash of each
+//! key and value, so that a commit changes it by what it changes itself.
+
+use std::collections::BTreeMap;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::file::{Backend, DataFile, Record, HEADER};
+use super::lock::PathLock;
+use super::OpenError;
+use crate::keys::{Key, Value};
+use crate::mvcc::{Change, Map, Version};
+
+const KEYS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("keys");
+const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
+const STATE_ROW: &str = "state";
+/// redb would take 1 GiB; everything that is read often is in memory anyway.
+const CACHE: usize = 32 << 20;
+
+/// What the keys and values in the file are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct State {
+    /// Commits so far.
+    number: u64,
+    /// No version above this one was ever given out.
+    lease: Version,
+    /// How many keys there are.
+    keys: u64,
+    /// The sum of [`hash`] over all keys.
+    sum: u128,
+}
+
+impl State {
+    const SIZE: usize = 40;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..8].copy_from_slice(&self.number.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.lease.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.keys.to_le_bytes());
+        bytes[24..].copy_from_slice(&self.sum.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<State> {
+        let bytes: &[u8; Self::SIZE] = bytes.try_into().ok()?;
+        Some(State {
+            number: u64::from_le_bytes(bytes[..8].try_into().ok()?),
+            lease: i64::from_le_bytes(bytes[8..16].try_into().ok()?),
+            keys: u64::from_le_bytes(bytes[16..24].try_into().ok()?),
+            sum: u128::from_le_bytes(bytes[24..].try_into().ok()?),
+        })
+    }
+
+    fn record(self) -> Record {
+        Record {
+            number: self.number,
+            sum: self.sum,
+        }
+    }
+
+    fn add(&mut self, hasher: &mut Hasher, key: &[u8], value: &[u8]) {
+        self.keys += 1;
+        self.sum = self.sum.wrapping_add(hasher.hash(key, value));
+    }
+
+    fn remove(&mut self, hasher: &mut Hasher, key: &[u8], value: &[u8]) {
+        self.keys -= 1;
+        self.sum = self.sum.wrapping_sub(hasher.hash(key, value));
+    }
+}
+
+/// Hashes a key with its value.
+#[derive(Default)]
+struct Hasher(Vec<u8>);
+
+impl Hasher {
+    fn hash(&mut self, key: &[u8], value: &[u8]) -> u128 {
+        self.0.clear();
+        self.0.extend_from_slice(&(key.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(key);
+        self.0.extend_from_slice(value);
+        xxh3_128(&self.0)
+    }
+}
+
+/// Why commits are not in the file.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// They are certainly not, and never will be.
+    NotWritten(String),
+    /// Nobody can say: they are found, or not, when the file is opened next.
+    Unknown(String),
+}
+
+/// An open database file.
+pub(super) struct Store {
+    path: PathBuf,
+    file: Arc<DataFile>,
+    /// What is in the file, and in memory.
+    state: State,
+    /// None after a failure, until the next commits.
+    engine: Option<Engine>,
+    /// What happened, if memory and file can be brought together by opening the file anew only.
+    broken: Option<String>,
+    hasher: Hasher,
+    _lock: PathLock,
+}
+
+/// redb on the file.
+struct Engine {
+    redb: redb::Database,
+    backend: Backend,
+}
+
+/// An error of redb, or a panic, as text.
+type Result<T> = std::result::Result<T, String>;
+
+/// Runs what calls redb: a damaged file may make it panic.
+fn guard<T>(body: impl FnOnce() -> std::result::Result<T, redb::Error>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(text.unwrap_or("the storage engine failed").to_owned())
+        }
+    }
+}
+
+impl Engine {
+    fn open(file: &Arc<DataFile>) -> std::result::Result<Engine, redb::Error> {
+        let backend = Backend::new(file.clone());
+        let redb = redb::Builder::new()
+            .set_cache_size(CACHE)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(backend.clone())?;
+        Ok(Engine { redb, backend })
+    }
+
+    fn read_state(&self) -> std::result::Result<Option<State>, redb::Error> {
+        let transaction = self.redb.begin_read()?;
+        let table = transaction.open_table(STATE)?;
+        let row = table.get(STATE_ROW)?;
+        Ok(row.and_then(|row| State::from_bytes(row.value())))
+    }
+
+    fn write(
+        &self,
+        changes: &BTreeMap<&Key, Option<&Value>>,
+        state: State,
+    ) -> std::result::Result<(), redb::Error> {
+        let mut transaction = self.redb.begin_write()?;
+        transaction.set_two_phase_commit(true);
+        {
+            let mut table = transaction.open_table(KEYS)?;
+            for (key, value) in changes {
+                match value {
+                    Some(value) => table.insert(&key[..], &value[..])?,
+                    None => table.remove(&key[..])?,
+                };
+            }
+            let mut table = transaction.open_table(STATE)?;
+            table.insert(STATE_ROW, &state.to_bytes()[..])?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Reads everything: the map, and what it is.
+    fn load(
+        &self,
+        hasher: &mut Hasher,
+    ) -> std::result::Result<(Map, Option<State>, State), redb::Error> {
+        let said = self.read_state()?;
+        let mut found = State {
+            number: 0,
+            lease: 0,
+            keys: 0,
+            sum: 0,
+        };
+        let mut map = Map::new();
+        let transaction = self.redb.begin_read()?;
+        for row in transaction.open_table(KEYS)?.iter()? {
+            let (key, value) = row?;
+            found.add(hasher, key.value(), value.value());
+            map.insert(key.value().into(), value.value().into());
+        }
+        Ok((map, said, found))
+    }
+
+    /// Ends the use of redb without another write.
+    fn retire(self) {
+        self.backend.retire();
+        let _ended = guard(|| {
+            drop(self.redb);
+            Ok(())
+        });
+    }
+}
+
+impl Store {
+    /// Makes a new file with what a new database holds.
+    pub(super) fn create(
+        file: Arc<DataFile>,
+        path: &Path,
+        map: &Map,
+        lease: Version,
+    ) -> Result<()> {
+        let mut state = State {
+            number: 0,
+            lease,
+            keys: 0,
+            sum: 0,
+        };
+        let mut hasher = Hasher::default();
+        for (key, value) in map {
+            state.add(&mut hasher, key, value);
+        }
+        let text = |error: std::io::Error| format!("{}: {error}", path.display());
+        file.initialize(state.record()).map_err(text)?;
+        let changes = map.iter().map(|(key, value)| (key, Some(value)));
+        let changes = changes.collect();
+        guard(|| {
+            let engine = Engine::open(&file)?;
+            engine.write(&changes, state)?;
+            engine.retire();
+            Ok(())
+        })?;
+        file.sync().map_err(text)
+    }
+
+    /// Opens a file, reads all of it, and answers the store, the map, and the version from which
+    /// new ones rise.
+    pub(super) fn open(
+        file: Arc<DataFile>,
+        path: &Path,
+        lock: PathLock,
+    ) -> std::result::Result<(Store, Map, Version), OpenError> {
+        let damaged = |what: String| OpenError::Damaged {
+            path: path.to_owned(),
+            what,
+        };
+        let failed = |source| OpenError::io("read", path, source);
+        let length = file.len().map_err(failed)?;
+        if length <= HEADER {
+            return Err(damaged(format!(
+                "it has {length} bytes, which is less than an empty database"
+            )));
+        }
+        if !file.has_magic().map_err(failed)? {
+            return Err(OpenError::Foreign {
+                path: path.to_owned(),
+            });
+        }
+        let records = file.records().map_err(failed)?;
+        let mut hasher = Hasher::default();
+        let engine = guard(|| Engine::open(&file)).map_err(damaged)?;
+        let (map, said, found) = guard(|| engine.load(&mut hasher)).map_err(damaged)?;
+        let state = said.ok_or_else(|| damaged("it does not say what it holds".to_owned()))?;
+        if (state.keys, state.sum) != (found.keys, found.sum) {
+            return Err(damaged(format!(
+                "it should hold {} keys with checksum {:032x}, and holds {} with {:032x}",
+                state.keys, state.sum, found.keys, found.sum
+            )));
+        }
+        check_records(path, records, state)?;
+        let mut store = Store {
+            path: path.to_owned(),
+            file,
+            state,
+            engine: Some(engine),
+            broken: None,
+            hasher,
+            _lock: lock,
+        };
+        store.write_record();
+        store.settle();
+        match store.broken.take() {
+            None => Ok((store, map, state.lease)),
+            Some(text) => Err(OpenError::io("write", path, std::io::Error::other(text))),
+        }
+    }
+
+    /// Makes commits durable: all of `changes`, or nothing. `before` is the map they change, and no
+    /// version above `lease` will be given out.
+    pub(super) fn persist(
+        &mut self,
+        before: &Map,
+        changes: &[Change],
+        lease: Version,
+    ) -> std::result::Result<(), Failure> {
+        let path = self.path.clone();
+        let path = path.display();
+        if let Some(text) = &self.broken {
+            return Err(Failure::NotWritten(text.clone()));
+        }
+        let at = self.file.is_at(&self.path);
+        if !at.as_ref().is_ok_and(|&at| at) {
+            return Err(Failure::NotWritten(format!(
+                "{path} is not the file that was opened any more: it was moved, removed or replaced"
+            )));
+        }
+        if self.engine.is_none() {
+            self.engine = Some(self.reopen().map_err(Failure::NotWritten)?);
+        }
+        let Some(engine) = &self.engine else {
+            return Err(Failure::NotWritten(format!("{path} is not open")));
+        };
+
+        let mut last: BTreeMap<&Key, Option<&Value>> = BTreeMap::new();
+        for change in changes {
+            last.insert(&change.key, change.value.as_ref());
+        }
+        last.retain(|key, value| before.get(&key[..]) != *value);
+        let mut next = State {
+            number: self.state.number + 1,
+            lease: lease.max(self.state.lease),
+            ..self.state
+        };
+        for (key, value) in &last {
+            if let Some(value) = before.get(&key[..]) {
+                next.remove(&mut self.hasher, key, value);
+            }
+            if let Some(value) = value {
+                next.add(&mut self.hasher, key, value);
+            }
+        }
+
+        let syncs = self.file.syncs();
+        if let Err(error) = guard(|| engine.write(&last, next)) {
+            let text = format!("cannot write {path}: {error}");
+            if let Some(engine) = self.engine.take() {
+                engine.retire();
+            }
+            // redb syncs once before it makes a commit the one that counts.
+            return Err(if self.file.syncs() == syncs {
+                Failure::NotWritten(text)
+            } else {
+                self.broken = Some(format!("{text}; open the database in a new process"));
+                Failure::Unknown(text)
+            });
+        }
+        self.state = next;
+        self.write_record();
+        Ok(())
+    }
+
+    /// Opens redb again after a failure: the file must hold what memory holds.
+    fn reopen(&mut self) -> Result<Engine> {
+        let engine = guard(|| Engine::open(&self.file))?;
+        let state = guard(|| engine.read_state())?;
+        if state == Some(self.state) {
+            return Ok(engine);
+        }
+        engine.retire();
+        let text = format!(
+            "{} does not hold what was written to it; open the database in a new process",
+            self.path.display()
+        );
+        self.broken = Some(text.clone());
+        Err(text)
+    }
+
+    /// The lease that the file has.
+    pub(super) fn lease(&self) -> Version {
+        self.state.lease
+    }
+
+    /// Makes the record of the last commit durable: done when there is nothing else to do, as the
+    /// commit itself is durable before, and the next commit makes the record so too.
+    pub(super) fn settle(&mut self) {
+        if let Err(error) = self.file.sync() {
+            self.break_off(&error);
+        }
+    }
+
+    fn write_record(&mut self) {
+        if let Err(error) = self.file.write_record(self.state.record()) {
+            self.break_off(&error);
+        }
+    }
+
+    fn break_off(&mut self, error: &std::io::Error) {
+        self.give_up(&format!("cannot write the record of a commit: {error}"));
+    }
+
+    /// Refuses all commits from now on.
+    pub(super) fn give_up(&mut self, why: &str) {
+        let path = self.path.display();
+        let text = || format!("{path}: {why}; open the database in a new process");
+        self.broken.get_or_insert_with(text);
+    }
+
+    /// What keeps the database from commits.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+}
+
+/// Compares what the file holds with the records of the commits that were made durable.
+fn check_records(
+    path: &Path,
+    records: [Option<Record>; 2],
+    state: State,
+) -> std::result::Result<(), OpenError> {
+    let damaged = |what: &str| {
+        Err(OpenError::Damaged {
+            path: path.to_owned(),
+            what: what.to_owned(),
+        })
+    };
+    let newest = records.into_iter().flatten().max_by_key(|r| r.number);
+    let Some(newest) = newest else {
+        return damaged("both records of its last commit are");
+    };
+    if state.number == newest.number + 1 {
+        // The crash came after the commit, and before its record.
+        return Ok(());
+    }
+    if state.number != newest.number {
+        return Err(OpenError::Lost {
+            path: path.to_owned(),
+            recorded: newest.number,
+            found: state.number,
+        });
+    }
+    if records.contains(&None) {
+        // The damaged record may have been of a later commit.
+        return damaged("a record of its last two commits is");
+    }
+    if newest.sum != state.sum {
+        return damaged("the record of its last commit has another checksum");
+    }
+    Ok(())
+}
