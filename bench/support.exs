@@ -46,8 +46,14 @@ defmodule Bench do
     mounted = fn -> :counters.add(counters, 1, 1) end
     updated = fn -> :counters.add(counters, 2, 1) end
     before = memory()
-    pids = for i <- 1..n, do: spawn(fn -> page.(i, mounted, updated) end)
-    {time, :ok} = :timer.tc(fn -> wait(counters, 1, n) end)
+
+    {time, pids} =
+      :timer.tc(fn ->
+        pids = for i <- 1..n, do: spawn(fn -> page.(i, mounted, updated) end)
+        wait(counters, 1, n)
+        pids
+      end)
+
     Enum.each(pids, &:erlang.garbage_collect/1)
     used = Enum.zip_with([memory(), before], fn [now, before] -> div(now - before, n) end)
     %{pids: pids, counters: counters, n: n, mount_ms: time / 1000, used: used}
