@@ -283,7 +283,10 @@ defmodule EctoFoundationDB.Sync do
 
   defp first_take(wanted, subscriptions) do
     Enum.zip_with(wanted, subscriptions, fn {_query, synced}, subscription ->
-      synced |> Map.put(:subscription, subscription) |> take()
+      taken = synced |> Map.put(:subscription, subscription) |> take()
+      # A running sync goes on where a record can't be decoded, but none begins so.
+      if stale(taken) != stale(synced), do: raise(stale(taken))
+      taken
     end)
   rescue
     error ->

@@ -42,7 +42,7 @@ defmodule EctoFoundationDB.DecodingTest do
       {first, _} = Keys.record_range(tenant, "things", "bad")
 
       assert_raise DecodeError, fn ->
-        LiveQuery.decode(tenant, TestThing, [{first, record([field("value", bad)])}])
+        LiveQuery.decoder(tenant, TestThing).([{first, record([field("value", bad)])}])
       end
     end
 

@@ -344,6 +344,47 @@ defmodule EctoFoundationDB.SyncTest do
     end
   end
 
+  describe "a record that cannot be decoded" do
+    test "breaks neither a running sync nor other records", %{tenant: tenant, state: state} do
+      for id <- ["u1", "u2"], do: Repo.insert!(%User{id: id, name: id}, prefix: tenant)
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :handle_stale, fn state, stale ->
+          {:cont, %{state | assigns: Map.put(state.assigns, :stale, stale)}}
+        end)
+        |> Sync.sync_many(Repo, :users, User, ["u1", "u2"])
+
+      # What another application might have written.
+      {key, _end} = EctoFoundationDB.Layer.Keys.record_range(tenant, "users", "u1")
+      function = :erlang.term_to_binary(id: "u1", name: &Function.identity/1)
+      EctoFoundationDB.LayerCase.operations(tenant, [{:set, key, function}])
+
+      state = handle_next(state)
+      assert [%{name: "u1"}, %{name: "u2"}] = state.assigns.users
+      assert %{users: %EctoFoundationDB.DecodeError{}} = state.assigns.stale
+      assert Exception.message(state.assigns.stale.users) =~ "u1"
+
+      Repo.update!(%User{id: "u2"}, %{name: "new"}, prefix: tenant)
+      state = handle_next(state)
+      assert [%{name: "u1"}, %{name: "new"}] = state.assigns.users
+
+      # Syncing goes on; beginning with it raises.
+      state = Sync.sync_many(state, Repo, :users, User, ["u2", "u1"])
+      assert [%{name: "new"}, %{name: "u1"}] = state.assigns.users
+
+      assert_raise EctoFoundationDB.DecodeError, fn ->
+        Sync.sync_one(state, Repo, :user, User, "u1")
+      end
+
+      value = :erlang.term_to_binary(id: "u1", name: "mended")
+      EctoFoundationDB.LayerCase.operations(tenant, [{:set, key, value}])
+      state = handle_next(state)
+      assert [%{name: "new"}, %{name: "mended"}] = state.assigns.users
+      assert state.assigns.stale == %{users: nil}
+    end
+  end
+
   describe "handle_ready" do
     test "leaves alone what is not this repo's", %{state: state} do
       state = Sync.sync_one(state, Repo, :user, User, "u1")

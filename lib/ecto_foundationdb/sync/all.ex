@@ -8,6 +8,7 @@ defmodule EctoFoundationDB.Sync.All do
   """
 
   alias EctoFoundationDB.LiveQuery
+  alias EctoFoundationDB.Sync.Subscription
 
   @enforce_keys [:label, :queryable]
   defstruct [:label, :queryable, :query, by: [], watch_action: :changes]
@@ -39,8 +40,8 @@ defmodule EctoFoundationDB.Sync.All do
   def decoder(%__MODULE__{query: query}, _tenant), do: LiveQuery.list_decoder(query)
 
   @doc false
-  def value(%__MODULE__{query: query}, [{records, _stale}]) do
-    LiveQuery.arrange(query, Enum.reject(records, &is_nil/1))
+  def value(%__MODULE__{query: query}, [result]) do
+    LiveQuery.arrange(query, Subscription.records(result))
   end
 
   @doc false

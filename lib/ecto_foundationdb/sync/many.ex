@@ -6,6 +6,7 @@ defmodule EctoFoundationDB.Sync.Many do
 
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Schema
+  alias EctoFoundationDB.Sync.Subscription
 
   @enforce_keys [:label, :schema, :ids]
   defstruct @enforce_keys
@@ -28,7 +29,7 @@ defmodule EctoFoundationDB.Sync.Many do
   def decoder(%__MODULE__{schema: schema}, tenant), do: LiveQuery.decoder(tenant, schema)
 
   @doc false
-  def value(_many, results), do: for({records, _stale} <- results, record <- records, do: record)
+  def value(_many, results), do: Enum.flat_map(results, &Subscription.records/1)
 
   @doc false
   def empty(_many), do: []

@@ -5,6 +5,7 @@ defmodule EctoFoundationDB.Sync.One do
 
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Schema
+  alias EctoFoundationDB.Sync.Subscription
 
   @enforce_keys [:label, :schema, :id]
   defstruct @enforce_keys
@@ -27,8 +28,7 @@ defmodule EctoFoundationDB.Sync.One do
   def decoder(%__MODULE__{schema: schema}, tenant), do: LiveQuery.decoder(tenant, schema)
 
   @doc false
-  def value(_one, [{[], _stale}]), do: nil
-  def value(_one, [{[record], _stale}]), do: record
+  def value(_one, [result]), do: result |> Subscription.records() |> List.first()
 
   @doc false
   def empty(_one), do: nil

@@ -2,10 +2,14 @@ defmodule EctoFoundationDB.Sync.Subscription do
   @moduledoc false
   # The NIF's subscriptions, as Sync uses them.
 
-  alias EctoFoundationDB.Native
+  alias EctoFoundationDB.{DecodeError, Native, Schema}
 
-  @typedoc "A live query's records by place, nil for none, and why they are stale, or nil."
-  @type result :: {[struct() | nil], Exception.t() | nil}
+  @typedoc """
+  A live query's records by place, and why they are stale, or nil. At a place there is nil for what is
+  no result, and `{:undecodable, struct_so_far, error}` for a record that cannot be decoded.
+  """
+  @type result :: {[place()], Exception.t() | nil}
+  @type place :: struct() | nil | {:undecodable, struct() | nil, Exception.t()}
 
   @doc """
   Subscribes to lists of live queries, each beside the subscription it takes the place of or nil; one
@@ -70,17 +74,24 @@ defmodule EctoFoundationDB.Sync.Subscription do
 
   defp update([], [], _decode), do: []
 
-  defp update([taken | more], [{records, stale} | before], decode) do
+  defp update([taken | more], [{places, stale} | before], decode) do
     result =
       case taken do
-        :unchanged -> {records, stale}
-        {:rows, items} -> {merge(items, List.to_tuple(records), decode), nil}
-        {:stale, error} -> {records, EctoFoundationDB.Error.exception(error)}
-        :fresh -> {records, nil}
+        :unchanged -> {places, stale}
+        {:rows, items} -> items |> merge(List.to_tuple(places), decode) |> result()
+        {:stale, error} -> {places, EctoFoundationDB.Error.exception(error)}
+        :fresh -> result(places)
       end
 
     [result | update(more, before, decode)]
   end
+
+  defp result(places) do
+    {places, Enum.find_value(places, &error/1)}
+  end
+
+  defp error({:undecodable, _struct, error}), do: error
+  defp error(_place), do: nil
 
   # Records that did not change stay the same terms. A record that is no result, an index entry's
   # that is out of date, keeps its place as nil.
@@ -91,13 +102,17 @@ defmodule EctoFoundationDB.Sync.Subscription do
   end
 
   defp merge([rows | items], before, decode) do
-    record =
-      case decode.(rows) do
+    place =
+      try do
+        decode.(rows)
+      rescue
+        error in DecodeError -> {:undecodable, so_far(rows, before), error}
+      else
         [record] -> record
         [] -> nil
       end
 
-    [record | merge(items, before, decode)]
+    [place | merge(items, before, decode)]
   end
 
   defp keep(_before, first, first, tail), do: tail
@@ -105,4 +120,23 @@ defmodule EctoFoundationDB.Sync.Subscription do
   defp keep(before, first, last, tail) do
     keep(before, first, last - 1, [elem(before, last - 1) | tail])
   end
+
+  # The struct that the process has of a record, found by its id, the last element of the key.
+  defp so_far([{key, _value} | _], before) do
+    id = key |> Native.unpack() |> Tuple.to_list() |> List.last()
+
+    Enum.find(records({Tuple.to_list(before), nil}), fn %schema{} = struct ->
+      Schema.dump_value(schema, :sync, Schema.primary_key(schema), Schema.id!(struct)) == id
+    end)
+  end
+
+  @doc "A result's records. One that cannot be decoded is what it was before."
+  @spec records(result()) :: [struct()]
+  def records({places, _stale}), do: structs(places)
+
+  defp structs([]), do: []
+  defp structs([nil | places]), do: structs(places)
+  defp structs([{:undecodable, nil, _error} | places]), do: structs(places)
+  defp structs([{:undecodable, struct, _error} | places]), do: [struct | structs(places)]
+  defp structs([struct | places]), do: [struct | structs(places)]
 end
