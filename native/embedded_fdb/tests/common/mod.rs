@@ -1,0 +1,60 @@
+//! The published `foundationdb` client on the embedded engine.
+#![allow(dead_code)]
+
+use std::sync::OnceLock;
+
+use foundationdb::api::NetworkAutoStop;
+use foundationdb::{Database, FdbError, Transaction};
+use foundationdb_sys::{bind, Library};
+
+/// Starts the client once in the process.
+pub fn boot() {
+    static NETWORK: OnceLock<NetworkAutoStop> = OnceLock::new();
+    NETWORK.get_or_init(|| {
+        if let Err(error) = bind(&Library::Embedded) {
+            panic!("the engine lacks a function: {error}");
+        }
+        // SAFETY: the network runs until the process ends.
+        unsafe { foundationdb::boot() }
+    });
+}
+
+/// A database of this name, empty at first.
+pub fn database(name: &str) -> Database {
+    boot();
+    match Database::from_path(&format!("embedded:memory:{name}")) {
+        Ok(database) => database,
+        Err(error) => panic!("no database: {error}"),
+    }
+}
+
+/// The counters of a database.
+pub fn stats(name: &str) -> embedded_fdb::admin::Stats {
+    match embedded_fdb::admin::Database::find(&format!("embedded:memory:{name}")) {
+        Some(database) => database.stats(),
+        None => panic!("nobody opened {name}"),
+    }
+}
+
+pub fn begin(database: &Database) -> Transaction {
+    match database.create_trx() {
+        Ok(transaction) => transaction,
+        Err(error) => panic!("no transaction: {error}"),
+    }
+}
+
+/// Sets one key, for sure.
+pub fn put(database: &Database, key: &[u8], value: &[u8]) {
+    loop {
+        let transaction = begin(database);
+        transaction.set(key, value);
+        if futures::executor::block_on(transaction.commit()).is_ok() {
+            return;
+        }
+    }
+}
+
+/// The code of an error, 0 for none.
+pub fn code<T>(result: Result<T, FdbError>) -> i32 {
+    result.err().map_or(0, |error| error.code())
+}
