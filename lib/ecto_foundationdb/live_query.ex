@@ -56,12 +56,20 @@ defmodule EctoFoundationDB.LiveQuery do
 
   @doc """
   The live query of a list, watched by the counter `signal` of the records with the values `by`.
-  Reads the tenant's metadata.
+  What is known of the tenant's indexes serves as a guess, which the NIF checks as it reads: where it
+  answers `:replan`, `forget/1` and ask again.
   """
   @spec all(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) :: Native.live_query()
   def all(%Query{} = query, by, signal) do
-    {read, version} = plan(query, by, signal)
+    {read, version} = guess(query, by, signal) || plan(query, by, signal)
     {:planned, read, {:list, query, by, signal}, version}
+  end
+
+  @doc "Forgets the indexes that a plan was made with."
+  @spec forget(Query.t()) :: :ok
+  def forget(%Query{} = query) do
+    Metadata.forget(query.tenant, query.source)
+    :ok
   end
 
   @doc "A plan made anew: `Native.replanned/3`'s answer and metadata version."
@@ -75,16 +83,26 @@ defmodule EctoFoundationDB.LiveQuery do
       {{:error, Exception.message(error)}, Transaction.run(query.tenant, &Metadata.version/0)}
   end
 
-  defp plan(query, by, signal) do
-    %Query{tenant: tenant, schema: schema, source: source} = query
+  defp guess(query, by, signal) do
+    with {version, metadata} <- Metadata.cached(query.tenant, query.source),
+         do: {plan(query, metadata, by, signal), version}
+  rescue
+    # The index may have been made since.
+    Unsupported -> nil
+  end
 
-    Transaction.run(tenant, fn ->
-      metadata = Metadata.load(tenant, source)
-      counter = Indexer.SchemaMetadata.index!(tenant, schema, by, signal)
-      values = Indexer.SchemaMetadata.values(counter, schema, by)
-      {:pack, watch} = Indexer.SchemaMetadata.key(tenant, counter, values, signal)
-      {read(query, Query.plan(query, metadata), Native.pack(watch)), Metadata.version()}
+  defp plan(query, by, signal) do
+    Transaction.run(query.tenant, fn ->
+      metadata = Metadata.load(query.tenant, query.source)
+      {plan(query, metadata, by, signal), Metadata.version()}
     end)
+  end
+
+  defp plan(%Query{tenant: tenant, schema: schema} = query, metadata, by, signal) do
+    counter = Indexer.SchemaMetadata.index!(metadata, tenant, schema, by, signal)
+    values = Indexer.SchemaMetadata.values(counter, schema, by)
+    {:pack, watch} = Indexer.SchemaMetadata.key(tenant, counter, values, signal)
+    read(query, Query.plan(query, metadata), Native.pack(watch))
   end
 
   defp read(query, {:get, id, _filter}, watch) do

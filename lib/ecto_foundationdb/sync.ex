@@ -61,6 +61,7 @@ defmodule EctoFoundationDB.Sync do
 
   alias EctoFoundationDB.Connection
   alias EctoFoundationDB.Layer.EctoQuery
+  alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Repo.Options
   alias EctoFoundationDB.Schema
   alias EctoFoundationDB.Sync.All
@@ -270,8 +271,12 @@ defmodule EctoFoundationDB.Sync do
 
     case subscribe(connection.database, wanted, timeout) do
       # The indexes have changed between planning and reading.
-      :replan -> subscribe(repo, tenant, data, requests, opts)
-      subscriptions -> first_take(wanted, subscriptions)
+      :replan ->
+        for %All{query: query} <- requests, do: LiveQuery.forget(query)
+        subscribe(repo, tenant, data, requests, opts)
+
+      subscriptions ->
+        first_take(wanted, subscriptions)
     end
   end
 

@@ -295,15 +295,18 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
   @doc false
   # The index that counts these fields, and keeps this counter.
-  def index!(tenant, schema, by, signal) do
+  def index!(tenant, schema, by, signal),
+    do: index!(Metadata.load(tenant, Schema.source(schema)), tenant, schema, by, signal)
+
+  @doc false
+  # The same in a tenant's metadata that are known.
+  def index!(metadata, tenant, schema, by, signal) do
     unless is_nil(signal) or signal in @signals do
       raise ArgumentError,
             "expected one of the counters #{inspect(@signals)}, got: #{inspect(signal)}"
     end
 
-    source = Schema.source(schema)
     fields = by |> Keyword.keys() |> Enum.sort()
-    metadata = Metadata.load(tenant, source)
 
     found =
       Enum.find(metadata.indexes, fn index ->

@@ -165,12 +165,19 @@ defmodule EctoFoundationDB.Layer.Metadata do
     {:read_conflict, key, key <> <<0>>}
   end
 
-  defp cached(%Tenant{repo: repo, prefix: prefix}, source) do
+  @doc "What is known of a source without reading, and the metadata version it was read at, or `nil`."
+  @spec cached(Tenant.t(), String.t()) :: {binary(), t()} | nil
+  def cached(%Tenant{repo: repo, prefix: prefix}, source) do
     case :ets.lookup(repo, {prefix, source}) do
       [{_, cached}] -> cached
       [] -> nil
     end
   end
+
+  @doc "Forgets what is known of a source: it has been found to hold no longer."
+  @spec forget(Tenant.t(), String.t()) :: true
+  def forget(%Tenant{repo: repo, prefix: prefix}, source),
+    do: :ets.delete(repo, {prefix, source})
 
   defp cache(%Tenant{repo: repo, prefix: prefix}, source, cached) do
     if Connection.fetch!(repo).config[:metadata_cache] == :enabled,
