@@ -60,6 +60,12 @@ pub(super) struct DataFile {
     file: File,
     /// Syncs that succeeded.
     syncs: AtomicU64,
+    /// A sync failed: what the file holds is what the operating system remembers, which may not be
+    /// what is on the disk.
+    doubtful: AtomicBool,
+    /// The sync that fails on purpose, counted from now; 0 for none.
+    #[cfg(test)]
+    pub(super) fail_sync: AtomicU64,
 }
 
 impl DataFile {
@@ -67,6 +73,9 @@ impl DataFile {
         DataFile {
             file,
             syncs: AtomicU64::new(0),
+            doubtful: AtomicBool::new(false),
+            #[cfg(test)]
+            fail_sync: AtomicU64::new(0),
         }
     }
 
@@ -118,9 +127,29 @@ impl DataFile {
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()?;
-        self.syncs.fetch_add(1, Ordering::AcqRel);
-        Ok(())
+        let result = self.file.sync_data();
+        #[cfg(test)]
+        let result = match self.fail_sync.load(Ordering::Acquire) {
+            0 => result,
+            left => {
+                self.fail_sync.store(left - 1, Ordering::Release);
+                result.and_then(|()| match left {
+                    1 => Err(io::Error::other("a sync fails on purpose")),
+                    _ => Ok(()),
+                })
+            }
+        };
+        if result.is_ok() {
+            self.syncs.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.doubtful.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    /// Whether a sync has failed.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Acquire)
     }
 
     /// How many syncs have succeeded so far.

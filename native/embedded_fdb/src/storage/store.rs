@@ -341,10 +341,13 @@ impl Store {
                 engine.retire();
             }
             // redb syncs once before it makes a commit the one that counts.
-            return Err(if self.file.syncs() == syncs {
+            let certain = self.file.syncs() == syncs;
+            if !certain || self.file.is_doubtful() {
+                self.broken = Some(format!("{text}; open the database in a new process"));
+            }
+            return Err(if certain {
                 Failure::NotWritten(text)
             } else {
-                self.broken = Some(format!("{text}; open the database in a new process"));
                 Failure::Unknown(text)
             });
         }
@@ -440,4 +443,98 @@ fn check_records(
         return damaged("the record of its last commit has another checksum");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::sync::atomic::Ordering;
+
+    use super::super::lock;
+    use super::*;
+
+    fn open(path: &Path) -> (Store, Map) {
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = Arc::new(DataFile::new(file.unwrap()));
+        let lock = lock::take(path).unwrap();
+        let (store, map, _) = Store::open(file, path, lock).unwrap();
+        (store, map)
+    }
+
+    /// A store in a new directory, which holds one key.
+    fn new_store(directory: &tempfile::TempDir) -> (Store, Map) {
+        let path = directory.path().join("db");
+        super::super::create(&path).unwrap();
+        let (mut store, mut map) = open(&path);
+        write(&mut store, &mut map, "k", "first").unwrap();
+        (store, map)
+    }
+
+    fn write(
+        store: &mut Store,
+        map: &mut Map,
+        key: &str,
+        value: &str,
+    ) -> std::result::Result<(), Failure> {
+        let (key, value): (Key, Value) = (key.as_bytes().into(), value.as_bytes().into());
+        let change = Change {
+            key: key.clone(),
+            value: Some(value.clone()),
+        };
+        store.persist(map, &[change], 1)?;
+        map.insert(key, value);
+        Ok(())
+    }
+
+    #[test]
+    fn a_commit_whose_first_sync_fails_never_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, mut map) = new_store(&directory);
+        store.file.fail_sync.store(1, Ordering::Release);
+        let failed = write(&mut store, &mut map, "k", "second");
+        assert!(matches!(failed, Err(Failure::NotWritten(_))), "{failed:?}");
+        // A disk that fails to sync is not trusted again.
+        let later = write(&mut store, &mut map, "k", "third");
+        assert!(matches!(later, Err(Failure::NotWritten(_))), "{later:?}");
+        assert!(store
+            .problem()
+            .is_some_and(|text| text.contains("on purpose")));
+        drop(store);
+        let (_, found) = open(&directory.path().join("db"));
+        assert_eq!(found, map);
+    }
+
+    #[test]
+    fn a_commit_whose_second_sync_fails_is_there_or_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, mut map) = new_store(&directory);
+        store.file.fail_sync.store(2, Ordering::Release);
+        let failed = write(&mut store, &mut map, "k", "second");
+        assert!(matches!(failed, Err(Failure::Unknown(_))), "{failed:?}");
+        let later = write(&mut store, &mut map, "k", "third");
+        assert!(matches!(later, Err(Failure::NotWritten(_))), "{later:?}");
+        drop(store);
+        let (_, found) = open(&directory.path().join("db"));
+        let value = found.get(&b"k"[..]).map(|value| &value[..]);
+        assert!(matches!(value, Some(b"first" | b"second")), "{value:?}");
+    }
+
+    #[test]
+    fn a_file_that_went_back_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, mut map) = new_store(&directory);
+        let path = directory.path().join("db");
+        let before = std::fs::read(&path).unwrap();
+        write(&mut store, &mut map, "k", "second").unwrap();
+        drop(store);
+        let mut mixed = before;
+        let header = usize::try_from(HEADER).unwrap();
+        mixed[..header].copy_from_slice(&std::fs::read(&path).unwrap()[..header]);
+        std::fs::write(&path, mixed).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = Arc::new(DataFile::new(file.unwrap()));
+        let opened = Store::open(file, &path, lock::take(&path).unwrap());
+        let error = opened.err().unwrap();
+        assert!(matches!(error, OpenError::Lost { .. }), "{error}");
+    }
 }
