@@ -296,6 +296,13 @@ defmodule EctoFoundationDB.Repo do
       def update!(struct, changes, opts),
         do: Records.update!(__MODULE__, struct, changes, with_defaults(:update, opts))
 
+      def insert_or_update!(changeset, opts \\ []) do
+        case insert_or_update(changeset, opts) do
+          {:ok, struct} -> struct
+          {:error, _} = error -> Records.bang(error, :insert_or_update)
+        end
+      end
+
       @impl true
       def update_all(queryable, updates, opts \\ []),
         do: Records.update_all(__MODULE__, queryable, updates, with_defaults(:update_all, opts))

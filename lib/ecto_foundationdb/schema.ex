@@ -131,6 +131,7 @@ defmodule EctoFoundationDB.Schema do
       |> Enum.reject(fn {field, value} -> is_nil(value) or empty_embeds?(schema, field, value) end)
       |> Map.new()
       |> Map.merge(Map.take(changes, fields(schema)))
+      |> generate_in_embeds(schema, :autogenerate)
       |> generate_id(schema, primary_key)
 
     generated = autogenerate(schema, :autogenerate, changes)
@@ -146,6 +147,7 @@ defmodule EctoFoundationDB.Schema do
   def update_data(_schema, changes) when changes == %{}, do: {[], %{}}
 
   def update_data(schema, changes) do
+    changes = generate_in_embeds(changes, schema, :autoupdate)
     generated = autogenerate(schema, :autoupdate, changes)
     data = dump(schema, :update, in_order(changes)) ++ dump(schema, :update, generated)
     {data, Map.merge(changes, Map.new(generated))}
@@ -177,6 +179,39 @@ defmodule EctoFoundationDB.Schema do
 
   defp empty_embeds?(schema, field, []), do: field in optional(schema, :embeds, [])
   defp empty_embeds?(_schema, _field, _value), do: false
+
+  # Embedded structs have generated ids and timestamps, too.
+  defp generate_in_embeds(changes, schema, key) do
+    embeds = optional(schema, :embeds, [])
+
+    for {field, value} <- changes,
+        into: %{},
+        do: {field, if(field in embeds, do: embed(value, key), else: value)}
+  end
+
+  defp embed(list, key) when is_list(list), do: Enum.map(list, &embed(&1, key))
+
+  defp embed(%schema{} = struct, key) do
+    id = optional(schema, :autogenerate_id, nil)
+    new? = match?({_, _, _}, id) and is_nil(Map.get(struct, elem(id, 0)))
+    key = if new?, do: :autogenerate, else: key
+    ids = if new?, do: generate(elem(id, 0), elem(id, 2)), else: []
+
+    set =
+      for {field, value} <- Map.from_struct(struct),
+          not is_nil(value),
+          into: %{},
+          do: {field, value}
+
+    # A timestamp that was set by hand stays.
+    taken = if key == :autogenerate, do: set, else: %{}
+
+    struct
+    |> struct!(ids ++ autogenerate(schema, key, taken))
+    |> Map.merge(generate_in_embeds(Map.take(struct, optional(schema, :embeds, [])), schema, key))
+  end
+
+  defp embed(other, _key), do: other
 
   defp generate_id(changes, schema, primary_key) do
     case {changes, optional(schema, :autogenerate_id, nil)} do

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.DecodingTest do
-  # Stored bytes are not trusted.
-  use EctoFoundationDB.LayerCase, async: true
+  # Stored bytes are not trusted. Alone: it counts atoms.
+  use EctoFoundationDB.LayerCase, async: false
 
   alias EctoFoundationDB.{DecodeError, LiveQuery}
   alias EctoFoundationDB.Layer.{Keys, Term}

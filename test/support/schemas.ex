@@ -71,6 +71,13 @@ defmodule EctoFoundationDB.TestPost do
   def now, do: NaiveDateTime.truncate(NaiveDateTime.utc_now(), :second)
 end
 
+defmodule EctoFoundationDB.TestNote do
+  @moduledoc false
+  use EctoFoundationDB.TestSchema,
+    source: "notes",
+    fields: [id: :binary_id, tag: :string, text: :string]
+end
+
 defmodule EctoFoundationDB.TestEvent do
   @moduledoc false
   use EctoFoundationDB.TestSchema,

@@ -41,7 +41,7 @@ defmodule EctoFoundationDB.Layer.EctoQuery do
       limit: query.limit && value(query.limit.expr, query.limit, query)
     ]
 
-    {schema, options, query.prefix}
+    {schema, options, query.prefix || Map.get(query.from, :prefix)}
   end
 
   def split(other) do

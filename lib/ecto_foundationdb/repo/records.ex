@@ -437,9 +437,10 @@ defmodule EctoFoundationDB.Repo.Records do
 
   defp embedded_value(changeset), do: apply(Ecto.Changeset, :apply_changes, [changeset])
 
-  defp bang({:ok, result}, _action), do: result
+  @doc false
+  def bang({:ok, result}, _action), do: result
 
-  defp bang({:error, %{__struct__: Ecto.Changeset} = changeset}, action) do
+  def bang({:error, %{__struct__: Ecto.Changeset} = changeset}, action) do
     if Code.ensure_loaded?(Ecto.InvalidChangesetError),
       do:
         raise(
@@ -452,5 +453,5 @@ defmodule EctoFoundationDB.Repo.Records do
         )
   end
 
-  defp bang({:error, error}, _action), do: raise(error)
+  def bang({:error, error}, _action), do: raise(error)
 end

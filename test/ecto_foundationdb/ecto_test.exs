@@ -1,0 +1,186 @@
+if Code.ensure_loaded?(Ecto.Schema) do
+  defmodule EctoFoundationDB.EctoTest do
+    # Schemas, changesets and queries of Ecto, where it is present.
+    use EctoFoundationDB.LayerCase, async: true
+
+    import Ecto.Query
+
+    alias EctoFoundationDB.Exception.Unsupported
+
+    defmodule Address do
+      use Ecto.Schema
+
+      embedded_schema do
+        field(:street, :string)
+        field(:kind, Ecto.Enum, values: [:home, :work])
+      end
+
+      def changeset(address, params), do: Ecto.Changeset.cast(address, params, [:street, :kind])
+    end
+
+    defmodule Person do
+      use Ecto.Schema
+      import Ecto.Changeset
+
+      @primary_key {:id, :binary_id, autogenerate: true}
+      schema "people" do
+        field(:name, :string)
+        field(:role, Ecto.Enum, values: [:admin, :user])
+        field(:price, :decimal)
+        field(:tags, {:array, :string})
+        field(:meta, :map)
+        field(:token, Ecto.UUID)
+        field(:born, :date)
+        field(:shown, :string, virtual: true)
+        field(:nick, :string, source: :nick_name)
+        embeds_one(:address, Address, on_replace: :update)
+        embeds_many(:addresses, Address)
+        timestamps()
+      end
+
+      def changeset(person, params) do
+        person
+        |> cast(params, [:name, :role, :price, :tags, :meta, :token, :born, :nick])
+        |> cast_embed(:address)
+        |> cast_embed(:addresses)
+        |> validate_required([:name])
+      end
+    end
+
+    defmodule Event do
+      use Ecto.Schema
+      @primary_key {:id, EctoFoundationDB.Versionstamp, autogenerate: false}
+      schema "ecto_events" do
+        field(:data, :string)
+      end
+    end
+
+    defmodule Indexes do
+      use EctoFoundationDB.Migration
+
+      @impl true
+      def change,
+        do: for(field <- [:role, :price, :born, :nick], do: create(index(Person, [field])))
+    end
+
+    defmodule Migrator do
+      use EctoFoundationDB.Migrator
+      @impl true
+      def migrations, do: [{1, Indexes}]
+    end
+
+    @moduletag tenant_options: [migrator: Migrator, log: false]
+
+    defp insert(tenant) do
+      params = %{
+        name: "A",
+        role: "admin",
+        price: "1.50",
+        tags: ["x"],
+        meta: %{"a" => 1},
+        token: Ecto.UUID.generate(),
+        born: "2024-01-01",
+        nick: "nn",
+        address: %{street: "s", kind: "home"},
+        addresses: [%{street: "t", kind: "work"}]
+      }
+
+      TestRepo.insert!(Person.changeset(%Person{}, params), prefix: tenant)
+    end
+
+    test "schemas with types, embeds, sources and timestamps", %{tenant: tenant} do
+      person = insert(tenant)
+      assert TestRepo.get!(Person, person.id, prefix: tenant) == person
+      assert person.__meta__.state == :loaded
+      assert is_binary(person.address.id)
+
+      {_, value} = List.keyfind(dump(tenant), {<<0xFD>>, "people", "d", person.id}, 0)
+
+      assert [
+               :id,
+               :address,
+               :addresses,
+               :born,
+               :meta,
+               :name,
+               :nick_name,
+               :price,
+               :role,
+               :tags,
+               :token,
+               :inserted_at,
+               :updated_at
+             ] = Keyword.keys(:erlang.binary_to_term(value))
+
+      changed =
+        TestRepo.update!(Person.changeset(person, %{name: "B", address: %{street: "new"}}))
+
+      assert %{name: "B", address: %{street: "new", kind: :home}} = changed
+      assert TestRepo.get!(Person, person.id, prefix: tenant) == changed
+      assert TestRepo.delete!(changed).__meta__.state == :deleted
+    end
+
+    test "invalid changesets", %{tenant: tenant} do
+      invalid = Person.changeset(%Person{}, %{})
+      assert {:error, %Ecto.Changeset{action: :insert}} = TestRepo.insert(invalid, prefix: tenant)
+      assert_raise Ecto.InvalidChangesetError, fn -> TestRepo.insert!(invalid, prefix: tenant) end
+      assert {:error, %Ecto.Changeset{action: :update}} = TestRepo.update(invalid, prefix: tenant)
+    end
+
+    test "queries", %{tenant: tenant} do
+      %{id: id} = insert(tenant)
+
+      for query <- [
+            from(p in Person, where: p.role == :admin),
+            from(p in Person, where: p.role == ^:admin, select: p),
+            from(p in Person, where: p.nick == "nn"),
+            from(p in Person,
+              where: p.born >= ^~D[2023-01-01] and p.born < ^~D[2025-01-01],
+              order_by: p.born,
+              limit: 1
+            ),
+            from(p in Person, where: p.id == ^id)
+          ] do
+        assert [%Person{id: ^id}] = TestRepo.all(query, prefix: tenant)
+      end
+
+      assert %Person{} = TestRepo.get_by(Person, [price: Decimal.new("1.50")], prefix: tenant)
+      assert %Person{} = TestRepo.one(from(p in Person, prefix: ^tenant))
+
+      for query <- [
+            from(p in Person, where: p.nick == "x" or p.nick == "y"),
+            from(p in Person, or_where: p.nick == "x", or_where: p.nick == "y"),
+            from(p in Person, select: p.name),
+            from(p in Person, join: o in Person, on: true)
+          ] do
+        assert_raise Unsupported, ~r/answered by one get or one range/, fn ->
+          TestRepo.all(query, prefix: tenant)
+        end
+      end
+    end
+
+    test "insert_or_update, insert_all and versionstamps", %{tenant: tenant} do
+      person =
+        TestRepo.insert_or_update!(Person.changeset(%Person{}, %{name: "z"}), prefix: tenant)
+
+      assert %{name: "y"} = TestRepo.insert_or_update!(Person.changeset(person, %{name: "y"}))
+      row = %{id: Ecto.UUID.generate(), name: "r", role: :user}
+      assert {1, nil} = TestRepo.insert_all(Person, [row], prefix: tenant)
+      assert %{role: :user} = TestRepo.get(Person, row.id, prefix: tenant)
+
+      future =
+        TestRepo.transactional(tenant, fn ->
+          TestRepo.async_insert_all!(Event, [%Event{data: "1"}])
+        end)
+
+      [event] = TestRepo.await(future)
+      assert %Event{data: "1"} = TestRepo.get(Event, event.id, prefix: tenant)
+    end
+
+    test "a value of another type is an error", %{tenant: tenant} do
+      assert_raise ArgumentError, ~r/does not match the field's type/, fn ->
+        TestRepo.insert(%Person{name: 1}, prefix: tenant)
+      end
+    end
+  end
+end
