@@ -62,6 +62,7 @@ defmodule EctoFoundationDB.Sync do
   alias EctoFoundationDB.Connection
   alias EctoFoundationDB.Layer.EctoQuery
   alias EctoFoundationDB.LiveQuery
+  alias EctoFoundationDB.Native
   alias EctoFoundationDB.Repo.Options
   alias EctoFoundationDB.Schema
   alias EctoFoundationDB.Sync.All
@@ -472,6 +473,20 @@ defmodule EctoFoundationDB.Sync do
   """
   @spec watching?(state(), module(), label()) :: boolean()
   def watching?(state, repo, label), do: is_map_key(State.get(state, repo).labels, label)
+
+  @doc """
+  What the syncs of all this node's processes with a repo are, and have cost since it started.
+
+      Sync.stats(MyApp.Repo)
+      #=> %{subscriptions: 9_000, live_queries: 12, pending_watches: 12, reads: 340, …}
+
+  Now: `:subscriptions`, `:live_queries` (what they share), `:pending_watches`, `:transactions`. Since
+  the start: `:batches` (transactions that read live queries), `:reads` (live queries read by them),
+  `:watches_armed`, `:watches_fired`, `:messages`, `:retries`. For events see
+  `EctoFoundationDB.Telemetry`.
+  """
+  @spec stats(module()) :: %{atom() => non_neg_integer()}
+  def stats(repo), do: Native.stats(Connection.fetch!(repo).database)
 
   @doc """
   Attaches a callback to an event. It is called with the state and a map by label, and returns

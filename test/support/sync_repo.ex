@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.SyncRepo do
   use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
   use EctoFoundationDB.Migrator
 
-  alias EctoFoundationDB.{Native, Tenant, TestRepo}
+  alias EctoFoundationDB.{Tenant, TestRepo}
 
   defmodule Indexes do
     use EctoFoundationDB.Migration
@@ -36,7 +36,7 @@ defmodule EctoFoundationDB.SyncRepo do
   end
 
   def database, do: EctoFoundationDB.Connection.fetch!(__MODULE__).database
-  def stats, do: Native.stats(database())
+  def stats, do: EctoFoundationDB.Sync.stats(__MODULE__)
 
   @doc "Waits until `such` is true of what `fun` gives, and gives that; fails after a minute."
   def eventually(fun, such, tries \\ 6_000) do
