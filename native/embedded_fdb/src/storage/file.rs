@@ -30,7 +30,7 @@ const MAGIC: [u8; 24] = *b"embedded_fdb, format 1\n\0";
 const RECORD: usize = 32;
 
 /// The last durable commit: its number, and the checksum of all keys and values after it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Record {
     pub(super) number: u64,
     pub(super) sum: u128,
@@ -66,6 +66,18 @@ pub(super) struct DataFile {
     /// The sync that fails on purpose, counted from now; 0 for none.
     #[cfg(test)]
     pub(super) fail_sync: AtomicU64,
+    /// What was done to the file.
+    #[cfg(test)]
+    pub(super) log: std::sync::Mutex<Vec<Operation>>,
+}
+
+/// What was done to a file.
+#[cfg(test)]
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    Write(u64, Vec<u8>),
+    SetLen(u64),
+    Sync,
 }
 
 impl DataFile {
@@ -76,13 +88,27 @@ impl DataFile {
             doubtful: AtomicBool::new(false),
             #[cfg(test)]
             fail_sync: AtomicU64::new(0),
+            #[cfg(test)]
+            log: Default::default(),
         }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        crate::sync::lock(&self.log).push(Operation::Write(offset, bytes.to_vec()));
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        #[cfg(test)]
+        crate::sync::lock(&self.log).push(Operation::SetLen(length));
+        self.file.set_len(length)
     }
 
     /// Writes the header of a new file.
     pub(super) fn initialize(&self, record: Record) -> io::Result<()> {
-        self.file.set_len(HEADER)?;
-        self.file.write_all_at(&MAGIC, 0)?;
+        self.set_len(HEADER)?;
+        self.write(0, &MAGIC)?;
         for page in [0, 1] {
             self.write_copies(page, record)?;
         }
@@ -107,7 +133,7 @@ impl DataFile {
             for copy in COPIES {
                 let mut bytes = [0; RECORD];
                 self.file.read_exact_at(&mut bytes, page * PAGE + copy)?;
-                *record = record.or(Record::from_bytes(&bytes));
+                *record = (*record).max(Record::from_bytes(&bytes));
             }
         }
         Ok(records)
@@ -121,13 +147,15 @@ impl DataFile {
     fn write_copies(&self, page: u64, record: Record) -> io::Result<()> {
         for copy in COPIES {
             let at = (1 + page) * PAGE + copy;
-            self.file.write_all_at(&record.to_bytes(), at)?;
+            self.write(at, &record.to_bytes())?;
         }
         Ok(())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
         let result = self.file.sync_data();
+        #[cfg(test)]
+        crate::sync::lock(&self.log).push(Operation::Sync);
         #[cfg(test)]
         let result = match self.fail_sync.load(Ordering::Acquire) {
             0 => result,
@@ -203,7 +231,7 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file()?.file.set_len(HEADER + len)
+        self.file()?.set_len(HEADER + len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -211,6 +239,6 @@ impl StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file()?.file.write_all_at(data, HEADER + offset)
+        self.file()?.write(HEADER + offset, data)
     }
 }

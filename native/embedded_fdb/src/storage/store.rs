@@ -450,6 +450,7 @@ mod tests {
     use std::fs::OpenOptions;
     use std::sync::atomic::Ordering;
 
+    use super::super::file::Operation;
     use super::super::lock;
     use super::*;
 
@@ -536,5 +537,91 @@ mod tests {
         let opened = Store::open(file, &path, lock::take(&path).unwrap());
         let error = opened.err().unwrap();
         assert!(matches!(error, OpenError::Lost { .. }), "{error}");
+    }
+
+    /// What a disk may hold after a power failure: all operations up to the last sync, and of those
+    /// after it, sector by sector, what `keep` says.
+    fn after_power_failure(
+        image: &[u8],
+        log: &[Operation],
+        mut keep: impl FnMut() -> bool,
+    ) -> Vec<u8> {
+        const SECTOR: usize = 512;
+        let is_sync = |operation: &Operation| matches!(operation, Operation::Sync);
+        let synced = log.iter().rposition(is_sync).map_or(0, |last| last + 1);
+        let mut disk = image.to_vec();
+        for (index, operation) in log.iter().enumerate() {
+            let mut kept = || index < synced || keep();
+            match operation {
+                Operation::Sync => {}
+                Operation::SetLen(length) => {
+                    if kept() {
+                        disk.resize(usize::try_from(*length).unwrap(), 0);
+                    }
+                }
+                Operation::Write(offset, bytes) => {
+                    let mut at = usize::try_from(*offset).unwrap();
+                    let mut rest = &bytes[..];
+                    while !rest.is_empty() {
+                        let (sector, after) = rest.split_at(rest.len().min(SECTOR - at % SECTOR));
+                        if kept() {
+                            disk.resize(disk.len().max(at + sector.len()), 0);
+                            disk[at..at + sector.len()].copy_from_slice(sector);
+                        }
+                        (at, rest) = (at + sector.len(), after);
+                    }
+                }
+            }
+        }
+        disk
+    }
+
+    #[test]
+    fn a_power_failure_loses_nothing_that_was_acknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, mut map) = new_store(&directory);
+        store.settle();
+        crate::sync::lock(&store.file.log).clear();
+        let image = std::fs::read(directory.path().join("db")).unwrap();
+        // The map after each commit, and how much had been done when it was acknowledged.
+        let mut acknowledged = vec![(0, map.clone())];
+        for i in 0..30usize {
+            let value = "x".repeat((i * 1_237) % 9_000);
+            write(&mut store, &mut map, &format!("k{}", i % 11), &value).unwrap();
+            acknowledged.push((crate::sync::lock(&store.file.log).len(), map.clone()));
+            if i % 3 == 0 {
+                store.settle();
+            }
+        }
+        let log = crate::sync::lock(&store.file.log).clone();
+        let mut random = 1u64;
+        let mut draw = move || {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            random >> 40
+        };
+        let mut between = 0;
+        for number in 0..200 {
+            let end = usize::try_from(draw()).unwrap() % (log.len() + 1);
+            let odds = draw() % 5;
+            let disk = after_power_failure(&image, &log[..end], || draw() % 4 < odds);
+            let path = directory.path().join(format!("after{number}"));
+            std::fs::write(&path, disk).unwrap();
+            let (_, found) = open(&path);
+            std::fs::remove_file(&path).unwrap();
+            let last = acknowledged.partition_point(|(done, _)| *done <= end) - 1;
+            let next = acknowledged.get(last + 1);
+            let whole = found == acknowledged[last].1;
+            assert!(
+                whole || next.is_some_and(|(_, map)| found == *map),
+                "at {end}"
+            );
+            between += usize::from(!whole);
+        }
+        assert!(
+            between > 0,
+            "no commit was there before it was acknowledged"
+        );
     }
 }
