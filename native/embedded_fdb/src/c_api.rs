@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::Arc;
 
 use crate::c_types::{
-    FDBBool, FDBDatabase, FDBError, FDBFuture, FDBKey, FDBKeyRange, FDBKeyValue, FDBMappedKeyValue,
-    FDBReadBlobGranuleContext, FDBResult, FDBTenant, FDBTransaction,
+    FDBBool, FDBCluster, FDBDatabase, FDBError, FDBFuture, FDBKey, FDBKeyRange, FDBKeyValue,
+    FDBMappedKeyValue, FDBReadBlobGranuleContext, FDBResult, FDBTenant, FDBTransaction,
 };
 use crate::database::Handle;
 use crate::error::{describe, predicate, Error, Result};
@@ -1041,5 +1041,63 @@ c_functions! {
     /// The cost of the transaction as tag throttling counts it.
     fn fdb_transaction_get_total_cost(tr: *mut FDBTransaction) -> *mut FDBFuture {
         Ok(into_c(transaction(tr)?.get_total_cost()))
+    }
+
+    // ---- functions of API versions before 730
+
+    /// Before 620: the result of a future that answers a version.
+    fn fdb_future_get_version(f: *mut FDBFuture, out_version: *mut i64) -> FDBError {
+        match future(f)?.result()? {
+            Output::Int64(version) => put(out_version, *version).map(|()| 0),
+            _ => wrong_kind(),
+        }
+    }
+
+    /// Before 610: a future of a cluster, by its file.
+    fn fdb_create_cluster(cluster_file_path: *const c_char) -> *mut FDBFuture {
+        check_api_version()?;
+        let path = text(cluster_file_path)?;
+        Ok(into_c(Future::ready(Ok(Output::Cluster(path)))))
+    }
+
+    /// Before 610: the cluster of a future.
+    fn fdb_future_get_cluster(f: *mut FDBFuture, out_cluster: *mut *mut FDBCluster) -> FDBError {
+        match future(f)?.result()? {
+            Output::Cluster(path) => {
+                let cluster = Arc::into_raw(Arc::new(path.clone()));
+                put(out_cluster, cluster.cast_mut().cast()).map(|()| 0)
+            }
+            _ => wrong_kind(),
+        }
+    }
+
+    /// Before 610: sets an option of a cluster; there are none.
+    fn fdb_cluster_set_option(_c: *mut FDBCluster, _option: c_int, _value: *const u8, _value_length: c_int) -> FDBError {
+        Err(Error::INVALID_OPTION)
+    }
+
+    /// Before 610: a future of a cluster's only database, called `DB`.
+    fn fdb_cluster_create_database(c: *mut FDBCluster, name: *const u8, name_length: c_int) -> *mut FDBFuture {
+        if bytes(name, name_length)? != b"DB" {
+            return Err(Error::INVALID_DATABASE_NAME);
+        }
+        let path: Arc<String> = borrow(c.cast())?;
+        Ok(into_c(Future::ready(Ok(Output::Database(path.to_string())))))
+    }
+
+    /// Before 610: the database of a future.
+    fn fdb_future_get_database(f: *mut FDBFuture, out_database: *mut *mut FDBDatabase) -> FDBError {
+        match future(f)?.result()? {
+            Output::Database(path) => put(out_database, open_database(path.clone())?).map(|()| 0),
+            _ => wrong_kind(),
+        }
+    }
+
+    /// Before 610: destroys a cluster.
+    fn fdb_cluster_destroy(c: *mut FDBCluster) -> () {
+        if !c.is_null() {
+            drop(Arc::from_raw(c.cast::<String>().cast_const()));
+        }
+        Ok(())
     }
 }

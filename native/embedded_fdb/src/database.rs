@@ -19,8 +19,8 @@ use crate::watches::{Allowance, Watches};
 /// it, as it may on a cluster.
 pub(crate) const FIRST_VERSION: Version = 1_000_000_000;
 
-/// Steps of the resolver's map looked at for each commit. A commit of one key adds two.
-const SWEEP: usize = 16;
+/// Steps of the resolver's map looked at for each range that a commit writes. It adds two.
+const SWEEP: usize = 8;
 
 /// Counters that only grow, except `transactions`.
 #[derive(Default)]
@@ -219,7 +219,7 @@ impl Database {
             stamp
         });
         record(&mut resolver, &request, version, &stamp);
-        resolver.sweep(version - WINDOW, SWEEP);
+        resolver.sweep(version - WINDOW, SWEEP * (request.writes.len() + 1));
         // Still under the lock: watches see commits in their order.
         self.watches.changed(&changes);
         drop(resolver);
@@ -249,7 +249,7 @@ impl Database {
                 record(&mut resolver, request, version, &stamp);
                 Committed { version, stamp }
             }));
-            resolver.sweep(version - WINDOW, SWEEP);
+            resolver.sweep(version - WINDOW, SWEEP * (request.writes.len() + 1));
         }
         drop(resolver);
         let committed = answers.iter().filter(|answer| answer.is_ok()).count();

@@ -23,6 +23,8 @@ macro_rules! errors {
         pub(crate) fn describe(code: i32) -> &'static CStr {
             match code {
                 0 => c"Success",
+                // Numbers that no release can use count as an error of unknown kind.
+                i32::MIN..0 | 30_001.. => c"An unknown error occurred",
                 $($code => $text,)*
                 _ => c"UNKNOWN_ERROR",
             }

@@ -26,6 +26,9 @@ pub(crate) enum Output {
     Mapped(MappedRows),
     Keys(KeyArray),
     Strings(StringArray),
+    /// A cluster or a database, by its cluster file.
+    Cluster(String),
+    Database(String),
 }
 
 /// Rows with the array that C code reads.

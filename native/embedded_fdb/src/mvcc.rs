@@ -189,10 +189,18 @@ impl Versions {
 /// Adds what a commit replaced to the history, and forgets what has left the window.
 fn remember(history: &mut VecDeque<Undo>, undo: Undo) {
     let oldest = undo.version - WINDOW;
+    // Twice of what comes goes, so that history shrinks to the window without a pause, however
+    // much a single commit of long ago has replaced.
+    let mut budget = 2 * undo.before.len() + 16;
     history.push_back(undo);
-    // Two go for each that comes, so that history shrinks to the window without a pause.
-    for _ in 0..2 {
-        if history.front().is_some_and(|undo| undo.version < oldest) {
+    while budget > 0 {
+        let Some(old) = history.front_mut().filter(|undo| undo.version < oldest) else {
+            break;
+        };
+        let rest = old.before.len().saturating_sub(budget);
+        budget -= (old.before.len() - rest).max(1);
+        old.before.truncate(rest);
+        if rest == 0 {
             history.pop_front();
         }
     }
@@ -388,6 +396,23 @@ mod tests {
         versions.set_lease(Version::MAX);
         let waited = (0..1_000_000).any(|_| versions.snapshot().version > 1_000);
         assert!(waited);
+    }
+
+    #[test]
+    fn history_shrinks_to_the_window_bit_by_bit() {
+        let undo = |version, keys| Undo {
+            version,
+            before: vec![(b"k"[..].into(), None); keys],
+        };
+        let mut history = VecDeque::from([undo(1, 100), undo(2, 1)]);
+        remember(&mut history, undo(WINDOW, 10));
+        assert_eq!(history[0].before.len(), 100, "still in the window");
+        remember(&mut history, undo(WINDOW + 10, 10));
+        assert_eq!(history[0].before.len(), 100 - 36);
+        for i in 0..3 {
+            remember(&mut history, undo(WINDOW + 20 + i, 10));
+        }
+        assert_eq!(history.front().map(|undo| undo.version), Some(WINDOW));
     }
 
     #[test]

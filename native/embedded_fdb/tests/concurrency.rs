@@ -308,3 +308,36 @@ fn bad_input_is_answered_and_not_believed() {
         fdb_database_destroy(database);
     }
 }
+
+#[test]
+fn clients_of_old_versions_open_a_cluster_first() {
+    boot();
+    let null = std::ptr::null_mut::<FDBCluster>;
+    // SAFETY: the handles are live, and each is destroyed once, after its last use.
+    unsafe {
+        let future = fdb_create_cluster(c"embedded:memory:old".as_ptr());
+        let mut cluster = null();
+        assert_eq!(fdb_future_get_cluster(future, &mut cluster), 0);
+        fdb_future_destroy(future);
+        let wrong = fdb_cluster_create_database(cluster, c"XY".as_ptr().cast(), 2);
+        assert_eq!(fdb_future_get_error(wrong), 2013);
+        fdb_future_destroy(wrong);
+        let future = fdb_cluster_create_database(cluster, c"DB".as_ptr().cast(), 2);
+        fdb_cluster_destroy(cluster);
+        let mut database = std::ptr::null_mut();
+        assert_eq!(fdb_future_get_database(future, &mut database), 0);
+        fdb_future_destroy(future);
+        let mut transaction = std::ptr::null_mut();
+        assert_eq!(
+            fdb_database_create_transaction(database, &mut transaction),
+            0
+        );
+        let future = fdb_transaction_get_read_version(transaction);
+        let mut version = 0;
+        assert_eq!(fdb_future_get_version(future, &mut version), 0);
+        assert!(version > 0);
+        fdb_future_destroy(future);
+        fdb_transaction_destroy(transaction);
+        fdb_database_destroy(database);
+    }
+}
