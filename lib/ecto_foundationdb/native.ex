@@ -178,7 +178,7 @@ defmodule EctoFoundationDB.Native do
 
   @doc """
   Ends a subscription: when it returns, no further message of it will be sent. One may be in the
-  mailbox.
+  mailbox. That goes for the answer to `subscribe/3`, too, once the call's last subscription has ended.
   """
   @spec unsubscribe(subscription()) :: :ok
   def unsubscribe(_subscription), do: :erlang.nif_error(:nif_not_loaded)

@@ -770,6 +770,18 @@ defmodule EctoFoundationDB.SyncTest do
         end
 
       assert Exception.message(error) =~ "within 0 ms while syncing :user"
+
+      # However close the answer was.
+      for i <- 1..2000 do
+        try do
+          state
+          |> Sync.sync_one(Repo, :user, User, "u1", timeout: rem(i, 2))
+          |> Sync.cancel(Repo, :user)
+        rescue
+          EctoFoundationDB.TimeoutError -> :late
+        end
+      end
+
       refute_receive _anything, 50
     end
   end

@@ -90,6 +90,20 @@ impl Call {
         })
     }
 
+    /// Ends its subscriptions, and answers.
+    fn refuse(&mut self, answer: impl FnOnce(Reply)) {
+        let Some(reply) = self.reply.take() else {
+            return;
+        };
+        let Some(((last, _), others)) = self.subscriptions.split_last() else {
+            return answer(reply);
+        };
+        for (subscription, _) in others {
+            subscription.end();
+        }
+        last.refuse(|| answer(reply));
+    }
+
     fn queries(&self) -> impl Iterator<Item = &Arc<Query>> {
         let wanted = self.subscriptions.iter().flat_map(|(_, wanted)| wanted);
         wanted.filter_map(|wanted| match wanted {
@@ -266,22 +280,12 @@ fn fail(batch: Batch, error: &Error) {
 }
 
 fn refuse(mut call: Call, error: &Error) {
-    for (subscription, _) in &call.subscriptions {
-        subscription.end();
-    }
-    if let Some(reply) = call.reply.take() {
-        reply.send(|env| (atom::error(), error).encode(env));
-    }
+    call.refuse(|reply| reply.send(|env| (atom::error(), error).encode(env)));
 }
 
 /// Tells a call to plan anew.
 fn replan(mut call: Call) {
-    for (subscription, _) in &call.subscriptions {
-        subscription.end();
-    }
-    if let Some(reply) = call.reply.take() {
-        reply.send(|env| atoms::replan().encode(env));
-    }
+    call.refuse(|reply| reply.send(|env| atoms::replan().encode(env)));
 }
 
 /// Installs what was read, and lets the calls' subscriptions begin. A query's own error fails only
@@ -329,7 +333,9 @@ fn begin(
         attached.push(found.map(|(entry, snapshot, slots)| (entry, snapshot, slots.into_iter())));
     }
     for mut call in calls {
+        let mut left = call.subscriptions.len();
         for (subscription, wanted) in call.subscriptions.drain(..) {
+            left -= 1;
             let parts: SmallVec<[Part; 1]> = wanted
                 .into_iter()
                 .filter_map(|wanted| match wanted {
@@ -346,9 +352,12 @@ fn begin(
                     }
                 })
                 .collect();
-            Subscription::begin(&subscription, parts);
+            // The last one of them answers for all.
+            let reply = call.reply.take_if(|_| left == 0);
+            Subscription::begin(&subscription, parts, reply);
         }
         if let Some(reply) = call.reply.take() {
+            // It wanted nothing.
             reply.send(|env| atom::ok().encode(env));
         }
     }

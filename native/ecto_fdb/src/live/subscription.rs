@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustler::types::atom;
 use rustler::{Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
 use smallvec::SmallVec;
 
@@ -14,6 +15,7 @@ use super::delivery::{self, Due};
 use super::entry::Entry;
 use super::query::Query;
 use super::snapshot::Snapshot;
+use crate::reply::Reply;
 use crate::stats::{count, Stats};
 
 mod atoms {
@@ -88,8 +90,8 @@ impl Subscription {
     }
 
     /// Its first results are there: from now on it is woken. Where it ended meanwhile, it leaves
-    /// the entries again.
-    pub fn begin(this: &ResourceArc<Self>, parts: SmallVec<[Part; 1]>) {
+    /// the entries again. `reply` is the answer to its call: who has ended it gets none any more.
+    pub fn begin(this: &ResourceArc<Self>, parts: SmallVec<[Part; 1]>, reply: Option<Reply>) {
         let mut state = this.state.lock();
         if state.phase == Phase::Over {
             drop(state);
@@ -100,9 +102,21 @@ impl Subscription {
         if let Some(stats) = state.stats() {
             count(&stats.subscriptions, 1);
         }
+        if let Some(reply) = reply {
+            reply.send(|env| atom::ok().encode(env));
+        }
         // Whoever changed an entry before this saw a pending subscription and went on.
         if state.is_behind() {
             delivery::queue(Due::Subscription(this.clone()));
+        }
+    }
+
+    /// Ends it before it stood, with an answer to its call: who has ended it gets none any more.
+    pub fn refuse(&self, answer: impl FnOnce()) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Over {
+            state.phase = Phase::Over;
+            answer();
         }
     }
 
