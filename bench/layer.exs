@@ -1,0 +1,121 @@
+# What it brings that an operation is one call of the NIF: `insert!` into a schema with two indexes
+# and counters, and `all` of 1,000 rows, beside the same work with one call for each key.
+#
+#     mix run bench/layer.exs [--inserts 2000] [--cluster FILE]
+
+Code.require_file("support.exs", __DIR__)
+
+alias Bench.{Repo, User}
+alias EctoFoundationDB.{Connection, Native, Tenant}
+alias EctoFoundationDB.Layer.{Keys, Query, Record}
+
+defmodule Bench.Indexes do
+  use EctoFoundationDB.Migration
+
+  @impl true
+  def change do
+    [
+      create(metadata(Bench.User)),
+      create(index(Bench.User, [:name])),
+      create(index(Bench.User, [:team, :name]))
+    ]
+  end
+end
+
+defmodule Bench.IndexMigrator do
+  use EctoFoundationDB.Migrator
+
+  @impl true
+  def migrations, do: [{1, Bench.Indexes}]
+end
+
+{opts, tenant} = Bench.start(inserts: :integer)
+inserts = opts[:inserts] || 2000
+tenant = Tenant.open!(Repo, tenant.id <> "-indexed", migrator: Bench.IndexMigrator)
+database = Connection.fetch!(Repo).database
+
+# One call, and its answer.
+call = fn transaction, operation ->
+  ref = make_ref()
+  Native.transaction_run(transaction, ref, [operation])
+
+  receive do
+    {^ref, {:ok, [answer]}} -> answer
+  end
+end
+
+commit = fn transaction ->
+  ref = make_ref()
+  Native.transaction_commit(transaction, ref)
+
+  receive do
+    {^ref, {:ok, _version, _stamp}} -> :ok
+  end
+end
+
+user = fn kind, i ->
+  struct(User, id: "#{kind}#{i}", name: "name #{i}", team: "team #{rem(i, 10)}")
+end
+
+insert = fn i -> Repo.insert!(user.("a", i), prefix: tenant) end
+
+insert_by_key = fn i ->
+  %{id: id, name: name, team: team} = user.("b", i)
+  {:ok, transaction} = Native.transaction_new(database)
+  key = Native.pack(Keys.record(tenant, "users", id))
+  call.(transaction, {:get, "\xff/metadataVersion", true})
+  claim = Native.pack(Keys.claim(tenant, "users"))
+  call.(transaction, {:read_conflict, claim, claim <> <<0>>})
+  [] = call.(transaction, {:get_range, key, key <> <<0xFF>>, %{}})
+  call.(transaction, {:set, key, :erlang.term_to_binary(id: id, name: name, team: team)})
+
+  for {index, values} <- [{"users_name_index", [name]}, {"users_team_name_index", [team, name]}],
+      do:
+        call.(
+          transaction,
+          {:set, {:pack, Keys.index_entry(tenant, "users", index, values, id)}, key}
+        )
+
+  for signal <- [:inserts, :collection, :changes],
+      do:
+        call.(
+          transaction,
+          {:atomic, :add, {:pack, Keys.counter(tenant, "users", nil, [], signal)},
+           <<1::little-64>>}
+        )
+
+  commit.(transaction)
+end
+
+median = fn fun, n ->
+  for(i <- 1..n, do: fun |> :timer.tc([i]) |> elem(0)) |> Bench.percentile(0.5)
+end
+
+# Both are warm when they are measured.
+for i <- 1..100, do: {insert.(-i), insert_by_key.(-i)}
+
+IO.puts(
+  "insert! with two indexes and counters: #{median.(insert, inserts)} µs; one call for each key: #{median.(insert_by_key, inserts)} µs"
+)
+
+list = Tenant.open!(Repo, tenant.id <> "-list", migrator: Bench.IndexMigrator)
+rows = for i <- 1..1000, do: [id: "u#{1000 + i}", name: "name #{i}", team: "team"]
+{1000, nil} = Repo.insert_all(User, rows, prefix: list)
+
+all = fn _ -> 1000 = length(Repo.all(User, prefix: list)) end
+
+all_by_key = fn _ ->
+  {:ok, transaction} = Native.transaction_new(database)
+
+  read =
+    for row <- rows do
+      key = Native.pack(Keys.record(list, "users", row[:id]))
+      {key, call.(transaction, {:get, key, false})}
+    end
+
+  1000 = read |> Record.decode(Query.known(User)) |> Query.load(User, list) |> length()
+end
+
+IO.puts(
+  "all of 1,000 rows: #{median.(all, 50)} µs; one call for each key: #{median.(all_by_key, 50)} µs"
+)
