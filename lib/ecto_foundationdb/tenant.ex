@@ -96,7 +96,7 @@ defmodule EctoFoundationDB.Tenant do
           if Transaction.maybe_committed?(), do: :ok, else: {:error, :tenant_already_exists}
 
         [false] ->
-          Transaction.write([{:directory, :create, path}])
+          change([{:directory, :create, path}])
       end
     end)
   end
@@ -149,7 +149,7 @@ defmodule EctoFoundationDB.Tenant do
     Transaction.run_database(repo, fn ->
       with [true] <- Transaction.read([{:directory, :exists, path}]) do
         [prefix] = Transaction.read([{:directory, :open, path}])
-        Transaction.write(clear_ops(prefix) ++ [{:directory, :remove, path}])
+        change(clear_ops(prefix) ++ [{:directory, :remove, path}])
       end
 
       :ok
@@ -174,7 +174,7 @@ defmodule EctoFoundationDB.Tenant do
           {first, last} = Keys.range({prefix, <<0xFD>>})
 
           case Transaction.read([{:get_range, first, last, %{limit: 1}}]) do
-            [[]] -> Transaction.write(clear_ops(prefix) ++ [{:directory, :remove, path}])
+            [[]] -> change(clear_ops(prefix) ++ [{:directory, :remove, path}])
             [_] -> {:error, :tenant_nonempty}
           end
       end
@@ -229,6 +229,12 @@ defmodule EctoFoundationDB.Tenant do
       end,
       Keyword.take(options, [:timeout])
     )
+  end
+
+  # Changes of directories read, too: their answers are waited for.
+  defp change(operations) do
+    Transaction.read(operations)
+    Transaction.written()
   end
 
   defp path(config, id), do: [config[:storage_id], id]

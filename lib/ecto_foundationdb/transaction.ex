@@ -96,11 +96,15 @@ defmodule EctoFoundationDB.Transaction do
     state = new(%__MODULE__{repo: repo, tenant: tenant, timeout: timeout}, connection)
 
     try do
-      attempt(state, fun)
+      result = attempt(state, fun)
+      # They live on.
+      Process.put(@key, %{Process.get(@key) | watches: []})
+      result
     after
-      with %{pending: pending, handle: handle} <- Process.delete(@key) do
+      with %{pending: pending, watches: watches, handle: handle} <- Process.delete(@key) do
         Native.transaction_cancel(handle)
         Enum.each(pending, &flush/1)
+        Enum.each(watches, &cancel_watch/1)
       end
     end
   end
@@ -182,18 +186,16 @@ defmodule EctoFoundationDB.Transaction do
 
     if state.dirty? do
       run_ref = make_ref()
+      writes = Enum.reverse(state.writes)
+      if writes != [], do: native(fn -> Native.transaction_run(state.handle, run_ref, writes) end)
 
-      if state.writes != [] do
-        native(fn ->
-          Native.transaction_run(state.handle, run_ref, Enum.reverse(state.writes))
-        end)
-      end
+      # Writes cannot fail before the commit; what can must not be half done when it comes.
+      wait? = not Enum.all?(writes, &write?/1)
+      if wait?, do: run_ref |> await(state, "writing") |> ok!()
 
       commit_ref = make_ref()
       Native.transaction_commit(state.handle, commit_ref)
-
-      written = if state.writes == [], do: {:ok, []}, else: await(run_ref, state, "writing")
-
+      written = if writes == [] or wait?, do: {:ok, []}, else: await(run_ref, state, "writing")
       committed = await(commit_ref, state, "committing")
       Process.put(@key, %{state | writes: []})
       ok!(written)
@@ -207,6 +209,8 @@ defmodule EctoFoundationDB.Transaction do
       complete_stamp(state.stamp, nil)
     end
   end
+
+  defp write?(operation), do: elem(operation, 0) in [:set, :clear, :clear_range, :atomic]
 
   @doc "Runs reads; the answers in their order."
   def read(operations) do
