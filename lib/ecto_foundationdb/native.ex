@@ -238,6 +238,10 @@ defmodule EctoFoundationDB.Native do
   @spec engine_hold_watches(database(), boolean()) :: :ok | {:error, error()}
   def engine_hold_watches(_database, _hold?), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Has the embedded engine inject faults, `name=value,…`; `nil` ends that."
+  @spec engine_faults(database(), String.t() | nil) :: :ok | {:error, error()}
+  def engine_faults(_database, _faults), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "Packs a tuple or list with the tuple layer."
   @spec pack(tuple() | list()) :: binary()
   def pack(_tuple), do: :erlang.nif_error(:nif_not_loaded)

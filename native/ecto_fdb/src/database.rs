@@ -67,14 +67,18 @@ impl Database {
             check_cluster_file(path.as_deref())?;
         }
         let cluster_file = target.cluster_file();
+        // The engine itself says why it can't open a file; the C API has only a number for it.
+        let embedded = match &cluster_file {
+            Some(name) if target.is_embedded() => Some(
+                embedded_fdb::admin::Database::open(name)
+                    .map_err(|error| Error::Client(error.to_string()))?,
+            ),
+            _ => None,
+        };
         let inner = foundationdb::Database::new(cluster_file.as_deref())?;
         for option in options {
             inner.set_option(option)?;
         }
-        let embedded = match cluster_file {
-            Some(name) if target.is_embedded() => embedded_fdb::admin::Database::find(&name),
-            _ => None,
-        };
         let database = Arc::new(Database {
             inner,
             embedded,
@@ -90,8 +94,17 @@ impl Database {
     }
 
     /// The embedded engine's own door, where it is the one that answers.
-    pub fn embedded(&self) -> Option<&embedded_fdb::admin::Database> {
-        self.embedded.as_ref()
+    pub fn engine(&self) -> Result<&embedded_fdb::admin::Database, Error> {
+        self.embedded.as_ref().ok_or_else(|| {
+            Error::Client("this is a cluster: only the embedded engine can do that".into())
+        })
+    }
+
+    /// Has the embedded engine inject faults, given as `name=value,…`, or ends that.
+    pub fn set_faults(&self, faults: Option<&str>) -> Result<(), Error> {
+        let explain = |error: embedded_fdb::admin::FaultsError| Error::Client(error.to_string());
+        let faults = faults.map(str::parse).transpose().map_err(explain)?;
+        self.engine()?.set_faults(faults).map_err(explain)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Errors that travel to Elixir, as `{:fdb, code, message}`.
 
 use foundationdb::directory::DirectoryError;
+use foundationdb::tuple::hca::HcaError;
 use foundationdb::FdbError;
 use rustler::{Encoder, Env, Term};
 
@@ -37,7 +38,8 @@ impl From<DirectoryError> for Error {
     fn from(error: DirectoryError) -> Self {
         match error {
             // Keeps its code, so that the caller's retry loop can do its work.
-            DirectoryError::FdbError(error) => Error::Fdb(error),
+            DirectoryError::FdbError(error)
+            | DirectoryError::HcaError(HcaError::FdbError(error)) => Error::Fdb(error),
             other => Error::Client(format!("directory layer: {other:?}")),
         }
     }

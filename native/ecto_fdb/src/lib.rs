@@ -75,10 +75,7 @@ fn client_start<'a>(env: Env<'a>, config: Term<'a>) -> NifResult<Term<'a>> {
         .into_iter()
         .map(|(name, value)| options::network(env, name, value))
         .collect::<NifResult<_>>()?;
-    Ok(match client::start(&library, options) {
-        Ok(()) => atom::ok().encode(env),
-        Err(error) => (atom::error(), error).encode(env),
-    })
+    Ok(done_or_error(env, client::start(&library, options)))
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
@@ -282,9 +279,9 @@ fn stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<
 
 #[rustler::nif]
 fn engine_stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
-    match database.0.embedded() {
-        None => Ok(atom::nil().encode(env)),
-        Some(engine) => {
+    match database.0.engine() {
+        Err(_on_a_cluster) => Ok(atom::nil().encode(env)),
+        Ok(engine) => {
             let stats = engine.stats();
             counters(
                 env,
@@ -312,20 +309,28 @@ fn counters<'a>(
 }
 
 #[rustler::nif]
-fn engine_hold_watches<'a>(
-    env: Env<'a>,
+fn engine_hold_watches(
+    env: Env<'_>,
     database: ResourceArc<DatabaseHandle>,
     hold: bool,
+) -> Term<'_> {
+    let done = database.0.engine().map(|engine| engine.hold_watches(hold));
+    done_or_error(env, done)
+}
+
+#[rustler::nif]
+fn engine_faults<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    faults: Option<&'a str>,
 ) -> Term<'a> {
-    match database.0.embedded() {
-        Some(engine) => {
-            engine.hold_watches(hold);
-            atom::ok().encode(env)
-        }
-        None => {
-            let error = Error::Client("only the embedded engine can hold watches".into());
-            (atom::error(), error).encode(env)
-        }
+    done_or_error(env, database.0.set_faults(faults))
+}
+
+fn done_or_error(env: Env<'_>, result: Result<(), Error>) -> Term<'_> {
+    match result {
+        Ok(()) => atom::ok().encode(env),
+        Err(error) => (atom::error(), error).encode(env),
     }
 }
 

@@ -42,8 +42,10 @@ const MOST_QUERIES: usize = 1000;
 /// The first and the longest time that batches wait for more to join, in a storm of calls.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
 const LONGEST_WINDOW: Duration = Duration::from_millis(32);
-/// How often a batch may be too old before it is read in halves.
-const MOST_TOO_OLD: u32 = 3;
+/// An attempt that is too old after this time was too slow: FoundationDB allows it 5 s.
+const SLOW_ATTEMPT: Duration = Duration::from_secs(3);
+/// How many attempts may be too slow before the batch is read in halves.
+const MOST_TOO_SLOW: u32 = 3;
 /// FoundationDB's `transaction_too_old`.
 const TRANSACTION_TOO_OLD: i32 = 1007;
 
@@ -417,11 +419,12 @@ async fn read_at_one_version(
 ) -> Result<AtVersion, Error> {
     let stats = &database.stats;
     let mut transaction = database.transaction()?;
-    let mut too_old = 0;
+    let mut too_slow = 0;
     loop {
         // A wait without end is right here: whoever waits for it has a timeout of his own.
         transaction.set_option(TransactionOption::Timeout(0))?;
         transaction.set_option(TransactionOption::RetryLimit(-1))?;
+        let begun = Instant::now();
         count(&stats.batches, 1);
         count(&stats.reads, queries.len() as u64);
         let error = match attempt(database, &transaction, queries).await {
@@ -440,9 +443,9 @@ async fn read_at_one_version(
             },
             Err(error) => error,
         };
-        if error.code() == TRANSACTION_TOO_OLD {
-            too_old += 1;
-            if too_old > MOST_TOO_OLD {
+        if error.code() == TRANSACTION_TOO_OLD && begun.elapsed() > SLOW_ATTEMPT {
+            too_slow += 1;
+            if too_slow == MOST_TOO_SLOW {
                 return Err(error.into());
             }
         }

@@ -1,0 +1,76 @@
+defmodule EctoFoundationDB.Embedded do
+  @moduledoc """
+  The embedded engine of a Repo with `embedded:`: its counters, and faults on purpose.
+
+  A cluster has bad days: commits conflict, their results get lost, read versions are too old, watches
+  fail. An application must live through them, and its tests can see that it does:
+
+      setup do
+        EctoFoundationDB.Embedded.faults(MyApp.Repo,
+          seed: 7,
+          not_committed: 0.1,
+          commit_unknown_result: 0.05,
+          watch_failure: 0.2,
+          slow_read: 0.1,
+          read_delay_ms: 20
+        )
+
+        on_exit(fn -> EctoFoundationDB.Embedded.faults(MyApp.Repo, nil) end)
+      end
+
+  The same seed and the same sequence of calls give the same faults.
+  """
+
+  alias EctoFoundationDB.{Connection, Error, Native}
+
+  @doc """
+  Injects faults from now on, or ends that with `nil`. Probabilities are from 0 to 1, by default 0:
+
+    * `:not_committed` (1020), `:commit_unknown_result` (1021, applied or not): of commits
+    * `:transaction_too_old` (1007): of commits and of reads
+    * `:future_version` (1009), `:process_behind` (1037): of reads
+    * `:watch_failure`: of watches, which then fail with a retryable error (1009)
+    * `:slow_read`: of reads, which then take up to `:read_delay_ms`
+    * `:slow_watch`: of watches, which then fire up to `:watch_delay_ms` late
+    * `:seed`: an integer
+  """
+  @spec faults(module(), keyword() | nil) :: :ok
+  def faults(repo, nil), do: done!(Native.engine_faults(database(repo), nil))
+
+  def faults(repo, faults) do
+    unless Keyword.keyword?(faults) and Enum.all?(faults, fn {_, value} -> is_number(value) end) do
+      raise ArgumentError,
+            "expected faults as a keyword list of numbers, as in [not_committed: 0.1]. " <>
+              "Got: #{inspect(faults)}"
+    end
+
+    text = Enum.map_join(faults, ",", fn {name, value} -> "#{name}=#{value}" end)
+    done!(Native.engine_faults(database(repo), text))
+  end
+
+  @doc """
+  Holds watches back (`true`), or lets them go: those that should have fired do so then. A test can
+  so make something happen between a change and the notice of it.
+  """
+  @spec hold_watches(module(), boolean()) :: :ok
+  def hold_watches(repo, hold?) when is_boolean(hold?),
+    do: done!(Native.engine_hold_watches(database(repo), hold?))
+
+  @doc """
+  The engine's counters: `:pending_watches` and `:transactions` that there are now, `:commits`,
+  `:reads` and `:read_versions` since the database was opened; `nil` on a cluster.
+
+      iex> {:ok, _} = MyApp.Repo.start_link(embedded: true)
+      iex> EctoFoundationDB.Embedded.stats(MyApp.Repo).pending_watches
+      0
+  """
+  @spec stats(module()) :: %{atom() => non_neg_integer()} | nil
+  def stats(repo), do: Native.engine_stats(database(repo))
+
+  defp database(repo), do: Connection.fetch!(repo).database
+
+  defp done!(:ok), do: :ok
+
+  defp done!({:error, error}),
+    do: raise(ArgumentError, Exception.message(Error.exception(error)))
+end
