@@ -247,7 +247,7 @@ defmodule EctoFoundationDB.Sync do
       |> Enum.map(& &1.__struct__.prepare(&1, tenant))
       |> Enum.split_with(&match?(%Many{ids: ids} when ids in [nil, []], &1))
 
-    synced = subscribe(repo, tenant, data, wanted, opts)
+    synced = subscribe(repo, tenant, data, wanted, deadline(repo, opts))
     changes = Enum.map(synced, &{&1.request, &1.value}) ++ Enum.map(empty, &empty_value/1)
 
     if Container.connected?(state) do
@@ -263,35 +263,42 @@ defmodule EctoFoundationDB.Sync do
   end
 
   # Subscribes and takes the first results; where something raises nothing new is left subscribed.
-  defp subscribe(_repo, _tenant, _data, [], _opts), do: []
+  defp subscribe(_repo, _tenant, _data, [], _deadline), do: []
 
-  defp subscribe(repo, tenant, data, requests, opts) do
-    connection = Connection.fetch!(repo)
-    timeout = opts[:timeout] || connection.timeout
+  defp subscribe(repo, tenant, data, requests, deadline) do
     wanted = Enum.map(requests, &want(&1, tenant, data))
 
-    case subscribe(connection.database, wanted, timeout) do
+    case subscribe(Connection.fetch!(repo).database, wanted, deadline) do
       # The indexes have changed between planning and reading.
       :replan ->
         for %All{query: query} <- requests, do: LiveQuery.forget(query)
-        subscribe(repo, tenant, data, requests, opts)
+        subscribe(repo, tenant, data, requests, deadline)
 
       subscriptions ->
         first_take(wanted, subscriptions)
     end
   end
 
-  defp subscribe(database, wanted, timeout) do
+  defp subscribe(database, wanted, deadline) do
     labels = Enum.map_join(wanted, ", ", fn {_query, synced} -> inspect(synced.request.label) end)
     queries = Enum.map(wanted, fn {query, _synced} -> query end)
-    Subscription.subscribe(database, queries, timeout, "syncing #{labels}")
+    Subscription.subscribe(database, queries, deadline, "syncing #{labels}")
+  end
+
+  # The timeout, and when it is over: it goes for all attempts together.
+  defp deadline(repo, opts) do
+    case opts[:timeout] || Connection.fetch!(repo).timeout do
+      :infinity -> {:infinity, :infinity}
+      timeout -> {timeout, System.monotonic_time(:millisecond) + timeout}
+    end
   end
 
   defp first_take(wanted, subscriptions) do
     Enum.zip_with(wanted, subscriptions, fn {_query, synced}, subscription ->
       taken = synced |> Map.put(:subscription, subscription) |> take()
       # A running sync goes on where a record can't be decoded, but none begins so.
-      if stale(taken) != stale(synced), do: raise(stale(taken))
+      reason = stale(taken)
+      if reason && reason != stale(synced), do: raise(reason)
       taken
     end)
   rescue

@@ -1,7 +1,8 @@
 defmodule EctoFoundationDB.SyncTest do
   use ExUnit.Case, async: true
 
-  alias EctoFoundationDB.Sync
+  alias EctoFoundationDB.{LayerCase, Native, Sync, Transaction}
+  alias EctoFoundationDB.Layer.Keys
   alias EctoFoundationDB.SyncRepo, as: Repo
   alias EctoFoundationDB.SyncUser, as: User
 
@@ -15,6 +16,11 @@ defmodule EctoFoundationDB.SyncTest do
   defp insert!(tenant, id, name), do: Repo.insert!(%User{id: id, name: name}, prefix: tenant)
   defp rename!(user, name), do: Repo.update!(user, name: name)
   defp names(users), do: Enum.map(users, & &1.name)
+
+  defp rows(tenant, key) do
+    {first, last} = {{:pack, key}, Native.pack(key) <> <<0xFF>>}
+    Transaction.run(tenant, fn -> Transaction.read([{:get_range, first, last, %{}}]) end)
+  end
 
   # The next message, handled: {its ref, the new state}.
   defp handle_next(state, opts \\ []) do
@@ -145,6 +151,23 @@ defmodule EctoFoundationDB.SyncTest do
         assert state.assigns.users == []
         refute Sync.watching?(state, Repo, :users)
       end
+    end
+
+    test "synced again after a record could not be decoded for a while", context do
+      %{tenant: tenant, state: state} = context
+      insert!(tenant, "a", "Ada")
+      key = Keys.record(tenant, "users", "a")
+      [[{_key, value}]] = rows(tenant, key)
+      state = Sync.sync_many(state, Repo, :users, User, ["a", "b"])
+
+      LayerCase.operations(tenant, [{:set, {:pack, key}, "damaged"}])
+      state = handle_next(state)
+      assert names(state.assigns.users) == ["Ada"]
+
+      LayerCase.operations(tenant, [{:set, {:pack, key}, value}])
+      insert!(tenant, "b", "Bea")
+      state = Sync.sync_many(state, Repo, :users, User, ["a", "b"])
+      handle_until(state, &(names(&1.users) == ["Ada", "Bea"]))
     end
 
     test "has one message for several changes", %{tenant: tenant, state: state} do

@@ -14,16 +14,16 @@ defmodule EctoFoundationDB.Sync.Subscription do
   @doc """
   Subscribes to lists of live queries, each beside the subscription it takes the place of or nil; one
   subscription for each, all read at one read version. `:replan` where one of the queries is a plan
-  that holds no longer. Raises where the database refuses, or does not answer within `timeout` ms.
-  Where it does not give subscriptions, nothing new is subscribed.
+  that holds no longer. Raises where the database refuses, or does not answer until the deadline
+  (`timeout` ms after the beginning). Where it does not give subscriptions, nothing new is subscribed.
   """
   @spec subscribe(
           Native.database(),
           [{[Native.live_query()], Native.subscription() | nil}],
-          timeout(),
+          {timeout(), deadline :: integer() | :infinity},
           String.t()
         ) :: [Native.subscription()] | :replan
-  def subscribe(database, wanted, timeout, doing) do
+  def subscribe(database, wanted, {timeout, deadline}, doing) do
     ref = make_ref()
     subscriptions = Native.subscribe(database, ref, wanted)
 
@@ -37,7 +37,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
       {^ref, {:error, error}} ->
         raise EctoFoundationDB.Error, error
     after
-      timeout ->
+      left(deadline) ->
         Enum.each(subscriptions, &cancel/1)
 
         # The answer may have come between the timeout and the cancelling.
@@ -50,6 +50,9 @@ defmodule EctoFoundationDB.Sync.Subscription do
         raise EctoFoundationDB.TimeoutError, timeout: timeout, doing: doing
     end
   end
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
 
   @doc "Ends a subscription exactly: none of its messages is in the mailbox, and none will be."
   @spec cancel(Native.subscription()) :: :ok
