@@ -7,7 +7,7 @@ defmodule EctoFoundationDB.ModelTest do
   # same, and so must the records, indexes and counters in the end.
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{ConflictError, StaleEntryError, Transaction}
+  alias EctoFoundationDB.{ConflictError, Native, StaleEntryError, TimeoutError, Transaction}
   alias EctoFoundationDB.Indexer.SchemaMetadata
 
   defmodule Indexes do
@@ -37,19 +37,92 @@ defmodule EctoFoundationDB.ModelTest do
   @depts [nil, "eng", "ops"]
   @ages [nil, -1, 0, 300]
 
+  defmodule FaultyRepo do
+    use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
+  end
+
   test "records, indexes and counters agree with a map", %{tenant: tenant} do
+    agree(TestRepo, tenant, System.os_time(), 100)
+  end
+
+  @tag :embedded
+  test "also where the database has a bad day", %{id: id} do
+    start_supervised!({FaultyRepo, embedded: true, log: false})
+    database = EctoFoundationDB.Repo.database(FaultyRepo)
     seed = System.os_time()
 
+    faults =
+      "seed=#{seed},not_committed=0.1,commit_unknown_result=0.1,transaction_too_old=0.02," <>
+        "future_version=0.02,process_behind=0.02,slow_read=0.05,read_delay_ms=2"
+
+    :ok = Native.engine_faults(database, faults)
+    tenant = Tenant.open!(FaultyRepo, id, migrator: Migrator, log: false)
+    agree(FaultyRepo, tenant, seed, 60)
+  end
+
+  @tag :embedded
+  test "single operations succeed where commits lose their answers", %{id: id} do
+    start_supervised!({FaultyRepo, embedded: true, log: false})
+    database = EctoFoundationDB.Repo.database(FaultyRepo)
+    :ok = Native.engine_faults(database, "seed=#{System.os_time()},commit_unknown_result=0.5")
+
+    for i <- 1..10 do
+      tenant_id = "#{id}-#{i}"
+      assert :ok = Tenant.create(FaultyRepo, tenant_id)
+      assert {:error, :tenant_already_exists} = Tenant.create(FaultyRepo, tenant_id)
+      tenant = Tenant.open!(FaultyRepo, tenant_id, migrator: Migrator, log: false)
+      for j <- 1..10, do: FaultyRepo.insert!(%TestUser{id: "#{j}", name: "n"}, prefix: tenant)
+      assert {:error, %ConflictError{}} = FaultyRepo.insert(%TestUser{id: "1"}, prefix: tenant)
+      assert {10, nil} = FaultyRepo.update_all(TestUser, [set: [age: 1]], prefix: tenant)
+      for j <- 1..10, do: FaultyRepo.delete!(%TestUser{id: "#{j}"}, prefix: tenant)
+      assert {:error, %StaleEntryError{}} = FaultyRepo.delete(%TestUser{id: "1"}, prefix: tenant)
+      assert stray_entries(tenant, TestUser) == []
+      # At least once.
+      assert SchemaMetadata.inserts(TestUser, prefix: tenant) >= 10
+      assert :ok = Tenant.clear_delete!(FaultyRepo, tenant_id)
+      refute Tenant.exists?(FaultyRepo, tenant_id)
+    end
+  end
+
+  @tag :embedded
+  test "a database that does not answer is given up after the timeout", %{id: id} do
+    start_supervised!({FaultyRepo, embedded: true, log: false, timeout: 60_000})
+    database = EctoFoundationDB.Repo.database(FaultyRepo)
+    tenant = Tenant.open!(FaultyRepo, id)
+    :ok = Native.engine_faults(database, "slow_read=1,read_delay_ms=3600000")
+
+    for read <- [
+          fn -> FaultyRepo.get(TestUser, "u", prefix: tenant, timeout: 1) end,
+          fn -> FaultyRepo.insert(%TestUser{id: "u"}, prefix: tenant, timeout: 1) end,
+          fn ->
+            FaultyRepo.transactional(tenant, fn -> FaultyRepo.all(TestUser) end, timeout: 1)
+          end,
+          fn -> Tenant.open!(FaultyRepo, id, timeout: 1) end
+        ] do
+      assert_raise TimeoutError, ~r/did not answer within 1 ms while reading/, read
+      refute FaultyRepo.in_transaction?()
+    end
+
+    :ok = Native.engine_faults(database, nil)
+    assert FaultyRepo.get(TestUser, "u", prefix: tenant) == nil
+    refute_received _
+
+    assert_raise ArgumentError, ~r/timeout: expected milliseconds/, fn ->
+      FaultyRepo.get(TestUser, "u", prefix: tenant, timeout: 0)
+    end
+  end
+
+  defp agree(repo, tenant, seed, count) do
     1..4
-    |> Enum.map(fn n -> Task.async(fn -> work(tenant, {seed, n}, 100) end) end)
+    |> Enum.map(fn n -> Task.async(fn -> work(repo, tenant, {seed, n}, count) end) end)
     |> Task.await_many(:infinity)
 
     log = log(tenant)
-    assert length(log) >= 4 * 100
+    assert length(log) >= 4 * count
     model = Enum.reduce(log, %{records: %{}, counters: %{}}, &replay(&1, &2, seed))
 
     actual =
-      for user <- TestRepo.all(TestUser, prefix: tenant), into: %{}, do: {user.id, values(user)}
+      for user <- repo.all(TestUser, prefix: tenant), into: %{}, do: {user.id, values(user)}
 
     assert {seed, actual} == {seed, model.records}
     assert {seed, stray_entries(tenant, TestUser)} == {seed, []}
@@ -63,16 +136,19 @@ defmodule EctoFoundationDB.ModelTest do
     end
   end
 
-  defp work(tenant, {seed, n}, count) do
+  defp work(repo, tenant, {seed, n}, count) do
     :rand.seed(:exsss, {seed, n, 0})
 
     for _ <- 1..count do
       operation = operation()
 
-      TestRepo.transactional(tenant, fn ->
+      repo.transactional(tenant, fn ->
         number = next_number(tenant)
         # Half of the operations see what another of the same transaction did.
-        results = for operation <- operation, do: {operation, run(operation)}
+        results =
+          for operation <- operation,
+              do: {operation, run(repo, operation), Transaction.maybe_committed?()}
+
         key = Tenant.pack(tenant, {"log", number})
         Transaction.write([{:set, key, :erlang.term_to_binary(results)}])
       end)
@@ -159,8 +235,8 @@ defmodule EctoFoundationDB.ModelTest do
 
   defp expand(fields), do: fields
 
-  defp run({:insert, id, fields, on_conflict}) do
-    case TestRepo.insert(struct!(TestUser, Map.put(expand(fields), :id, id)),
+  defp run(repo, {:insert, id, fields, on_conflict}) do
+    case repo.insert(struct!(TestUser, Map.put(expand(fields), :id, id)),
            on_conflict: on_conflict
          ) do
       {:ok, _} -> :ok
@@ -168,36 +244,36 @@ defmodule EctoFoundationDB.ModelTest do
     end
   end
 
-  defp run({:update, id, changes}) do
-    case TestRepo.update(%TestUser{id: id}, expand(changes)) do
+  defp run(repo, {:update, id, changes}) do
+    case repo.update(%TestUser{id: id}, expand(changes)) do
       {:ok, _} -> :ok
       {:error, %StaleEntryError{}} -> :stale
     end
   end
 
-  defp run({:delete, id}) do
-    case TestRepo.delete(%TestUser{id: id}) do
+  defp run(repo, {:delete, id}) do
+    case repo.delete(%TestUser{id: id}) do
       {:ok, _} -> :ok
       {:error, %StaleEntryError{}} -> :stale
     end
   end
 
-  defp run({:get, id}),
-    do: with(%TestUser{} = user <- TestRepo.get(TestUser, id), do: values(user))
+  defp run(repo, {:get, id}),
+    do: with(%TestUser{} = user <- repo.get(TestUser, id), do: values(user))
 
-  defp run({:all, where}),
-    do: TestRepo.all(TestUser, where: where) |> Enum.map(& &1.id) |> Enum.sort()
+  defp run(repo, {:all, where}),
+    do: repo.all(TestUser, where: where) |> Enum.map(& &1.id) |> Enum.sort()
 
-  defp run({:update_all, _where, changes}) when changes == %{}, do: 0
+  defp run(_repo, {:update_all, _where, changes}) when changes == %{}, do: 0
 
-  defp run({:update_all, where, changes}),
-    do: TestRepo.update_all(TestUser, [set: changes], where: where) |> elem(0)
+  defp run(repo, {:update_all, where, changes}),
+    do: repo.update_all(TestUser, [set: changes], where: where) |> elem(0)
 
-  defp run({:delete_all, where}), do: TestRepo.delete_all(TestUser, where: where) |> elem(0)
+  defp run(repo, {:delete_all, where}), do: repo.delete_all(TestUser, where: where) |> elem(0)
 
-  defp run({:insert_all, rows}),
+  defp run(repo, {:insert_all, rows}),
     do:
-      TestRepo.insert_all(TestUser, Enum.map(rows, &expand/1), on_conflict: :replace_all)
+      repo.insert_all(TestUser, Enum.map(rows, &expand/1), on_conflict: :replace_all)
       |> elem(0)
 
   defp values(user) do
@@ -207,12 +283,21 @@ defmodule EctoFoundationDB.ModelTest do
   ## The model
 
   defp replay(results, model, seed) do
-    Enum.reduce(results, model, fn {operation, result}, model ->
-      {expected, model} = step(operation, model)
-      assert {seed, operation, result} == {seed, operation, expected}
-      model
+    Enum.reduce(results, model, fn {operation, result, again?}, model ->
+      if again? and done_before?(operation, result, model) do
+        model
+      else
+        {expected, model} = step(operation, model)
+        assert {seed, operation, result} == {seed, operation, expected}
+        model
+      end
     end)
   end
+
+  # What an earlier attempt whose commit's result was unknown has done already.
+  defp done_before?({:insert, id, fields, :raise}, :ok, model), do: model.records[id] == fields
+  defp done_before?({:delete, id}, :ok, model), do: model.records[id] == nil
+  defp done_before?(_operation, _result, _model), do: false
 
   defp step({:insert, id, fields, on_conflict}, model) do
     case {model.records[id], on_conflict} do
