@@ -7,7 +7,7 @@ defmodule EctoFoundationDB.ModelTest do
   # same, and so must the records, indexes and counters in the end.
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{ConflictError, Native, StaleEntryError, TimeoutError, Transaction}
+  alias EctoFoundationDB.{ConflictError, Embedded, StaleEntryError, TimeoutError, Transaction}
   alias EctoFoundationDB.Indexer.SchemaMetadata
 
   defmodule Indexes do
@@ -48,14 +48,19 @@ defmodule EctoFoundationDB.ModelTest do
   @tag :embedded
   test "also where the database has a bad day", %{id: id} do
     start_supervised!({FaultyRepo, embedded: true, log: false})
-    database = EctoFoundationDB.Repo.database(FaultyRepo)
     seed = System.os_time()
 
-    faults =
-      "seed=#{seed},not_committed=0.1,commit_unknown_result=0.1,transaction_too_old=0.02," <>
-        "future_version=0.02,process_behind=0.02,slow_read=0.05,read_delay_ms=2"
+    Embedded.faults(FaultyRepo,
+      seed: seed,
+      not_committed: 0.1,
+      commit_unknown_result: 0.1,
+      transaction_too_old: 0.02,
+      future_version: 0.02,
+      process_behind: 0.02,
+      slow_read: 0.05,
+      read_delay_ms: 2
+    )
 
-    :ok = Native.engine_faults(database, faults)
     tenant = Tenant.open!(FaultyRepo, id, migrator: Migrator, log: false)
     agree(FaultyRepo, tenant, seed, 60)
   end
@@ -63,8 +68,7 @@ defmodule EctoFoundationDB.ModelTest do
   @tag :embedded
   test "single operations succeed where commits lose their answers", %{id: id} do
     start_supervised!({FaultyRepo, embedded: true, log: false})
-    database = EctoFoundationDB.Repo.database(FaultyRepo)
-    :ok = Native.engine_faults(database, "seed=#{System.os_time()},commit_unknown_result=0.5")
+    Embedded.faults(FaultyRepo, seed: System.os_time(), commit_unknown_result: 0.5)
 
     for i <- 1..10 do
       tenant_id = "#{id}-#{i}"
@@ -87,9 +91,8 @@ defmodule EctoFoundationDB.ModelTest do
   @tag :embedded
   test "a database that does not answer is given up after the timeout", %{id: id} do
     start_supervised!({FaultyRepo, embedded: true, log: false, timeout: 60_000})
-    database = EctoFoundationDB.Repo.database(FaultyRepo)
     tenant = Tenant.open!(FaultyRepo, id)
-    :ok = Native.engine_faults(database, "slow_read=1,read_delay_ms=3600000")
+    Embedded.faults(FaultyRepo, slow_read: 1, read_delay_ms: 3_600_000)
 
     for read <- [
           fn -> FaultyRepo.get(TestUser, "u", prefix: tenant, timeout: 1) end,
@@ -103,7 +106,7 @@ defmodule EctoFoundationDB.ModelTest do
       refute FaultyRepo.in_transaction?()
     end
 
-    :ok = Native.engine_faults(database, nil)
+    Embedded.faults(FaultyRepo, nil)
     assert FaultyRepo.get(TestUser, "u", prefix: tenant) == nil
     refute_received _
 
