@@ -100,7 +100,7 @@ defmodule EctoFoundationDB.LiveQuery do
 
   defp plan(%Query{tenant: tenant, schema: schema} = query, metadata, by, signal) do
     counter = Indexer.SchemaMetadata.index!(metadata, tenant, schema, by, signal)
-    values = Indexer.SchemaMetadata.values(counter, schema, by)
+    values = Indexer.SchemaMetadata.values_by(counter, schema, by)
     {:pack, watch} = Indexer.SchemaMetadata.key(tenant, counter, values, signal)
     read(query, Query.plan(query, metadata), Native.pack(watch))
   end

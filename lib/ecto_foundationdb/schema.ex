@@ -168,7 +168,8 @@ defmodule EctoFoundationDB.Schema do
 
     primary_key = primary_key(schema)
     {row, generated_id} = generate_id(row, schema, primary_key)
-    data = dump(schema, :insert_all, in_order(row) ++ generated_id)
+    # The order of the sources' names, where that of an insert is of the fields' names.
+    data = schema |> dump(:insert_all, Map.to_list(row) ++ generated_id) |> List.keysort(0)
     {to_front(data, field_source(schema, primary_key)), Map.merge(row, Map.new(generated_id))}
   end
 

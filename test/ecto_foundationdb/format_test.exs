@@ -238,6 +238,31 @@ defmodule EctoFoundationDB.FormatTest do
                FormatRepo.get_by!(TestUser, [name: "Other tenant"], prefix: beta)
     end
 
+    test "have the directories that ours have" do
+      Transaction.run_database(FormatRepo, fn ->
+        Transaction.write([{:clear_range, "", <<0xFF>>}])
+      end)
+
+      tenant = Tenant.open!(FormatRepo, "acme")
+      ours = for {<<0xFE, _::binary>> = key, value} <- hd(all_keys()), do: {key, value}
+      {_, root} = Enum.find(ours, fn {key, _} -> key =~ "Ecto.Adapters.FoundationDB" end)
+
+      recorded =
+        for {<<0xFE, _::binary>> = key, value} <-
+              Enum.find(Recording.steps(), &(&1.step == "open_tenant")).set do
+          swap = fn bytes ->
+            bytes
+            |> String.split(<<0x15, 0x10>>)
+            |> Enum.map(&String.replace(&1, <<0x15, 0x15>>, tenant.prefix))
+            |> Enum.join(root)
+          end
+
+          {swap.(key), swap.(value)}
+        end
+
+      assert Enum.sort(recorded) == Enum.sort(ours)
+    end
+
     test "are kept right by our writes: no entry stays behind, neither right nor wrong" do
       for write <- [
             fn tenant ->

@@ -68,14 +68,9 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
   @impl true
   def drop_ranges(tenant, %Index{fields: [], source: source} = index) do
-    # The counters of all records lie beside those by field.
-    for signal <- signals(index) do
-      Keys.range(Keys.append(Keys.counters(tenant, source), ["#{signal}"]))
-    end ++
-      for signal <- signals(index) do
-        key = EctoFoundationDB.Native.pack(Keys.counter(tenant, source, nil, [], signal))
-        {key, key <> <<0>>}
-      end
+    # Beside the counters by field. The counters themselves stay: made anew, they go on, and no watch
+    # sees an earlier value again.
+    for signal <- signals(index), do: Keys.range(Keys.counter(tenant, source, nil, [], signal))
   end
 
   def drop_ranges(tenant, %Index{source: source, name: name}),
@@ -89,6 +84,10 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   @doc false
   def values(%Index{fields: fields}, schema, data),
     do: Indexer.Default.values(schema, fields, data)
+
+  @doc false
+  # Of values that the application gives.
+  def values_by(index, schema, by), do: values(index, schema, Schema.dump(schema, :by, by))
 
   defp add(tenant, index, values, signals) do
     kept = signals(index)
@@ -236,7 +235,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     {schema, _, _} = EctoQuery.split(queryable)
     tenant = tenant!()
     index = index!(tenant, schema, by, signal)
-    watch = Transaction.watch(key(tenant, index, values(index, schema, by), signal))
+    watch = Transaction.watch(key(tenant, index, values_by(index, schema, by), signal))
 
     Future.watch(watch, %Watches{
       of: {:counter, schema, by, signal},
@@ -254,7 +253,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   def clear_by(schema, by) do
     tenant = tenant!()
     index = index!(tenant, schema, by, nil)
-    values = values(index, schema, by)
+    values = values_by(index, schema, by)
 
     Transaction.write(
       for signal <- signals(index), do: {:clear, key(tenant, index, values, signal)}
@@ -276,7 +275,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
     reads =
       Transaction.read_async([
-        {:get, key(tenant, index, values(index, schema, by), signal), false}
+        {:get, key(tenant, index, values_by(index, schema, by), signal), false}
       ])
 
     Future.read(fn ->

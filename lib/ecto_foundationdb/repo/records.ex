@@ -136,8 +136,6 @@ defmodule EctoFoundationDB.Repo.Records do
   end
 
   defp replace(writer, id, existing, data, on_conflict) do
-    id_name = Schema.field_source(writer.schema, Schema.primary_key(writer.schema))
-
     case on_conflict do
       :nothing ->
         {:ok, :nothing}
@@ -147,7 +145,7 @@ defmodule EctoFoundationDB.Repo.Records do
         {:ok, :replaced}
 
       {:replace, fields} when is_list(fields) ->
-        Writer.update(writer, existing, Keyword.take(data, sources(writer, fields) -- [id_name]))
+        Writer.update(writer, existing, Keyword.take(data, sources(writer, fields)))
         {:ok, :replaced}
 
       {:replace_all_except, fields} when is_list(fields) ->
@@ -284,12 +282,9 @@ defmodule EctoFoundationDB.Repo.Records do
                 "update_all: expected `set: [field: value]`, got: #{inspect(updates)}"
       end
 
-    set =
-      Schema.dump(
-        query.schema,
-        :update_all,
-        Enum.to_list(changes!(query.schema, set)) |> Enum.sort()
-      )
+    changes!(query.schema, set)
+    # In the order in which they are given.
+    set = Schema.dump(query.schema, :update_all, set)
 
     Transaction.run(
       query.tenant,
