@@ -21,7 +21,8 @@
 //! `mvcc` keeps the versions, `resolver` finds conflicts, `watches` waits for changes; `database`
 //! joins them and commits. `write_map` is what one transaction has written, `view` its reads, and
 //! `transaction` its life. `future` and `network` are the asynchronous side of the C API, whose
-//! functions are in [`c_api`]. `registry` knows the databases of the process by name. `tenant` gives
+//! functions are in [`c_api`]. `registry` knows the databases of the process by name, `storage` keeps
+//! one in a file, and `faults` makes things go wrong on purpose. `tenant` gives
 //! a transaction a part of the keys (`space`), `special` the keys that are not stored, `mapped` the
 //! range reads that follow an index.
 //!

@@ -478,6 +478,75 @@ fn all_ways_to_a_file_lead_to_one_database() {
 }
 
 #[test]
+fn transactions_on_a_file_are_as_strict_as_in_memory() {
+    const TIMES: u64 = 40;
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = open(&directory.path().join("db")).expect("a new file");
+    let number = |bytes: Option<&[u8]>| {
+        bytes.map_or(0, |bytes| {
+            u64::from_le_bytes(bytes.try_into().expect("a number"))
+        })
+    };
+    let read = |key: &[u8]| {
+        let value = block_on(begin(&database).get(key, false)).expect("a read");
+        number(value.as_deref())
+    };
+    let watching = begin(&database);
+    let watch = watching.watch(b"count");
+    block_on(watching.commit()).expect("a commit");
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (database, read) = (&database, &read);
+            scope.spawn(move || {
+                for i in 0..TIMES {
+                    let own = format!("own{thread}");
+                    let before = read(b"count");
+                    let done = block_on(database.run(|transaction, _| {
+                        let own = own.clone();
+                        async move {
+                            let count = transaction.get(b"count", false).await?;
+                            let count = number(count.as_deref()) + 1;
+                            transaction.set(b"count", &count.to_le_bytes());
+                            transaction.atomic_op(
+                                b"sum",
+                                &[1, 0, 0, 0, 0, 0, 0, 0],
+                                MutationType::Add,
+                            );
+                            transaction.set(own.as_bytes(), &count.to_le_bytes());
+                            Ok(())
+                        }
+                    }));
+                    assert!(done.is_ok());
+                    // What was acknowledged is seen at once, in its order.
+                    let own = read(own.as_bytes());
+                    assert!(before < own && own <= read(b"count"), "{i}");
+                }
+            });
+        }
+    });
+    assert_eq!(read(b"count"), THREADS * TIMES);
+    assert_eq!(read(b"sum"), THREADS * TIMES);
+    assert_eq!(code(block_on(watch)), 0);
+}
+
+#[test]
+fn a_commit_on_its_way_ends_with_its_transaction() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = open(&directory.path().join("db")).expect("a new file");
+    for i in 0..50u8 {
+        let transaction = begin(&database);
+        transaction.set(&[i], b"v");
+        // Dropped at once: the future, and the transaction with it.
+        drop(transaction.commit());
+    }
+    assert_eq!(set(&database, &[(b"last", b"v")]), 0);
+    // Commits are done in their order, and an abandoned one all the same.
+    assert_eq!(rows(&database).len(), 51);
+    let admin = admin::Database::find(&name(&directory.path().join("db"))).expect("it is open");
+    assert_eq!(admin.stats().transactions, 0);
+}
+
+#[test]
 fn a_file_that_was_taken_away_is_not_written() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("db");
