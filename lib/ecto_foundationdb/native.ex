@@ -96,10 +96,29 @@ defmodule EctoFoundationDB.Native do
 
   @doc false
   def load do
-    :erlang.load_nif(
-      String.to_charlist(Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb")),
-      0
-    )
+    path = Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb")
+
+    case :erlang.load_nif(String.to_charlist(path), 0) do
+      :ok ->
+        :ok
+
+      # A VM keeps the NIF it has: its threads and the database's network run in it.
+      {:error, {reason, _text}} when reason in [:upgrade, :reload] ->
+        :logger.error(
+          "EctoFoundationDB.Native has changed, but this VM goes on with the NIF it has loaded: " <>
+            "restart the VM to use the new one"
+        )
+
+        {:error, reason}
+
+      {:error, {reason, text}} ->
+        :logger.error(
+          "the NIF #{path}.so can't be loaded: #{text}. `mix compile` builds it; " <>
+            "after a change of machine or OTP: mix deps.compile ecto_fdb_sync --force"
+        )
+
+        {:error, reason}
+    end
   end
 
   @doc """
