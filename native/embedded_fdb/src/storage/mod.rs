@@ -188,8 +188,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
     let options = options.read(true).write(true).create(true).truncate(true);
     let file = Arc::new(DataFile::new(options.open(new).map_err(failed)?));
     let map = database::new_map();
-    Store::create(file, new, &map, database::FIRST_VERSION)
-        .map_err(|text| failed(io::Error::other(text)))?;
+    Store::create(file, new, &map, database::FIRST_VERSION)?;
     std::fs::rename(new, path).map_err(failed)?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     File::open(directory)

@@ -5,6 +5,7 @@
 //! key and value, so that a commit changes it by what it changes itself.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,23 +121,57 @@ struct Engine {
     backend: Backend,
 }
 
-/// An error of redb, or a panic, as text.
-type Result<T> = std::result::Result<T, String>;
+/// What went wrong in redb.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    /// The operating system refused something.
+    #[error("{0}")]
+    System(std::io::Error),
+    /// redb did not find what should be there, or panicked.
+    #[error("{0}")]
+    Content(String),
+}
+
+impl From<redb::Error> for Trouble {
+    fn from(error: redb::Error) -> Trouble {
+        match error {
+            // A file that ends too early is the file's fault.
+            redb::Error::Io(error) if error.kind() != ErrorKind::UnexpectedEof => {
+                Trouble::System(error)
+            }
+            error => Trouble::Content(error.to_string()),
+        }
+    }
+}
+
+impl Trouble {
+    /// What it means for somebody who opens a file.
+    fn on_opening(self, path: &Path) -> OpenError {
+        match self {
+            Trouble::System(source) => OpenError::io("read or write", path, source),
+            Trouble::Content(what) => OpenError::Damaged {
+                path: path.to_owned(),
+                what,
+            },
+        }
+    }
+}
 
 /// Runs what calls redb: a damaged file may make it panic.
-fn guard<T>(body: impl FnOnce() -> std::result::Result<T, redb::Error>) -> Result<T> {
+fn guard<T>(body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Trouble> {
     match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
+        Ok(result) => result.map_err(Trouble::from),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(text.unwrap_or("the storage engine failed").to_owned())
+            let text = text.unwrap_or("the storage engine failed").to_owned();
+            Err(Trouble::Content(text))
         }
     }
 }
 
 impl Engine {
-    fn open(file: &Arc<DataFile>) -> std::result::Result<Engine, redb::Error> {
+    fn open(file: &Arc<DataFile>) -> Result<Engine, redb::Error> {
         let backend = Backend::new(file.clone());
         let redb = redb::Builder::new()
             .set_cache_size(CACHE)
@@ -145,7 +180,7 @@ impl Engine {
         Ok(Engine { redb, backend })
     }
 
-    fn read_state(&self) -> std::result::Result<Option<State>, redb::Error> {
+    fn read_state(&self) -> Result<Option<State>, redb::Error> {
         let transaction = self.redb.begin_read()?;
         let table = transaction.open_table(STATE)?;
         let row = table.get(STATE_ROW)?;
@@ -156,7 +191,7 @@ impl Engine {
         &self,
         changes: &BTreeMap<&Key, Option<&Value>>,
         state: State,
-    ) -> std::result::Result<(), redb::Error> {
+    ) -> Result<(), redb::Error> {
         let mut transaction = self.redb.begin_write()?;
         transaction.set_two_phase_commit(true);
         {
@@ -175,10 +210,7 @@ impl Engine {
     }
 
     /// Reads everything: the map, and what it is.
-    fn load(
-        &self,
-        hasher: &mut Hasher,
-    ) -> std::result::Result<(Map, Option<State>, State), redb::Error> {
+    fn load(&self, hasher: &mut Hasher) -> Result<(Map, Option<State>, State), redb::Error> {
         let said = self.read_state()?;
         let mut found = State {
             number: 0,
@@ -213,7 +245,7 @@ impl Store {
         path: &Path,
         map: &Map,
         lease: Version,
-    ) -> Result<()> {
+    ) -> Result<(), OpenError> {
         let mut state = State {
             number: 0,
             lease,
@@ -224,8 +256,8 @@ impl Store {
         for (key, value) in map {
             state.add(&mut hasher, key, value);
         }
-        let text = |error: std::io::Error| format!("{}: {error}", path.display());
-        file.initialize(state.record()).map_err(text)?;
+        let failed = |source| OpenError::io("make", path, source);
+        file.initialize(state.record()).map_err(failed)?;
         let changes = map.iter().map(|(key, value)| (key, Some(value)));
         let changes = changes.collect();
         guard(|| {
@@ -233,8 +265,9 @@ impl Store {
             engine.write(&changes, state)?;
             engine.retire();
             Ok(())
-        })?;
-        file.sync().map_err(text)
+        })
+        .map_err(|trouble| trouble.on_opening(path))?;
+        file.sync().map_err(failed)
     }
 
     /// Opens a file, reads all of it, and answers the store, the map, and the version from which
@@ -243,7 +276,7 @@ impl Store {
         file: Arc<DataFile>,
         path: &Path,
         lock: PathLock,
-    ) -> std::result::Result<(Store, Map, Version), OpenError> {
+    ) -> Result<(Store, Map, Version), OpenError> {
         let damaged = |what: String| OpenError::Damaged {
             path: path.to_owned(),
             what,
@@ -262,8 +295,9 @@ impl Store {
         }
         let records = file.records().map_err(failed)?;
         let mut hasher = Hasher::default();
-        let engine = guard(|| Engine::open(&file)).map_err(damaged)?;
-        let (map, said, found) = guard(|| engine.load(&mut hasher)).map_err(damaged)?;
+        let on_opening = |trouble: Trouble| trouble.on_opening(path);
+        let engine = guard(|| Engine::open(&file)).map_err(on_opening)?;
+        let (map, said, found) = guard(|| engine.load(&mut hasher)).map_err(on_opening)?;
         let state = said.ok_or_else(|| damaged("it does not say what it holds".to_owned()))?;
         if (state.keys, state.sum) != (found.keys, found.sum) {
             return Err(damaged(format!(
@@ -296,7 +330,7 @@ impl Store {
         before: &Map,
         changes: &[Change],
         lease: Version,
-    ) -> std::result::Result<(), Failure> {
+    ) -> Result<(), Failure> {
         let path = self.path.clone();
         let path = path.display();
         if let Some(text) = &self.broken {
@@ -357,9 +391,10 @@ impl Store {
     }
 
     /// Opens redb again after a failure: the file must hold what memory holds.
-    fn reopen(&mut self) -> Result<Engine> {
-        let engine = guard(|| Engine::open(&self.file))?;
-        let state = guard(|| engine.read_state())?;
+    fn reopen(&mut self) -> Result<Engine, String> {
+        let failed = |trouble: Trouble| format!("cannot write {}: {trouble}", self.path.display());
+        let engine = guard(|| Engine::open(&self.file)).map_err(failed)?;
+        let state = guard(|| engine.read_state()).map_err(failed)?;
         if state == Some(self.state) {
             return Ok(engine);
         }
@@ -409,11 +444,7 @@ impl Store {
 }
 
 /// Compares what the file holds with the records of the commits that were made durable.
-fn check_records(
-    path: &Path,
-    records: [Option<Record>; 2],
-    state: State,
-) -> std::result::Result<(), OpenError> {
+fn check_records(path: &Path, records: [Option<Record>; 2], state: State) -> Result<(), OpenError> {
     let damaged = |what: &str| {
         Err(OpenError::Damaged {
             path: path.to_owned(),
@@ -471,12 +502,7 @@ mod tests {
         (store, map)
     }
 
-    fn write(
-        store: &mut Store,
-        map: &mut Map,
-        key: &str,
-        value: &str,
-    ) -> std::result::Result<(), Failure> {
+    fn write(store: &mut Store, map: &mut Map, key: &str, value: &str) -> Result<(), Failure> {
         let (key, value): (Key, Value) = (key.as_bytes().into(), value.as_bytes().into());
         let change = Change {
             key: key.clone(),
@@ -518,6 +544,20 @@ mod tests {
         let (_, found) = open(&directory.path().join("db"));
         let value = found.get(&b"k"[..]).map(|value| &value[..]);
         assert!(matches!(value, Some(b"first" | b"second")), "{value:?}");
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_not_a_damaged_file() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(new_store(&directory));
+        let path = directory.path().join("db");
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = Arc::new(DataFile::new(file.unwrap()));
+        file.fail_sync.store(1, Ordering::Release);
+        let opened = Store::open(file, &path, lock::take(&path).unwrap());
+        let error = opened.err().unwrap();
+        assert!(matches!(error, OpenError::Io { .. }), "{error}");
+        open(&path);
     }
 
     #[test]
