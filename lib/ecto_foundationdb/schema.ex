@@ -80,22 +80,11 @@ defmodule EctoFoundationDB.Schema do
   def type(nil, _field), do: nil
   def type(_schema, field) when is_binary(field), do: nil
 
-  def type(schema, field) do
-    case optional(schema, :type, field, nil) do
-      nil ->
-        case Enum.find(fields(schema), &(field_source(schema, &1) == field)) do
-          nil -> nil
-          name -> optional(schema, :type, name, nil)
-        end
-
-      type ->
-        type
-    end
-  end
+  def type(schema, field), do: Map.get(info(schema).types, field)
 
   @doc "The name a field is stored under."
   @spec field_source(t(), atom()) :: atom()
-  def field_source(schema, field), do: optional(schema, :field_source, field, nil) || field
+  def field_source(schema, field), do: Map.get(info(schema).sources, field, field)
 
   @doc "The value of a struct's primary key; an error where it is `nil`."
   @spec id!(struct()) :: term()
@@ -289,7 +278,7 @@ defmodule EctoFoundationDB.Schema do
   # A function from stored records to structs of a tenant.
   @spec loader(t(), term()) :: (data() -> struct())
   def loader(schema, tenant) do
-    {empty, sources, types} = layout(schema)
+    %{empty: empty, renamed: sources, loaded: types} = info(schema)
     empty = put_meta(empty, tenant)
     size = map_size(empty)
     # Stored bytes do not say what a struct is.
@@ -315,29 +304,40 @@ defmodule EctoFoundationDB.Schema do
     load_values(types, %{struct | field => load_value(schema, field, type, value)}, schema)
   end
 
-  # What loading needs to know of a schema: the struct without values, the fields by their sources
-  # where those differ, and the types whose stored values are not the loaded ones. The reflection is
-  # done once for each version of the module's code.
-  defp layout(schema) do
-    version = {schema.__info__(:md5), ecto?()}
+  # What is asked for each record: types and sources by field, the struct without values, the fields
+  # by their sources where those differ, and the types whose stored values are not the loaded ones. The
+  # reflection is done once for each version of the module's code.
+  defp info(schema) do
+    version =
+      is_atom(schema) and function_exported?(schema, :__info__, 1) and
+        {schema.__info__(:md5), ecto?()}
 
     case :persistent_term.get({__MODULE__, schema}, nil) do
-      {^version, layout} ->
-        layout
+      {^version, info} ->
+        info
 
       _none_or_other ->
-        fields = fields(schema)
-        by_source = Map.new(fields, &{field_source(schema, &1), &1})
-        same? = Enum.all?(by_source, fn {source, field} -> source == field end)
-        types = if ecto?(), do: for(f <- fields, t = type(schema, f), not plain?(t), do: {f, t})
-
-        layout =
-          {Map.merge(schema.__struct__(), Map.new(fields, &{&1, nil})),
-           if(same?, do: nil, else: by_source), types || []}
-
-        :persistent_term.put({__MODULE__, schema}, {version, layout})
-        layout
+        info = reflect_all(schema)
+        :persistent_term.put({__MODULE__, schema}, {{schema.__info__(:md5), ecto?()}, info})
+        info
     end
+  end
+
+  defp reflect_all(schema) do
+    fields = fields(schema)
+    sources = Map.new(fields, &{&1, optional(schema, :field_source, &1, nil) || &1})
+    types = Map.new(fields, &{&1, optional(schema, :type, &1, nil)})
+    by_source = Map.new(sources, fn {field, source} -> {source, field} end)
+
+    %{
+      sources: sources,
+      # Indexes may name a field by its source.
+      types: Map.merge(Map.new(sources, fn {field, source} -> {source, types[field]} end), types),
+      empty: Map.merge(schema.__struct__(), Map.new(fields, &{&1, nil})),
+      renamed:
+        if(Enum.all?(sources, fn {field, source} -> field == source end), do: nil, else: by_source),
+      loaded: if(ecto?(), do: for(f <- fields, t = types[f], not plain?(t), do: {f, t}), else: [])
+    }
   end
 
   # Types that Ecto loads as they are stored.
@@ -415,8 +415,9 @@ defmodule EctoFoundationDB.Schema do
   end
 
   defp reflect(schema, key) do
-    unless is_atom(schema) and Code.ensure_loaded?(schema) and
-             function_exported?(schema, :__schema__, 1) do
+    unless is_atom(schema) and
+             (function_exported?(schema, :__schema__, 1) or
+                (Code.ensure_loaded?(schema) and function_exported?(schema, :__schema__, 1))) do
       raise ArgumentError,
             "#{inspect(schema)} is not a schema: expected a module with __schema__/1 and " <>
               "__schema__/2, such as one with `use Ecto.Schema`"

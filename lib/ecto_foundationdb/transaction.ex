@@ -34,9 +34,9 @@ defmodule EctoFoundationDB.Transaction do
     mapped_ranges?: true
   ]
 
-  # What FoundationDB answers where it cannot make a mapped range: after own writes, and where its
-  # servers cannot follow the entries.
-  @no_mapped_range 2033..2039
+  # What FoundationDB answers where it cannot make a mapped range: after own writes, where its servers
+  # cannot follow the entries, and where an entry's value is no key.
+  @no_mapped_range [2030, 2033, 2034, 2035, 2038, 2039]
 
   @commit_unknown_result 1021
   @cluster_version_changed 1039

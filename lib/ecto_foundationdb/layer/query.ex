@@ -502,9 +502,13 @@ defmodule EctoFoundationDB.Layer.Query do
 
   defp follow(query, index, [{_entry, _value} | _] = entries) do
     if Indexer.Default.mapped?(index) do
+      {first, last} = Keys.range(Keys.records(query.tenant, query.source))
+
       reads =
         for {entry, value} <- entries do
           key = record_key(query, entry, value)
+          # What is no key of a record leads nowhere.
+          key = if key > first and key < last, do: key, else: first
           {:get_range, key, key <> <<0xFF>>, %{}}
         end
 
