@@ -90,10 +90,12 @@ defmodule EctoFoundationDB.StaleEntryError do
 end
 
 defmodule EctoFoundationDB.NoResultsError do
-  @moduledoc "`get!`, `get_by!` or `one!` found nothing."
-  defexception [:message]
+  @moduledoc """
+  `get!`, `get_by!` or `one!` found nothing. In a Phoenix application the answer is 404.
+  """
+  defexception [:message, plug_status: 404]
 
-  @type t :: %__MODULE__{message: String.t()}
+  @type t :: %__MODULE__{message: String.t(), plug_status: 404}
 end
 
 defmodule EctoFoundationDB.MultipleResultsError do

@@ -19,7 +19,7 @@ defmodule EctoFoundationDB.LiveQuery do
             "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
     end
 
-    stored = Schema.dump_value(schema, :sync, Schema.primary_key(schema), id)
+    stored = Schema.query_value(schema, :sync, Schema.primary_key(schema), id)
     {first, last} = Keys.record_range(tenant, Schema.source(schema), stored)
     {:records, first, last, first, {0, false}}
   end

@@ -257,21 +257,44 @@ defmodule EctoFoundationDB.Schema do
   @doc false
   # A value as it is stored, and as index keys are made from it.
   def dump_value(schema, action, field, value) do
-    type = type(schema, field)
+    case ecto_type(schema, field) do
+      nil ->
+        value
 
-    if ecto?() and not is_nil(type) do
-      case apply(Ecto.Type, :dump, [type, value]) do
-        {:ok, value} ->
-          value
-
-        :error ->
-          raise ArgumentError,
-                "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
-                  "not match the field's type #{inspect(type)}"
-      end
-    else
-      value
+      type ->
+        case apply(Ecto.Type, :dump, [type, value]) do
+          {:ok, value} -> value
+          :error -> mismatch!(schema, action, field, value, type)
+        end
     end
+  end
+
+  @doc false
+  # A value that a query compares with, as it is stored: cast first, as Ecto does, for it may come
+  # from a URL.
+  def query_value(schema, action, field, value) do
+    with type when not is_nil(type) <- ecto_type(schema, field),
+         {:ok, value} <- apply(Ecto.Type, :cast, [type, value]) do
+      dump_value(schema, action, field, value)
+    else
+      nil -> value
+      _error -> mismatch!(schema, action, field, value, ecto_type(schema, field))
+    end
+  end
+
+  defp ecto_type(schema, field), do: if(ecto?(), do: type(schema, field))
+
+  defp mismatch!(schema, action, field, value, type) do
+    raise ArgumentError,
+          "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
+            "not match the field's type #{format(type)}"
+  end
+
+  # Ecto's words for a type: those with parameters are long.
+  defp format(type) do
+    if function_exported?(Ecto.Type, :format, 1),
+      do: apply(Ecto.Type, :format, [type]),
+      else: inspect(type)
   end
 
   @doc false
@@ -352,7 +375,7 @@ defmodule EctoFoundationDB.Schema do
       :error ->
         raise ArgumentError,
               "the stored value #{inspect(value)} of #{inspect(schema)}.#{field} cannot be " <>
-                "loaded as #{inspect(type)}"
+                "loaded as #{format(type)}"
     end
   end
 

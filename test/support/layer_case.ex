@@ -14,6 +14,7 @@ defmodule EctoFoundationDB.LayerCase do
         Tenant,
         TestAccount,
         TestEvent,
+        TestMember,
         TestNote,
         TestPost,
         TestRepo,

@@ -25,6 +25,12 @@ defmodule EctoFoundationDB.TestSchema do
       end
 
       def __schema__(:type, _name), do: nil
+
+      for {name, source} <- opts[:sources] || [] do
+        def __schema__(:field_source, unquote(name)), do: unquote(source)
+      end
+
+      def __schema__(:field_source, name), do: if(name in @names, do: name)
     end
   end
 end
@@ -76,6 +82,15 @@ defmodule EctoFoundationDB.TestNote do
   use EctoFoundationDB.TestSchema,
     source: "notes",
     fields: [id: :binary_id, tag: :string, text: :string]
+end
+
+defmodule EctoFoundationDB.TestMember do
+  @moduledoc false
+  # A field that is stored under another name.
+  use EctoFoundationDB.TestSchema,
+    source: "members",
+    fields: [id: :string, name: :string, team: :string],
+    sources: [team: :t]
 end
 
 defmodule EctoFoundationDB.TestEvent do

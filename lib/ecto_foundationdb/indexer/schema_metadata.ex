@@ -86,8 +86,15 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     do: Indexer.Default.values(schema, fields, data)
 
   @doc false
-  # Of values that the application gives.
-  def values_by(index, schema, by), do: values(index, schema, Schema.dump(schema, :by, by))
+  # The same for values that a caller gives by the fields' names: records hold them under the
+  # fields' sources, and dumped.
+  def values_by(index, schema, by) do
+    data =
+      for {field, value} <- by,
+          do: {Schema.field_source(schema, field), Schema.query_value(schema, :by, field, value)}
+
+    values(index, schema, data)
+  end
 
   defp add(tenant, index, values, signals) do
     kept = signals(index)

@@ -4,14 +4,18 @@ defmodule EctoFoundationDB.Layer.EctoQuery do
   # need not be there.
 
   alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Schema
 
   @doc "`{schema, options, prefix}` of a schema or a query."
   def split(schema) when is_atom(schema) and not is_nil(schema), do: {schema, [], nil}
 
   def split(%{__struct__: Ecto.Query} = query) do
     schema =
-      case query.from do
-        %{source: {_source, schema}} when is_atom(schema) and not is_nil(schema) -> schema
+      with %{source: {source, schema}} when is_atom(schema) and not is_nil(schema) <- query.from,
+           ^source <- Schema.source(schema) do
+        schema
+      else
+        source when is_binary(source) -> unsupported("another source than the schema's", query)
         _ -> unsupported("a query of something else than a schema", query)
       end
 
@@ -23,7 +27,10 @@ defmodule EctoFoundationDB.Layer.EctoQuery do
           offset: "offset",
           combinations: "union",
           preloads: "preload",
-          lock: "lock"
+          lock: "lock",
+          windows: "windows",
+          with_ctes: "with_cte",
+          updates: "update"
         ],
         Map.get(query, name) not in [nil, []] do
       unsupported(what, query)

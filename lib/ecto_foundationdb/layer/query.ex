@@ -136,7 +136,7 @@ defmodule EctoFoundationDB.Layer.Query do
 
   defp bound(schema, field, {value, inclusive?}), do: {dump(schema, field, value), inclusive?}
 
-  defp dump(schema, field, value), do: Schema.dump_value(schema, :where, field, value)
+  defp dump(schema, field, value), do: Schema.query_value(schema, :where, field, value)
 
   defp order_by(schema, order_by) do
     order_by
