@@ -236,9 +236,9 @@ defmodule EctoFoundationDB.Native do
 
   @doc """
   Counters of this database, counted by the NIF. Now: `:subscriptions`, `:live_queries`,
-  `:pending_watches`, `:transactions`. Since it was opened: `:batches` (transactions that read live
-  queries), `:reads` (live queries read by them), `:watches_armed`, `:watches_fired`, `:messages`,
-  `:retries`.
+  `:pending_watches`, `:transactions`, `:stale` (live queries that can't be kept up to date). Since
+  it was opened: `:batches` (transactions that read live queries), `:reads` (live queries read by
+  them), `:watches_armed`, `:watches_fired`, `:watches_failed`, `:messages`, `:retries`.
   """
   @spec stats(database()) :: %{atom() => non_neg_integer()}
   def stats(_database), do: :erlang.nif_error(:nif_not_loaded)

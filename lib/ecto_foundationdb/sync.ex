@@ -487,9 +487,11 @@ defmodule EctoFoundationDB.Sync do
       Sync.stats(MyApp.Repo)
       #=> %{subscriptions: 9_000, live_queries: 12, pending_watches: 12, reads: 340, …}
 
-  Now: `:subscriptions`, `:live_queries` (what they share), `:pending_watches`, `:transactions`. Since
-  the start: `:batches` (transactions that read live queries), `:reads` (live queries read by them),
-  `:watches_armed`, `:watches_fired`, `:messages`, `:retries`. For events see
+  Now: `:subscriptions`, `:live_queries` (what they share), `:pending_watches`, `:transactions`,
+  `:stale` (live queries that can't be kept up to date). Since the start: `:batches` (transactions
+  that read live queries), `:reads` (live queries read by them), `:watches_armed`, `:watches_fired`,
+  `:watches_failed`, `:messages`, `:retries`. A live query without a pending watch is read again every
+  5 seconds at the latest. For events see
   `EctoFoundationDB.Telemetry`.
   """
   @spec stats(module()) :: %{atom() => non_neg_integer()}

@@ -90,6 +90,7 @@ defmodule EctoFoundationDB.FaultsTest do
     subscribed = for(i <- 6..20, do: if(rem(i, 8) == 0, do: 3, else: 4)) |> Enum.sum()
     assert %{subscriptions: ^subscribed, retries: retries} = stats()
     assert retries > 0
+    assert Sync.stats(Repo).watches_failed > 0
     for page <- left, do: Process.exit(page, :kill)
 
     nothing_left!()
@@ -136,9 +137,11 @@ defmodule EctoFoundationDB.FaultsTest do
     Embedded.faults(Repo, seed: 1, slow_read: 1, read_delay_ms: 3_600_000)
     assert %{user: %{name: "before"}} = Page.await(page, &match?(%{stale: %{user: %{}}}, &1))
     assert %EctoFoundationDB.Error{} = Page.assigns(page).stale.user
+    assert %{stale: 1, live_queries: 1} = Sync.stats(Repo)
 
     Embedded.faults(Repo, nil)
     assert %{user: %{name: "before"}} = Page.await(page, &(&1.stale == %{user: nil}))
+    assert %{stale: 0} = Sync.stats(Repo)
     Repo.update!(%User{id: "u1"}, [name: "after"], prefix: tenant)
     Page.await(page, &(&1.user.name == "after"))
     Process.exit(page, :kill)

@@ -274,7 +274,12 @@ fn stale_after(database: ResourceArc<DatabaseHandle>, milliseconds: u64) -> Atom
 
 #[rustler::nif]
 fn stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
-    counters(env, database.0.stats.all())
+    let mut all = database.0.stats.all();
+    if database.0.live.heartbeat.is_silent() {
+        // Nothing that is shown can be confirmed.
+        all.insert("stale", all["live_queries"]);
+    }
+    counters(env, all)
 }
 
 #[rustler::nif]

@@ -14,6 +14,8 @@ pub struct Stats {
     pub live_queries: AtomicU64,
     /// Watches armed and neither fired nor failed.
     pub pending_watches: AtomicU64,
+    /// Live queries whose reads have failed for too long.
+    pub stale: AtomicU64,
     /// Transactions that read live queries.
     pub batches: AtomicU64,
     /// Live queries read by them.
@@ -22,6 +24,8 @@ pub struct Stats {
     pub watches_armed: AtomicU64,
     /// Watches that fired.
     pub watches_fired: AtomicU64,
+    /// Watches that failed.
+    pub watches_failed: AtomicU64,
     /// `{subscription, :ready}` messages sent.
     pub messages: AtomicU64,
     /// Attempts at a batch that were retried.
@@ -36,10 +40,12 @@ impl Stats {
             ("subscriptions", &self.subscriptions),
             ("live_queries", &self.live_queries),
             ("pending_watches", &self.pending_watches),
+            ("stale", &self.stale),
             ("batches", &self.batches),
             ("reads", &self.reads),
             ("watches_armed", &self.watches_armed),
             ("watches_fired", &self.watches_fired),
+            ("watches_failed", &self.watches_failed),
             ("messages", &self.messages),
             ("retries", &self.retries),
         ]

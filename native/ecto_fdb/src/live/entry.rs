@@ -188,10 +188,14 @@ impl Entry {
         *self.stale.write() = reason;
         if self.is_stale.swap(stale, Ordering::AcqRel) != stale {
             let subscribers = state.subscribers.len();
-            self.report(&match stale {
-                true => Event::Stale(subscribers),
-                false => Event::Fresh(subscribers),
-            });
+            let event = if stale {
+                count(&self.stats().stale, 1);
+                Event::Stale(subscribers)
+            } else {
+                self.stats().stale.fetch_sub(1, Ordering::Relaxed);
+                Event::Fresh(subscribers)
+            };
+            self.report(&event);
             self.deliver(state);
         }
     }
@@ -407,6 +411,7 @@ impl Entry {
                 self.refresh(&mut state);
             }
             Err(error) => {
+                count(&self.stats().watches_failed, 1);
                 self.report(&Event::WatchFailed(error.code()));
                 // Without a watch it is read again and again, less and less often.
                 if watch.since.elapsed() > reader::LONGEST_DELAY {
@@ -504,6 +509,9 @@ impl Entry {
             state.watch.take()
         };
         self.stats().live_queries.fetch_sub(1, Ordering::Relaxed);
+        if self.is_stale.swap(false, Ordering::AcqRel) {
+            self.stats().stale.fetch_sub(1, Ordering::Relaxed);
+        }
         self.database.live.forget(self);
         drop(watch);
     }
