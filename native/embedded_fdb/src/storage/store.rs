@@ -135,10 +135,13 @@ enum Trouble {
 impl From<redb::Error> for Trouble {
     fn from(error: redb::Error) -> Trouble {
         match error {
-            // A file that ends too early is the file's fault.
-            redb::Error::Io(error) if error.kind() != ErrorKind::UnexpectedEof => {
-                Trouble::System(error)
-            }
+            // A file that ends too early, or does not begin as redb's do, is the file's fault.
+            redb::Error::Io(error) => match error.kind() {
+                ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput => {
+                    Trouble::Content(error.to_string())
+                }
+                _ => Trouble::System(error),
+            },
             error => Trouble::Content(error.to_string()),
         }
     }
