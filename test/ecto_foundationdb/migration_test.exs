@@ -116,7 +116,7 @@ defmodule EctoFoundationDB.MigrationTest do
       for seed <- 1..3 do
         spawn_link(fn ->
           :rand.seed(:exsss, {seed, 2, 3})
-          write_until_told(tenant, parent, 0)
+          write_until_told(TestRepo, tenant, parent, 0)
         end)
       end
 
@@ -128,7 +128,7 @@ defmodule EctoFoundationDB.MigrationTest do
     assert stray_entries(tenant, TestUser) == []
   end
 
-  defp write_until_told(tenant, parent, n) do
+  defp write_until_told(repo, tenant, parent, n) do
     receive do
       :stop -> send(parent, {:wrote, self(), n})
     after
@@ -138,20 +138,72 @@ defmodule EctoFoundationDB.MigrationTest do
 
         case :rand.uniform(3) do
           1 ->
-            TestRepo.insert!(%TestUser{id: id, name: name, dept: name},
+            repo.insert!(%TestUser{id: id, name: name, dept: name},
               prefix: tenant,
               on_conflict: :replace_all
             )
 
           2 ->
-            TestRepo.update(%TestUser{id: id}, [name: name, dept: name], prefix: tenant)
+            repo.update(%TestUser{id: id}, [name: name, dept: name], prefix: tenant)
 
           3 ->
-            TestRepo.delete(%TestUser{id: id}, prefix: tenant)
+            repo.delete(%TestUser{id: id}, prefix: tenant)
         end
 
-        write_until_told(tenant, parent, n + 1)
+        write_until_told(repo, tenant, parent, n + 1)
     end
+  end
+
+  defmodule FaultyRepo do
+    use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
+  end
+
+  @tag :embedded
+  test "indexes are right when builders are killed and the database has a bad day", %{id: id} do
+    start_supervised!({FaultyRepo, embedded: true, log: false})
+    tenant = Tenant.open!(FaultyRepo, id)
+
+    rows =
+      for i <- 1..200, do: [id: "u#{String.pad_leading("#{i}", 5, "0")}", name: "n", dept: "d"]
+
+    FaultyRepo.insert_all(TestUser, rows, prefix: tenant)
+
+    EctoFoundationDB.Embedded.faults(FaultyRepo,
+      seed: System.os_time(),
+      not_committed: 0.1,
+      commit_unknown_result: 0.1,
+      future_version: 0.02
+    )
+
+    parent = self()
+    open = fn -> Tenant.open!(FaultyRepo, id, migrator: Two, migration_step: 3, log: false) end
+
+    writers =
+      for seed <- 1..2 do
+        spawn_link(fn ->
+          :rand.seed(:exsss, {seed, 5, 6})
+          write_until_told(FaultyRepo, tenant, parent, 0)
+        end)
+      end
+
+    {builder, monitor} = spawn_monitor(open)
+    wait_for(fn -> claims(tenant) != [] end)
+    Process.exit(builder, :kill)
+    assert_receive {:DOWN, ^monitor, _, _, _}, 5_000
+    [Task.async(open), Task.async(open)] |> Task.await_many(:infinity)
+
+    for writer <- writers, do: send(writer, :stop)
+    for writer <- writers, do: assert_receive({:wrote, ^writer, n} when n > 0, 60_000)
+    EctoFoundationDB.Embedded.faults(FaultyRepo, nil)
+    assert claims(tenant) == []
+    assert stray_entries(tenant, TestUser) == []
+    assert index_names(tenant) == ["users_dept_index"]
+  end
+
+  defp index_names(tenant) do
+    for {{<<0xFE>>, "indexes", "users", name}, value} <- dump(tenant),
+        :erlang.binary_to_term(value)[:indexer] == EctoFoundationDB.Indexer.Default,
+        do: name
   end
 
   test "a migration whose process is killed is finished by another", %{tenant: tenant} do
