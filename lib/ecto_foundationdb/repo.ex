@@ -141,8 +141,7 @@ defmodule EctoFoundationDB.Repo do
 
   @doc """
   Sets fields of the struct's record. Others keep the values they have in the database, those the
-  schema does not know included. A third argument of `prefix:` and `timeout:` alone is taken for
-  options of a changeset.
+  schema does not know included.
   """
   @callback update(struct(), changes :: map() | keyword(), keyword()) :: result()
   @callback update!(struct(), keyword()) :: struct()
