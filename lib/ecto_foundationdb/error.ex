@@ -76,16 +76,20 @@ end
 
 defmodule EctoFoundationDB.StaleEntryError do
   @moduledoc """
-  `update` or `delete` found no record with this primary key.
+  `update` or `delete` found no record with this primary key, or not with the values of an optimistic
+  lock (`filters`).
   """
-  defexception [:schema, :id, :action]
+  defexception [:schema, :id, :action, filters: []]
 
-  @type t :: %__MODULE__{schema: module(), id: term(), action: atom()}
+  @type t :: %__MODULE__{schema: module(), id: term(), action: atom(), filters: keyword()}
 
   @impl true
-  def message(%{schema: schema, id: id, action: action}) do
+  def message(%{schema: schema, id: id, action: action, filters: filters}) do
     "cannot #{action} the #{inspect(schema)} with primary key #{inspect(id)}: " <>
-      "there is no such record (it may have been deleted)"
+      if(filters == [],
+        do: "there is no such record (it may have been deleted)",
+        else: "it was changed meanwhile, it no longer has #{inspect(filters)}. Read it again"
+      )
   end
 end
 

@@ -298,7 +298,7 @@ defmodule EctoFoundationDB.Repo do
       def insert_or_update!(changeset, opts \\ []) do
         case insert_or_update(changeset, opts) do
           {:ok, struct} -> struct
-          {:error, _} = error -> Records.bang(error, :insert_or_update)
+          {:error, _} = error -> EctoFoundationDB.Repo.Changeset.bang(error, :insert_or_update)
         end
       end
 

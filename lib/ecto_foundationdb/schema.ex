@@ -75,6 +75,9 @@ defmodule EctoFoundationDB.Schema do
   @spec fields(t()) :: [atom()]
   def fields(schema), do: reflect(schema, :fields)
 
+  @doc false
+  def associations(schema), do: optional(schema, :associations, [])
+
   @doc "A field's type, given its name or its source name; `nil` for a field the schema does not have."
   @spec type(t() | nil, atom() | String.t()) :: term()
   def type(nil, _field), do: nil
@@ -116,10 +119,10 @@ defmodule EctoFoundationDB.Schema do
 
     {changes, generated_id} =
       struct
-      |> Map.take(fields(schema))
+      |> Map.take(writable(schema, :insert))
       |> Enum.reject(fn {field, value} -> is_nil(value) or empty_embeds?(schema, field, value) end)
       |> Map.new()
-      |> Map.merge(Map.take(changes, fields(schema)))
+      |> Map.merge(Map.take(changes, writable(schema, :insert)))
       |> generate_in_embeds(schema, :autogenerate)
       |> generate_id(schema, primary_key)
 
@@ -131,16 +134,44 @@ defmodule EctoFoundationDB.Schema do
   end
 
   @doc false
-  # What an update sets, in stored order; [] where nothing changes.
-  @spec update_data(t(), map()) :: {data(), map()}
-  def update_data(_schema, changes) when changes == %{}, do: {[], %{}}
+  # The struct with its id, generated where it has none and `given`, its changeset, does not bring one.
+  @spec generate_id(struct(), struct()) :: struct()
+  def generate_id(%schema{} = struct, given) do
+    primary_key = primary_key(schema)
+    changed? = match?(%{changes: %{^primary_key => id}} when not is_nil(id), given)
 
-  def update_data(schema, changes) do
-    changes = generate_in_embeds(changes, schema, :autoupdate)
-    generated = autogenerate(schema, :autoupdate, changes)
-    data = dump(schema, :update, in_order(changes)) ++ dump(schema, :update, generated)
-    {data, Map.merge(changes, Map.new(generated))}
+    case struct do
+      %{^primary_key => nil} when not changed? ->
+        {_changes, generated} = generate_id(%{}, schema, primary_key)
+        Map.merge(struct, Map.new(generated))
+
+      _has_one ->
+        struct
+    end
   end
+
+  @doc false
+  # What an update sets, in stored order; [] where nothing changes. `force?` generates all the same.
+  @spec update_data(t(), map(), boolean()) :: {data(), map()}
+  def update_data(schema, changes, force? \\ false) do
+    changes = Map.take(changes, writable(schema, :update))
+
+    if changes == %{} and not force? do
+      {[], %{}}
+    else
+      changes = generate_in_embeds(changes, schema, :autoupdate)
+      generated = autogenerate(schema, :autoupdate, changes)
+      data = dump(schema, :update, in_order(changes)) ++ dump(schema, :update, generated)
+      {data, Map.merge(changes, Map.new(generated))}
+    end
+  end
+
+  # Fields may be `writable: :never`, or `writable: :insert`.
+  defp writable(schema, :insert), do: keep(optional(schema, :insertable_fields, nil), schema)
+  defp writable(schema, :update), do: keep(optional(schema, :updatable_fields, nil), schema)
+
+  defp keep({keep, _drop}, _schema), do: keep
+  defp keep(nil, schema), do: fields(schema)
 
   @doc false
   # One row of insert_all: a map or keyword list of fields, no timestamps.

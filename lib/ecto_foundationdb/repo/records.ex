@@ -13,24 +13,55 @@ defmodule EctoFoundationDB.Repo.Records do
 
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Record, Writer}
-  alias EctoFoundationDB.Repo.{Options, Queries}
+  alias EctoFoundationDB.Repo.{Changeset, Options, Queries}
 
   def insert(repo, struct_or_changeset, opts) do
-    with {:ok, %schema{} = struct, changes} <- split(struct_or_changeset, :insert) do
+    with {:ok, %schema{} = struct, given} <- Changeset.check(repo, :insert, struct_or_changeset) do
       opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
       tenant = Options.tenant!(repo, opts, struct)
-      {data, values} = Schema.insert_data(struct, changes)
-      id = stored_id!(schema, data)
+      # Every attempt of the transaction has the same generated id.
+      struct = Schema.generate_id(struct, given)
 
-      result =
-        Transaction.run(tenant, fn -> put(writer(tenant, schema), id, data, opts) end, opts)
+      transaction(tenant, given, opts, fn given ->
+        {changes, virtual} = Changeset.changes(given)
+        {data, values} = Schema.insert_data(struct, changes)
+        id = stored_id!(schema, data)
 
-      with {:ok, _} <- result, do: {:ok, struct |> Map.merge(values) |> Schema.put_meta(tenant)}
+        fn ->
+          with {:ok, _} <- put(writer(tenant, schema), id, data, opts) do
+            {:ok, struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)}
+          end
+        end
+      end)
     end
   end
 
+  # Runs what `plan` gives in a transaction. Where the changeset has functions to be called in it,
+  # the plan is made after them; else before, once for all attempts.
+  defp transaction(tenant, given, opts, plan) do
+    run =
+      if Changeset.prepared?(given) do
+        fn ->
+          with {:ok, given} <- Changeset.prepare(given), do: plan.(given).()
+        end
+      else
+        plan.(given)
+      end
+
+    Transaction.run(
+      tenant,
+      fn ->
+        # What those functions have written is not to be committed without it.
+        with {:error, error} <- run.(), do: throw({__MODULE__, error})
+      end,
+      opts
+    )
+  catch
+    {__MODULE__, error} -> {:error, error}
+  end
+
   def insert!(repo, struct_or_changeset, opts),
-    do: bang(insert(repo, struct_or_changeset, opts), :insert)
+    do: Changeset.bang(insert(repo, struct_or_changeset, opts), :insert)
 
   def insert_all(repo, schema, rows, opts) do
     opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
@@ -168,8 +199,8 @@ defmodule EctoFoundationDB.Repo.Records do
   defp sources(writer, fields), do: Enum.map(fields, &Schema.field_source(writer.schema, &1))
 
   def update(repo, %{__struct__: Ecto.Changeset} = changeset, opts) do
-    with {:ok, struct, changes} <- split(changeset, :update),
-         do: update(repo, struct, changes, opts)
+    with {:ok, struct, given} <- Changeset.check(repo, :update, changeset),
+         do: update_with(repo, struct, given, opts)
   end
 
   def update(_repo, other, _opts) do
@@ -179,30 +210,49 @@ defmodule EctoFoundationDB.Repo.Records do
   end
 
   def update(repo, %schema{} = struct, changes, opts) do
+    {:ok, struct, _given} = Changeset.check(repo, :update, struct)
+    update_with(repo, struct, changes!(schema, changes), opts)
+  end
+
+  # Given are changes, or a changeset.
+  defp update_with(repo, %schema{} = struct, given, opts) do
     opts = Options.validate!(opts, [:force, :returning])
     tenant = Options.tenant!(repo, opts, struct)
     id = Schema.id!(struct)
-    changes = changes!(schema, changes)
-    {data, values} = Schema.update_data(schema, changes)
 
-    if data == [] do
+    if nothing?(given) and not Keyword.get(opts, :force, false) do
       {:ok, struct}
     else
-      Transaction.run(
-        tenant,
+      transaction(tenant, given, opts, fn given ->
+        {changes, virtual} = if is_struct(given), do: Changeset.changes(given), else: {given, %{}}
+        changes = changes!(schema, changes)
+        {data, values} = Schema.update_data(schema, changes, Keyword.get(opts, :force, false))
+        filters = Changeset.filters(given, :update)
+
+        updated =
+          {:ok, struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)}
+
         fn ->
-          with_record(writer(tenant, schema), id, :update, fn writer, record ->
-            Writer.update(writer, record, data)
-            {:ok, struct |> Map.merge(values) |> Schema.put_meta(tenant)}
-          end)
-        end,
-        opts
-      )
+          if data == [] do
+            updated
+          else
+            with_record(writer(tenant, schema), id, filters, :update, fn writer, record ->
+              Writer.update(writer, record, data)
+              updated
+            end)
+          end
+        end
+      end)
     end
   end
 
-  def update!(repo, struct, changes, opts), do: bang(update(repo, struct, changes, opts), :update)
-  def update!(repo, changeset, opts), do: bang(update(repo, changeset, opts), :update)
+  defp nothing?(%{__struct__: Ecto.Changeset, changes: changes}), do: changes == %{}
+  defp nothing?(changes), do: changes == %{}
+
+  def update!(repo, struct, changes, opts),
+    do: Changeset.bang(update(repo, struct, changes, opts), :update)
+
+  def update!(repo, changeset, opts), do: Changeset.bang(update(repo, changeset, opts), :update)
 
   defp changes!(schema, changes) when is_map(changes) or is_list(changes) do
     changes = Map.new(changes)
@@ -228,33 +278,32 @@ defmodule EctoFoundationDB.Repo.Records do
   end
 
   def delete(repo, struct_or_changeset, opts) do
-    with {:ok, %schema{} = struct, _changes} <- split(struct_or_changeset, :delete) do
+    with {:ok, %schema{} = struct, given} <- Changeset.check(repo, :delete, struct_or_changeset) do
       opts = Options.validate!(opts, [:returning])
       tenant = Options.tenant!(repo, opts, struct)
       id = Schema.id!(struct)
 
-      Transaction.run(
-        tenant,
-        fn ->
-          deleted = {:ok, Schema.put_meta(struct, tenant, :deleted)}
+      transaction(tenant, given, opts, fn given ->
+        filters = Changeset.filters(given, :delete)
+        deleted = {:ok, Schema.put_meta(struct, tenant, :deleted)}
 
+        fn ->
           result =
-            with_record(writer(tenant, schema), id, :delete, fn writer, record ->
+            with_record(writer(tenant, schema), id, filters, :delete, fn writer, record ->
               Writer.delete(writer, record)
               deleted
             end)
 
           # An earlier attempt of this very transaction may have deleted it.
-          if Transaction.maybe_committed?(), do: deleted, else: result
-        end,
-        opts
-      )
+          if Transaction.maybe_committed?() and filters == [], do: deleted, else: result
+        end
+      end)
     end
   end
 
-  def delete!(repo, struct, opts), do: bang(delete(repo, struct, opts), :delete)
+  def delete!(repo, struct, opts), do: Changeset.bang(delete(repo, struct, opts), :delete)
 
-  defp with_record(%{schema: schema} = writer, id, action, fun) do
+  defp with_record(%{schema: schema} = writer, id, filters, action, fun) do
     id = Schema.dump_value(schema, action, Schema.primary_key(schema), id)
     {first, last} = Keys.record_range(writer.tenant, writer.source, id)
     reads = [{:get_range, first, last, %{}}]
@@ -262,7 +311,10 @@ defmodule EctoFoundationDB.Repo.Records do
 
     case Record.decode(rows, Query.known(schema)) do
       [record] ->
-        fun.(%{writer | metadata: metadata}, record)
+        if Enum.all?(filters, fn {name, value} -> Record.get(record.data, name) == value end),
+          do: fun.(%{writer | metadata: metadata}, record),
+          else:
+            {:error, %StaleEntryError{schema: schema, id: id, action: action, filters: filters}}
 
       [] ->
         {:error, %StaleEntryError{schema: schema, id: id, action: action}}
@@ -397,56 +449,4 @@ defmodule EctoFoundationDB.Repo.Records do
         id
     end
   end
-
-  # A struct, or a changeset where Ecto is present.
-  defp split(%{__struct__: Ecto.Changeset, valid?: false} = changeset, action),
-    do: {:error, %{changeset | action: action}}
-
-  defp split(%{__struct__: Ecto.Changeset, data: struct, changes: changes}, _action),
-    do: {:ok, struct, embedded(changes)}
-
-  defp split(%_{} = struct, _action), do: {:ok, struct, %{}}
-
-  defp split(other, action) do
-    raise ArgumentError, "#{action}: expected a struct or a changeset, got: #{inspect(other)}"
-  end
-
-  # Embeds are changesets within a changeset.
-  defp embedded(changes) do
-    Map.new(changes, fn
-      {field, %{__struct__: Ecto.Changeset} = changeset} ->
-        {field, embedded_value(changeset)}
-
-      {field, [%{__struct__: Ecto.Changeset} | _] = changesets} ->
-        {field,
-         for(
-           %{action: action} = changeset <- changesets,
-           action not in [:delete, :replace],
-           do: embedded_value(changeset)
-         )}
-
-      change ->
-        change
-    end)
-  end
-
-  defp embedded_value(changeset), do: apply(Ecto.Changeset, :apply_changes, [changeset])
-
-  @doc false
-  def bang({:ok, result}, _action), do: result
-
-  def bang({:error, %{__struct__: Ecto.Changeset} = changeset}, action) do
-    if Code.ensure_loaded?(Ecto.InvalidChangesetError),
-      do:
-        raise(
-          apply(Ecto.InvalidChangesetError, :exception, [[action: action, changeset: changeset]])
-        ),
-      else:
-        raise(
-          ArgumentError,
-          "could not #{action}: the changeset is not valid: #{inspect(changeset)}"
-        )
-  end
-
-  def bang({:error, error}, _action), do: raise(error)
 end
