@@ -1,7 +1,7 @@
 defmodule EctoFoundationDB.Telemetry do
   @moduledoc """
-  Telemetry events of a Repo's live queries, where the `:telemetry` application is loaded when the
-  Repo starts.
+  Telemetry events of a Repo's live queries, where the `:telemetry` application runs when the Repo
+  starts.
 
   Each is `[:ecto_foundationdb, :sync, event]` with the metadata `%{repo: MyApp.Repo}`:
 
@@ -27,7 +27,8 @@ defmodule EctoFoundationDB.Telemetry do
   @doc false
   @spec start_link(module(), Native.database()) :: GenServer.on_start() | :ignore
   def start_link(repo, database) do
-    if Code.ensure_loaded?(:telemetry),
+    # Loaded is not enough: without its application each event would be a warning of its own.
+    if List.keymember?(Application.started_applications(), :telemetry, 0),
       do: GenServer.start_link(__MODULE__, {repo, database}),
       else: :ignore
   end

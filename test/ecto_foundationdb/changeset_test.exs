@@ -27,7 +27,11 @@ defmodule EctoFoundationDB.ChangesetTest do
   end
 
   defp change(struct, changes, more \\ []),
-    do: struct!(Ecto.Changeset, [data: struct, changes: Map.new(changes)] ++ more)
+    do:
+      struct!(
+        Ecto.Changeset,
+        Keyword.merge([data: struct, changes: Map.new(changes), valid?: true], more)
+      )
 
   defp lock(ticket, changes) do
     next = fn changeset ->

@@ -13,7 +13,16 @@ defmodule EctoFoundationDB.SyncLiveViewTest do
   end
 
   defp socket(tenant, transport_pid \\ self()) do
-    Phoenix.LiveView.put_private(%Socket{transport_pid: transport_pid}, :tenant, tenant)
+    Phoenix.LiveView.put_private(new_socket(transport_pid), :tenant, tenant)
+  end
+
+  # With a place for hooks, as LiveView gives it to a socket before it is mounted.
+  defp new_socket(transport_pid) do
+    socket = %Socket{transport_pid: transport_pid}
+
+    if Code.ensure_loaded?(Phoenix.LiveView.Lifecycle),
+      do: put_in(socket.private[:lifecycle], struct(Phoenix.LiveView.Lifecycle)),
+      else: socket
   end
 
   defp hooks(socket), do: socket.private.lifecycle.handle_info
@@ -91,7 +100,7 @@ defmodule EctoFoundationDB.SyncLiveViewTest do
     defp open_tenant(socket), do: socket.private.opened
 
     setup %{tenant: tenant} do
-      %{socket: put_private(%Socket{transport_pid: self()}, :opened, tenant)}
+      %{socket: put_private(new_socket(self()), :opened, tenant)}
     end
 
     test "a single record", %{socket: socket} do
