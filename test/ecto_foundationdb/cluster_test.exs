@@ -3,6 +3,8 @@ defmodule EctoFoundationDB.ClusterTest do
   # runs in a VM of its own.
   use ExUnit.Case, async: true
 
+  alias EctoFoundationDB.OtherVM
+
   @moduletag timeout: 120_000
 
   setup_all do
@@ -15,59 +17,66 @@ defmodule EctoFoundationDB.ClusterTest do
 
   test "a client library that is missing is named, with what to install", context do
     config = [cluster_file: context.cluster_file, library: "/no/such/libfdb_c.so"]
-    assert {:error, message} = start(config)
+    assert {:error, message} = OtherVM.run(config)
     assert message =~ "/no/such/libfdb_c.so"
     assert message =~ "foundationdb-clients"
   end
 
   test "a file that is no client library is named", context do
     library = Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb.so")
-    assert {:error, message} = start(cluster_file: context.cluster_file, library: library)
+    assert {:error, message} = OtherVM.run(cluster_file: context.cluster_file, library: library)
     assert message =~ library
     assert message =~ "fdb_get_max_api_version"
   end
 
   test "without embedded: nothing falls back to the embedded engine" do
     # Whether or not this machine has a client library.
-    assert {:error, message} = start([], [{"FDB_CLUSTER_FILE", "/no/such/fdb.cluster"}])
+    assert {:error, message} = OtherVM.run([], [{"FDB_CLUSTER_FILE", "/no/such/fdb.cluster"}])
     refute message =~ "timeout"
   end
 
   test "a cluster file that does not exist, or holds something else, is named", context do
     library = client_library()
-    assert {:error, message} = start(cluster_file: "/no/such/fdb.cluster", library: library)
+    assert {:error, message} = OtherVM.run(cluster_file: "/no/such/fdb.cluster", library: library)
     assert message =~ "/no/such/fdb.cluster"
     assert message =~ "embedded: true"
 
     wrong = context.cluster_file <> ".wrong"
     File.write!(wrong, "hello\n")
-    assert {:error, message} = start(cluster_file: wrong, library: library)
+    assert {:error, message} = OtherVM.run(cluster_file: wrong, library: library)
     File.rm!(wrong)
     assert message =~ wrong
     assert message =~ "description:id@"
   end
 
-  # Our own libfdb_c would answer.
+  # FoundationDB's own libfdb_c finds nobody there.
   @tag :client_library
-  test "a cluster that does not answer is an error of sync_one's, within its timeout", context do
-    config = [
-      cluster_file: context.cluster_file,
-      library: System.fetch_env!("FDB_CLIENT_LIBRARY")
-    ]
+  test "a cluster that is not there is an error of sync_one's, within its timeout", context do
+    library = System.fetch_env!("FDB_CLIENT_LIBRARY")
+    does_not_answer([cluster_file: context.cluster_file, library: library], [])
+  end
 
+  # The embedded engine's libfdb_c answers too late, on request.
+  test "a cluster that does not answer is an error of sync_one's, within its timeout", context do
+    config = [cluster_file: context.cluster_file, library: own_library()]
+    faults = "slow_read=1,read_delay_ms=3600000"
+    does_not_answer(config, [{"EMBEDDED_FDB_FAULTS", faults}])
+  end
+
+  defp does_not_answer(config, env) do
     sync = """
     tenant = %EctoFoundationDB.Tenant{id: "t", prefix: "p", repo: Away.Repo}
     state = %{assigns: %{}, private: %{tenant: tenant}}
     EctoFoundationDB.Sync.sync_one(state, Away.Repo, :user, Away.User, "u1", timeout: 300)
     """
 
-    assert {:error, message} = start(config, [], sync)
+    assert {:error, message} = OtherVM.run(config, env, sync)
     assert message =~ "did not answer within 300 ms while syncing :user"
 
     assert {:error, message} =
-             start(
+             OtherVM.run(
                [timeout: 300] ++ config,
-               [],
+               env,
                "EctoFoundationDB.Tenant.open!(Away.Repo, \"t\")"
              )
 
@@ -81,44 +90,14 @@ defmodule EctoFoundationDB.ClusterTest do
         library
 
       _none ->
-        target = System.get_env("CARGO_TARGET_DIR") || "target"
-        {_output, 0} = System.cmd("cargo", ~w(build --release --quiet -p libfdb_c))
-        extension = if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"
-        Path.expand("#{target}/release/libfdb_c.#{extension}")
+        own_library()
     end
   end
 
-  # Starts a Repo in another VM, and runs code there: what it answers, or the error's message.
-  defp start(config, env \\ [], code \\ ":ok") do
-    script = """
-    defmodule Away.Repo do
-      use EctoFoundationDB.Repo, otp_app: :away
-    end
-
-    defmodule Away.User do
-      use EctoFoundationDB.TestSchema, source: "users", fields: [id: :string]
-    end
-
-    Process.flag(:trap_exit, true)
-    Application.put_env(:away, Away.Repo, #{inspect(config)})
-
-    answer =
-      try do
-        case Away.Repo.start_link() do
-          {:ok, _pid} -> {:ok, inspect((fn -> #{code} end).())}
-          {:error, error} -> {:error, Exception.message(error)}
-        end
-      rescue
-        error -> {:error, Exception.message(error)}
-      end
-
-    IO.puts("answer:" <> Base.encode64(:erlang.term_to_binary(answer)))
-    """
-
-    paths = Enum.flat_map(:code.get_path(), fn path -> ["-pa", to_string(path)] end)
-    args = paths ++ ["-e", script]
-    {output, _status} = System.cmd("elixir", args, env: env, stderr_to_stdout: true)
-    assert [_all, answer] = Regex.run(~r/^answer:(.*)$/m, output), output
-    answer |> Base.decode64!() |> :erlang.binary_to_term()
+  defp own_library do
+    target = System.get_env("CARGO_TARGET_DIR") || "target"
+    {_output, 0} = System.cmd("cargo", ~w(build --release --quiet -p libfdb_c))
+    extension = if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"
+    Path.expand("#{target}/release/libfdb_c.#{extension}")
   end
 end
