@@ -185,6 +185,7 @@ fn subscribe<'a>(
         .collect();
     let call = Call {
         subscriptions,
+        caller: env.pid(),
         reply: Some(Reply::new(env, reference)),
     };
     database.0.live.subscribe(&database.0, call);

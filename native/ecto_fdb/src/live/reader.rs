@@ -1,5 +1,6 @@
 //! Batches: whoever waits shares one transaction, and so one read version, obtained after the last
-//! of them joined. A storm of mounts costs a handful of reads.
+//! of them joined. In a storm of calls, a mass mount, one batch is read at a time, and waits for more
+//! to join: it costs a few dozen reads instead of thousands.
 
 use std::collections::hash_map;
 use std::collections::{HashMap, VecDeque};
@@ -13,7 +14,7 @@ use foundationdb::{FdbError, FdbResult, Transaction};
 use futures::future::{join_all, BoxFuture};
 use futures::FutureExt;
 use rustler::types::atom;
-use rustler::{Encoder, ResourceArc};
+use rustler::{Encoder, LocalPid, ResourceArc};
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Read};
@@ -37,11 +38,13 @@ pub type WatchFuture = Pin<Box<dyn Future<Output = FdbResult<()>> + Send>>;
 
 /// Batches that may be under way at the same time; whoever comes then waits and shares the next.
 const MOST_BATCHES: usize = 4;
-/// Queries after which a batch takes no further call.
-const MOST_QUERIES: usize = 1000;
-/// The first and the longest time that batches wait for more to join, in a storm of calls.
-const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
-const LONGEST_WINDOW: Duration = Duration::from_millis(32);
+/// Queries after which a batch takes no further call. One that turns out too large is read in halves.
+const MOST_QUERIES: usize = 10_000;
+/// Calls of so many processes within this time are a storm, a mass mount.
+const STORM: usize = 16;
+const STORM_TIME: Duration = Duration::from_millis(50);
+/// How long a batch waits in a storm for more to join.
+const WINDOW: Duration = Duration::from_millis(32);
 /// An attempt that is too old after this time was too slow: FoundationDB allows it 5 s.
 const SLOW_ATTEMPT: Duration = Duration::from_secs(3);
 /// How many attempts may be too slow before the batch is read in halves.
@@ -65,6 +68,8 @@ pub struct Call {
     /// Each with what it wants.
     pub subscriptions: Vec<(ResourceArc<Subscription>, Vec<Wanted>)>,
     /// Who asked.
+    pub caller: LocalPid,
+    /// What the caller waits for.
     pub reply: Option<Reply>,
 }
 
@@ -133,9 +138,42 @@ pub struct Queue {
     calls: VecDeque<Call>,
     refreshes: Vec<Arc<Entry>>,
     batches: usize,
-    /// How long a batch waits for more to join. Zero but in a storm: while calls come faster than
-    /// batches are read, it doubles, and a mass mount costs a few reads instead of hundreds.
-    window: Duration,
+    rate: Rate,
+}
+
+/// How many processes have called lately. One that calls again and again makes no storm: it waits for
+/// each answer before its next call.
+#[derive(Default)]
+struct Rate {
+    since: Option<Instant>,
+    callers: Vec<LocalPid>,
+    before: usize,
+}
+
+impl Rate {
+    fn count(&mut self, caller: LocalPid) {
+        self.roll();
+        if self.callers.len() < STORM && !self.callers.contains(&caller) {
+            self.callers.push(caller);
+        }
+    }
+
+    fn is_storm(&mut self) -> bool {
+        self.roll();
+        self.callers.len().max(self.before) >= STORM
+    }
+
+    fn roll(&mut self) {
+        let now = Instant::now();
+        let elapsed = self.since.map_or(Duration::MAX, |since| now - since);
+        if elapsed >= STORM_TIME {
+            // Who came in a time that is long over counts no more.
+            let lately = elapsed < STORM_TIME * 2;
+            self.before = if lately { self.callers.len() } else { 0 };
+            self.callers.clear();
+            self.since = Some(now);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -147,7 +185,10 @@ struct Batch {
 impl LiveQueries {
     /// Queues a call for the next batch.
     pub fn subscribe(&self, database: &Arc<Database>, call: Call) {
-        self.enqueue(database, |queue| queue.calls.push_back(call));
+        self.enqueue(database, |queue| {
+            queue.rate.count(call.caller);
+            queue.calls.push_back(call);
+        });
     }
 
     /// Queues an entry's re-read for the next batch.
@@ -158,20 +199,29 @@ impl LiveQueries {
     fn enqueue(&self, database: &Arc<Database>, push: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue.lock();
         push(&mut queue);
-        if queue.batches < MOST_BATCHES {
+        // In a storm whoever reads already takes all that come meanwhile.
+        let most = if queue.rate.is_storm() {
+            1
+        } else {
+            MOST_BATCHES
+        };
+        if queue.batches < most {
             queue.batches += 1;
             client::runtime().spawn(read_batches(Arc::clone(database)));
         }
     }
 
-    /// How long the next batch waits for more to join.
-    fn window(&self) -> Duration {
+    /// Whether the reader that asks goes on, and how long it waits before.
+    fn pace(&self) -> Option<Duration> {
         let mut queue = self.queue.lock();
-        queue.window = match queue.calls.len() {
-            0 | 1 => Duration::ZERO,
-            _ => (queue.window * 2).clamp(SHORTEST_WINDOW, LONGEST_WINDOW),
-        };
-        queue.window
+        match queue.rate.is_storm() {
+            false => Some(Duration::ZERO),
+            true if queue.batches == 1 => Some(WINDOW),
+            true => {
+                queue.batches -= 1;
+                None
+            }
+        }
     }
 
     fn next_batch(&self) -> Option<Batch> {
@@ -210,9 +260,10 @@ async fn read_batches(database: Arc<Database>) {
                 Error::Client("reading live queries panicked: a bug in ecto_fdb_sync".into());
             refreshes.iter().for_each(|entry| entry.failed(&error));
         }
-        let window = database.live.window();
-        if !window.is_zero() {
-            tokio::time::sleep(window).await;
+        match database.live.pace() {
+            Some(Duration::ZERO) => {}
+            Some(window) => tokio::time::sleep(window).await,
+            None => return,
         }
     }
 }
