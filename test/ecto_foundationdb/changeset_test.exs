@@ -124,7 +124,7 @@ defmodule EctoFoundationDB.ChangesetTest do
   end
 
   test "embeds are changesets within a changeset", %{tenant: tenant, ticket: ticket} do
-    place = change(%Place{city: "Rome"}, [city: "Oslo"], action: :update)
+    place = change(%Place{city: "Rome"}, [city: "Oslo"], action: :update, types: %{city: :string})
     # Stored as they are without Ecto, whose types would make maps of them.
     assert %{place: %Place{city: "Oslo"}} = TestRepo.update!(change(ticket, place: place))
     assert %{place: %{city: "Oslo"}} = get(tenant)

@@ -9,6 +9,7 @@ unless Code.ensure_loaded?(Ecto.Changeset) do
               repo: nil,
               prepare: [],
               filters: %{},
+              types: %{},
               errors: []
 
     def apply_changes(%__MODULE__{data: data, changes: changes}), do: Map.merge(data, changes)

@@ -3,14 +3,12 @@ defmodule EctoFoundationDB.Sync.Container do
   # What differs between a LiveView's socket and any other state. A socket is told by its struct's
   # name, and Phoenix's functions are called by name: this library compiles and runs without Phoenix.
 
-  @compile {:no_warn_undefined, [Phoenix.Component, Phoenix.LiveView]}
-
   @hook :ecto_fdb_sync_hook
 
   defguardp is_socket(state) when is_struct(state, Phoenix.LiveView.Socket)
 
   @doc "Whether messages will reach this state. A LiveView's first, disconnected render ends at once."
-  def connected?(state) when is_socket(state), do: Phoenix.LiveView.connected?(state)
+  def connected?(state) when is_socket(state), do: live_view(:connected?, [state])
   def connected?(_state), do: true
 
   @doc """
@@ -25,7 +23,9 @@ defmodule EctoFoundationDB.Sync.Container do
     end
   end
 
-  defp put_assigns(state, new) when is_socket(state), do: Phoenix.Component.assign(state, new)
+  defp put_assigns(state, new) when is_socket(state),
+    do: apply(Phoenix.Component, :assign, [state, new])
+
   defp put_assigns(state, new), do: %{state | assigns: Map.merge(state.assigns, new)}
 
   @doc "Raises where no hook can be attached."
@@ -49,9 +49,8 @@ defmodule EctoFoundationDB.Sync.Container do
 
     case opts[:attach_container_hook] do
       nil when is_socket(state) ->
-        state
-        |> Phoenix.LiveView.detach_hook(name, :handle_info)
-        |> Phoenix.LiveView.attach_hook(name, :handle_info, handle)
+        detached = live_view(:detach_hook, [state, name, :handle_info])
+        live_view(:attach_hook, [detached, name, :handle_info, handle])
 
       nil ->
         state
@@ -65,9 +64,12 @@ defmodule EctoFoundationDB.Sync.Container do
     name = {@hook, repo}
 
     case opts[:detach_container_hook] do
-      nil when is_socket(state) -> Phoenix.LiveView.detach_hook(state, name, :handle_info)
+      nil when is_socket(state) -> live_view(:detach_hook, [state, name, :handle_info])
       nil -> state
       fun -> fun.(state, name, repo, opts)
     end
   end
+
+  # A call by name asks for no dependency, and warns of none.
+  defp live_view(function, args), do: apply(Phoenix.LiveView, function, args)
 end
