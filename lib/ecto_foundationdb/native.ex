@@ -167,7 +167,10 @@ defmodule EctoFoundationDB.Native do
   @spec transaction_on_error(transaction(), reference(), non_neg_integer()) :: :ok
   def transaction_on_error(_transaction, _ref, _code), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Drops the transaction; what is in flight answers with error 1025 or not at all."
+  @doc """
+  Drops the transaction and what is in flight: when it returns, no answer will be sent. One may be in
+  the mailbox.
+  """
   @spec transaction_cancel(transaction()) :: :ok
   def transaction_cancel(_transaction), do: :erlang.nif_error(:nif_not_loaded)
 

@@ -98,6 +98,41 @@ defmodule EctoFoundationDB.NativeTest do
       Process.unlink(collector)
       Process.exit(collector, :kill)
     end
+
+    @tag :embedded
+    test "that is cancelled answers no more" do
+      :ok = Native.client_start(%{library: :embedded, options: []})
+      {:ok, db} = Native.database_open({:memory, "cancelled"}, [])
+
+      late =
+        for n <- 1..3000 do
+          {:ok, transaction} = Native.transaction_new(db)
+          ref = make_ref()
+          Native.transaction_run(transaction, ref, [{:set, "k", "#{n}"}, {:get, "k", false}])
+          Native.transaction_commit(transaction, ref)
+          for _ <- 1..rem(n, 40)//1, do: :erlang.yield()
+          :ok = Native.transaction_cancel(transaction)
+          flush(ref)
+          ref
+        end
+
+      Process.sleep(100)
+      refute Enum.any?(late, fn ref -> flush(ref) > 0 end)
+
+      {:ok, transaction} = Native.transaction_new(db)
+      :ok = Native.transaction_cancel(transaction)
+      ref = make_ref()
+      Native.transaction_run(transaction, ref, [{:get, "k", false}])
+      assert_receive {^ref, {:error, {:fdb, 1025, _message}}}, 5000
+    end
+  end
+
+  defp flush(ref, flushed \\ 0) do
+    receive do
+      message when elem(message, 0) == ref -> flush(ref, flushed + 1)
+    after
+      0 -> flushed
+    end
   end
 
   defp collect(pid) do

@@ -35,7 +35,7 @@ use crate::live::plan;
 use crate::live::query::{MetadataVersion, Query, Source};
 use crate::live::reader::{Call, Wanted};
 use crate::live::subscription::Subscription;
-use crate::reply::Reply;
+use crate::reply::{Gate, Reply};
 use crate::transaction::{Command, TransactionHandle};
 use crate::tuple::expected;
 use crate::watch::Watch;
@@ -113,7 +113,7 @@ fn transaction_run<'a>(
     operations: Term<'a>,
 ) -> NifResult<Atom> {
     let operations = operation::decode_all(env, operations)?;
-    transaction.tell(Command::Run(operations, Reply::new(env, reference)));
+    transaction.tell(env, reference, |reply| Command::Run(operations, reply));
     Ok(atom::ok())
 }
 
@@ -123,7 +123,7 @@ fn transaction_commit<'a>(
     transaction: ResourceArc<TransactionHandle>,
     reference: Reference<'a>,
 ) -> Atom {
-    transaction.tell(Command::Commit(Reply::new(env, reference)));
+    transaction.tell(env, reference, Command::Commit);
     atom::ok()
 }
 
@@ -134,7 +134,7 @@ fn transaction_on_error<'a>(
     reference: Reference<'a>,
     code: i32,
 ) -> Atom {
-    transaction.tell(Command::OnError(code, Reply::new(env, reference)));
+    transaction.tell(env, reference, |reply| Command::OnError(code, reply));
     atom::ok()
 }
 
@@ -186,7 +186,7 @@ fn subscribe<'a>(
     let call = Call {
         subscriptions,
         caller: env.pid(),
-        reply: Some(Reply::new(env, reference)),
+        reply: Some(Reply::new(env, reference, Gate::default())),
     };
     database.0.live.subscribe(&database.0, call);
     Ok(references.encode(env))

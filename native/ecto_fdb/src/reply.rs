@@ -1,21 +1,37 @@
 //! Answers: one message `{ref, answer}` to the process that asked.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use rustler::env::SavedTerm;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Reference, Term};
 
+/// What answers pass until nobody waits for them any more.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<Mutex<bool>>);
+
+impl Gate {
+    /// When this returns, no answer will pass any more.
+    pub fn shut(&self) {
+        *self.0.lock() = true;
+    }
+}
+
 /// Who asked, and under which reference. Sent at most once.
 pub struct Reply {
+    gate: Gate,
     env: OwnedEnv,
     reference: SavedTerm,
     pid: LocalPid,
 }
 
 impl Reply {
-    /// An answer owed to the calling process.
-    pub fn new(env: Env<'_>, reference: Reference<'_>) -> Self {
+    /// An answer owed to the calling process, while the gate is open.
+    pub fn new(env: Env<'_>, reference: Reference<'_>, gate: Gate) -> Self {
         let owned = OwnedEnv::new();
         let reference = owned.save(reference);
         Reply {
+            gate,
             env: owned,
             reference,
             pid: env.pid(),
@@ -29,6 +45,11 @@ impl Reply {
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
         let reference = self.reference;
+        // Held across the send: whoever shuts the gate waits for it.
+        let shut = self.gate.0.lock();
+        if *shut {
+            return;
+        }
         let _ = self.env.send_and_clear(&self.pid, |env| {
             (reference.load(env), answer(env)).encode(env)
         });

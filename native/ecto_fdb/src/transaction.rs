@@ -11,7 +11,7 @@ use foundationdb::{FdbError, Transaction, TransactionCommitError};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 use rustler::types::atom;
-use rustler::{Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term};
+use rustler::{Encoder, Env, LocalPid, Monitor, NewBinary, Reference, Resource, ResourceArc, Term};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -19,7 +19,7 @@ use crate::client;
 use crate::database::Database;
 use crate::error::Error;
 use crate::operation::{Answer, Operation, Started};
-use crate::reply::Reply;
+use crate::reply::{Gate, Reply};
 use crate::stats::Gauge;
 
 /// FoundationDB's `used_during_commit`.
@@ -42,6 +42,7 @@ pub enum Command {
 pub struct TransactionHandle {
     commands: mpsc::UnboundedSender<Command>,
     task: Mutex<Option<AbortHandle>>,
+    gate: Gate,
 }
 
 #[rustler::resource_impl]
@@ -58,6 +59,7 @@ impl TransactionHandle {
         let handle = ResourceArc::new(TransactionHandle {
             commands,
             task: Mutex::new(None),
+            gate: Gate::default(),
         });
         // The task is started under the lock, and before the monitor: a process that is dying now
         // finds it there.
@@ -72,20 +74,29 @@ impl TransactionHandle {
         handle
     }
 
-    /// Hands a command over; a transaction that was cancelled answers so.
-    pub fn tell(&self, command: Command) {
-        if let Err(mpsc::error::SendError(command)) = self.commands.send(command) {
-            let (Command::Run(_, reply) | Command::Commit(reply) | Command::OnError(_, reply)) =
-                command;
+    /// Hands a command over, with the answer that the calling process waits for.
+    pub fn tell(
+        &self,
+        env: Env<'_>,
+        reference: Reference<'_>,
+        command: impl FnOnce(Reply) -> Command,
+    ) {
+        if self.task.lock().is_some() {
+            let reply = Reply::new(env, reference, self.gate.clone());
+            // Where the task has gone this very moment, so has its process.
+            let _ = self.commands.send(command(reply));
+        } else {
+            let reply = Reply::new(env, reference, Gate::default());
             let error = Error::from(FdbError::from_code(TRANSACTION_CANCELLED));
             client::runtime().spawn(async move { reply.error(&error) });
         }
     }
 
-    /// Drops the transaction and whatever is in flight.
+    /// Drops the transaction and whatever is in flight: when this returns, no answer will be sent.
     pub fn cancel(&self) {
         if let Some(task) = self.task.lock().take() {
             task.abort();
+            self.gate.shut();
         }
     }
 }
