@@ -32,6 +32,19 @@ defmodule Bench.Pages do
     end
   end
 
+  # The same assigns, read once: what a page takes by itself.
+  def bare(tenant) do
+    fn _i, mounted, _updated ->
+      user = Bench.Repo.get!(Bench.User, "u1", prefix: tenant)
+      state = %{assigns: %{user: user}, private: %{tenant: tenant}}
+      mounted.()
+
+      receive do
+        :never -> state
+      end
+    end
+  end
+
   def classic(tenant, start) do
     fn _i, mounted, updated ->
       {assigns, future} = Repo.transactional(tenant, start)
@@ -96,6 +109,9 @@ watch_one = fn ->
 end
 
 for n <- numbers.(opts[:pages] || "1,1000,9000,100000") do
+  pages = Bench.pages(n, Bench.Pages.bare(tenant))
+  Bench.row(["the bare page, not synced", n, pages.mount_ms, "", "", "" | pages.used], widths)
+  Bench.stop(pages)
   synced = measure.("sync_one", n, 5, Bench.Pages.synced(tenant, sync_one), change)
 
   if n in 2..classic_limit do
