@@ -58,6 +58,12 @@ defmodule EctoFoundationDB.Connection do
   end
 
   defp raise_not_started(repo) do
+    unless is_atom(repo) and Code.ensure_loaded?(repo) and
+             function_exported?(repo, :__ecto_fdb_repo__, 0) do
+      raise ArgumentError,
+            "#{inspect(repo)} is not a Repo: expected a module with `use EctoFoundationDB.Repo`"
+    end
+
     raise ArgumentError,
           "#{inspect(repo)} is not started. Put it into your application's supervision tree, " <>
             "or call #{inspect(repo)}.start_link()"
@@ -178,7 +184,7 @@ defmodule EctoFoundationDB.Connection do
       EctoFoundationDB.Telemetry.start_link(repo, database)
       {:ok, database}
     else
-      {:error, error} -> {:stop, Error.exception(error)}
+      {:error, error} -> {:stop, error |> Error.exception() |> explain(config)}
     end
   rescue
     # The NIF's words about a wrong option.
@@ -189,6 +195,21 @@ defmodule EctoFoundationDB.Connection do
            ArgumentError.exception("in the configuration of #{inspect(repo)}: #{error.original}")},
         else: reraise(error, __STACKTRACE__)
   end
+
+  # Nothing says which database: it may be that the configuration was forgotten, or is another app's.
+  defp explain(%Error{code: 0} = error, config) do
+    if config[:embedded] || config[:cluster_file] || error.message =~ "embedded: true" do
+      error
+    else
+      hint =
+        "The Repo's configuration names no database (`config #{inspect(config[:otp_app])}, …`), so it is " <>
+          "that of the default cluster file; for one inside this VM set `embedded: true`"
+
+      %{error | message: "#{error.message}. #{hint}"}
+    end
+  end
+
+  defp explain(error, _config), do: error
 
   # Live queries of lists are plans, which hold as long as the tenant's indexes are what they were.
   # Made anew in a process of their own: a database that does not answer must not stop others.

@@ -33,6 +33,7 @@ defmodule EctoFoundationDB.ClusterTest do
     # Whether or not this machine has a client library.
     assert {:error, message} = OtherVM.run([], [{"FDB_CLUSTER_FILE", "/no/such/fdb.cluster"}])
     refute message =~ "timeout"
+    assert message =~ "embedded: true"
   end
 
   test "a cluster file that does not exist, or holds something else, is named", context do

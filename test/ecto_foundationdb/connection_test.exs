@@ -53,6 +53,14 @@ defmodule EctoFoundationDB.ConnectionTest do
     end
   end
 
+  test "what is no Repo is said to be none" do
+    for module <- [EctoFoundationDB.TestUser, NoSuchModule, "repo"] do
+      assert_raise ArgumentError, ~r/is not a Repo: expected a module/, fn ->
+        EctoFoundationDB.Tenant.open!(module, "acme")
+      end
+    end
+  end
+
   test "a Repo that is not started says so" do
     assert_raise ArgumentError, ~r/AnotherRepo is not started/, fn ->
       Tenant.open!(AnotherRepo, "acme")
