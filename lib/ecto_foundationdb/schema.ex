@@ -332,6 +332,19 @@ defmodule EctoFoundationDB.Schema do
   # A function from stored records to structs of a tenant.
   @spec loader(t(), term()) :: (data() -> struct())
   def loader(schema, tenant) do
+    version = schema.__info__(:md5)
+    load = version_loader(schema, tenant)
+
+    # A sync keeps this function for long: where the schema's code was loaded anew, the structs are
+    # the new ones.
+    fn data ->
+      if schema.__info__(:md5) == version,
+        do: load.(data),
+        else: version_loader(schema, tenant).(data)
+    end
+  end
+
+  defp version_loader(schema, tenant) do
     %{empty: empty, renamed: sources, loaded: types} = info(schema)
     empty = put_meta(empty, tenant)
     size = map_size(empty)

@@ -67,6 +67,37 @@ defmodule EctoFoundationDB.SyncTest do
       assert %User{name: "Ada"} = state.assigns.user
     end
 
+    test "gives the new struct where the schema's code was loaded anew", context do
+      %{tenant: tenant, state: state} = context
+      define_reloaded([:id, :name])
+      Repo.insert!(reloaded(id: "r1", name: "a"), prefix: tenant)
+      state = Sync.sync_one(state, Repo, :record, __MODULE__.Reloaded, "r1")
+      refute is_map_key(state.assigns.record, :age)
+
+      define_reloaded([:id, :name, :age])
+      Repo.update!(reloaded(id: "r1"), [age: 3], prefix: tenant)
+      state = handle_until(state, &is_map_key(&1.record, :age))
+      assert state.assigns.record == Repo.get(__MODULE__.Reloaded, "r1", prefix: tenant)
+      assert state.assigns.record.age == 3
+    end
+
+    defp reloaded(fields), do: struct!(__MODULE__.Reloaded, fields)
+
+    defp define_reloaded(fields) do
+      :code.purge(__MODULE__.Reloaded)
+      :code.delete(__MODULE__.Reloaded)
+
+      Module.create(
+        __MODULE__.Reloaded,
+        quote do
+          use EctoFoundationDB.TestSchema,
+            source: "reloaded",
+            fields: unquote(for field <- fields, do: {field, :any})
+        end,
+        __ENV__
+      )
+    end
+
     test "takes label and schema in either order", %{tenant: tenant, state: state} do
       insert!(tenant, "u1", "Ada")
       assert %{user: %User{}} = Sync.sync_one(state, Repo, :user, User, "u1").assigns
