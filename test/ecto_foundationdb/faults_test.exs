@@ -35,22 +35,12 @@ defmodule EctoFoundationDB.FaultsTest do
     {:ok, tenant: tenant}
   end
 
-  test "pages end on the truth, and nothing is left over", %{tenant: tenant} do
+  test "pages that mount, re-sync, cancel and die end on the truth, and leave nothing", context do
+    %{tenant: tenant} = context
     seed = ExUnit.configuration()[:seed]
+    :rand.seed(:exsss, {seed, 0, 1})
     ids = for i <- 1..8, do: "u#{i}"
     Embedded.faults(Repo, [seed: seed] ++ @faults)
-
-    pages =
-      for i <- 1..20 do
-        Page.start(Repo, tenant, fn state ->
-          Sync.sync(state, Repo, [
-            %Sync.One{label: :user, schema: User, id: Enum.at(ids, rem(i, 8))},
-            %Sync.Many{label: :some, schema: User, ids: Enum.take(ids, rem(i, 8))},
-            %Sync.All{label: :all, queryable: User},
-            %Sync.All{label: :team, queryable: User, by: [team: "a"]}
-          ])
-        end)
-      end
 
     writers =
       for w <- 1..3 do
@@ -60,54 +50,80 @@ defmodule EctoFoundationDB.FaultsTest do
         end)
       end
 
-    # Some pages die, and others come, meanwhile.
-    {killed, left} = Enum.split(pages, 5)
-    for page <- killed, do: Process.exit(page, :kill)
+    # What each page has synced, by label.
+    pages =
+      Enum.reduce(1..120, %{}, fn _, pages ->
+        case :rand.uniform(8) do
+          n when n <= 3 or pages == %{} ->
+            requests = requests(ids)
+            page = Page.start(Repo, tenant, &Sync.sync(&1, Repo, requests))
+            Map.put(pages, page, Map.new(requests, &{&1.label, &1}))
+
+          n when n <= 5 ->
+            request = Enum.random(requests(ids))
+            {page, synced} = Enum.random(pages)
+            Page.update(page, &Sync.sync(&1, Repo, [request]))
+            Map.put(pages, page, Map.put(synced, request.label, request))
+
+          n when n <= 7 ->
+            label = Enum.random([:user, :some, :all, :team])
+            {page, synced} = Enum.random(pages)
+            Page.update(page, &Sync.cancel(&1, Repo, label))
+            Map.put(pages, page, Map.delete(synced, label))
+
+          8 ->
+            {page, _synced} = Enum.random(pages)
+            Process.exit(page, :kill)
+            Map.delete(pages, page)
+        end
+      end)
+
     Task.await_many(writers, 120_000)
     Embedded.faults(Repo, nil)
-
     truth = Repo.all(User, prefix: tenant)
-    team = for user <- truth, user.team == "a", do: user
-    by_id = Map.new(truth, &{&1.id, &1})
 
-    for {page, i} <- Enum.with_index(left, 6) do
-      some = for id <- Enum.take(ids, rem(i, 8)), user = by_id[id], do: user
-
-      expected = %{
-        user: by_id[Enum.at(ids, rem(i, 8))],
-        some: some,
-        all: truth,
-        team: team
-      }
-
-      assert Page.await(
-               page,
-               &(Map.update!(&1, :team, fn t -> Enum.sort(t) end) == sorted(expected))
-             )
+    for {page, synced} <- pages, {label, request} <- synced do
+      expected = expected(request, truth)
+      assert %{} = Page.await(page, &(sorted(&1[label]) == expected))
     end
 
-    # An empty list of ids has no subscription.
-    subscribed = for(i <- 6..20, do: if(rem(i, 8) == 0, do: 3, else: 4)) |> Enum.sum()
-    assert %{subscriptions: ^subscribed, retries: retries} = stats()
-    assert retries > 0
-    assert Sync.stats(Repo).watches_failed > 0
-    for page <- left, do: Process.exit(page, :kill)
+    subscribed = pages |> Enum.map(fn {_page, synced} -> map_size(synced) end) |> Enum.sum()
 
+    assert %{subscriptions: ^subscribed, retries: retries, watches_failed: failed} =
+             Sync.stats(Repo)
+
+    assert retries > 0 and failed > 0
+    for {page, _synced} <- pages, do: Process.exit(page, :kill)
     nothing_left!()
   end
+
+  defp requests(ids) do
+    [
+      %Sync.One{label: :user, schema: User, id: Enum.random(ids)},
+      %Sync.Many{label: :some, schema: User, ids: Enum.take_random(ids, :rand.uniform(5))},
+      %Sync.All{label: :all, queryable: User},
+      %Sync.All{label: :team, queryable: User, by: [team: "a"]}
+    ]
+  end
+
+  defp expected(%Sync.One{id: id}, truth), do: Enum.find(truth, &(&1.id == id))
+  defp expected(%Sync.Many{ids: ids}, truth), do: Enum.filter(truth, &(&1.id in ids))
+  defp expected(%Sync.All{by: []}, truth), do: truth
+  defp expected(%Sync.All{by: [team: team]}, truth), do: Enum.filter(truth, &(&1.team == team))
+
+  defp sorted(list) when is_list(list), do: Enum.sort_by(list, & &1.id)
+  defp sorted(other), do: other
 
   # The database outlives the Repo, and the tests.
   defp nothing_left! do
     SyncRepo.eventually(
-      fn -> {stats(), Embedded.stats(Repo)} end,
+      fn -> {Sync.stats(Repo), Embedded.stats(Repo)} end,
       &match?(
         {%{subscriptions: 0, live_queries: 0, pending_watches: 0}, %{pending_watches: 0}},
         &1
       )
     )
   end
-
-  defp sorted(expected), do: Map.update!(expected, :team, &Enum.sort/1)
 
   defp write(tenant, id, name) do
     user = %User{id: id, name: name, team: Enum.random(["a", "b"])}
@@ -117,8 +133,6 @@ defmodule EctoFoundationDB.FaultsTest do
       _ -> Repo.insert!(user, prefix: tenant, on_conflict: :replace_all)
     end
   end
-
-  defp stats, do: Native.stats(Connection.fetch!(Repo).database)
 
   test "a read that keeps failing makes the data stale, until it succeeds", %{tenant: tenant} do
     :ok = Native.stale_after(Connection.fetch!(Repo).database, 300)
