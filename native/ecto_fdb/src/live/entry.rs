@@ -79,10 +79,58 @@ struct State {
     failing_since: Option<Instant>,
     /// Set with the last subscriber's leaving: whoever comes later makes a new entry.
     closed: bool,
-    /// Where delivery goes on, how many places are left, and whether it is queued.
+    /// Whom delivery wakes next, and whether it is queued.
+    round: Round,
+    delivering: bool,
+}
+
+impl State {
+    fn attach(&mut self, subscription: ResourceArc<Subscription>) -> usize {
+        let slot = self.subscribers.insert(subscription);
+        self.round.resize(self.subscribers.capacity());
+        slot
+    }
+}
+
+/// A delivery's way through the subscribers' places. A change meanwhile starts no one over: the round
+/// goes on from where it is, and the tail comes first.
+#[derive(Default)]
+struct Round {
+    places: usize,
     cursor: usize,
     left: usize,
-    delivering: bool,
+}
+
+impl Round {
+    /// Every place is visited from now on.
+    fn begin(&mut self) {
+        self.left = self.places;
+    }
+
+    /// With more places a round that is under way begins anew: the rest of it would be spent on the new
+    /// places, and end before it has been at the old ones.
+    fn resize(&mut self, places: usize) {
+        if self.places != places {
+            self.places = places;
+            if self.left > 0 {
+                self.begin();
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<usize> {
+        self.left = self.left.checked_sub(1)?;
+        self.cursor = if self.cursor + 1 < self.places {
+            self.cursor + 1
+        } else {
+            0
+        };
+        Some(self.cursor)
+    }
+
+    fn is_over(&self) -> bool {
+        self.left == 0
+    }
 }
 
 /// A live query with subscribers.
@@ -146,8 +194,7 @@ impl Entry {
                 failures: 0,
                 failing_since: None,
                 closed: false,
-                cursor: 0,
-                left: 0,
+                round: Round::default(),
                 delivering: false,
             }),
         })
@@ -346,7 +393,7 @@ impl Entry {
         }
         let slots = subscriptions
             .iter()
-            .map(|subscription| state.subscribers.insert(subscription.clone()))
+            .map(|subscription| state.attach(subscription.clone()))
             .collect();
         self.report(&Event::Refreshed {
             duration: read.duration,
@@ -369,7 +416,7 @@ impl Entry {
         if state.closed {
             return Err(Closed);
         }
-        Ok(state.subscribers.insert(subscription.clone()))
+        Ok(state.attach(subscription.clone()))
     }
 
     fn arm(
@@ -467,7 +514,7 @@ impl Entry {
     }
 
     fn deliver(self: &Arc<Self>, state: &mut State) {
-        state.left = state.subscribers.capacity();
+        state.round.begin();
         if !state.delivering {
             state.delivering = true;
             delivery::queue(Due::Entry(Arc::clone(self)));
@@ -477,18 +524,13 @@ impl Entry {
     /// The next few subscriptions to wake; whether more are left.
     pub fn delivery_turn(&self, due: &mut Vec<ResourceArc<Subscription>>) -> bool {
         let mut state = self.state.lock();
-        let places = state.subscribers.capacity();
-        for _ in 0..state.left.min(DELIVERY_TURN) {
-            // Goes round: a change during the delivery starts no one over, the tail comes first.
-            state.cursor = if state.cursor + 1 < places {
-                state.cursor + 1
-            } else {
-                0
+        for _ in 0..DELIVERY_TURN {
+            let Some(place) = state.round.next() else {
+                break;
             };
-            due.extend(state.subscribers.get(state.cursor).cloned());
+            due.extend(state.subscribers.get(place).cloned());
         }
-        state.left = state.left.saturating_sub(DELIVERY_TURN);
-        state.delivering = state.left > 0;
+        state.delivering = !state.round.is_over();
         state.delivering
     }
 
