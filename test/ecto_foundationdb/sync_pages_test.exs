@@ -328,6 +328,26 @@ defmodule EctoFoundationDB.SyncPagesTest do
     end
   end
 
+  test "pages that mount while a change is delivered take no one's turn", %{tenant: tenant} do
+    for round <- 1..30 do
+      id = "d#{round}"
+      user = Repo.insert!(%User{id: id, name: "a"}, prefix: tenant)
+      first = for _ <- 1..4, do: page(tenant, id)
+
+      # At the same moment: the change, which wakes four, and mounts that make room for more.
+      mounts = for _ <- 1..8, do: Task.async(fn -> Page.start(Repo, tenant, &sync(&1, id)) end)
+      Repo.update!(user, name: "b")
+      pages = first ++ Task.await_many(mounts, 60_000)
+
+      for page <- pages, do: assert(%{user: %{name: "b"}} = Page.await(page, named("b")))
+      for page <- pages, do: Process.exit(page, :kill)
+    end
+
+    idle!()
+  end
+
+  defp sync(state, id), do: Sync.sync_one(state, Repo, :user, User, id)
+
   test "pages that mount, re-sync, cancel and crash while writers write end on the truth",
        context do
     %{tenant: tenant} = context
