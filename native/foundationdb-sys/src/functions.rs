@@ -153,6 +153,17 @@ functions! {
     fn fdb_database_get_main_thread_busyness(database: *mut FDBDatabase) -> c_double;
     fn fdb_database_get_client_status(database: *mut FDBDatabase) -> *mut FDBFuture;
 
+    #[unbound = NOT_BOUND]
+    fn fdb_database_open_tenant(
+        database: *mut FDBDatabase,
+        tenant_name: *const u8,
+        tenant_name_length: c_int,
+        out_tenant: *mut *mut FDBTenant,
+    ) -> fdb_error_t;
+    #[unbound = NOT_BOUND]
+    fn fdb_tenant_create_transaction(tenant: *mut FDBTenant, out_transaction: *mut *mut FDBTransaction) -> fdb_error_t;
+    fn fdb_tenant_destroy(tenant: *mut FDBTenant);
+
     fn fdb_transaction_destroy(transaction: *mut FDBTransaction);
     fn fdb_transaction_cancel(transaction: *mut FDBTransaction);
     fn fdb_transaction_reset(transaction: *mut FDBTransaction);

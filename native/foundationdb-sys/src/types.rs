@@ -28,6 +28,8 @@ opaque! {
     FDB_future = FDBFuture;
     /// An open database.
     FDB_database = FDBDatabase;
+    /// A part of the keys with a name.
+    FDB_tenant = FDBTenant;
     /// A transaction.
     FDB_transaction = FDBTransaction;
 }

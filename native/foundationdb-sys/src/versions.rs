@@ -10,10 +10,17 @@
 /// assert_eq!(newest, "7.3");
 /// let oldest = if_cfg_api_versions!(min = 510, max = 600 => { "older" } else { "7.3" });
 /// assert_eq!(oldest, "7.3");
+/// if_cfg_api_versions!(min = 710 =>
+///     let both = [newest, oldest];
+///     assert_eq!(both, ["7.3", "7.3"])
+/// );
 /// ```
+///
+/// Several statements are a block.
 #[macro_export]
 macro_rules! if_cfg_api_versions {
     (@yes { $($then:tt)* } else { $($else:tt)* }) => {{ $($then)* }};
+    (@yes $first:stmt; $second:stmt $(; $more:stmt)* $(;)?) => {{ $first; $second; $($more;)* }};
     (@yes $($then:tt)*) => { $($then)* };
     (@no { $($then:tt)* } else { $($else:tt)* }) => {{ $($else)* }};
     (@no $($then:tt)*) => {};
