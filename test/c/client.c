@@ -197,7 +197,10 @@ int main(void) {
     expect("setup_network", 0, fdb_setup_network());
     expect("pthread_create", 0, pthread_create(&thread, NULL, network, NULL));
     expect("create_database", 2104, fdb_create_database("embedded:no such kind", &none));
+    expect("create_database", 2000, fdb_create_database("embedded:memory:c", NULL));
     expect("create_database", 0, fdb_create_database("embedded:memory:c", &database));
+    expect("create_transaction", 2000, fdb_database_create_transaction(database, NULL));
+    expect("open_tenant", 2000, fdb_database_open_tenant(database, TEXT("c"), NULL));
     reads_and_writes(database);
     conflicts(database);
     watches(database);

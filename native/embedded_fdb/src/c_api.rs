@@ -258,6 +258,14 @@ unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
     Ok(())
 }
 
+/// An out pointer for a handle, looked at before the handle is made: nobody could destroy it.
+fn place<T>(out: *mut *mut T) -> Result<*mut *mut T> {
+    if out.is_null() {
+        return Err(Error::CLIENT_INVALID_OPERATION);
+    }
+    Ok(out)
+}
+
 /// # Safety
 ///
 /// `path` is null or a C string.
@@ -593,6 +601,7 @@ c_functions! {
 
     /// Opens the database that a cluster file path stands for.
     fn fdb_create_database(cluster_file_path: *const c_char, out_database: *mut *mut FDBDatabase) -> FDBError {
+        let out_database = place(out_database)?;
         let path = text(cluster_file_path)?;
         put(out_database, open_database(path)?).map(|()| 0)
     }
@@ -624,6 +633,7 @@ c_functions! {
 
     /// Begins a transaction.
     fn fdb_database_create_transaction(d: *mut FDBDatabase, out_transaction: *mut *mut FDBTransaction) -> FDBError {
+        let out_transaction = place(out_transaction)?;
         let transaction = Transaction::new(database(d)?, None, check_api_version()?);
         put(out_transaction, Arc::into_raw(transaction).cast_mut().cast()).map(|()| 0)
     }
@@ -824,12 +834,14 @@ c_functions! {
 
     /// Opens a tenant by name. Whether it exists shows when it is used.
     fn fdb_database_open_tenant(d: *mut FDBDatabase, name: *const u8, name_length: c_int, out_tenant: *mut *mut FDBTenant) -> FDBError {
+        let out_tenant = place(out_tenant)?;
         let tenant = Tenant::new(database(d)?, key(name, name_length)?);
         put(out_tenant, Arc::into_raw(Arc::new(tenant)).cast_mut().cast()).map(|()| 0)
     }
 
     /// Begins a transaction in a tenant.
     fn fdb_tenant_create_transaction(t: *mut FDBTenant, out_transaction: *mut *mut FDBTransaction) -> FDBError {
+        let out_transaction = place(out_transaction)?;
         let tenant = tenant(t)?;
         let transaction = Transaction::new(tenant.handle.clone(), Some(tenant), check_api_version()?);
         put(out_transaction, Arc::into_raw(transaction).cast_mut().cast()).map(|()| 0)
@@ -866,6 +878,7 @@ c_functions! {
     /// Opens a database by what a cluster file would contain; named databases as in
     /// `fdb_create_database`.
     fn fdb_create_database_from_connection_string(connection_string: *const c_char, out_database: *mut *mut FDBDatabase) -> FDBError {
+        let out_database = place(out_database)?;
         let connection_string = text(connection_string)?;
         put(out_database, open_database(connection_string)?).map(|()| 0)
     }
@@ -1064,6 +1077,7 @@ c_functions! {
     fn fdb_future_get_cluster(f: *mut FDBFuture, out_cluster: *mut *mut FDBCluster) -> FDBError {
         match future(f)?.result()? {
             Output::Cluster(path) => {
+                let out_cluster = place(out_cluster)?;
                 let cluster = Arc::into_raw(Arc::new(path.clone()));
                 put(out_cluster, cluster.cast_mut().cast()).map(|()| 0)
             }
@@ -1088,7 +1102,10 @@ c_functions! {
     /// Before 610: the database of a future.
     fn fdb_future_get_database(f: *mut FDBFuture, out_database: *mut *mut FDBDatabase) -> FDBError {
         match future(f)?.result()? {
-            Output::Database(path) => put(out_database, open_database(path.clone())?).map(|()| 0),
+            Output::Database(path) => {
+                let out_database = place(out_database)?;
+                put(out_database, open_database(path.clone())?).map(|()| 0)
+            }
             _ => wrong_kind(),
         }
     }
