@@ -176,21 +176,23 @@ fn read_modify_write(criterion: &mut Criterion, databases: &[(&str, Database)]) 
     group.finish();
 }
 
-/// Sends the time of the call.
+/// Sends the time of the call, by a sender that is the callback's own: the receiver may be gone before
+/// this returns.
 unsafe extern "C" fn fired(_: *mut FDBFuture, sender: *mut c_void) {
-    // SAFETY: the parameter is a sender that outlives the future.
-    let sender = unsafe { &*sender.cast::<mpsc::Sender<Instant>>() };
+    // SAFETY: the parameter is a boxed sender, and a callback is called once.
+    let sender = unsafe { Box::from_raw(sender.cast::<mpsc::Sender<Instant>>()) };
     let _nobody_waits = sender.send(Instant::now());
 }
 
 /// From the return of the commit that changes the value to the call of the watch's callback.
 fn watches(criterion: &mut Criterion, databases: &[(&str, Database)]) {
+    // Values never come back: criterion runs the function below many times.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let mut group = criterion.benchmark_group("watch");
     for (place, database) in databases {
         group.bench_function(
             format!("fires after the commit's return (p50), {place}"),
             |bencher| {
-                let mut number = 0_u64;
                 bencher.iter_custom(|times| {
                     let mut latencies: Vec<Duration> = (0..times)
                         .map(|_| {
@@ -198,9 +200,10 @@ fn watches(criterion: &mut Criterion, databases: &[(&str, Database)]) {
                             let transaction = database.begin();
                             let watch = transaction.watch(b"watched");
                             transaction.commit();
-                            // SAFETY: the sender lives until the callback was called.
-                            unsafe { watch.on_ready(fired, (&raw const sender).cast_mut().cast()) };
-                            number += 1;
+                            let sender = Box::into_raw(Box::new(sender));
+                            // SAFETY: the sender is given away, to be used on any thread.
+                            unsafe { watch.on_ready(fired, sender.cast()) };
+                            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
                             database.put(b"watched", &number.to_be_bytes());
                             let returned = Instant::now();
                             let fired = receiver.recv().expect("the callback is called");

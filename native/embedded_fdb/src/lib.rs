@@ -91,3 +91,8 @@ mod watches;
 mod write_map;
 
 pub use c_api::symbol;
+
+/// The README's Rust is run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
