@@ -90,6 +90,9 @@ defmodule EctoFoundationDB.Native do
   """
   @type row :: {key :: binary(), value :: binary()} | {:data, keyword()}
 
+  # Operations, or live queries, that are decoded in less than a millisecond.
+  @most_on_a_scheduler 500
+
   # Not loaded by the compiler, which comes before the library it loads.
   @compile {:autoload, false}
   @on_load :load
@@ -151,7 +154,16 @@ defmodule EctoFoundationDB.Native do
   Answers `{ref, {:ok, [result]}}` or, at the first failed read, `{ref, {:error, error}}`.
   """
   @spec transaction_run(transaction(), reference(), [op()]) :: :ok
-  def transaction_run(_transaction, _ref, _ops), do: :erlang.nif_error(:nif_not_loaded)
+  def transaction_run(transaction, ref, ops) do
+    if more?(ops, @most_on_a_scheduler),
+      do: transaction_run_many(transaction, ref, ops),
+      else: transaction_run_few(transaction, ref, ops)
+  end
+
+  @doc false
+  def transaction_run_few(_transaction, _ref, _ops), do: :erlang.nif_error(:nif_not_loaded)
+  @doc false
+  def transaction_run_many(_transaction, _ref, _ops), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Commits. Answers `{ref, {:ok, committed_version, versionstamp}}`; -1 and `nil` for one that wrote
@@ -189,14 +201,31 @@ defmodule EctoFoundationDB.Native do
   """
   @spec subscribe(database(), reference(), [{[live_query()], subscription() | nil}]) ::
           [subscription()]
-  def subscribe(_database, _ref, _wanted), do: :erlang.nif_error(:nif_not_loaded)
+  def subscribe(database, ref, wanted) do
+    if wanted |> Enum.flat_map(&elem(&1, 0)) |> more?(@most_on_a_scheduler),
+      do: subscribe_many(database, ref, wanted),
+      else: subscribe_few(database, ref, wanted)
+  end
+
+  @doc false
+  def subscribe_few(_database, _ref, _wanted), do: :erlang.nif_error(:nif_not_loaded)
+  @doc false
+  def subscribe_many(_database, _ref, _wanted), do: :erlang.nif_error(:nif_not_loaded)
+
+  # Few are decoded on the scheduler at hand, many on a dirty one.
+  defp more?(list, most), do: Enum.drop(list, most) != []
 
   @doc """
   What has changed since the last `take/1`, one element for each live query. Allows the next
   `{subscription, :ready}`.
   """
   @spec take(subscription()) :: [taken()]
-  def take(_subscription), do: :erlang.nif_error(:nif_not_loaded)
+  def take(subscription), do: take_some(subscription) || take_all(subscription)
+
+  @doc false
+  def take_some(_subscription), do: :erlang.nif_error(:nif_not_loaded)
+  @doc false
+  def take_all(_subscription), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Ends a subscription: when it returns, no further message of it will be sent. One may be in the

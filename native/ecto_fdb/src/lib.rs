@@ -40,6 +40,9 @@ use crate::transaction::{Command, TransactionHandle};
 use crate::tuple::expected;
 use crate::watch::Watch;
 
+/// What may be taken on a scheduler, in bytes of terms: less than a millisecond's work.
+const MOST_ON_A_SCHEDULER: usize = 200_000;
+
 mod atoms {
     rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned }
 }
@@ -106,9 +109,28 @@ fn transaction_new(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<
 }
 
 #[rustler::nif]
-fn transaction_run<'a>(
+fn transaction_run_few<'a>(
     env: Env<'a>,
     transaction: ResourceArc<TransactionHandle>,
+    reference: Reference<'a>,
+    operations: Term<'a>,
+) -> NifResult<Atom> {
+    transaction_run(env, &transaction, reference, operations)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn transaction_run_many<'a>(
+    env: Env<'a>,
+    transaction: ResourceArc<TransactionHandle>,
+    reference: Reference<'a>,
+    operations: Term<'a>,
+) -> NifResult<Atom> {
+    transaction_run(env, &transaction, reference, operations)
+}
+
+fn transaction_run<'a>(
+    env: Env<'a>,
+    transaction: &TransactionHandle,
     reference: Reference<'a>,
     operations: Term<'a>,
 ) -> NifResult<Atom> {
@@ -150,12 +172,33 @@ fn watch_cancel(watch: ResourceArc<Watch>) -> Atom {
     atom::ok()
 }
 
+type Subscribing<'a> = Vec<(Vec<Term<'a>>, Option<ResourceArc<Subscription>>)>;
+
 #[rustler::nif]
-fn subscribe<'a>(
+fn subscribe_few<'a>(
     env: Env<'a>,
     database: ResourceArc<DatabaseHandle>,
     reference: Reference<'a>,
-    wanted: Vec<(Vec<Term<'a>>, Option<ResourceArc<Subscription>>)>,
+    wanted: Subscribing<'a>,
+) -> NifResult<Term<'a>> {
+    subscribe(env, &database, reference, wanted)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn subscribe_many<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    reference: Reference<'a>,
+    wanted: Subscribing<'a>,
+) -> NifResult<Term<'a>> {
+    subscribe(env, &database, reference, wanted)
+}
+
+fn subscribe<'a>(
+    env: Env<'a>,
+    database: &DatabaseHandle,
+    reference: Reference<'a>,
+    wanted: Subscribing<'a>,
 ) -> NifResult<Term<'a>> {
     let mut queries = Vec::with_capacity(wanted.len());
     for (terms, earlier) in wanted {
@@ -168,10 +211,17 @@ fn subscribe<'a>(
         .into_iter()
         .map(|(queries, earlier)| {
             let subscription = Subscription::new(env);
-            let keep = |query: &Query| Subscription::keep(&subscription, earlier.as_ref()?, query);
+            let mut kept = match earlier {
+                Some(earlier) => {
+                    let queries = queries.iter().map(|(query, _)| query);
+                    Subscription::keep(&subscription, &earlier, queries)
+                }
+                None => Vec::new(),
+            }
+            .into_iter();
             let wanted = queries
                 .into_iter()
-                .map(|(query, planned_at)| match keep(&query) {
+                .map(|(query, planned_at)| match kept.next().flatten() {
                     Some(part) => Wanted::Kept(part),
                     None => Wanted::Read(Arc::new(query), planned_at),
                 })
@@ -229,8 +279,13 @@ fn read_query(term: Term<'_>) -> NifResult<Query> {
 }
 
 #[rustler::nif]
-fn take<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Vec<Term<'a>> {
-    Subscription::take(&subscription, env)
+fn take_some<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Vec<Term<'a>>> {
+    Subscription::take(&subscription, env, MOST_ON_A_SCHEDULER)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn take_all<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Vec<Term<'a>>> {
+    Subscription::take(&subscription, env, usize::MAX)
 }
 
 #[rustler::nif]

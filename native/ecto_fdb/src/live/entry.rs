@@ -164,7 +164,7 @@ impl Entry {
         planned_at: MetadataVersion,
     ) -> Arc<Entry> {
         // No read has generation 0 or read version -1: `install` replaces both.
-        let nothing = Arc::new(Snapshot::new(0, Vec::new()));
+        let nothing = Arc::new(Snapshot::new(0, Vec::new(), None));
         Entry::showing(database, query, planned_at, nothing)
     }
 
@@ -350,7 +350,7 @@ impl Entry {
     ) -> Result<(Arc<Snapshot>, Vec<usize>), (Closed, Read)> {
         // The comparison is done outside of the lock, against what will most likely still be there.
         let before = self.current();
-        let (records, equal) = before.reuse(read.found.records);
+        let (records, change) = before.reuse(read.found.records);
         let found = Found {
             records,
             ..read.found
@@ -363,11 +363,13 @@ impl Entry {
         }
         let current = self.current();
         let newer = read.read_version > state.read_version;
-        let equal = equal && before.generation == current.generation && current.generation != 0;
+        let equal = before.is_same(&change)
+            && before.generation == current.generation
+            && current.generation != 0;
         let snapshot = if equal {
             current
         } else {
-            let snapshot = Arc::new(Snapshot::new(next_id(), read.found.records));
+            let snapshot = Arc::new(Snapshot::new(next_id(), read.found.records, Some(change)));
             if newer {
                 *self.current.write() = Arc::clone(&snapshot);
                 self.generation

@@ -18,6 +18,8 @@ mod atoms {
 const HEAP_BINARY_LIMIT: usize = 64;
 /// Values up to this size are decoded in the NIF.
 const DECODED_LIMIT: usize = 2048;
+/// What a row costs to make a term of, beside a byte for each byte of a decoded value.
+const ROW_COST: usize = 100;
 /// How the tuple layer begins a nested tuple.
 const NESTED_TUPLE: u8 = 0x05;
 
@@ -136,6 +138,11 @@ impl Record {
                 .all(|(a, b)| a.key == b.key && a.value == b.value)
     }
 
+    fn cost(&self) -> usize {
+        let cost = |row: &SharedRow| ROW_COST + if row.plain { row.value.len() } else { 0 };
+        self.0.iter().map(cost).sum()
+    }
+
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         let rows: SmallVec<[Term<'a>; 1]> = self.0.iter().map(|row| encode_row(env, row)).collect();
         rows[..].encode(env)
@@ -177,8 +184,16 @@ pub struct Snapshot {
     /// Which data these are: equal data of an entry keep their generation, others never share one.
     pub generation: u64,
     records: Vec<Record>,
-    /// The change from the snapshot of that generation: most pages come from the same one.
-    change: Mutex<Option<(u64, Arc<[Item]>)>>,
+    cost: usize,
+    /// From an earlier snapshot: most pages come from the same one.
+    change: Mutex<Option<Arc<Change>>>,
+}
+
+/// How a snapshot's records come from those of an earlier one.
+pub struct Change {
+    from: u64,
+    items: Vec<Item>,
+    cost: usize,
 }
 
 /// A piece of a change.
@@ -191,12 +206,13 @@ enum Item {
 }
 
 impl Snapshot {
-    /// Records as read. Those that `before` has too should have been taken over from it.
-    pub fn new(generation: u64, records: Vec<Record>) -> Self {
+    /// Records as read, and how they come from an earlier snapshot's.
+    pub fn new(generation: u64, records: Vec<Record>, change: Option<Change>) -> Self {
         Snapshot {
             generation,
+            cost: records.iter().map(Record::cost).sum(),
             records,
-            change: Mutex::new(None),
+            change: Mutex::new(change.map(Arc::new)),
         }
     }
 
@@ -205,26 +221,43 @@ impl Snapshot {
         self.records.len()
     }
 
-    /// Takes records over where they are equal. Returns them, and whether they are all of this
-    /// snapshot's in the same order.
-    pub fn reuse(&self, read: Vec<Record>) -> (Vec<Record>, bool) {
+    /// Takes records over where they are equal, and tells what has changed.
+    pub fn reuse(&self, mut read: Vec<Record>) -> (Vec<Record>, Change) {
+        let mut change = Change::from(self);
         let mut lookup = Lookup::new(self);
-        let mut equal = self.records.len() == read.len();
-        let records = read
-            .into_iter()
-            .enumerate()
-            .map(|(place, record)| match lookup.find(record.key()) {
-                Some(old) if self.records[old].equals(&record) => {
-                    equal &= old == place;
-                    self.records[old].clone()
-                }
-                _ => {
-                    equal = false;
-                    record
-                }
-            })
-            .collect();
-        (records, equal)
+        for (place, record) in read.iter_mut().enumerate() {
+            let kept = lookup
+                .find(record.key())
+                .filter(|old| self.records[*old].equals(record));
+            if let Some(old) = kept {
+                *record = self.records[old].clone();
+            }
+            change.push(place, record, kept);
+        }
+        (read, change)
+    }
+
+    /// Whether a change from this snapshot changes nothing.
+    pub fn is_same(&self, change: &Change) -> bool {
+        match change.items[..] {
+            [] => self.records.is_empty(),
+            [Item::Keep { first: 0, count }] => count == self.records.len(),
+            _ => false,
+        }
+    }
+
+    /// What `encode_all` costs.
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// What `encode_change` costs at most.
+    pub fn cost_of_change(&self, before: &Snapshot) -> usize {
+        match &*self.change.lock() {
+            Some(change) if change.from == before.generation => change.cost,
+            // They have to be compared first.
+            _ => self.cost + before.cost,
+        }
     }
 
     /// All records, as `[[{key, value}]]`.
@@ -234,43 +267,60 @@ impl Snapshot {
 
     /// The records as a change of `before`'s: `[[{key, value}] | {:keep, first, count}]`.
     pub fn encode_change<'a>(&self, env: Env<'a>, before: &Snapshot) -> Term<'a> {
-        encode_list(env, &self.change_from(before), |item| match *item {
+        encode_list(env, &self.change_from(before).items, |item| match *item {
             Item::Keep { first, count } => (atoms::keep(), first, count).encode(env),
             Item::New(place) => self.records[place].encode(env),
         })
     }
 
-    fn change_from(&self, before: &Snapshot) -> Arc<[Item]> {
-        let mut change = self.change.lock();
-        if let Some((generation, items)) = &*change {
-            if *generation == before.generation {
-                return Arc::clone(items);
+    fn change_from(&self, before: &Snapshot) -> Arc<Change> {
+        let known = self.change.lock().clone();
+        match known {
+            Some(change) if change.from == before.generation => change,
+            _ => {
+                let change = Arc::new(self.compare(before));
+                *self.change.lock() = Some(Arc::clone(&change));
+                change
             }
         }
-        let items: Arc<[Item]> = self.compare(before).into();
-        *change = Some((before.generation, Arc::clone(&items)));
-        items
     }
 
-    fn compare(&self, before: &Snapshot) -> Vec<Item> {
+    fn compare(&self, before: &Snapshot) -> Change {
+        let mut change = Change::from(before);
         let mut lookup = Lookup::new(before);
-        let mut items: Vec<Item> = Vec::new();
         for (place, record) in self.records.iter().enumerate() {
             let kept = lookup
                 .find(record.key())
                 .filter(|old| before.records[*old].is(record));
-            match (kept, items.last_mut()) {
-                (Some(old), Some(Item::Keep { first, count })) if *first + *count == old => {
-                    *count += 1;
-                }
-                (Some(old), _) => items.push(Item::Keep {
-                    first: old,
-                    count: 1,
-                }),
-                (None, _) => items.push(Item::New(place)),
+            change.push(place, record, kept);
+        }
+        change
+    }
+}
+
+impl Change {
+    fn from(before: &Snapshot) -> Self {
+        Change {
+            from: before.generation,
+            items: Vec::new(),
+            cost: 0,
+        }
+    }
+
+    /// The record at this place is the earlier snapshot's at `kept`, or a new one.
+    fn push(&mut self, place: usize, record: &Record, kept: Option<usize>) {
+        match (kept, self.items.last_mut()) {
+            (Some(old), Some(Item::Keep { first, count })) if *first + *count == old => {
+                *count += 1;
+                return;
+            }
+            (Some(first), _) => self.items.push(Item::Keep { first, count: 1 }),
+            (None, _) => {
+                self.items.push(Item::New(place));
+                self.cost += record.cost();
             }
         }
-        items
+        self.cost += ROW_COST;
     }
 }
 

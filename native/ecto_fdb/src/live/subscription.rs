@@ -3,6 +3,7 @@
 //! The subscription *is* the reference of its messages, `{subscription, :ready}`. At most one of
 //! them is outstanding: until the process takes the data, further changes only replace what waits.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -15,8 +16,12 @@ use super::delivery::{self, Due};
 use super::entry::Entry;
 use super::query::Query;
 use super::snapshot::Snapshot;
+use crate::error::Error;
 use crate::reply::Reply;
 use crate::stats::{count, Stats};
+
+/// What it costs to look at a query that has not changed, in the unit of `Snapshot::cost`.
+const PART_COST: usize = 10;
 
 mod atoms {
     rustler::atoms! { ready, rows, unchanged, stale, fresh }
@@ -143,11 +148,14 @@ impl Subscription {
 
     /// What has changed since the last time, one element for each query: `:unchanged`,
     /// `{:rows, records}`, `{:stale, error}`, `:fresh`. The first time: everything, as of the one
-    /// read version.
-    pub fn take<'a>(this: &ResourceArc<Self>, env: Env<'a>) -> Vec<Term<'a>> {
+    /// read version. Nothing is taken, and there is no answer, where it would cost more than `most`.
+    pub fn take<'a>(this: &ResourceArc<Self>, env: Env<'a>, most: usize) -> Option<Vec<Term<'a>>> {
         let mut state = this.state.lock();
+        if state.parts.iter().map(Part::cost).sum::<usize>() > most {
+            return None;
+        }
         let first = state.parts.iter().any(|part| part.fresh);
-        let taken = state.parts.iter_mut().map(|part| part.take(env)).collect();
+        let taken: Vec<Taken> = state.parts.iter_mut().map(Part::take).collect();
         // After the first time, a message sent meanwhile is still in the mailbox: outstanding.
         if !first && state.phase == Phase::Outstanding {
             state.phase = Phase::Idle;
@@ -155,7 +163,9 @@ impl Subscription {
                 delivery::queue(Due::Subscription(this.clone()));
             }
         }
-        taken
+        // Nobody who wants to wake it waits until the terms are made.
+        drop(state);
+        Some(taken.into_iter().map(|taken| taken.encode(env)).collect())
     }
 
     /// Moves its part of one entry to another one.
@@ -189,22 +199,31 @@ impl Subscription {
         parts.into_iter().for_each(Part::leave);
     }
 
-    /// What `this` can take over from an earlier subscription of the process: that one's entry and
-    /// data of an equal query. The earlier one keeps them, too.
-    pub fn keep(this: &ResourceArc<Self>, earlier: &Subscription, query: &Query) -> Option<Part> {
+    /// What `this` can take over from an earlier subscription of the process: for each query that
+    /// one's entry and data of an equal one. The earlier one keeps them, too.
+    pub fn keep<'q>(
+        this: &ResourceArc<Self>,
+        earlier: &Subscription,
+        queries: impl Iterator<Item = &'q Query>,
+    ) -> Vec<Option<Part>> {
         let state = earlier.state.lock();
-        let part = state
+        let parts: HashMap<&Query, &Part> = state
             .parts
             .iter()
-            .find(|part| *part.entry.query == *query)?;
-        let slot = part.entry.adopt(this).ok()?;
-        Some(Part {
-            entry: Arc::clone(&part.entry),
-            slot,
-            snapshot: Arc::clone(&part.snapshot),
-            fresh: part.fresh,
-            told_stale: part.told_stale,
-        })
+            .map(|part| (&*part.entry.query, part))
+            .collect();
+        let keep = |query| {
+            let part = *parts.get(query)?;
+            let slot = part.entry.adopt(this).ok()?;
+            Some(Part {
+                entry: Arc::clone(&part.entry),
+                slot,
+                snapshot: Arc::clone(&part.snapshot),
+                fresh: part.fresh,
+                told_stale: part.told_stale,
+            })
+        };
+        queries.map(keep).collect()
     }
 }
 
@@ -227,29 +246,64 @@ impl Part {
         self.entry.detach(self.slot);
     }
 
-    fn take<'a>(&mut self, env: Env<'a>) -> Term<'a> {
+    /// What it costs to take at most.
+    fn cost(&self) -> usize {
+        let current = self.entry.current();
+        match current.generation == self.snapshot.generation {
+            _ if self.fresh => self.snapshot.cost(),
+            true => PART_COST,
+            false => PART_COST + current.cost_of_change(&self.snapshot),
+        }
+    }
+
+    fn take(&mut self) -> Taken {
         if self.fresh {
             self.fresh = false;
-            return (atoms::rows(), self.snapshot.encode_all(env)).encode(env);
+            return Taken::All(Arc::clone(&self.snapshot));
         }
         let current = self.entry.current();
         if current.generation != self.snapshot.generation {
-            let change = current.encode_change(env, &self.snapshot);
-            self.snapshot = current;
             // New data are fresh; should they be stale by now, that is another message.
             self.told_stale = false;
-            return (atoms::rows(), change).encode(env);
+            let before = std::mem::replace(&mut self.snapshot, Arc::clone(&current));
+            return Taken::Change { current, before };
         }
         match (self.told_stale, self.entry.is_stale()) {
             (false, true) => {
                 self.told_stale = true;
-                (atoms::stale(), self.entry.stale_reason()).encode(env)
+                Taken::Stale(self.entry.stale_reason())
             }
             (true, false) => {
                 self.told_stale = false;
-                atoms::fresh().encode(env)
+                Taken::Fresh
             }
-            _ => atoms::unchanged().encode(env),
+            _ => Taken::Unchanged,
+        }
+    }
+}
+
+/// What a part has for its process.
+enum Taken {
+    All(Arc<Snapshot>),
+    Change {
+        current: Arc<Snapshot>,
+        before: Arc<Snapshot>,
+    },
+    Unchanged,
+    Stale(Error),
+    Fresh,
+}
+
+impl Encoder for Taken {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Taken::All(snapshot) => (atoms::rows(), snapshot.encode_all(env)).encode(env),
+            Taken::Change { current, before } => {
+                (atoms::rows(), current.encode_change(env, before)).encode(env)
+            }
+            Taken::Unchanged => atoms::unchanged().encode(env),
+            Taken::Stale(reason) => (atoms::stale(), reason).encode(env),
+            Taken::Fresh => atoms::fresh().encode(env),
         }
     }
 }
