@@ -62,4 +62,17 @@ defmodule EctoFoundationDB.SyncLargeTest do
     state = handle_next(state)
     assert List.last(state.assigns.users).name == "y"
   end
+
+  test "thousands of ids, cancelled: no message comes, and nothing is watched", context do
+    %{tenant: tenant, ids: ids, state: state} = context
+    state = Sync.sync_many(state, Repo, :users, User, ids)
+    before = Repo.stats().live_queries
+    # Other tests have some of their own.
+    state = Sync.cancel(state, Repo, :users)
+    assert state.assigns.users == []
+    Repo.eventually(fn -> Repo.stats().live_queries end, &(&1 < before - div(@many, 2)))
+
+    Repo.update_all(User, [set: [name: "late"]], prefix: tenant)
+    refute_received {_ref, :ready}
+  end
 end

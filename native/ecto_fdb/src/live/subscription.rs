@@ -16,12 +16,16 @@ use super::delivery::{self, Due};
 use super::entry::Entry;
 use super::query::Query;
 use super::snapshot::Snapshot;
+use crate::client;
 use crate::error::Error;
 use crate::reply::Reply;
 use crate::stats::{count, Stats};
 
 /// What it costs to look at a query that has not changed, in the unit of `Snapshot::cost`.
 const PART_COST: usize = 10;
+
+/// More than these do not leave their entries on a scheduler.
+const MANY_PARTS: usize = 500;
 
 mod atoms {
     rustler::atoms! { ready, rows, unchanged, stale, fresh }
@@ -187,16 +191,22 @@ impl Subscription {
 
     /// Ends it, exactly: when this returns, no further message will be sent.
     pub fn end(&self) {
-        let parts = {
+        let (parts, many) = {
             let mut state = self.state.lock();
             state.phase = Phase::Over;
+            let many = state.parts.len() > MANY_PARTS;
             // There are parts only from `begin` on, which counted it.
             if let Some(stats) = state.stats() {
                 stats.subscriptions.fetch_sub(1, Ordering::Relaxed);
             }
-            std::mem::take(&mut state.parts)
+            (std::mem::take(&mut state.parts), many)
         };
-        parts.into_iter().for_each(Part::leave);
+        let leave = move || parts.into_iter().for_each(Part::leave);
+        match many {
+            // Nobody waits for them to have left.
+            true => drop(client::runtime().spawn(async { leave() })),
+            false => leave(),
+        }
     }
 
     /// What `this` can take over from an earlier subscription of the process: for each query that
