@@ -7,7 +7,7 @@ Code.require_file("support.exs", __DIR__)
 
 alias Bench.{Repo, User}
 alias EctoFoundationDB.{Connection, Native, Tenant}
-alias EctoFoundationDB.Layer.{Keys, Query, Record}
+alias EctoFoundationDB.Layer.{Keys, Reader, Record}
 
 defmodule Bench.Indexes do
   use EctoFoundationDB.Migration
@@ -113,7 +113,7 @@ all_by_key = fn _ ->
       {key, call.(transaction, {:get, key, false})}
     end
 
-  1000 = read |> Record.decode(Query.known(User)) |> Query.load(User, list) |> length()
+  1000 = read |> Record.decode(User) |> Reader.load(User, list) |> length()
 end
 
 IO.puts(

@@ -25,7 +25,7 @@ defmodule EctoFoundationDB.Indexer do
 
   alias EctoFoundationDB.{Index, Indexer, Schema, Tenant}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Record}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Reader, Record}
 
   @type record :: {key :: binary(), Schema.data()}
   @type op :: EctoFoundationDB.Native.op()
@@ -92,7 +92,7 @@ defmodule EctoFoundationDB.Indexer do
 
         range = Keys.range(Keys.append(Keys.index(tenant, query.source, name), elements))
         options = %{limit: opts[:limit], reverse: opts[:reverse]}
-        query |> Query.by_entries(range, options) |> Query.load(schema, tenant)
+        query |> Reader.by_entries(range, options) |> Reader.load(schema, tenant)
       end,
       Keyword.take(opts, [:timeout])
     )

@@ -9,7 +9,7 @@ defmodule EctoFoundationDB.LiveQuery do
 
   alias EctoFoundationDB.{Indexer, Native, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Query, Record}
+  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Order, Plan, Query, Record}
 
   @doc "The live query of one record."
   @spec record(Tenant.t(), Schema.t(), term()) :: Native.live_query()
@@ -34,7 +34,7 @@ defmodule EctoFoundationDB.LiveQuery do
 
     fn
       [{:data, data}] -> [load.(data)]
-      rows -> rows |> Record.decode(Query.known(schema)) |> Enum.map(&load.(&1.data))
+      rows -> rows |> Record.decode(schema) |> Enum.map(&load.(&1.data))
     end
   end
 
@@ -102,7 +102,7 @@ defmodule EctoFoundationDB.LiveQuery do
     counter = Indexer.SchemaMetadata.index!(metadata, tenant, schema, by, signal)
     values = Indexer.SchemaMetadata.values_by(counter, schema, by)
     {:pack, watch} = Indexer.SchemaMetadata.key(tenant, counter, values, signal)
-    read(query, Query.plan(query, metadata), Native.pack(watch))
+    read(query, Plan.new(query, metadata), Native.pack(watch))
   end
 
   defp read(query, {:get, id, _filter}, watch) do
@@ -144,20 +144,20 @@ defmodule EctoFoundationDB.LiveQuery do
 
     fn rows ->
       for record <- records(rows, query.schema),
-          Query.matches?(query, record, query.where),
+          Order.matches?(record.data, query.schema, query.where),
           do: load.(record.data)
     end
   end
 
   defp records([{:data, data}], _schema), do: [%{data: data}]
-  defp records(rows, schema), do: Record.decode(rows, Query.known(schema))
+  defp records(rows, schema), do: Record.decode(rows, schema)
 
   @doc "A list's structs in their order; each was read once."
   @spec arrange(Query.t(), [struct()]) :: [struct()]
   def arrange(%Query{order_by: [], limit: nil}, structs), do: structs
 
   def arrange(%Query{} = query, structs) do
-    structs = Query.sort_structs(structs, query.order_by)
+    structs = Order.sort_structs(structs, query.order_by)
     if query.limit, do: Enum.take(structs, query.limit), else: structs
   end
 end

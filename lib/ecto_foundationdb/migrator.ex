@@ -24,7 +24,7 @@ defmodule EctoFoundationDB.Migrator do
   require Logger
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Record, Term}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Term}
 
   @callback migrations() :: [{non_neg_integer(), module()}]
 
@@ -262,21 +262,24 @@ defmodule EctoFoundationDB.Migrator do
 
   defp now, do: System.monotonic_time(:millisecond)
 
-  # The owner is a reference: its bytes are compared, not decoded.
-  defp owner(<<131, 104, 2, rest::binary>>) do
-    case Term.skip(rest, :anything) do
-      {:ok, after_owner} -> binary_part(rest, 0, byte_size(rest) - byte_size(after_owner))
-      {:error, _} -> rest
-    end
-  end
+  # The owner is a reference: its bytes are compared, not decoded. They end where the steps begin.
+  defp owner(<<131, 104, 2, rest::binary>> = claim),
+    do: binary_part(rest, 0, steps_at(claim) - 3)
 
   defp owner(claim), do: claim
 
+  defp steps_at(claim) do
+    case Term.skip(claim, 3, :anything) do
+      {:ok, position} -> position
+      {:error, _} -> byte_size(claim)
+    end
+  end
+
   # What another left. Of a version with commands that this one cannot read, our own steps are done
   # from their start: whatever is there of them is made anew.
-  defp steps(job, <<131, 104, 2, rest::binary>> = claim) do
-    size = byte_size(owner(claim))
-    <<_::binary-size(size), steps::binary>> = rest
+  defp steps(job, <<131, 104, 2, _::binary>> = claim) do
+    at = steps_at(claim)
+    steps = binary_part(claim, at, byte_size(claim) - at)
 
     with {:ok, steps} when is_list(steps) <- Term.decode(<<131, steps::binary>>),
          true <- Enum.all?(steps, &known?/1) do
@@ -355,7 +358,7 @@ defmodule EctoFoundationDB.Migrator do
     end
 
     if Indexer.build?(index) do
-      {records, rest} = records(cursor, last, job.limit, schema)
+      {records, rest} = Reader.page_of_records(schema, {cursor, last}, job.limit)
       id_name = Schema.field_source(schema, Schema.primary_key(schema))
 
       Transaction.write(
@@ -366,23 +369,13 @@ defmodule EctoFoundationDB.Migrator do
       )
 
       Transaction.write([Metadata.changed()])
-      if rest, do: {:more, {first, rest, last}}, else: :complete
+
+      case rest do
+        {cursor, last} -> {:more, {first, cursor, last}}
+        nil -> :complete
+      end
     else
       :complete
-    end
-  end
-
-  defp records(cursor, last, limit, schema) do
-    [rows] = Transaction.read([{:get_range, cursor, last, %{limit: limit}}])
-    full? = length(rows) >= limit
-    {records, left} = Record.decode_some(rows, Query.known(schema), not full?)
-
-    cond do
-      not full? -> {records, nil}
-      # One record takes more rows than a step.
-      records == [] -> records(cursor, last, limit * 2, schema)
-      left == [] -> {records, elem(List.last(rows), 0) <> <<0>>}
-      true -> {records, elem(hd(left), 0)}
     end
   end
 

@@ -31,8 +31,11 @@ defmodule EctoFoundationDB.Native do
     * `{:get_key, selector, snapshot?}` → binary
     * `{:get_range, begin, end, opts}` → `[{key, value}]`, all of it, or `limit` rows.
       `begin`/`end` are keys or selectors; `opts` is a map with `:limit` (0: all), `:reverse`,
-      `:snapshot`, `:mode` (a streaming mode, `:want_all`), `:target_bytes`
-    * `{:get_mapped_range, begin, end, mapper, opts}` → `[{key, value, [{key, value}]}]`
+      `:snapshot`, `:mode` (a streaming mode, `:want_all`), `:target_bytes`, and `:records`: the rows
+      are of records, and the values of those that are plain data and in one piece come decoded, as
+      keyword lists
+    * `{:get_mapped_range, begin, end, mapper, opts}` → `[{key, value, [{key, value}]}]`; with
+      `:records` the inner rows are those of records
     * `:get_read_version` → integer
     * `{:get_estimated_range_size, begin, end}` → integer
     * `{:set, key, value}`, `{:clear, key}`, `{:clear_range, begin, end}`
@@ -292,6 +295,28 @@ defmodule EctoFoundationDB.Native do
   @doc "Has the embedded engine inject faults, `name=value,…`; `nil` ends that."
   @spec engine_faults(database(), String.t() | nil) :: :ok | {:error, error()}
   def engine_faults(_database, _faults), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Walks over terms in Erlang's external term format, which begin at a position: `terms` of them.
+  `:data` refuses functions, pids, ports and references. Gives where they end; `{:more, position,
+  terms}` where there is more to walk over than one call may take: call again with these.
+  """
+  @spec etf_skip(binary(), non_neg_integer(), pos_integer(), :data | :anything) ::
+          {:ok, non_neg_integer()}
+          | {:more, non_neg_integer(), pos_integer()}
+          | {:error, String.t()}
+  def etf_skip(_binary, _position, _terms, _allowed), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The fields of an encoded keyword list: names, and encoded values without the version byte."
+  @spec etf_fields(binary()) :: {:ok, [{String.t(), binary()}]} | {:error, String.t()}
+  def etf_fields(_binary), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  An encoded term with strings in place of atoms that do not exist, and `{:reference, encoded}` in
+  place of references.
+  """
+  @spec etf_foreign(binary()) :: {:ok, binary()} | {:error, String.t()}
+  def etf_foreign(_binary), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Packs a tuple or list with the tuple layer."
   @spec pack(tuple() | list()) :: binary()

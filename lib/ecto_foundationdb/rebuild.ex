@@ -11,7 +11,7 @@ defmodule EctoFoundationDB.Rebuild do
 
   alias EctoFoundationDB.{Indexer, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Query}
+  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Reader}
 
   @doc """
   Rebuilds one index of a tenant; gives the number of entries that were missing and of those that were
@@ -46,7 +46,7 @@ defmodule EctoFoundationDB.Rebuild do
   # The index may be dropped meanwhile: each step looks for it.
   defp set(query, name, range, step) do
     index = find!(query, name)
-    {records, rest} = Query.page(query, nil, range, step)
+    {records, rest} = Reader.page(query, nil, range, step)
     id_name = Schema.field_source(query.schema, Schema.primary_key(query.schema))
 
     sets =
@@ -65,7 +65,9 @@ defmodule EctoFoundationDB.Rebuild do
   end
 
   defp clear(query, name, range, step) do
-    {wrong, rest} = Query.wrong_entries(query, find!(query, name), range, step)
+    index = find!(query, name)
+    {entries, rest} = Reader.page_of_entries(query, index, range, step)
+    wrong = Entries.wrong(query, index, entries)
     Transaction.write(for key <- wrong, do: {:clear, key})
     {length(wrong), rest}
   end

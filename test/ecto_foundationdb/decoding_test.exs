@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.DecodingTest do
   # Stored bytes are not trusted. Alone: it counts atoms.
   use EctoFoundationDB.LayerCase, async: false
 
-  alias EctoFoundationDB.{DecodeError, LiveQuery}
+  alias EctoFoundationDB.{DecodeError, LiveQuery, Sync, Versionstamp}
   alias EctoFoundationDB.Layer.{Keys, Term}
 
   defp store(tenant, id, value),
@@ -118,12 +118,72 @@ defmodule EctoFoundationDB.DecodingTest do
       term = random(4)
       binary = :erlang.term_to_binary(term, minor_version: :rand.uniform(2))
       assert Term.decode(binary) == {:ok, term}
-      <<131, etf::binary>> = binary
-      assert Term.skip(etf <> "rest") == {:ok, "rest"}
+      assert Term.skip(binary <> "rest", 1) == {:ok, byte_size(binary)}
       assert Term.decode_foreign(binary) == {:ok, term}
       cut = binary_part(binary, 0, :rand.uniform(byte_size(binary)) - 1)
       assert {:error, _} = Term.decode(cut)
     end
+  end
+
+  test "however deep or wide a term is", %{tenant: tenant} do
+    deep = Enum.reduce(1..100_000, [], fn _, inner -> [inner] end)
+    wide = List.duplicate([], 100_000)
+
+    for value <- [deep, wide] do
+      TestRepo.insert!(%TestThing{id: "x", value: value},
+        prefix: tenant,
+        on_conflict: :replace_all
+      )
+
+      assert TestRepo.get(TestThing, "x", prefix: tenant).value == value
+    end
+
+    # Bytes that begin 100,000 pids one in the other, or claim more elements than there are bytes.
+    for bytes <- [
+          String.duplicate(<<103>>, 100_000),
+          <<108, 0xFFFFFFFF::32, 106>>,
+          String.duplicate(<<105, 0xFFFFFFFF::32>>, 1000)
+        ] do
+      assert {:error, _} = Term.decode(<<131, bytes::binary>>)
+      assert {:error, _} = Term.skip(<<131, bytes::binary>>, 1, :anything)
+      assert {:error, _} = Term.decode_foreign(<<131, bytes::binary>>)
+    end
+
+    assert {:error, "the bytes are damaged or cut off"} = Term.skip("abc", 4)
+  end
+
+  @tag tenant_options: [max_single_value_size: 100]
+  test "a part of a record's value that looks like a whole one is none", %{tenant: tenant} do
+    # The last part: the value's last byte, and the end of the list of fields.
+    empty = :erlang.term_to_binary(id: "p", value: "")
+    value = String.duplicate(<<131>>, 302 - byte_size(empty))
+    assert <<131, 106>> = binary_part(:erlang.term_to_binary(id: "p", value: value), 300, 2)
+
+    TestRepo.insert!(%TestThing{id: "p", value: value}, prefix: tenant)
+    assert {_, <<131, 106>>} = List.last(dump(tenant))
+    assert TestRepo.get(TestThing, "p", prefix: tenant).value == value
+    assert [%{value: ^value}] = TestRepo.all(TestThing, prefix: tenant)
+
+    assert [%{value: ^value}] =
+             TestRepo.all(TestThing, order_by: [desc: :id], limit: 1, prefix: tenant)
+
+    state = %{assigns: %{}, private: %{tenant: tenant}}
+    state = Sync.sync_one(state, TestRepo, :thing, TestThing, "p")
+    assert state.assigns.thing.value == value
+    Sync.cancel_all(state, TestRepo)
+  end
+
+  test "tuples that are versionstamps, complete or not", %{tenant: tenant} do
+    incomplete = Versionstamp.incomplete(3)
+
+    for value <- [{:versionstamp, 1, 2, 3}, {:versionstamp}, {:ok, incomplete}, [incomplete]] do
+      store(tenant, "v", :erlang.term_to_binary(id: "v", value: value))
+      assert TestRepo.get(TestThing, "v", prefix: tenant).value == value
+    end
+
+    # The commit completed it in the key.
+    store(tenant, "v", :erlang.term_to_binary(id: incomplete, value: 1))
+    assert %{id: "v", value: 1} = TestRepo.get(TestThing, "v", prefix: tenant)
   end
 
   defp random(0),

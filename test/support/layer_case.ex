@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.LayerCase do
   use ExUnit.CaseTemplate
 
   alias EctoFoundationDB.{Native, Tenant, TestRepo}
-  alias EctoFoundationDB.Layer.Keys
+  alias EctoFoundationDB.Layer.{Keys, Query, Reader}
 
   using do
     quote do
@@ -95,7 +95,7 @@ defmodule EctoFoundationDB.LayerCase do
 
     loaded =
       EctoFoundationDB.Transaction.run(tenant, fn ->
-        EctoFoundationDB.Layer.Query.run(EctoFoundationDB.Layer.Query.new(tenant, schema, []))
+        tenant |> Query.new(schema, []) |> Reader.run()
       end)
 
     expected =

@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.Layer.Record do
   # record's own key then holds `{:multikey, {n, -1, crc}}`, so that it changes with every update
   # and can be watched, and the parts follow it under `{…, id, {n, i, crc}}`.
 
-  alias EctoFoundationDB.{DecodeError, Native, Versionstamp}
+  alias EctoFoundationDB.{DecodeError, Native, Schema, Versionstamp}
   alias EctoFoundationDB.Layer.{Keys, Term}
 
   @enforce_keys [:key, :data]
@@ -16,14 +16,20 @@ defmodule EctoFoundationDB.Layer.Record do
   """
   @type t :: %__MODULE__{
           key: binary(),
-          data: EctoFoundationDB.Schema.data(),
+          data: Schema.data(),
           parts: non_neg_integer()
         }
 
-  @type row :: {binary(), binary()}
+  @typedoc "A key and its value, or the value's fields where it came decoded (`read/3`)."
+  @type row :: {binary(), binary() | keyword()}
+
+  @doc "The operation that reads the records of a range; for options see `Native.op()`."
+  @spec read(binary(), binary(), map()) :: EctoFoundationDB.Native.op()
+  def read(first, last, options \\ %{}),
+    do: {:get_range, first, last, Map.put(options, :records, true)}
 
   @doc "The key-values of a record; keys are tuples to pack."
-  @spec encode(tuple(), EctoFoundationDB.Schema.data(), keyword()) :: [
+  @spec encode(tuple(), Schema.data(), keyword()) :: [
           {{:pack, tuple()}, binary()}
         ]
   def encode(key_tuple, data, options) do
@@ -59,29 +65,26 @@ defmodule EctoFoundationDB.Layer.Record do
     [chunk | chunks(rest, size)]
   end
 
-  @doc """
-  The records of rows in key order. `known` says whether a field name, as a string, is one of the
-  schema's.
-  """
-  @spec decode([row()], (String.t() -> boolean())) :: [t()]
-  def decode(rows, known) do
-    {records, []} = decode_some(rows, known, true)
+  @doc "The records of rows in key order."
+  @spec decode([row()], Schema.t()) :: [t()]
+  def decode(rows, schema) do
+    {records, []} = decode_some(rows, schema, true)
     records
   end
 
   @doc """
   As `decode/2`, for rows that may end within a record: gives the rows left over, unless `last?`.
   """
-  @spec decode_some([row()], (String.t() -> boolean()), boolean()) :: {[t()], [row()]}
-  def decode_some(rows, known, last?), do: decode_some(rows, known, last?, [])
+  @spec decode_some([row()], Schema.t(), boolean()) :: {[t()], [row()]}
+  def decode_some(rows, schema, last?), do: decode_some(rows, schema, last?, [])
 
-  defp decode_some([], _known, _last?, acc), do: {Enum.reverse(acc), []}
+  defp decode_some([], _schema, _last?, acc), do: {Enum.reverse(acc), []}
 
-  defp decode_some([{key, value} | rest] = rows, known, last?, acc) do
+  defp decode_some([{key, value} | rest] = rows, schema, last?, acc) do
     case multikey(value) do
       nil ->
-        record = %__MODULE__{key: key, data: data(key, value, known)}
-        decode_some(rest, known, last?, [record | acc])
+        record = %__MODULE__{key: key, data: data(key, value, schema)}
+        decode_some(rest, schema, last?, [record | acc])
 
       {n, _, _} = meta ->
         {parts, after_parts} = Enum.split(rest, n)
@@ -90,8 +93,8 @@ defmodule EctoFoundationDB.Layer.Record do
           {Enum.reverse(acc), rows}
         else
           value = assemble(key, meta, parts)
-          record = %__MODULE__{key: key, data: data(key, value, known), parts: n}
-          decode_some(after_parts, known, last?, [record | acc])
+          record = %__MODULE__{key: key, data: data(key, value, schema), parts: n}
+          decode_some(after_parts, schema, last?, [record | acc])
         end
     end
   end
@@ -104,6 +107,17 @@ defmodule EctoFoundationDB.Layer.Record do
   end
 
   defp multikey(_value), do: nil
+
+  @doc "Whether a key is of a part of a record's value."
+  @spec part?(binary()) :: boolean()
+  def part?(key) do
+    tuple = Native.unpack(key)
+
+    match?(
+      {n, i, crc} when is_integer(n) and is_integer(i) and is_integer(crc),
+      elem(tuple, tuple_size(tuple) - 1)
+    )
+  end
 
   defp assemble(key, {n, _, crc}, parts) do
     expected = for i <- 0..(n - 1)//1, do: key <> Native.pack({{n, i, crc}})
@@ -128,13 +142,15 @@ defmodule EctoFoundationDB.Layer.Record do
   end
 
   @doc "The fields of a record's value."
-  @spec data(binary(), binary(), (String.t() -> boolean())) :: EctoFoundationDB.Schema.data()
-  def data(key, value, known) do
+  @spec data(binary(), binary() | keyword(), Schema.t()) :: Schema.data()
+  def data(_key, fields, _schema) when is_list(fields), do: fields
+
+  def data(key, value, schema) do
     with {:ok, data} <- Term.decode(value),
          :ok <- keyword(data) do
       complete(key, data)
     else
-      {:error, _} -> complete(key, data_by_field(key, value, known))
+      {:error, _} -> complete(key, data_by_field(key, value, schema))
     end
   end
 
@@ -153,11 +169,13 @@ defmodule EctoFoundationDB.Layer.Record do
 
   # A newer version of the application may have written fields that this one does not know, with
   # values it cannot decode: those are carried along as they are.
-  defp data_by_field(key, value, known) do
+  defp data_by_field(key, value, schema) do
+    known = MapSet.new(Schema.fields(schema), &"#{Schema.field_source(schema, &1)}")
+
     case Term.fields(value) do
       {:ok, fields} ->
         for {name, etf} <- fields do
-          if known.(name) do
+          if name in known do
             case Term.decode(<<131, etf::binary>>) do
               {:ok, value} -> {String.to_existing_atom(name), value}
               {:error, reason} -> raise DecodeError, key: key, reason: "field #{name}: #{reason}"
@@ -181,15 +199,15 @@ defmodule EctoFoundationDB.Layer.Record do
   defp keyword(_data), do: {:error, "it is not a keyword list"}
 
   @doc "Sets fields: those that were there leave their place and go to the end."
-  @spec merge(EctoFoundationDB.Schema.data(), EctoFoundationDB.Schema.data()) ::
-          EctoFoundationDB.Schema.data()
+  @spec merge(Schema.data(), Schema.data()) ::
+          Schema.data()
   def merge(data, changes) do
     names = MapSet.new(changes, fn {name, _} -> "#{name}" end)
     Enum.reject(data, fn {name, _} -> "#{name}" in names end) ++ changes
   end
 
   @doc "A field's value; `nil` where it is not there."
-  @spec get(EctoFoundationDB.Schema.data(), atom() | String.t()) :: term()
+  @spec get(Schema.data(), atom() | String.t()) :: term()
   def get(data, name) do
     case List.keyfind(data, name, 0) ||
            Enum.find(data, fn {other, _} -> "#{other}" == "#{name}" end) do

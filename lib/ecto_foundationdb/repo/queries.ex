@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Repo.Queries do
   # The Repo's functions that read.
 
   alias EctoFoundationDB.{Future, MultipleResultsError, NoResultsError, Schema, Transaction}
-  alias EctoFoundationDB.Layer.{EctoQuery, Metadata, Query}
+  alias EctoFoundationDB.Layer.{EctoQuery, Metadata, Query, Reader}
   alias EctoFoundationDB.Repo.Options
 
   @query [:where, :order_by, :limit, :key_limit]
@@ -35,12 +35,12 @@ defmodule EctoFoundationDB.Repo.Queries do
   # them in.
   defp future(query, opts) do
     if Transaction.in?() do
-      Transaction.run(query.tenant, fn -> query |> Query.start() |> loaded(query) end)
+      Transaction.run(query.tenant, fn -> query |> Reader.start() |> loaded(query) end)
     else
       Future.resolved(
         Transaction.run(
           query.tenant,
-          fn -> query |> Query.start() |> loaded(query) |> Future.result() end,
+          fn -> query |> Reader.start() |> loaded(query) |> Future.result() end,
           opts
         )
       )
@@ -48,7 +48,7 @@ defmodule EctoFoundationDB.Repo.Queries do
   end
 
   defp loaded(future, query),
-    do: Future.apply(future, &Query.load(&1, query.schema, query.tenant))
+    do: Future.apply(future, &Reader.load(&1, query.schema, query.tenant))
 
   def async_all_by(repo, queryable, by, opts), do: async_all(repo, queryable, by(opts, by))
 
@@ -156,7 +156,7 @@ defmodule EctoFoundationDB.Repo.Queries do
             {records, rest} =
               Transaction.run(query.tenant, fn -> page(query, range, rows) end, opts)
 
-            {Query.load(records, query.schema, query.tenant), rest || :done}
+            {Reader.load(records, query.schema, query.tenant), rest || :done}
         end,
         fn _ -> :ok end
       )
@@ -166,7 +166,7 @@ defmodule EctoFoundationDB.Repo.Queries do
 
   defp page(query, range, rows) do
     metadata = if query.where == [], do: nil, else: Metadata.load(query.tenant, query.source)
-    Query.page(query, metadata, range, rows)
+    Reader.page(query, metadata, range, rows)
   end
 
   def await(futures) when is_list(futures), do: Enum.map(futures, &Future.result/1)

@@ -12,7 +12,7 @@ defmodule EctoFoundationDB.Repo.Records do
   }
 
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Record, Writer}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record, Writer}
   alias EctoFoundationDB.Repo.{Changeset, Options, Queries}
 
   def insert(repo, struct_or_changeset, opts) do
@@ -121,7 +121,7 @@ defmodule EctoFoundationDB.Repo.Records do
       reads =
         for {id, _, _} <- unknown do
           {first, last} = Keys.record_range(writer.tenant, writer.source, id)
-          {:get_range, first, last, %{}}
+          Record.read(first, last)
         end
 
       {metadata, answers} = Metadata.read_for_write(writer.tenant, writer.source, reads)
@@ -149,14 +149,14 @@ defmodule EctoFoundationDB.Repo.Records do
       {:ok, :inserted}
     else
       {first, last} = Keys.record_range(writer.tenant, writer.source, id)
-      reads = [{:get_range, first, last, %{}}]
+      reads = [Record.read(first, last)]
       {metadata, [rows]} = Metadata.read_for_write(writer.tenant, writer.source, reads)
       put(%{writer | metadata: metadata}, id, data, rows, opts)
     end
   end
 
   defp put(writer, id, data, rows, opts) do
-    case Record.decode(rows, Query.known(writer.schema)) do
+    case Record.decode(rows, writer.schema) do
       [] ->
         Writer.insert(writer, data)
         {:ok, :inserted}
@@ -306,10 +306,10 @@ defmodule EctoFoundationDB.Repo.Records do
   defp with_record(%{schema: schema} = writer, id, filters, action, fun) do
     id = Schema.dump_value(schema, action, Schema.primary_key(schema), id)
     {first, last} = Keys.record_range(writer.tenant, writer.source, id)
-    reads = [{:get_range, first, last, %{}}]
+    reads = [Record.read(first, last)]
     {metadata, [rows]} = Metadata.read_for_write(writer.tenant, writer.source, reads)
 
-    case Record.decode(rows, Query.known(schema)) do
+    case Record.decode(rows, schema) do
       [record] ->
         if Enum.all?(filters, fn {name, value} -> Record.get(record.data, name) == value end),
           do: fun.(%{writer | metadata: metadata}, record),
@@ -371,7 +371,7 @@ defmodule EctoFoundationDB.Repo.Records do
     {metadata, []} = Metadata.read_for_write(query.tenant, query.source, [])
     writer = %{writer(query.tenant, query.schema) | metadata: metadata}
 
-    {writer, Query.run(query)}
+    {writer, Reader.run(query)}
   end
 
   def async_insert_all!(repo, schema, structs, opts) do

@@ -7,7 +7,7 @@
 //! - [`database`]: databases, and [`stats`] about them.
 //! - [`transaction`], [`operation`], [`watch`]: transactions that belong to Elixir processes.
 //! - [`live`]: live queries, which processes share.
-//! - [`reply`], [`error`], [`tuple`], [`etf`], [`options`]: the way between terms and Rust.
+//! - [`reply`], [`error`], [`tuple`], [`etf`], [`record`], [`options`]: the way between terms and Rust.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -18,6 +18,7 @@ mod etf;
 mod live;
 mod operation;
 mod options;
+mod record;
 mod reply;
 mod stats;
 mod transaction;
@@ -31,6 +32,7 @@ use rustler::{Atom, Binary, Encoder, Env, NifResult, Reference, ResourceArc, Ter
 
 use crate::database::{Database, DatabaseHandle, Target};
 use crate::error::Error;
+use crate::etf::{Allowed, Progress};
 use crate::live::plan;
 use crate::live::query::{MetadataVersion, Query, Source};
 use crate::live::reader::{Call, Wanted};
@@ -44,7 +46,7 @@ use crate::watch::Watch;
 const MOST_ON_A_SCHEDULER: usize = 200_000;
 
 mod atoms {
-    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned }
+    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned, anything, more }
 }
 
 fn answer<T: Encoder>(env: Env<'_>, result: Result<T, Error>) -> Term<'_> {
@@ -403,6 +405,59 @@ fn pack<'a>(env: Env<'a>, elements: Term<'a>) -> NifResult<Term<'a>> {
 #[rustler::nif]
 fn unpack<'a>(env: Env<'a>, bytes: Binary<'a>) -> NifResult<Term<'a>> {
     tuple::unpack(env, bytes.as_slice())
+}
+
+/// Parts of terms that one call walks over: some hundred microseconds at the most.
+const WALK_AT_ONCE: usize = 20_000;
+
+#[rustler::nif]
+fn etf_skip<'a>(
+    env: Env<'a>,
+    bytes: Binary<'a>,
+    position: usize,
+    terms: usize,
+    allowed: Atom,
+) -> Term<'a> {
+    let allowed = match allowed == atoms::anything() {
+        true => Allowed::Anything,
+        false => Allowed::Data,
+    };
+    match etf::skip(bytes.as_slice(), position, terms, allowed, WALK_AT_ONCE) {
+        Ok(Progress::Done(end)) => (atom::ok(), end).encode(env),
+        Ok(Progress::More(position, terms)) => (atoms::more(), position, terms).encode(env),
+        Err(refused) => refusal(env, refused),
+    }
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn etf_fields<'a>(env: Env<'a>, bytes: Binary<'a>) -> NifResult<Term<'a>> {
+    match etf::fields(bytes.as_slice()) {
+        Ok(fields) => {
+            let fields = fields
+                .into_iter()
+                .map(|(name, at)| Ok((name, bytes.make_subbinary(at.start, at.len())?)))
+                .collect::<NifResult<Vec<_>>>()?;
+            Ok((atom::ok(), fields).encode(env))
+        }
+        Err(refused) => Ok(refusal(env, refused)),
+    }
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn etf_foreign<'a>(env: Env<'a>, bytes: Binary<'a>) -> Term<'a> {
+    match etf::foreign(bytes.as_slice(), |atom| atom_exists(env, atom)) {
+        Ok(bytes) => (atom::ok(), tuple::binary(env, &bytes)).encode(env),
+        Err(refused) => refusal(env, refused),
+    }
+}
+
+fn atom_exists(env: Env<'_>, encoded: &[u8]) -> bool {
+    env.binary_to_term(&[&[etf::VERSION], encoded].concat())
+        .is_some()
+}
+
+fn refusal(env: Env<'_>, refused: etf::Refused) -> Term<'_> {
+    (atom::error(), refused.to_string()).encode(env)
 }
 
 fn load(_env: Env<'_>, _info: Term<'_>) -> bool {

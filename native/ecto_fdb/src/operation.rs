@@ -16,6 +16,7 @@ use rustler::{Atom, Binary, Encoder, Env, NifResult, ResourceArc, Term, TermType
 
 use crate::error::Error;
 use crate::options;
+use crate::record;
 use crate::tuple::{self, binary, expected};
 use crate::watch::Watch;
 
@@ -26,7 +27,7 @@ mod atoms {
         directory, create_or_open, create, open, exists, remove, list,
         // FoundationDB's name for it is a keyword of Rust's.
         move_ = "move",
-        limit, reverse, snapshot, mode, target_bytes,
+        limit, reverse, snapshot, mode, target_bytes, records,
     }
 }
 
@@ -52,6 +53,8 @@ pub struct Range {
     mode: StreamingMode,
     reverse: bool,
     snapshot: bool,
+    /// Whether the rows are of records, whose values are to be decoded.
+    records: bool,
 }
 
 impl Range {
@@ -64,6 +67,13 @@ impl Range {
             mode: self.mode,
             reverse: self.reverse,
             ..RangeOption::default()
+        }
+    }
+
+    fn rows(&self) -> Rows {
+        Rows {
+            records: self.records,
+            reverse: self.reverse,
         }
     }
 
@@ -177,12 +187,15 @@ impl Operation {
             ),
             Operation::GetRange(range) => {
                 let transaction = Arc::clone(transaction);
-                reading(async move { range.read(&transaction).await }, Answer::Rows)
+                let rows = range.rows();
+                let read = async move { range.read(&transaction).await };
+                reading(read, move |batches| Answer::Rows(batches, rows))
             }
             Operation::GetMappedRange { range, mapper } => {
                 let transaction = Arc::clone(transaction);
+                let rows = range.rows();
                 let read = async move { mapped_range(&transaction, &range, &mapper).await };
-                reading(read, Answer::MappedRows)
+                reading(read, move |batches| Answer::MappedRows(batches, rows))
             }
             Operation::GetReadVersion => reading(transaction.get_read_version(), Answer::Integer),
             Operation::GetEstimatedRangeSize { begin, end } => reading(
@@ -243,7 +256,7 @@ pub enum Started {
     InOrder(BoxFuture<'static, Result<Answer, Error>>),
 }
 
-fn reading<F, T>(future: F, answer: fn(T) -> Answer) -> Started
+fn reading<F, T>(future: F, answer: impl FnOnce(T) -> Answer + Send + 'static) -> Started
 where
     F: Future<Output = FdbResult<T>> + Send + 'static,
     T: 'static,
@@ -311,6 +324,28 @@ async fn directory(
     }
 }
 
+/// What the rows of an answer are, and how they come.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    records: bool,
+    reverse: bool,
+}
+
+impl Rows {
+    fn encode<'a, 'r>(
+        self,
+        env: Env<'a>,
+        rows: impl Iterator<Item = (&'r [u8], &'r [u8])>,
+    ) -> Term<'a> {
+        if self.records {
+            return record::encode_rows(env, rows, self.reverse);
+        }
+        rows.map(|(key, value)| (binary(env, key), binary(env, value)))
+            .collect::<Vec<_>>()
+            .encode(env)
+    }
+}
+
 /// The answer to one operation.
 pub enum Answer {
     /// `:ok`
@@ -320,9 +355,9 @@ pub enum Answer {
     /// A key.
     Key(FdbSlice),
     /// `[{key, value}]`
-    Rows(Vec<FdbValues>),
+    Rows(Vec<FdbValues>, Rows),
     /// `[{key, value, [{key, value}]}]`
-    MappedRows(Vec<MappedKeyValues>),
+    MappedRows(Vec<MappedKeyValues>, Rows),
     /// A version or a size.
     Integer(i64),
     /// `true` or `false`.
@@ -342,22 +377,26 @@ impl Encoder for Answer {
             Answer::Value(None) => atom::nil().encode(env),
             Answer::Value(Some(value)) => binary(env, value),
             Answer::Key(key) => binary(env, key),
-            Answer::Rows(batches) => {
-                list(env, batches.iter().flat_map(|batch| batch.iter()), |row| {
-                    (binary(env, row.key()), binary(env, row.value())).encode(env)
-                })
+            Answer::Rows(batches, how) => {
+                let rows = batches.iter().flat_map(|batch| batch.iter());
+                how.encode(env, rows.map(|row| (row.key(), row.value())))
             }
-            Answer::MappedRows(batches) => list(
-                env,
-                batches.iter().flat_map(|batch| batch.iter()),
-                |entry| {
-                    let rows = list(env, entry.key_values().iter(), |row| {
-                        (binary(env, row.key()), binary(env, row.value())).encode(env)
-                    });
+            Answer::MappedRows(batches, how) => batches
+                .iter()
+                .flat_map(|batch| batch.iter())
+                .map(|entry| {
+                    // These are in the order of their keys, whichever way the entries were read.
+                    let how = Rows {
+                        reverse: false,
+                        ..*how
+                    };
+                    let rows = entry.key_values().iter();
+                    let rows = how.encode(env, rows.map(|row| (row.key(), row.value())));
                     let (key, value) = (entry.parent_key(), entry.parent_value());
                     (binary(env, key), binary(env, value), rows).encode(env)
-                },
-            ),
+                })
+                .collect::<Vec<_>>()
+                .encode(env),
             Answer::Integer(integer) => integer.encode(env),
             Answer::Boolean(boolean) => boolean.encode(env),
             Answer::Prefix(prefix) => binary(env, prefix),
@@ -365,16 +404,6 @@ impl Encoder for Answer {
             Answer::Watch(watch) => watch.encode(env),
         }
     }
-}
-
-fn list<'a, I: DoubleEndedIterator>(
-    env: Env<'a>,
-    items: I,
-    encode: impl Fn(I::Item) -> Term<'a>,
-) -> Term<'a> {
-    items.rev().fold(Term::list_new_empty(env), |tail, item| {
-        tail.list_prepend(encode(item))
-    })
 }
 
 /// A key: a binary, or `{:pack, tuple}`.
@@ -431,6 +460,7 @@ fn range<'a>(env: Env<'a>, begin: Term<'a>, end: Term<'a>, options: Term<'a>) ->
         })?,
         reverse: get(atoms::reverse()).map_or(Ok(false), |term| term.decode())?,
         snapshot: get(atoms::snapshot()).map_or(Ok(false), |term| term.decode())?,
+        records: get(atoms::records()).map_or(Ok(false), |term| term.decode())?,
     })
 }
 

@@ -4,6 +4,8 @@
 //! element 0 of its value; `{...}` at the end asks for the range below the mapped key instead of the
 //! one key. `{{` and `}}` are braces.
 
+use std::cell::LazyCell;
+
 use crate::error::{Error, Result};
 use crate::keys::Key;
 use crate::tuple::{elements, encode_bytes, Element};
@@ -48,25 +50,25 @@ impl Mapper {
 
     /// The key that an index row leads to.
     pub(crate) fn map(&self, key: &[u8], value: &[u8]) -> Result<Key> {
-        let pick = |tuple, index: usize, not_tuple| {
-            let elements: Vec<Element> = elements(tuple).ok_or(not_tuple)?;
-            elements
-                .get(index)
-                .map(|element| element.0.to_vec())
-                .ok_or(Error::MAPPER_BAD_INDEX)
-        };
+        // Split once, where they are needed at all.
+        let key = LazyCell::new(|| elements(key).ok_or(Error::KEY_NOT_TUPLE));
+        let value = LazyCell::new(|| elements(value).ok_or(Error::VALUE_NOT_TUPLE));
         let mut mapped = Vec::new();
         for part in &self.parts {
-            match part {
-                Part::Literal(bytes) => mapped.extend_from_slice(bytes),
-                Part::FromKey(index) => mapped.extend(pick(key, *index, Error::KEY_NOT_TUPLE)?),
-                Part::FromValue(index) => {
-                    mapped.extend(pick(value, *index, Error::VALUE_NOT_TUPLE)?)
-                }
-            }
+            mapped.extend_from_slice(match part {
+                Part::Literal(bytes) => bytes,
+                Part::FromKey(index) => pick(&key, *index)?,
+                Part::FromValue(index) => pick(&value, *index)?,
+            });
         }
         Ok(mapped.into())
     }
+}
+
+fn pick<'t>(elements: &Result<Vec<Element<'t>>>, index: usize) -> Result<&'t [u8]> {
+    let elements = elements.as_ref().map_err(|error| *error)?;
+    let element = elements.get(index).ok_or(Error::MAPPER_BAD_INDEX)?;
+    Ok(element.0)
 }
 
 fn parse_string(element: Element, string: &[u8]) -> Result<Part> {

@@ -8,6 +8,7 @@ use rustler::{Encoder, Env, Resource, ResourceArc, Term};
 use smallvec::SmallVec;
 
 use crate::etf;
+use crate::record::{is_part_of, NESTED_TUPLE};
 use crate::tuple::binary;
 
 mod atoms {
@@ -20,8 +21,6 @@ const HEAP_BINARY_LIMIT: usize = 64;
 const DECODED_LIMIT: usize = 2048;
 /// What a row costs to make a term of, beside a byte for each byte of a decoded value.
 const ROW_COST: usize = 100;
-/// How the tuple layer begins a nested tuple.
-const NESTED_TUPLE: u8 = 0x05;
 
 /// A key-value pair.
 pub struct Row {
@@ -50,12 +49,9 @@ impl Row {
         })
     }
 
-    /// Whether it holds a part of the split value of the record at `key`: then its key continues
-    /// that one with a nested tuple.
+    /// Whether it holds a part of the split value of the record at `key`.
     fn is_part_of(&self, key: &[u8]) -> bool {
-        self.key
-            .strip_prefix(key)
-            .is_some_and(|rest| rest.first() == Some(&NESTED_TUPLE))
+        is_part_of(&self.key, key)
     }
 }
 
@@ -144,7 +140,13 @@ impl Record {
     }
 
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let rows: SmallVec<[Term<'a>; 1]> = self.0.iter().map(|row| encode_row(env, row)).collect();
+        // Parts are the application's bytes, whatever they look like.
+        let whole = self.0.len() == 1;
+        let rows: SmallVec<[Term<'a>; 1]> = self
+            .0
+            .iter()
+            .map(|row| encode_row(env, row, whole))
+            .collect();
         rows[..].encode(env)
     }
 }
@@ -164,8 +166,8 @@ fn share_record(a: &Row, b: &Row) -> bool {
         })
 }
 
-fn encode_row<'a>(env: Env<'a>, row: &SharedRow) -> Term<'a> {
-    if row.plain {
+fn encode_row<'a>(env: Env<'a>, row: &SharedRow, whole: bool) -> Term<'a> {
+    if whole && row.plain {
         // Fails where it has an atom that this VM does not know.
         if let Some((data, _size)) = env.binary_to_term(&row.value) {
             return (atoms::data(), data).encode(env);

@@ -1,0 +1,207 @@
+defmodule EctoFoundationDB.Layer.Reader do
+  @moduledoc false
+  # What a transaction reads to answer a query.
+
+  alias EctoFoundationDB.{Future, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record}
+
+  @doc "Starts a query in the current transaction: a future of its records."
+  @spec start(Query.t()) :: Future.t()
+  def start(%Query{} = query) do
+    if Plan.needs_metadata?(query) do
+      reads =
+        Metadata.start(query.tenant, query.source, fn metadata ->
+          first_reads(query, Plan.new(query, metadata))
+        end)
+
+      Future.read(fn ->
+        {metadata, answers} = Metadata.collect(reads)
+        finish(query, Plan.new(query, metadata), answers)
+      end)
+    else
+      plan = Plan.new(query, nil)
+
+      case first_reads(query, plan) do
+        [] ->
+          Future.resolved([])
+
+        reads ->
+          reads = Transaction.read_async(reads)
+          Future.read(fn -> finish(query, plan, Transaction.collect(reads)) end)
+      end
+    end
+  end
+
+  @doc "Runs a query in the current transaction."
+  @spec run(Query.t()) :: [Record.t()]
+  def run(query), do: query |> start() |> Future.result()
+
+  @doc "Structs of records."
+  @spec load([Record.t()], Schema.t(), Tenant.t()) :: [struct()]
+  def load(records, schema, tenant) do
+    loader = Schema.loader(schema, tenant)
+    Enum.map(records, &loader.(&1.data))
+  end
+
+  defp first_reads(_query, {:nothing}), do: []
+
+  defp first_reads(query, {:get, id, _filter}) do
+    {first, last} = Keys.record_range(query.tenant, query.source, id)
+    [Record.read(first, last)]
+  end
+
+  defp first_reads(query, {:records, {first, last}, reverse?, _sort}),
+    do: [Record.read(first, last, options(query, reverse?))]
+
+  defp first_reads(query, {:index, index, range, reverse?, _sort}),
+    do: [Entries.operation(query, index, range, options(query, reverse?))]
+
+  defp options(query, reverse?) do
+    limit =
+      case {query.limit, query.key_limit} do
+        {nil, nil} -> 0
+        {nil, keys} -> keys
+        {records, nil} -> records
+        {records, keys} -> min(records, keys)
+      end
+
+    %{limit: limit, reverse: reverse?}
+  end
+
+  defp finish(query, {:get, _id, filter}, [rows]) do
+    rows
+    |> Record.decode(query.schema)
+    |> Enum.filter(&Order.matches?(&1.data, query.schema, filter))
+  end
+
+  defp finish(query, {:records, range, reverse?, sort}, [rows]) do
+    query
+    |> complete_records(range, reverse?, rows, options(query, reverse?).limit, [])
+    |> Order.sort_records(query.schema, sort)
+    |> take(query.limit)
+  end
+
+  defp finish(query, {:index, index, range, reverse?, sort}, [rows]) do
+    query
+    |> complete_entries(index, range, reverse?, Entries.follow(query, index, rows), 0)
+    |> Order.sort_records(query.schema, sort)
+    |> take(query.limit)
+  end
+
+  defp take(records, nil), do: records
+  defp take(records, limit), do: Enum.take(records, limit)
+
+  # A limit on rows may cut a large record in two, and large records take several rows.
+  defp complete_records(query, range, reverse?, rows, requested, found) do
+    last? = requested == 0 or length(rows) < requested
+    rows = if reverse?, do: rows |> Enum.reverse() |> drop_parts(not last?), else: rows
+    {records, _cut} = Record.decode_some(rows, query.schema, last?)
+    records = if reverse?, do: Enum.reverse(records), else: records
+    found = found ++ records
+
+    if last? or query.key_limit != nil or length(found) >= query.limit do
+      found
+    else
+      {first, last} = rest = rest(range, reverse?, List.last(records))
+      more = if records == [], do: requested * 2 + 10, else: query.limit - length(found)
+      options = %{limit: more, reverse: reverse?}
+      [rows] = Transaction.read([Record.read(first, last, options)])
+      complete_records(query, rest, reverse?, rows, more, found)
+    end
+  end
+
+  defp rest(range, _reverse?, nil), do: range
+  defp rest({_first, last}, false, record), do: {record.key <> <<0xFF>>, last}
+  defp rest({first, _last}, true, record), do: {first, record.key}
+
+  # Read backwards, a record's parts come before its own key; without that they are cut off.
+  defp drop_parts(rows, false), do: rows
+  defp drop_parts(rows, true), do: Enum.drop_while(rows, fn {key, _} -> Record.part?(key) end)
+
+  # Entries whose records are gone, or carry other values, are no results: more may have to be read.
+  defp complete_entries(query, index, {first, last}, reverse?, entries, found) do
+    options = options(query, reverse?)
+    records = Entries.records(query, index, entries)
+    found = found + length(records)
+    full? = options.limit > 0 and length(entries) >= options.limit
+
+    if full? and is_nil(query.key_limit) and found < query.limit do
+      entry = entries |> List.last() |> elem(0)
+      rest = if reverse?, do: {first, entry}, else: {entry <> <<0>>, last}
+      more = read_entries(query, index, rest, options)
+      records ++ complete_entries(query, index, rest, reverse?, more, found)
+    else
+      records
+    end
+  end
+
+  defp read_entries(query, index, range, options) do
+    [entries] = Transaction.read([Entries.operation(query, index, range, options)])
+    Entries.follow(query, index, entries)
+  end
+
+  @doc """
+  A page of a query without ordering: `{records, rest}`, where `rest` is the range still to read, or
+  `nil`.
+  """
+  @spec page(Query.t(), Metadata.t() | nil, Plan.range() | nil, pos_integer()) ::
+          {[Record.t()], Plan.range() | nil}
+  def page(query, metadata, range, rows) do
+    query = %{query | limit: nil, key_limit: rows, order_by: []}
+
+    case Plan.new(query, metadata) do
+      {:nothing} ->
+        {[], nil}
+
+      {:get, _, _} ->
+        {run(%{query | key_limit: nil}), nil}
+
+      {:records, whole, _, _} ->
+        page_of_records(query.schema, range || whole, rows)
+
+      {:index, index, whole, _, _} ->
+        {entries, rest} = page_of_entries(query, index, range || whole, rows)
+        {Entries.records(query, index, entries), rest}
+    end
+  end
+
+  @doc "A page of a range of records, as `page/4` gives it."
+  @spec page_of_records(Schema.t(), Plan.range(), pos_integer()) ::
+          {[Record.t()], Plan.range() | nil}
+  def page_of_records(schema, {first, last}, rows) do
+    [answer] = Transaction.read([Record.read(first, last, %{limit: rows})])
+    full? = length(answer) >= rows
+    {records, left} = Record.decode_some(answer, schema, not full?)
+
+    cond do
+      not full? -> {records, nil}
+      # One record takes more rows than a page.
+      records == [] -> page_of_records(schema, {first, last}, rows * 2)
+      left == [] -> {records, {(answer |> List.last() |> elem(0)) <> <<0>>, last}}
+      true -> {records, {left |> hd() |> elem(0), last}}
+    end
+  end
+
+  @doc "A page of an index's entries with their records, and the rest of the range, or `nil`."
+  @spec page_of_entries(Query.t(), EctoFoundationDB.Index.t(), Plan.range(), pos_integer()) ::
+          {[Entries.entry()], Plan.range() | nil}
+  def page_of_entries(query, index, {first, last}, rows) do
+    entries = read_entries(query, index, {first, last}, %{limit: rows})
+
+    if length(entries) >= rows,
+      do: {entries, {(entries |> List.last() |> elem(0)) <> <<0>>, last}},
+      else: {entries, nil}
+  end
+
+  @doc "The records that the entries of a range point to, by their values; each once."
+  @spec by_entries(Query.t(), Plan.range(), map()) :: [Record.t()]
+  def by_entries(query, {first, last}, options) do
+    [entries] = Transaction.read([{:get_range, first, last, options}])
+    keys = entries |> Enum.map(&elem(&1, 1)) |> Enum.uniq()
+
+    case for key <- keys, do: Record.read(key, key <> <<0xFF>>) do
+      [] -> []
+      reads -> reads |> Transaction.read() |> Enum.flat_map(&Record.decode(&1, query.schema))
+    end
+  end
+end
