@@ -1,13 +1,14 @@
 # What it brings that an operation is one call of the NIF: `insert!` into a schema with two indexes
-# and counters, and `all` of 1,000 rows, beside the same work with one call for each key.
+# and counters, and `all` of 1,000 rows, beside the same work with one call for each key. Then `all`
+# by an index, and what part of an insert the computing of index entries is.
 #
 #     mix run bench/layer.exs [--inserts 2000] [--cluster FILE]
 
 Code.require_file("support.exs", __DIR__)
 
 alias Bench.{Repo, User}
-alias EctoFoundationDB.{Connection, Native, Tenant}
-alias EctoFoundationDB.Layer.{Keys, Reader, Record}
+alias EctoFoundationDB.{Connection, Indexer, Native, Tenant}
+alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record}
 
 defmodule Bench.Indexes do
   use EctoFoundationDB.Migration
@@ -118,4 +119,22 @@ end
 
 IO.puts(
   "all of 1,000 rows: #{median.(all, 50)} µs; one call for each key: #{median.(all_by_key, 50)} µs"
+)
+
+by_index = fn _ -> 1000 = length(Repo.all(User, where: [team: "team"], prefix: list)) end
+IO.puts("all of 1,000 rows by an index: #{median.(by_index, 50)} µs")
+
+{indexes, key} =
+  EctoFoundationDB.Transaction.run(list, fn ->
+    {Metadata.load(list, "users").indexes, Native.pack(Keys.record(list, "users", "u1"))}
+  end)
+
+record = {key, [id: "u1", name: "name 1", team: "team"]}
+
+entries = fn _ ->
+  for _ <- 1..1000, do: [_, _, _, _, _] = Indexer.set_all(list, indexes, User, record)
+end
+
+IO.puts(
+  "entries of two indexes and three counters of a record: #{median.(entries, 20) / 1000} µs"
 )
