@@ -111,12 +111,13 @@ defmodule EctoFoundationDB.Repo do
   @callback default_options(operation :: atom()) :: keyword()
 
   @doc """
-  Runs a function in a transaction of the tenant, and gives its result.
+  Runs a function of no argument, or of the transaction, in a transaction of the tenant; gives its
+  result.
 
   An exception, throw or exit in the function cancels the transaction. See the module's description
   for retries.
   """
-  @callback transactional(Tenant.t() | nil, (() -> result) | (term() -> result)) :: result
+  @callback transactional(Tenant.t() | nil, (... -> result)) :: result
             when result: term()
 
   @doc """

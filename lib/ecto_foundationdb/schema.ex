@@ -120,7 +120,7 @@ defmodule EctoFoundationDB.Schema do
     {changes, generated_id} =
       struct
       |> Map.take(writable(schema, :insert))
-      |> Enum.reject(fn {field, value} -> is_nil(value) or empty_embeds?(schema, field, value) end)
+      |> Enum.reject(fn {field, value} -> absent?(schema, field, value) end)
       |> Map.new()
       |> Map.merge(Map.take(changes, writable(schema, :insert)))
       |> generate_in_embeds(schema, :autogenerate)
@@ -198,8 +198,9 @@ defmodule EctoFoundationDB.Schema do
   defp in_order(changes) when map_size(changes) <= 32, do: Enum.sort_by(changes, &elem(&1, 0))
   defp in_order(changes), do: Map.to_list(changes)
 
-  defp empty_embeds?(schema, field, []), do: field in optional(schema, :embeds, [])
-  defp empty_embeds?(_schema, _field, _value), do: false
+  defp absent?(_schema, _field, nil), do: true
+  defp absent?(schema, field, []), do: field in optional(schema, :embeds, [])
+  defp absent?(_schema, _field, _value), do: false
 
   # Embedded structs have generated ids and timestamps, too.
   defp generate_in_embeds(changes, schema, key) do
@@ -401,8 +402,7 @@ defmodule EctoFoundationDB.Schema do
       # Indexes may name a field by its source.
       types: Map.merge(Map.new(sources, fn {field, source} -> {source, types[field]} end), types),
       empty: Map.merge(schema.__struct__(), Map.new(fields, &{&1, nil})),
-      renamed:
-        if(Enum.all?(sources, fn {field, source} -> field == source end), do: nil, else: by_source),
+      renamed: if(Enum.any?(sources, fn {field, source} -> field != source end), do: by_source),
       loaded: if(ecto?(), do: for(f <- fields, t = types[f], not plain?(t), do: {f, t}), else: [])
     }
   end

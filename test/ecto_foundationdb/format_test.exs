@@ -160,7 +160,7 @@ defmodule EctoFoundationDB.FormatTest do
     defp assert_value(_step, _key, actual, {:large, size, sha}) do
       assert byte_size(actual) == size
       # The external term format is another one from OTP 26 on.
-      if :erlang.system_info(:otp_release) == '25',
+      if :erlang.system_info(:otp_release) == ~c"25",
         do: assert(:crypto.hash(:sha256, actual) == sha)
     end
 

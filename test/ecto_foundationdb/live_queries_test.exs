@@ -46,7 +46,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       for {limit, reverse, ids} <- [
             {2, false, [1, 2]},
             {3, true, [9, 8, 7]},
-            {20, true, Enum.to_list(9..1)},
+            {20, true, Enum.to_list(9..1//-1)},
             {0, false, Enum.to_list(1..9)}
           ] do
         sub = subscribe(db, all(db, "r", {limit, reverse}))

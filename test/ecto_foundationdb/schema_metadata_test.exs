@@ -75,7 +75,8 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
   end
 
   test "delete_all moves them on, never back", %{tenant: tenant} do
-    TestRepo.insert_all(TestUser, [[id: "a", dept: "eng"], [id: "b", dept: "eng"]], prefix: tenant)
+    users = [[id: "a", dept: "eng"], [id: "b", dept: "eng"]]
+    TestRepo.insert_all(TestUser, users, prefix: tenant)
 
     TestRepo.delete_all(TestUser, prefix: tenant)
     assert counters(tenant) == [2, 2, 4, 0, 4]

@@ -13,8 +13,8 @@ defmodule EctoFoundationDB.TelemetryTest do
 
   # The application, where only the stand-in for its module is there.
   setup_all do
-    with {:error, {'no such file or directory', _}} <- Application.load(:telemetry),
-         do: :application.load({:application, :telemetry, vsn: '0', modules: [:telemetry]})
+    with {:error, {~c"no such file or directory", _}} <- Application.load(:telemetry),
+         do: :application.load({:application, :telemetry, vsn: ~c"0", modules: [:telemetry]})
 
     {:ok, _started} = Application.ensure_all_started(:telemetry)
     :ok

@@ -93,7 +93,7 @@ defmodule EctoFoundationDB.Recording do
     value
   end
 
-  defp skip(<<c, rest::binary>>) when c in ' \n\t\r', do: skip(rest)
+  defp skip(<<c, rest::binary>>) when c in [?\s, ?\n, ?\t, ?\r], do: skip(rest)
   defp skip(rest), do: rest
 
   defp parse("{" <> rest), do: object(skip(rest), %{})
