@@ -231,6 +231,13 @@ defmodule EctoFoundationDB.Native do
   def take_all(_subscription), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
+  What was taken got lost: the next `take/1` gives everything, as the first one did. No message is sent
+  for that.
+  """
+  @spec untake(subscription()) :: :ok
+  def untake(_subscription), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
   Ends a subscription: when it returns, no further message of it will be sent. One may be in the
   mailbox. That goes for the answer to `subscribe/3`, too, once the call's last subscription has ended.
   """

@@ -151,6 +151,71 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     end
   end
 
+  describe "a subscription" do
+    test "that has taken over has one message waiting, also before its first results are taken",
+         %{
+           db: db
+         } do
+      write(db, [{:set, key(["r", 1]), "1"}])
+      old = subscribe(db, one(1))
+      Native.take(old)
+      ref = make_ref()
+      [new] = Native.subscribe(db, ref, [{[one(1)], old}])
+      assert_receive {^ref, :ok}, 5000
+      Native.unsubscribe(old)
+
+      write(db, [{:set, key(["r", 1]), "2"}])
+      delivered(db)
+      assert [{:rows, [[{_, "2"}]]}] = Native.take(new)
+      reads = Native.stats(db).reads
+      write(db, [{:set, key(["r", 1]), "3"}])
+      eventually(fn -> Native.stats(db).reads > reads and armed?(db) end)
+      delivered(db)
+      assert_received {^new, :ready}
+      assert [{:rows, [[{_, "3"}]]}] = Native.take(new)
+      refute_received {^new, :ready}
+    end
+
+    test "gives everything again that was taken and got lost", %{db: db} do
+      write(db, for(id <- 1..3, do: {:set, key(["r", id]), "#{id}"}))
+      sub = subscribe(db, all(db, "r"))
+      assert [{:rows, [_, _, _] = rows}] = Native.take(sub)
+      assert [:unchanged] = Native.take(sub)
+      Native.untake(sub)
+      assert [{:rows, ^rows}] = Native.take(sub)
+      assert [:unchanged] = Native.take(sub)
+      refute_received {^sub, :ready}
+    end
+
+    test "counts and ends with its live query, however many begin at once", %{db: db} do
+      test = self()
+      # Several read at the same time, and all of them are the first.
+      :ok = Native.engine_faults(db, "seed=1,slow_read=0.5,read_delay_ms=2")
+
+      for round <- 1..50 do
+        pages =
+          for _ <- 1..8 do
+            spawn_link(fn ->
+              receive do: (:go -> :ok)
+              ref = make_ref()
+              [sub] = Native.subscribe(db, ref, [{[one(round)], nil}])
+              receive do: ({^ref, :ok} -> Native.take(sub))
+              send(test, :subscribed)
+              receive do: (:stop -> :ok)
+              send(test, :unsubscribed)
+            end)
+          end
+
+        Enum.each(pages, &send(&1, :go))
+        for _ <- pages, do: assert_receive(:subscribed, 5000)
+        assert %{live_queries: 1, subscriptions: 8} = Native.stats(db)
+        Enum.each(pages, &send(&1, :stop))
+        for _ <- pages, do: assert_receive(:unsubscribed, 5000)
+        eventually(fn -> match?(%{live_queries: 0, subscriptions: 0}, Native.stats(db)) end)
+      end
+    end
+  end
+
   describe "a plan" do
     test "made under other indexes is refused at the beginning", %{db: db} do
       version = stamp(db)
@@ -199,6 +264,28 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       assert [{:rows, [[{_, "b3"}]]}] = Native.take(sub)
       assert %{subscriptions: 1, live_queries: 1, pending_watches: 1} = Native.stats(db)
     end
+
+    test "that is gone is not taken for one by a read under way", %{db: db} do
+      Native.planner(db)
+      write(db, [{:set, key(["a", 1]), "a"}])
+      version = stamp(db)
+      sub = subscribe(db, {:planned, all(db, "a"), :question, version})
+      assert [{:rows, [[{_, "a"}]]}] = Native.take(sub)
+      version = stamp(db, [touch()])
+      assert_receive {:replan, request, :question}, 20_000
+      Native.replanned(request, {:ok, {:planned, all(db, "a"), :question, version}}, version)
+      eventually(fn -> armed?(db) end)
+
+      # The answer comes while the emptied index is read.
+      :ok = Native.engine_faults(db, "seed=1,slow_read=1,read_delay_ms=50")
+      reads = Native.stats(db).reads
+      version = stamp(db, [{:clear, key(["a", 1])}, touch()])
+      eventually(fn -> Native.stats(db).reads > reads end)
+      Native.replanned(request, {:error, "no index"}, version)
+      assert_receive {^sub, :ready}, 5000
+      assert [{:stale, {:fdb, 0, "no index"}}] = Native.take(sub)
+      refute_receive {^sub, :ready}, 500
+    end
   end
 
   defp key(elements), do: Native.pack(elements)
@@ -223,31 +310,36 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     sub
   end
 
+  # Bumps the metadata version; its new value.
   defp stamp(db, ops \\ []) do
-    stamp = {:atomic, :set_versionstamped_value, "\xff/metadataVersion", <<0::112>>}
-    write(db, [{:option, :access_system_keys, nil}, stamp | ops])
-    {:ok, tx} = Native.transaction_new(db)
-    ops = [{:option, :read_system_keys, nil}, {:get, "\xff/metadataVersion", false}]
-    {:ok, [:ok, version]} = answer(&Native.transaction_run(tx, &1, ops))
-    version
+    bump = {:atomic, :set_versionstamped_value, "\xff/metadataVersion", <<0::112>>}
+    write(db, [{:option, :access_system_keys, nil}, bump | ops])
   end
 
+  # The commit's versionstamp.
   defp write(db, ops) do
     {:ok, tx} = Native.transaction_new(db)
     {:ok, _} = answer(&Native.transaction_run(tx, &1, ops))
-    {:ok, version, _} = answer(&Native.transaction_commit(tx, &1))
-    version
+    {:ok, _version, stamp} = answer(&Native.transaction_commit(tx, &1))
+    stamp
   end
 
   defp answer(call) do
     ref = make_ref()
     :ok = call.(ref)
     assert_receive {^ref, answer}, 5000
+    answer
+  end
 
-    case answer do
-      {:ok, version, stamp} -> {:ok, version, stamp}
-      other -> other
-    end
+  defp armed?(db), do: match?(%{pending_watches: n, live_queries: n}, Native.stats(db))
+
+  # Until every message that is due has been sent: one of a later change comes after them.
+  defp delivered(db) do
+    other = subscribe(db, one("other"))
+    Native.take(other)
+    write(db, [{:set, key(["r", "other"]), "#{System.unique_integer()}"}])
+    assert_receive {^other, :ready}, 5000
+    Native.unsubscribe(other)
   end
 
   defp eventually(check, attempts \\ 500) do

@@ -291,6 +291,12 @@ fn take_all<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option
 }
 
 #[rustler::nif]
+fn untake(subscription: ResourceArc<Subscription>) -> Atom {
+    subscription.untake();
+    atom::ok()
+}
+
+#[rustler::nif]
 fn unsubscribe(subscription: ResourceArc<Subscription>) -> Atom {
     subscription.end();
     atom::ok()

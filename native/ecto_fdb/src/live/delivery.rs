@@ -42,12 +42,12 @@ fn deliver(queue: &Receiver<Due>, again: &Sender<Due>) {
         // A panic over one delivery must not end all others.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match due {
             Due::Entry(entry) => {
-                let more = entry.delivery_turn(&mut turn);
+                turn.clear();
+                if entry.delivery_turn(&mut turn) {
+                    let _ = again.send(Due::Entry(entry));
+                }
                 for subscription in turn.drain(..) {
                     Subscription::wake(&subscription, &mut env);
-                }
-                if more {
-                    let _ = again.send(Due::Entry(entry));
                 }
             }
             Due::Subscription(subscription) => Subscription::wake(&subscription, &mut env),

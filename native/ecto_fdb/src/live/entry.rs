@@ -23,7 +23,7 @@ use super::subscription::Subscription;
 use crate::client;
 use crate::database::Database;
 use crate::error::Error;
-use crate::stats::{count, Gauge, Stats};
+use crate::stats::{count, Stats};
 
 /// How many subscriptions are woken before another entry has its turn.
 const DELIVERY_TURN: usize = 256;
@@ -38,11 +38,14 @@ struct ArmedWatch {
     value: Option<Box<[u8]>>,
     since: Instant,
     task: AbortHandle,
+    database: Arc<Database>,
 }
 
 impl Drop for ArmedWatch {
     fn drop(&mut self) {
         self.task.abort();
+        let pending = &self.database.stats.pending_watches;
+        pending.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -67,6 +70,8 @@ struct State {
     subscribers: Slab<ResourceArc<Subscription>>,
     /// Whether a re-read is queued and has not begun.
     refreshing: bool,
+    /// Whether one will be queued after a delay.
+    retrying: bool,
     /// The metadata version under which the query was planned, where it is a plan.
     planned_at: MetadataVersion,
     /// Since when the planner owes an answer.
@@ -163,9 +168,8 @@ impl Entry {
         query: &Arc<Query>,
         planned_at: MetadataVersion,
     ) -> Arc<Entry> {
-        // No read has generation 0 or read version -1: `install` replaces both.
-        let nothing = Arc::new(Snapshot::new(0, Vec::new(), None));
-        Entry::showing(database, query, planned_at, nothing)
+        // No read has this snapshot's generation or read version -1: `install` replaces both.
+        Entry::showing(database, query, planned_at, Arc::new(Snapshot::nothing()))
     }
 
     fn showing(
@@ -174,7 +178,6 @@ impl Entry {
         planned_at: MetadataVersion,
         snapshot: Arc<Snapshot>,
     ) -> Arc<Entry> {
-        count(&database.stats.live_queries, 1);
         Arc::new(Entry {
             query: Arc::clone(query),
             database: Arc::clone(database),
@@ -188,6 +191,7 @@ impl Entry {
                 watch: None,
                 subscribers: Slab::new(),
                 refreshing: false,
+                retrying: false,
                 planned_at,
                 asked: None,
                 unplanned: false,
@@ -231,6 +235,9 @@ impl Entry {
     }
 
     fn set_stale(self: &Arc<Self>, state: &mut State, reason: Option<Error>) {
+        if state.closed {
+            return;
+        }
         let stale = reason.is_some();
         *self.stale.write() = reason;
         if self.is_stale.swap(stale, Ordering::AcqRel) != stale {
@@ -264,14 +271,16 @@ impl Entry {
     /// Whether the query may be installed as read under this metadata version. If it may not, the
     /// planner is asked.
     pub fn check_plan(self: &Arc<Self>, version: &MetadataVersion) -> bool {
+        if self.query.plan.is_none() {
+            return true;
+        }
         let mut state = self.state.lock();
-        let holds = self.query.plan.is_none() || state.planned_at == *version;
-        if holds || state.closed {
-            return holds;
+        if state.planned_at == *version {
+            return !state.unplanned;
         }
         // A planner that was restarted may have lost the question.
         let waiting = |asked: Instant| asked.elapsed() < reader::LONGEST_DELAY;
-        if !state.asked.is_some_and(waiting) {
+        if !state.closed && !state.asked.is_some_and(waiting) {
             state.asked = Some(Instant::now());
             self.database.live.planner.ask(self);
         }
@@ -311,6 +320,8 @@ impl Entry {
     pub fn replace(self: &Arc<Self>, query: Query, version: MetadataVersion) {
         let query = Arc::new(query);
         let live = &self.database.live;
+        // Whoever attaches here meanwhile is asked for anew.
+        self.state.lock().asked = None;
         let new = loop {
             let entry = live.find(&query).unwrap_or_else(|| {
                 // Until it has read something it shows what this one does.
@@ -369,25 +380,25 @@ impl Entry {
         let snapshot = if equal {
             current
         } else {
-            let snapshot = Arc::new(Snapshot::new(next_id(), read.found.records, Some(change)));
-            if newer {
-                *self.current.write() = Arc::clone(&snapshot);
-                self.generation
-                    .store(snapshot.generation, Ordering::Release);
-                self.deliver(&mut state);
-            }
-            snapshot
+            Arc::new(Snapshot::new(next_id(), read.found.records, Some(change)))
         };
         if let Some(fires) = read.armed {
             let older = |watch: &ArmedWatch| watch.read_version <= read.read_version;
             if state.watch.as_ref().is_none_or(older) {
                 let value = read.found.watched.clone();
+                state.watch = None;
                 state.watch = Some(self.arm(fires, value, read.read_version));
             }
         }
         if newer {
             state.read_version = read.read_version;
             state.watched = read.found.watched;
+            if !equal {
+                *self.current.write() = Arc::clone(&snapshot);
+                self.generation
+                    .store(snapshot.generation, Ordering::Release);
+                self.deliver(&mut state);
+            }
         }
         state.failing_since = None;
         if self.is_stale.load(Ordering::Acquire) {
@@ -431,19 +442,15 @@ impl Entry {
         let entry = Arc::clone(self);
         count(&self.stats().watches_armed, 1);
         self.report(&Event::WatchArmed);
-        let task = client::runtime().spawn(async move {
-            let result = {
-                let _pending = Gauge::new(&entry.database.stats.pending_watches);
-                fires.await
-            };
-            entry.watch_done(id, result);
-        });
+        count(&self.stats().pending_watches, 1);
+        let task = client::runtime().spawn(async move { entry.watch_done(id, fires.await) });
         ArmedWatch {
             id,
             read_version,
             value,
             since: Instant::now(),
             task: task.abort_handle(),
+            database: Arc::clone(&self.database),
         }
     }
 
@@ -495,15 +502,14 @@ impl Entry {
         if delay.is_zero() {
             return self.refresh(state);
         }
-        if !state.refreshing && !state.closed {
-            state.refreshing = true;
+        if !state.retrying && !state.closed {
+            state.retrying = true;
             let entry = Arc::clone(self);
             client::runtime().spawn(async move {
                 tokio::time::sleep(delay).await;
-                entry
-                    .database
-                    .live
-                    .refresh(&entry.database, Arc::clone(&entry));
+                let mut state = entry.state.lock();
+                state.retrying = false;
+                entry.refresh(&mut state);
             });
         }
     }
@@ -552,7 +558,6 @@ impl Entry {
             state.closed = true;
             state.watch.take()
         };
-        self.stats().live_queries.fetch_sub(1, Ordering::Relaxed);
         if self.is_stale.swap(false, Ordering::AcqRel) {
             self.stats().stale.fetch_sub(1, Ordering::Relaxed);
         }

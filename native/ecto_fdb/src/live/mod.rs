@@ -12,6 +12,7 @@
 //! - [`entry`]: one live query: newest data, pending watch, subscribers.
 //! - [`subscription`]: one process's interest.
 //! - [`reader`]: batches: many queries at one read version.
+//! - [`storm`]: whether many processes mount at once.
 //! - [`delivery`]: messages to processes.
 //! - [`heartbeat`]: whether the database answers.
 //! - [`plan`]: queries that follow migrations.
@@ -25,9 +26,11 @@ pub mod plan;
 pub mod query;
 pub mod reader;
 pub mod snapshot;
+pub mod storm;
 pub mod subscription;
 
-use std::collections::HashMap;
+use std::collections::{hash_map, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -39,6 +42,7 @@ use self::plan::Planner;
 use self::query::{MetadataVersion, Query};
 use self::reader::Queue;
 use crate::database::Database;
+use crate::stats::count;
 
 /// The live queries of one database.
 #[derive(Default)]
@@ -64,7 +68,11 @@ impl LiveQueries {
         let entry = {
             let mut entries = self.entries.lock();
             let query = Arc::clone(&entry.query);
-            Arc::clone(entries.entry(query).or_insert(entry))
+            let place = entries.entry(query);
+            if let hash_map::Entry::Vacant(_) = place {
+                count(&database.stats.live_queries, 1);
+            }
+            Arc::clone(place.or_insert(entry))
         };
         self.heartbeat.start(database);
         entry
@@ -99,6 +107,7 @@ impl LiveQueries {
             .is_some_and(|found| Arc::ptr_eq(found, entry))
         {
             entries.remove(&entry.query);
+            entry.stats().live_queries.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

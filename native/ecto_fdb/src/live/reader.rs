@@ -1,12 +1,13 @@
 //! Batches: whoever waits shares one transaction, and so one read version, obtained after the last
-//! of them joined. In a storm of calls, a mass mount, one batch is read at a time, and waits for more
-//! to join: it costs a few dozen reads instead of thousands.
+//! of them joined. In a storm, a mass mount, calls for what others have already wait for more to join:
+//! until the callers of the last batch have taken their results and nobody new has come for a while.
+//! So thousands of mounts cost a few reads, and whoever asks for something else waits for none of it.
 
 use std::collections::hash_map;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use foundationdb::options::TransactionOption;
@@ -21,7 +22,8 @@ use super::entry::{Entry, Read};
 use super::events::Event;
 use super::query::{self, MetadataVersion, Query};
 use super::snapshot::Snapshot;
-use super::subscription::{Part, Subscription};
+use super::storm::{self, Storm};
+use super::subscription::{Part, Subscription, Untaken};
 use super::LiveQueries;
 use crate::client;
 use crate::database::Database;
@@ -40,11 +42,6 @@ pub type WatchFuture = Pin<Box<dyn Future<Output = FdbResult<()>> + Send>>;
 const MOST_BATCHES: usize = 4;
 /// Queries after which a batch takes no further call. One that turns out too large is read in halves.
 const MOST_QUERIES: usize = 10_000;
-/// Calls of so many processes within this time are a storm, a mass mount.
-const STORM: usize = 16;
-const STORM_TIME: Duration = Duration::from_millis(50);
-/// How long a batch waits in a storm for more to join.
-const WINDOW: Duration = Duration::from_millis(32);
 /// An attempt that is too old after this time was too slow: FoundationDB allows it 5 s.
 const SLOW_ATTEMPT: Duration = Duration::from_secs(3);
 /// How many attempts may be too slow before the batch is read in halves.
@@ -97,6 +94,11 @@ impl Call {
         })
     }
 
+    /// Whether others on this node have some of it already.
+    fn joins(&self, live: &LiveQueries) -> bool {
+        self.queries().any(|query| live.find(query).is_some())
+    }
+
     /// Ends its subscriptions, and answers.
     fn refuse(&mut self, answer: impl FnOnce(Reply)) {
         let Some(reply) = self.reply.take() else {
@@ -135,59 +137,36 @@ impl Drop for Call {
 /// What waits for a batch.
 #[derive(Default)]
 pub struct Queue {
-    calls: VecDeque<Call>,
     refreshes: Vec<Arc<Entry>>,
+    calls: VecDeque<Call>,
+    /// Calls for what others have already: in a storm they wait for more to join.
+    joining: VecDeque<Call>,
+    /// Whether they wait now; the reader of the last batch that took some ends it.
+    gathering: bool,
+    storm: Storm,
     batches: usize,
-    rate: Rate,
 }
 
-/// How many processes have called lately. One that calls again and again makes no storm: it waits for
-/// each answer before its next call.
-#[derive(Default)]
-struct Rate {
-    since: Option<Instant>,
-    callers: Vec<LocalPid>,
-    before: usize,
-}
-
-impl Rate {
-    fn count(&mut self, caller: LocalPid) {
-        self.roll();
-        if self.callers.len() < STORM && !self.callers.contains(&caller) {
-            self.callers.push(caller);
-        }
-    }
-
-    fn is_storm(&mut self) -> bool {
-        self.roll();
-        self.callers.len().max(self.before) >= STORM
-    }
-
-    fn roll(&mut self) {
-        let now = Instant::now();
-        let elapsed = self.since.map_or(Duration::MAX, |since| now - since);
-        if elapsed >= STORM_TIME {
-            // Who came in a time that is long over counts no more.
-            let lately = elapsed < STORM_TIME * 2;
-            self.before = if lately { self.callers.len() } else { 0 };
-            self.callers.clear();
-            self.since = Some(now);
-        }
-    }
-}
-
-#[derive(Default)]
 struct Batch {
     calls: Vec<Call>,
     refreshes: Vec<Arc<Entry>>,
+    /// Held by every subscription of the calls until it has taken its results.
+    untaken: Untaken,
+    /// Whether calls gather from now on until its reader ends that.
+    gathers: bool,
 }
 
 impl LiveQueries {
     /// Queues a call for the next batch.
     pub fn subscribe(&self, database: &Arc<Database>, call: Call) {
+        let joins = call.joins(self);
         self.enqueue(database, |queue| {
-            queue.rate.count(call.caller);
-            queue.calls.push_back(call);
+            if joins {
+                queue.storm.count(call.caller);
+                queue.joining.push_back(call);
+            } else {
+                queue.calls.push_back(call);
+            }
         });
     }
 
@@ -199,56 +178,78 @@ impl LiveQueries {
     fn enqueue(&self, database: &Arc<Database>, push: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue.lock();
         push(&mut queue);
-        // In a storm whoever reads already takes all that come meanwhile.
-        let most = if queue.rate.is_storm() {
-            1
-        } else {
-            MOST_BATCHES
-        };
-        if queue.batches < most {
+        if queue.batches < MOST_BATCHES && queue.has_work() {
             queue.batches += 1;
             client::runtime().spawn(read_batches(Arc::clone(database)));
         }
     }
 
-    /// Whether the reader that asks goes on, and how long it waits before.
-    fn pace(&self) -> Option<Duration> {
-        let mut queue = self.queue.lock();
-        match queue.rate.is_storm() {
-            false => Some(Duration::ZERO),
-            true if queue.batches == 1 => Some(WINDOW),
-            true => {
-                queue.batches -= 1;
-                None
-            }
-        }
-    }
-
     fn next_batch(&self) -> Option<Batch> {
         let mut queue = self.queue.lock();
+        if !queue.has_work() {
+            queue.batches -= 1;
+            return None;
+        }
         let mut batch = Batch {
             calls: Vec::new(),
             refreshes: std::mem::take(&mut queue.refreshes),
+            untaken: Untaken::default(),
+            gathers: false,
         };
         let mut queries = batch.refreshes.len();
         while queries < MOST_QUERIES {
-            let Some(call) = queue.calls.pop_front() else {
+            let call = if let Some(call) = queue.calls.pop_front() {
+                call
+            } else if queue.gathering {
+                break;
+            } else if let Some(call) = queue.joining.pop_front() {
+                batch.gathers = true;
+                call
+            } else {
                 break;
             };
             queries += call.queries().count();
             batch.calls.push(call);
         }
-        if batch.calls.is_empty() && batch.refreshes.is_empty() {
-            queue.batches -= 1;
-            return None;
-        }
+        batch.gathers &= queue.storm.rages();
+        queue.gathering |= batch.gathers;
         Some(batch)
+    }
+
+    /// Waits for more calls to join, after the batch whose results are `untaken` yet.
+    async fn gather(&self, untaken: &Weak<()>) {
+        let begun = Instant::now();
+        let mut joined = self.queue.lock().joining.len();
+        let mut left = (untaken.strong_count(), begun);
+        loop {
+            tokio::time::sleep(storm::LULL).await;
+            let now = Instant::now();
+            if untaken.strong_count() != left.0 {
+                left = (untaken.strong_count(), now);
+            }
+            let mut queue = self.queue.lock();
+            let before = std::mem::replace(&mut joined, queue.joining.len());
+            let enough = joined == before || now - begun >= queue.storm.window();
+            if (left.0 == 0 && enough) || now - left.1 >= storm::LONGEST_WINDOW {
+                queue.gathering = false;
+                queue.storm.gathered(joined);
+                return;
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn has_work(&self) -> bool {
+        let joining = !self.gathering && !self.joining.is_empty();
+        joining || !self.calls.is_empty() || !self.refreshes.is_empty()
     }
 }
 
 async fn read_batches(database: Arc<Database>) {
     while let Some(mut batch) = database.live.next_batch() {
         batch.refreshes.retain(|entry| entry.begin_refresh());
+        let gathers = batch.gathers.then(|| Arc::downgrade(&batch.untaken));
         // A task of its own: a panic in it must not take the reader's place in the queue along, nor
         // leave an entry behind that nobody reads any more.
         let refreshes = batch.refreshes.clone();
@@ -260,10 +261,8 @@ async fn read_batches(database: Arc<Database>) {
                 Error::Client("reading live queries panicked: a bug in ecto_fdb_sync".into());
             refreshes.iter().for_each(|entry| entry.failed(&error));
         }
-        match database.live.pace() {
-            Some(Duration::ZERO) => {}
-            Some(window) => tokio::time::sleep(window).await,
-            None => return,
+        if let Some(untaken) = gathers {
+            database.live.gather(&untaken).await;
         }
     }
 }
@@ -294,9 +293,13 @@ impl Batch {
     }
 
     fn halves(mut self) -> (Batch, Batch) {
-        let calls = self.calls.split_off(self.calls.len() / 2);
-        let refreshes = self.refreshes.split_off(self.refreshes.len().div_ceil(2));
-        (self, Batch { calls, refreshes })
+        let other = Batch {
+            calls: self.calls.split_off(self.calls.len() / 2),
+            refreshes: self.refreshes.split_off(self.refreshes.len().div_ceil(2)),
+            untaken: Arc::clone(&self.untaken),
+            gathers: false,
+        };
+        (self, other)
     }
 }
 
@@ -349,6 +352,7 @@ fn begin(
     queries: &Queries,
     AtVersion { reads, metadata }: AtVersion,
 ) {
+    let untaken = batch.untaken;
     let mut calls = Vec::with_capacity(batch.calls.len());
     for call in batch.calls {
         if call.is_outdated(&metadata) {
@@ -407,7 +411,7 @@ fn begin(
                 .collect();
             // The last one of them answers for all.
             let reply = call.reply.take_if(|_| left == 0);
-            Subscription::begin(&subscription, parts, reply);
+            Subscription::begin(&subscription, parts, reply, &untaken);
         }
         if let Some(reply) = call.reply.take() {
             // It wanted nothing.

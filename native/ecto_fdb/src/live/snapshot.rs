@@ -218,6 +218,11 @@ impl Snapshot {
         }
     }
 
+    /// What nobody has read: every snapshot is a change of it.
+    pub fn nothing() -> Self {
+        Snapshot::new(0, Vec::new(), None)
+    }
+
     /// How many records.
     pub fn len(&self) -> usize {
         self.records.len()

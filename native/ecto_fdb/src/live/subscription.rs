@@ -57,9 +57,14 @@ pub struct Part {
     pub told_stale: bool,
 }
 
+/// Held by the subscriptions of a batch: gone when all of them have taken their first results.
+pub type Untaken = Arc<()>;
+
 struct State {
     phase: Phase,
     parts: SmallVec<[Part; 1]>,
+    /// From `begin` until the first `take`.
+    untaken: Option<Untaken>,
 }
 
 /// A subscription. Its lock is held while its message is sent, which makes the check and the send
@@ -84,6 +89,7 @@ impl Subscription {
             state: Mutex::new(State {
                 phase: Phase::Pending,
                 parts: SmallVec::new(),
+                untaken: None,
             }),
         });
         // It exists before its monitor does: a process that is dying now finds it.
@@ -100,7 +106,12 @@ impl Subscription {
 
     /// Its first results are there: from now on it is woken. Where it ended meanwhile, it leaves
     /// the entries again. `reply` is the answer to its call: who has ended it gets none any more.
-    pub fn begin(this: &ResourceArc<Self>, parts: SmallVec<[Part; 1]>, reply: Option<Reply>) {
+    pub fn begin(
+        this: &ResourceArc<Self>,
+        parts: SmallVec<[Part; 1]>,
+        reply: Option<Reply>,
+        untaken: &Untaken,
+    ) {
         let mut state = this.state.lock();
         if state.phase == Phase::Over {
             drop(state);
@@ -108,6 +119,7 @@ impl Subscription {
         }
         state.phase = Phase::Idle;
         state.parts = parts;
+        state.untaken = Some(Arc::clone(untaken));
         if let Some(stats) = state.stats() {
             count(&stats.subscriptions, 1);
         }
@@ -158,7 +170,9 @@ impl Subscription {
         if state.parts.iter().map(Part::cost).sum::<usize>() > most {
             return None;
         }
-        let first = state.parts.iter().any(|part| part.fresh);
+        // Gone when this returns.
+        let untaken = state.untaken.take();
+        let first = untaken.is_some();
         let taken: Vec<Taken> = state.parts.iter_mut().map(Part::take).collect();
         // After the first time, a message sent meanwhile is still in the mailbox: outstanding.
         if !first && state.phase == Phase::Outstanding {
@@ -170,6 +184,14 @@ impl Subscription {
         // Nobody who wants to wake it waits until the terms are made.
         drop(state);
         Some(taken.into_iter().map(|taken| taken.encode(env)).collect())
+    }
+
+    /// What was taken got lost: the next `take` gives everything again. That makes no message.
+    pub fn untake(&self) {
+        let mut state = self.state.lock();
+        for part in state.parts.iter_mut().filter(|part| !part.fresh) {
+            part.snapshot = Arc::new(Snapshot::nothing());
+        }
     }
 
     /// Moves its part of one entry to another one.
@@ -194,6 +216,7 @@ impl Subscription {
         let (parts, many) = {
             let mut state = self.state.lock();
             state.phase = Phase::Over;
+            state.untaken = None;
             let many = state.parts.len() > MANY_PARTS;
             // There are parts only from `begin` on, which counted it.
             if let Some(stats) = state.stats() {
