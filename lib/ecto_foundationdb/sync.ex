@@ -67,6 +67,7 @@ defmodule EctoFoundationDB.Sync do
   alias EctoFoundationDB.Schema
   alias EctoFoundationDB.Sync.All
   alias EctoFoundationDB.Sync.Callbacks
+  alias EctoFoundationDB.Sync.Changeover
   alias EctoFoundationDB.Sync.Container
   alias EctoFoundationDB.Sync.Many
   alias EctoFoundationDB.Sync.One
@@ -247,22 +248,24 @@ defmodule EctoFoundationDB.Sync do
       |> Enum.map(& &1.__struct__.prepare(&1, tenant))
       |> Enum.split_with(&match?(%Many{ids: ids} when ids in [nil, []], &1))
 
-    synced = subscribe(repo, tenant, data, wanted, deadline(repo, opts))
-    changes = Enum.map(synced, &{&1.request, &1.value}) ++ Enum.map(empty, &empty_value/1)
+    Changeover.run(fn ->
+      synced = subscribe(repo, tenant, data, wanted, deadline(repo, opts))
+      changes = Enum.map(synced, &{&1.request, &1.value}) ++ Enum.map(empty, &empty_value/1)
 
-    if Container.connected?(state) do
-      state
-      |> replace(repo, synced, empty)
-      |> attach_hook(repo, opts)
-      |> assign(repo, changes, opts)
-      |> detach_hook_if_idle(repo, opts)
-    else
-      Enum.each(synced, &Subscription.cancel(&1.subscription))
-      assign(state, repo, changes, opts)
-    end
+      if Container.connected?(state) do
+        state
+        |> replace(repo, synced, empty)
+        |> attach_hook(repo, opts)
+        |> assign(repo, changes, opts)
+        |> detach_hook_if_idle(repo, opts)
+      else
+        synced |> Enum.map(& &1.subscription) |> Changeover.ended()
+        assign(state, repo, changes, opts)
+      end
+    end)
   end
 
-  # Subscribes and takes the first results; where something raises nothing new is left subscribed.
+  # Subscribes and takes the first results.
   defp subscribe(_repo, _tenant, _data, [], _deadline), do: []
 
   defp subscribe(repo, tenant, data, requests, deadline) do
@@ -275,6 +278,7 @@ defmodule EctoFoundationDB.Sync do
         subscribe(repo, tenant, data, requests, deadline)
 
       subscriptions ->
+        Changeover.begun(subscriptions)
         first_take(wanted, subscriptions)
     end
   end
@@ -301,10 +305,6 @@ defmodule EctoFoundationDB.Sync do
       if reason && reason != stale(synced), do: raise(reason)
       taken
     end)
-  rescue
-    error ->
-      Enum.each(subscriptions, &Subscription.cancel/1)
-      reraise error, __STACKTRACE__
   end
 
   # What to subscribe to for a request, and what to remember of it.
@@ -341,7 +341,7 @@ defmodule EctoFoundationDB.Sync do
 
   defp empty_value(request), do: {request, request.__struct__.empty(request)}
 
-  # Remembers what is synced, and cancels what it takes the place of.
+  # Remembers what is synced, in the place of what was.
   defp replace(state, repo, synced, empty) do
     {replaced, data} =
       Enum.map_reduce(synced, State.get(state, repo), fn synced, data ->
@@ -350,9 +350,7 @@ defmodule EctoFoundationDB.Sync do
 
     {emptied, data} = Enum.map_reduce(empty, data, &State.pop_label(&2, &1.label))
 
-    for %{subscription: subscription} <- replaced ++ emptied,
-        do: Subscription.cancel(subscription)
-
+    Changeover.ended(for %{subscription: ended} <- replaced ++ emptied, do: ended)
     State.put(state, repo, data)
   end
 
@@ -399,12 +397,15 @@ defmodule EctoFoundationDB.Sync do
   defp labels(_info, _data), do: []
 
   defp refresh(state, repo, data, labels, opts) do
-    {data, changes, stale} = Enum.reduce(labels, {data, [], %{}}, &take_label/2)
+    Changeover.run(fn ->
+      Changeover.taken(for label <- labels, do: data.labels[label].subscription)
+      {data, changes, stale} = Enum.reduce(labels, {data, [], %{}}, &take_label/2)
 
-    state
-    |> State.put(repo, data)
-    |> assign(repo, Enum.reverse(changes), opts)
-    |> notify_stale(repo, stale)
+      state
+      |> State.put(repo, data)
+      |> assign(repo, Enum.reverse(changes), opts)
+      |> notify_stale(repo, stale)
+    end)
   end
 
   defp take_label(label, {%State{labels: labels} = data, changes, stale}) do
@@ -454,13 +455,16 @@ defmodule EctoFoundationDB.Sync do
     {assign?, opts} = cancel_options!(opts)
     {cancelled, data} = Enum.map_reduce(labels, State.get(state, repo), &State.pop_label(&2, &1))
     cancelled = Enum.reject(cancelled, &is_nil/1)
-    Enum.each(cancelled, &Subscription.cancel(&1.subscription))
     changes = if assign?, do: Enum.map(cancelled, &empty_value(&1.request)), else: []
 
-    state
-    |> State.put(repo, data)
-    |> assign(repo, changes, opts)
-    |> detach_hook_if_idle(repo, opts)
+    Changeover.run(fn ->
+      cancelled |> Enum.map(& &1.subscription) |> Changeover.ended()
+
+      state
+      |> State.put(repo, data)
+      |> assign(repo, changes, opts)
+      |> detach_hook_if_idle(repo, opts)
+    end)
   end
 
   # `assign:` may be a boolean here.

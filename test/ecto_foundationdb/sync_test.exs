@@ -840,6 +840,137 @@ defmodule EctoFoundationDB.SyncTest do
     end
   end
 
+  describe "where a function of the application raises" do
+    setup %{tenant: tenant} do
+      %{ada: insert!(tenant, "u1", "Ada"), bea: insert!(tenant, "u2", "Bea")}
+    end
+
+    # How a call is made to raise: what is done to its state before, and its options.
+    defp ways_to_raise do
+      fail = fn _state, _new -> raise "no" end
+      throw = fn _state, _new -> throw(:no) end
+      fail4 = fn _state, _name, _repo, _opts -> raise "no" end
+      attach = fn name, cb -> &Sync.attach_callback(&1, Repo, name, :handle_assigns, cb) end
+
+      sync_more = fn
+        state, %{more: _} -> {:cont, state}
+        state, _old -> {:cont, Sync.sync_one(state, Repo, :more, User, "u2")}
+      end
+
+      fail_later = fn
+        state, %{more: _} -> {:cont, state}
+        _state, _old -> raise "no"
+      end
+
+      [
+        {& &1, [assign: fail]},
+        {& &1, [assign: throw]},
+        {& &1, [attach_container_hook: fail4]},
+        {attach.(:default, fail), []},
+        {attach.(:default, fn state, _old -> state end), []},
+        # After a callback that has synced.
+        {&(&1 |> attach.(:first, sync_more).() |> attach.(:second, fail_later).()), []}
+      ]
+    end
+
+    defp raises(fun) do
+      fun.()
+      flunk("did not raise")
+    rescue
+      _error in [RuntimeError, ArgumentError] -> :ok
+    catch
+      :throw, :no -> :ok
+    end
+
+    test "a first sync leaves nothing", %{state: state, ada: ada, bea: bea} do
+      one = %Sync.One{label: :user, schema: User, id: "u1"}
+      many = %Sync.Many{label: :users, schema: User, ids: ["u1", "u2"]}
+      all = %Sync.All{label: :all, queryable: User}
+
+      for {prepare, opts} <- ways_to_raise() do
+        state = prepare.(state)
+        raises(fn -> Sync.sync_one(state, Repo, :user, User, "u1", opts) end)
+        raises(fn -> Sync.sync(state, Repo, [one, many, all], opts) end)
+      end
+
+      # A page that follows the same records hears of it, and nobody else in this process.
+      state = Sync.sync(state, Repo, [one, many, all])
+      rename!(ada, "Ada 2")
+      rename!(bea, "Bea 2")
+
+      state = handle_until(state, &(&1.user.name == "Ada 2"))
+      state = handle_until(state, &(names(&1.users) == ["Ada 2", "Bea 2"]))
+      state = handle_until(state, &(names(&1.all) == ["Ada 2", "Bea 2"]))
+      Sync.cancel_all(state, Repo)
+      refute_receive _any, 50
+    end
+
+    test "a label synced again goes on as before", %{state: state, ada: ada, bea: bea} do
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+      state = Sync.sync_many(state, Repo, :users, User, ["u1", "u2"])
+      state = Sync.sync_one(state, Repo, :more, User, "u1")
+
+      for {prepare, opts} <- ways_to_raise() do
+        state = prepare.(state)
+
+        raises(fn ->
+          Sync.sync(
+            state,
+            Repo,
+            [
+              %Sync.One{label: :user, schema: User, id: "u2"},
+              %Sync.Many{label: :users, schema: User, ids: ["u2"]}
+            ],
+            opts
+          )
+        end)
+      end
+
+      rename!(ada, "Ada 2")
+      rename!(bea, "Bea 2")
+      state = handle_until(state, &(&1.user.name == "Ada 2" and &1.more.name == "Ada 2"))
+      state = handle_until(state, &(names(&1.users) == ["Ada 2", "Bea 2"]))
+      Sync.cancel_all(state, Repo)
+      refute_receive _any, 50
+    end
+
+    test "a cancelled label goes on as before", %{state: state, ada: ada} do
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+      fail = fn _state, _new -> raise "no" end
+      fail4 = fn _state, _name, _repo, _opts -> raise "no" end
+      raises(fn -> Sync.cancel(state, Repo, :user, assign: fail) end)
+      raises(fn -> Sync.cancel_all(state, Repo, assign: fail) end)
+
+      hooked = Sync.sync_one(state, Repo, :user, User, "u1", attach_container_hook: &keep/4)
+      raises(fn -> Sync.cancel(hooked, Repo, :user, detach_container_hook: fail4) end)
+
+      rename!(ada, "Ada 2")
+      hooked = handle_until(hooked, &(&1.user.name == "Ada 2"))
+      Sync.cancel_all(hooked, Repo)
+      refute_receive _any, 50
+    end
+
+    defp keep(state, _name, _repo, _opts), do: state
+
+    test "handling a message can be done again, and misses nothing", context do
+      %{tenant: tenant, state: state, ada: ada} = context
+      for i <- 3..20, do: insert!(tenant, "u#{i}", "#{i}")
+      state = Sync.sync_all(state, Repo, :all, User)
+      rename!(ada, "Ada 2")
+      assert_receive {ref, :ready} = message when is_reference(ref), 10_000
+      fail = fn _state, _new -> raise "no" end
+      raises(fn -> Sync.handle_ready(Repo, message, state, assign: fail) end)
+
+      # The state of before, and a later change.
+      Repo.delete!(%User{id: "u2"}, prefix: tenant)
+      state = handle_next(state)
+      assert state.assigns.all == Repo.all(User, prefix: tenant)
+      Repo.delete!(ada)
+      state = handle_until(state, &(length(&1.all) == 18))
+      assert state.assigns.all == Repo.all(User, prefix: tenant)
+    end
+  end
+
   test "several repos' syncs in one state keep apart", %{state: state} do
     state = Sync.sync_one(state, Repo, :user, User, "u1")
     refute Sync.watching?(state, OtherRepo, :user)
