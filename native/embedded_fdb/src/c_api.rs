@@ -547,6 +547,13 @@ c_functions! {
                 }
                 Ok(0)
             }
+            // Clients read `fdb_database_get_client_status` so, which works with a cluster's client.
+            Output::Key(key) => {
+                put(out_present, 1)?;
+                put(out_value, key.as_ptr())?;
+                put(out_length, count(key.len()))?;
+                Ok(0)
+            }
             _ => wrong_kind(),
         }
     }

@@ -78,6 +78,7 @@ mod random;
 mod range_set;
 mod registry;
 mod resolver;
+mod sample;
 mod space;
 mod special;
 mod status;

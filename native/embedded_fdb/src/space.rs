@@ -25,7 +25,7 @@ impl Space {
     }
 
     /// A key as the database knows it.
-    fn outer(&self, key: &[u8]) -> Key {
+    pub(crate) fn outer(&self, key: &[u8]) -> Key {
         [&self.prefix[..], key].concat().into()
     }
 

@@ -310,6 +310,19 @@ fn limits_of_a_transaction_hold() {
     );
     assert_eq!(code(block_on(transaction.get(b"k", false))), 1031);
 
+    // A timeout that is over can't be taken back, whether or not anything was pending.
+    let transaction = begin(&database);
+    assert_eq!(
+        code(transaction.set_option(TransactionOption::Timeout(1))),
+        0
+    );
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    assert_eq!(
+        code(transaction.set_option(TransactionOption::Timeout(0))),
+        0
+    );
+    assert_eq!(code(block_on(transaction.get(b"k", false))), 1031);
+
     let transaction = begin(&database);
     transaction.set(b"k", &vec![0; 100_001]);
     assert_eq!(code(block_on(transaction.get(b"k", false))), 2103);
@@ -345,4 +358,46 @@ fn a_read_version_can_be_named() {
         transaction.set_read_version(version);
         assert_eq!(code(block_on(transaction.get(b"k", false))), expected);
     }
+}
+
+#[test]
+fn a_commit_waits_for_reads_and_fails_as_they_do() {
+    let database = database("reads_before_commit");
+    let version = block_on(begin(&database).get_read_version()).unwrap_or_default();
+    for (ahead, expected) in [(200_000, 0), (100_000_000, 1009)] {
+        let transaction = begin(&database);
+        transaction.set_read_version(version + ahead);
+        transaction.set(b"k", b"v");
+        let read = transaction.get(b"k2", false);
+        assert!(read.now_or_never().is_none(), "the version is to come");
+        let committed = block_on(transaction.commit());
+        assert_eq!(committed.err().map_or(0, |error| error.code()), expected);
+    }
+}
+
+#[test]
+fn sizes_are_estimated_as_by_a_server() {
+    let database = database("estimates");
+    let transaction = begin(&database);
+    for i in 0..2_000 {
+        transaction.set(format!("{i:08}").as_bytes(), &[0; 92]);
+    }
+    assert!(block_on(transaction.commit()).is_ok());
+    put(&database, b"x", b"a small row is seldom in the sample");
+    put(&database, b"y", &[0; 60_000]);
+    let transaction = begin(&database);
+    let estimate =
+        |begin, end| block_on(transaction.get_estimated_range_size_bytes(begin, end)).ok();
+    assert_eq!(estimate(b"x", b"y"), Some(0));
+    assert_eq!(estimate(b"y", b"z"), Some(60_001));
+    let rows = estimate(b"0", b"1").unwrap_or_default();
+    assert!((100_000..300_000).contains(&rows), "{rows}");
+    let points = block_on(transaction.get_range_split_points(b"0", b"1", 50_000));
+    let points: Vec<Vec<u8>> = points
+        .map(|points| points.iter().map(|point| point.key().to_vec()).collect())
+        .unwrap_or_default();
+    assert!((3..10).contains(&points.len()), "{points:?}");
+    assert_eq!(points.first().map(Vec::as_slice), Some(&b"0"[..]));
+    assert_eq!(points.last().map(Vec::as_slice), Some(&b"1"[..]));
+    assert!(points.is_sorted());
 }

@@ -3,6 +3,21 @@
 use super::*;
 use crate::database::Refused;
 
+/// How far a commit got at once.
+enum Begun {
+    Done(Result<Output>),
+    /// The rest is up to the committer of a file.
+    Submit(Submit),
+}
+
+/// A commit for a file, with the prefix of the transaction's tenant.
+struct Submit {
+    request: CommitRequest,
+    prefix: Key,
+    /// What the client hears of a success.
+    hidden: Option<Error>,
+}
+
 impl Transaction {
     pub(crate) fn watch(self: &Arc<Self>, key: Key) -> Arc<Future> {
         self.with(|inner| {
@@ -46,38 +61,75 @@ impl Transaction {
                 return Future::ready(Err(error));
             }
             inner.commit_started = true;
-            if let Some(error) = inner.failed_read {
-                return Future::ready(Err(error));
+            if inner.reads_under_way > 0 {
+                let future = Future::pending();
+                self.keep_pending(inner, &future);
+                inner.waiting_commit = Some(future.clone());
+                return future;
             }
-            match self.request_commit(inner) {
-                Ok(Some((request, prefix))) => self.submit(inner, request, prefix),
-                Ok(None) => Future::ready(Ok(Output::Unit)),
-                Err(error) => Future::ready(Err(inner.commit_failed(error))),
+            match self.begin_commit(inner) {
+                Begun::Done(result) => Future::ready(result),
+                Begun::Submit(submit) => {
+                    let future = Future::pending();
+                    self.keep_pending(inner, &future);
+                    self.submit(submit, &future);
+                    future
+                }
             }
         })
     }
 
-    /// Hands a commit over, with the prefix of the transaction's tenant.
-    fn submit(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        request: CommitRequest,
-        prefix: Key,
-    ) -> Arc<Future> {
+    /// Begins the commit that waited for reads, once they are all done.
+    pub(super) fn commit_after_reads(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.reads_under_way > 0 {
+            return;
+        }
+        let waiting = inner.waiting_commit.take();
+        let Some(future) = waiting.filter(|future| !future.is_ready()) else {
+            return;
+        };
+        match self.begin_commit(inner) {
+            Begun::Done(result) => inner.outbox.push((future, result)),
+            Begun::Submit(submit) => self.submit(submit, &future),
+        }
+    }
+
+    /// Commits, but for the wait for a file.
+    fn begin_commit(&self, inner: &mut Inner) -> Begun {
+        if let Some(error) = inner.failed_read {
+            return Begun::Done(Err(error));
+        }
+        let (request, prefix) = match self.request_commit(inner) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Begun::Done(Ok(Output::Unit)),
+            Err(error) => return Begun::Done(Err(inner.commit_failed(error))),
+        };
         let database = &self.handle.database;
         let hidden = match database.faults.commit() {
             Some(CommitFault::Refuse(error)) => {
-                return Future::ready(Err(inner.commit_failed(error)));
+                return Begun::Done(Err(inner.commit_failed(error)));
             }
             Some(CommitFault::Hide(error)) => Some(error),
             None => None,
         };
-        let Some(committer) = &database.committer else {
-            let answer = database.commit(request);
-            return Future::ready(self.take_answer(inner, answer, hidden, &prefix));
-        };
-        let future = Future::pending();
-        self.keep_pending(inner, &future);
+        if database.committer.is_some() {
+            return Begun::Submit(Submit {
+                request,
+                prefix,
+                hidden,
+            });
+        }
+        let answer = database.commit(request);
+        Begun::Done(self.take_answer(inner, answer, hidden, &prefix))
+    }
+
+    /// Hands a commit to the committer of a file.
+    fn submit(self: &Arc<Self>, submit: Submit, future: &Arc<Future>) {
+        let Submit {
+            request,
+            prefix,
+            hidden,
+        } = submit;
         let (transaction, waiting) = (self.clone(), future.clone());
         let done = move |answer| {
             let result = transaction.with(|inner| {
@@ -91,8 +143,9 @@ impl Transaction {
                 waiting.complete(result);
             }
         };
-        committer.submit(request, Box::new(done));
-        future
+        if let Some(committer) = &self.handle.database.committer {
+            committer.submit(request, Box::new(done));
+        }
     }
 
     /// Takes over what came of a commit. `hidden` is what the client hears of its success.

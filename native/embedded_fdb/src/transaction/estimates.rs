@@ -1,6 +1,7 @@
-//! What a cluster would estimate, and here is known.
+//! Estimates of sizes, which a cluster's servers make from a sample of the newest data.
 
 use super::*;
+use crate::sample;
 
 impl Transaction {
     pub(crate) fn get_addresses_for_key(self: &Arc<Self>) -> Arc<Future> {
@@ -16,13 +17,8 @@ impl Transaction {
         begin: Key,
         end: Key,
     ) -> Arc<Future> {
-        self.read(move |_, inner| {
-            if begin > end {
-                return Err(Error::INVERTED_RANGE);
-            }
-            inner.check_fresh()?;
-            let space = &inner.sighted()?.space;
-            let size: usize = bytes_in(space, &begin, &end).map(|(_, size)| size).sum();
+        self.estimate(begin, end, |_, space, begin, end| {
+            let size = sample::estimate(space.everything(), begin, end);
             Ok(Output::Int64(i64::try_from(size).unwrap_or(i64::MAX)))
         })
     }
@@ -34,41 +30,52 @@ impl Transaction {
         end: Key,
         chunk: i64,
     ) -> Arc<Future> {
-        self.read(move |_, inner| {
-            if begin > end {
-                return Err(Error::INVERTED_RANGE);
-            }
+        let ends = (begin.clone(), end.clone());
+        self.estimate(begin, end, move |inner, space, begin, end| {
             let max_key = inner.max_read_key();
-            if begin[..] > *max_key || end[..] > *max_key {
+            if ends.0[..] > *max_key || ends.1[..] > *max_key {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
             }
-            let chunk = usize::try_from(chunk).ok().filter(|&chunk| chunk > 0);
-            let chunk = chunk.ok_or(Error::CLIENT_INVALID_OPERATION)?;
-            inner.check_fresh()?;
-            let space = &inner.sighted()?.space;
-            let mut points = vec![begin.clone()];
-            let mut size = 0;
-            for (key, bytes) in bytes_in(space, &begin, &end) {
-                if size >= chunk {
-                    points.push(key.clone());
-                    size = 0;
-                }
-                size += bytes;
+            let chunk = u64::try_from(chunk).map_err(|_| Error::CLIENT_INVALID_OPERATION)?;
+            let cut = begin.len() - ends.0.len();
+            let mut points = vec![ends.0];
+            points.extend(
+                sample::split_points(space.everything(), begin, end, chunk)
+                    .into_iter()
+                    .map(|key| Key::from(&key[cut..])),
+            );
+            if points.last() != Some(&ends.1) {
+                points.push(ends.1);
             }
-            points.push(end);
             Ok(Output::Keys(KeyArray::new(points)))
         })
     }
-}
 
-/// Keys in a range with the bytes of key and value.
-fn bytes_in<'a>(
-    space: &'a Space,
-    begin: &Key,
-    end: &Key,
-) -> impl Iterator<Item = (Key, usize)> + use<'a> {
-    space.range(begin, end).map(|(key, value)| {
-        let size = key.len() + value.len();
-        (key, size)
-    })
+    /// Answers from the newest data and a range as the database knows it. Nothing is read as far as
+    /// the transaction is concerned, but a tenant is looked up at its read version.
+    fn estimate(
+        self: &Arc<Self>,
+        begin: Key,
+        end: Key,
+        f: impl FnOnce(&Inner, &Space, &Key, &Key) -> Result<Output>,
+    ) -> Arc<Future> {
+        Future::ready(self.with(|inner| {
+            if begin > end {
+                return Err(Error::INVERTED_RANGE);
+            }
+            inner.check_usable()?;
+            let newest = self.handle.database.snapshot().map;
+            let prefix = match &self.tenant {
+                Some(_) => {
+                    self.sight(inner)?;
+                    inner.check_fresh()?;
+                    inner.sighted()?.tenant.map(tenant::prefix)
+                }
+                None => None,
+            };
+            let space = Space::new(newest, prefix.unwrap_or_default());
+            let (begin, end) = (space.outer(&begin), space.outer(&end));
+            f(inner, &space, &begin, &end)
+        }))
+    }
 }

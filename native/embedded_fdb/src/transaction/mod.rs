@@ -108,6 +108,10 @@ struct Inner {
     deferred: Option<Error>,
     cancelled: Option<Error>,
     commit_started: bool,
+    /// Reads that have no answer yet.
+    reads_under_way: usize,
+    /// The commit that waits for them.
+    waiting_commit: Option<Arc<Future>>,
     committed_version: Version,
     stamp: Stamp,
     stamp_futures: Vec<Arc<Future>>,
@@ -167,6 +171,8 @@ impl Transaction {
             deferred: None,
             cancelled: None,
             commit_started: false,
+            reads_under_way: 0,
+            waiting_commit: None,
             committed_version: -1,
             stamp: Stamp::Unknown,
             stamp_futures: Vec::new(),
@@ -310,6 +316,8 @@ impl Transaction {
         inner.deferred = None;
         inner.cancelled = None;
         inner.commit_started = false;
+        inner.reads_under_way = 0;
+        inner.waiting_commit = None;
         inner.special.clear();
         inner.error_message = None;
         self.apply_persistent(inner);

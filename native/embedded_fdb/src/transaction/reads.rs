@@ -36,8 +36,8 @@ impl Transaction {
             }
             if let (None, Some(version)) = (&inner.sighted, inner.requested_version) {
                 let wait = self.handle.database.versions_until(version);
-                if wait > 0 && wait <= FUTURE_VERSION_PATIENCE {
-                    return self.read_later(inner, wait, f);
+                if wait > 0 {
+                    return self.read_later(inner, wait.min(FUTURE_VERSION_PATIENCE), f);
                 }
             }
             let result = self.run_read(inner, f);
@@ -55,11 +55,7 @@ impl Transaction {
         let Some(delay) = delay else {
             return Future::ready(result);
         };
-        let future = Future::pending();
-        self.keep_pending(inner, &future);
-        let waiting = future.clone();
-        network::after(delay, Box::new(move || waiting.complete(result)));
-        future
+        self.read_after(inner, delay, |_, _| result)
     }
 
     pub(super) fn run_read(
@@ -83,20 +79,41 @@ impl Transaction {
         versions: Version,
         f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
     ) -> Arc<Future> {
+        let delay = Duration::from_micros(versions.unsigned_abs());
+        self.read_after(inner, delay, |transaction, inner| {
+            transaction.run_read(inner, f)
+        })
+    }
+
+    /// A read that is under way for a time; a commit waits for it.
+    fn read_after(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        delay: Duration,
+        f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
+    ) -> Arc<Future> {
         let future = Future::pending();
         self.keep_pending(inner, &future);
+        inner.reads_under_way += 1;
+        let generation = inner.generation;
         let (transaction, waiting) = (Arc::downgrade(self), future.clone());
-        let delay = Duration::from_micros(versions.unsigned_abs());
         network::after(
             delay,
             Box::new(move || {
                 let Some(transaction) = transaction.upgrade() else {
                     return;
                 };
-                if !waiting.is_ready() {
-                    let result = transaction.with(|inner| transaction.run_read(inner, f));
-                    waiting.complete(result);
-                }
+                transaction.with(|inner| {
+                    if inner.generation != generation {
+                        return;
+                    }
+                    if !waiting.is_ready() {
+                        let result = f(&transaction, inner);
+                        inner.outbox.push((waiting, result));
+                    }
+                    inner.reads_under_way -= 1;
+                    transaction.commit_after_reads(inner);
+                });
             }),
         );
         future
