@@ -40,6 +40,9 @@ defmodule EctoFoundationDB.Sync do
 
   When a process ends, its syncs end with it.
 
+  The examples below use a plain map, `%{assigns: %{}, private: %{tenant: tenant}}`, of a tenant with two
+  users: `u1`, Ada of the red team, and `u2`, Bea of the blue one. With a socket they are the same.
+
   ## Labels
 
   The label is the key in the assigns: an atom for LiveView, any term elsewhere. A label that is
@@ -91,8 +94,11 @@ defmodule EctoFoundationDB.Sync do
   @doc """
   Syncs one record: `label` is assigned the struct, or `nil` while there is none.
 
-      socket = Sync.sync_one(socket, Repo, :user, User, "u1")
-      socket.assigns.user.name
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> state.assigns.user.name
+      "Ada"
 
   Label and schema may also be given the other way round. For the options see the
   [module's documentation](#module-options).
@@ -108,9 +114,13 @@ defmodule EctoFoundationDB.Sync do
   exist, in the order of `ids`. One that is created later appears in its place. `nil` or `[]`
   cancels.
 
-      socket = Sync.sync_many(socket, Repo, :users, User, ["u1", "u2"])
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_many(state, Repo, :users, User, ["u2", "nobody yet", "u1"])
+      iex> Enum.map(state.assigns.users, & &1.name)
+      ["Bea", "Ada"]
 
-  Label and schema may also be given the other way round. For the options see the
+  Synced again with other ids, those that stay are not read again. Label and schema may also be given the other way round. For the options see the
   [module's documentation](#module-options).
   """
   @spec sync_many(state(), module(), label(), module(), [term()] | nil, keyword()) :: state()
@@ -122,8 +132,14 @@ defmodule EctoFoundationDB.Sync do
   @doc """
   Syncs the records of a schema: `label` is assigned their list.
 
-      socket = Sync.sync_all(socket, Repo, :users, User)
-      socket = Sync.sync_all(socket, Repo, :newest, {User, order_by: [desc: :joined], limit: 10})
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_all(state, Repo, :users, User)
+      iex> Enum.map(state.assigns.users, & &1.name)
+      ["Ada", "Bea"]
+      iex> state = Sync.sync_all(state, Repo, :last, {User, order_by: [desc: :id], limit: 1})
+      iex> Enum.map(state.assigns.last, & &1.name)
+      ["Bea"]
 
   The list is watched by the schema's `EctoFoundationDB.Indexer.SchemaMetadata` index; without one
   the error shows the migration to write. The option `:watch_action` says which changes are
@@ -131,9 +147,7 @@ defmodule EctoFoundationDB.Sync do
   (all, the default). For the other options see the [module's documentation](#module-options).
 
   Label and queryable may also be given the other way round, and the label may be left out: then it
-  is the schema's source as an atom, here `:users`.
-
-      socket = Sync.sync_all(socket, Repo, User)
+  is the schema's source as an atom, here `:users`: `Sync.sync_all(state, Repo, User)`.
   """
   @spec sync_all(state(), module(), label(), queryable(), keyword()) :: state()
   def sync_all(state, repo, label, queryable, opts) do
@@ -157,9 +171,13 @@ defmodule EctoFoundationDB.Sync do
   @doc """
   Syncs the records with the values `by`, as `sync_all/5` does all of a schema.
 
-      socket = Sync.sync_all_by(socket, Repo, :engineers, User, department: "engineering")
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_all_by(state, Repo, :reds, User, team: "red")
+      iex> Enum.map(state.assigns.reds, & &1.name)
+      ["Ada"]
 
-  `by` names exactly the fields of a SchemaMetadata index of the schema (`by: [:department]`): it
+  `by` names exactly the fields of a SchemaMetadata index of the schema, here `metadata(User, [:team])`: it
   counts the changes that are watched.
   """
   @spec sync_all_by(state(), module(), label(), queryable(), keyword() | map(), keyword()) ::
@@ -224,14 +242,19 @@ defmodule EctoFoundationDB.Sync do
   Syncs several labels at once: a list of `EctoFoundationDB.Sync.One`, `EctoFoundationDB.Sync.Many`
   and `EctoFoundationDB.Sync.All`. All of them are read at one version of the database.
 
-      Sync.sync(socket, Repo, [
-        %Sync.One{label: :user, schema: User, id: "u1"},
-        %Sync.Many{label: :friends, schema: User, ids: ["u2", "u3"]},
-        %Sync.All{label: :posts, queryable: Post, by: [author: "u1"]}
-      ])
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state =
+      ...>   Sync.sync(state, Repo, [
+      ...>     %Sync.One{label: :user, schema: User, id: "u1"},
+      ...>     %Sync.Many{label: :friends, schema: User, ids: ["u2"]},
+      ...>     %Sync.All{label: :blues, queryable: User, by: [team: "blue"]}
+      ...>   ])
+      iex> state.assigns |> Map.keys() |> Enum.sort()
+      [:blues, :friends, :user]
 
-  For the options see the [module's documentation](#module-options). Where this raises, whatever
-  was synced before goes on.
+  For the options see the [module's documentation](#module-options). Where this raises, also in a
+  function of the application such as a callback, nothing has changed: what was synced before goes on.
   """
   @spec sync(state(), module(), [request()], keyword()) :: state()
   def sync(state, repo, queryable_assigns, opts \\ []) do
@@ -362,12 +385,15 @@ defmodule EctoFoundationDB.Sync do
   are handled together, with one assign; it is `:halt` where one of them is this repo's. The data have
   been read already: this never waits for the database.
 
-      def handle_info(message, state) do
-        case Sync.handle_ready(Repo, message, state) do
-          {:halt, state} -> {:noreply, state}
-          {:cont, state} -> handle_other(message, state)
-        end
-      end
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> Repo.update!(state.assigns.user, name: "Ada Lovelace")
+      iex> message = receive do: ({_ref, :ready} = message -> message)
+      iex> {:halt, state} = Sync.handle_ready(Repo, message, state)
+      iex> state.assigns.user.name
+      "Ada Lovelace"
+      iex> {:cont, ^state} = Sync.handle_ready(Repo, :something_else, state)
 
   A LiveView needs no such function, it has a hook. Options: `:assign`, as in the
   [module's documentation](#module-options).
@@ -431,7 +457,11 @@ defmodule EctoFoundationDB.Sync do
   given. The hook is detached when nothing is left; see `:detach_container_hook` in the
   [module's documentation](#module-options).
 
-      socket = Sync.cancel(socket, Repo, :user)
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> Sync.cancel(state, Repo, :user).assigns
+      %{user: nil}
 
   A process that ends needs not cancel.
   """
@@ -443,7 +473,11 @@ defmodule EctoFoundationDB.Sync do
   @doc """
   Cancels every sync of the repo in this state, as `cancel/4` does for one.
 
-      socket = Sync.cancel_all(socket, Repo)
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = state |> Sync.sync_one(Repo, :user, User, "u1") |> Sync.sync_all(Repo, :users, User)
+      iex> Sync.cancel_all(state, Repo).assigns
+      %{user: nil, users: []}
   """
   @spec cancel_all(state(), module(), keyword()) :: state()
   def cancel_all(state, repo, opts \\ []) do
@@ -480,7 +514,11 @@ defmodule EctoFoundationDB.Sync do
   @doc """
   Whether a label is synced.
 
-      true = Sync.watching?(socket, Repo, :user)
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> {Sync.watching?(state, Repo, :user), Sync.watching?(state, Repo, :users)}
+      {true, false}
   """
   @spec watching?(state(), module(), label()) :: boolean()
   def watching?(state, repo, label), do: is_map_key(State.get(state, repo).labels, label)
@@ -488,8 +526,13 @@ defmodule EctoFoundationDB.Sync do
   @doc """
   What the syncs of all this node's processes with a repo are, and have cost since it started.
 
-      Sync.stats(MyApp.Repo)
-      #=> %{subscriptions: 9_000, live_queries: 12, pending_watches: 12, reads: 340, …}
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> _state = Sync.sync_one(state, Repo, :me, User, "u1")
+      iex> stats = Sync.stats(Repo)
+      iex> {stats.subscriptions, stats.live_queries, stats.pending_watches}
+      {2, 1, 1}
 
   Now: `:subscriptions`, `:live_queries` (what they share), `:pending_watches`, `:transactions`,
   `:stale` (live queries that can't be kept up to date). Since the start: `:batches` (transactions
@@ -510,12 +553,24 @@ defmodule EctoFoundationDB.Sync do
       map has the reason, an `EctoFoundationDB.Error`; the assigns stay what they were. And once
       more, with `nil`, when they are up to date again.
 
-      Sync.attach_callback(socket, Repo, :handle_assigns, fn socket, %{user_ids: _old} ->
-        {:cont, Sync.sync_many(socket, Repo, :users, User, socket.assigns.user_ids)}
-      end)
+  A callback may sync other labels: here, whoever is in the team of the user.
 
-  A callback may sync other labels, as this one does; the callbacks are called for what that
-  assigns, too. Syncing a label it is being called for raises.
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state =
+      ...>   Sync.attach_callback(state, Repo, :handle_assigns, fn
+      ...>     state, %{user: _old_user} ->
+      ...>       {:cont, Sync.sync_all_by(state, Repo, :team, User, team: state.assigns.user.team)}
+      ...>
+      ...>     state, _old ->
+      ...>       {:cont, state}
+      ...>   end)
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> Enum.map(state.assigns.team, & &1.name)
+      ["Ada"]
+
+  The callbacks are called for what that assigns, too; the second clause is for those calls. Syncing a
+  label that a callback is being called for raises.
 
   Several callbacks have different names (default: `:default`) and are called in the order they were
   attached in. The option `replace: true` puts the callback in the place of one of the same name.
@@ -536,7 +591,13 @@ defmodule EctoFoundationDB.Sync do
   @doc """
   Detaches a callback; one that is not attached is no error.
 
-      Sync.detach_callback(socket, Repo, :handle_assigns)
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> never = fn _state, _old -> raise "not called any more" end
+      iex> state = Sync.attach_callback(state, Repo, :never, :handle_assigns, never)
+      iex> state = Sync.detach_callback(state, Repo, :never, :handle_assigns)
+      iex> Sync.sync_one(state, Repo, :user, User, "u1").assigns.user.name
+      "Ada"
   """
   @spec detach_callback(state(), module(), term(), :handle_assigns | :handle_stale, keyword()) ::
           state()
@@ -549,7 +610,7 @@ defmodule EctoFoundationDB.Sync do
   and `idlist_assigns`, lists of records with an `:id`, put in the place of those in `assigns` with
   the option `idlist: :replace` (which the function's options hold), else merged into them by id.
 
-      iex> EctoFoundationDB.Sync.assign_map(%{users: [%{id: 1, name: "A"}]}, [count: 2],
+      iex> Sync.assign_map(%{users: [%{id: 1, name: "A"}]}, [count: 2],
       ...>   users: [%{id: 1, name: "B"}, %{id: 2, name: "C"}]
       ...> )
       %{count: 2, users: [%{id: 1, name: "B"}, %{id: 2, name: "C"}]}

@@ -6,8 +6,6 @@ defmodule EctoFoundationDB.SyncTest do
   alias EctoFoundationDB.SyncRepo, as: Repo
   alias EctoFoundationDB.SyncUser, as: User
 
-  doctest EctoFoundationDB.Sync, only: [assign_map: 4]
-
   setup do
     tenant = Repo.tenant()
     %{tenant: tenant, state: %{assigns: %{}, private: %{tenant: tenant}}}

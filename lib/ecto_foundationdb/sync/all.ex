@@ -5,6 +5,13 @@ defmodule EctoFoundationDB.Sync.All do
   `queryable` is a schema, or `{schema, options}` with `:where`, `:order_by` and `:limit`.
   `watch_action` says which of the changes counted by `EctoFoundationDB.Indexer.SchemaMetadata`
   are followed: `:inserts`, `:deletes`, `:collection` (both), `:updates` or `:changes` (all).
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> all = %Sync.All{label: :users, queryable: {User, order_by: [desc: :id]}}
+      iex> state = Sync.sync(state, Repo, [all])
+      iex> Enum.map(state.assigns.users, & &1.name)
+      ["Bea", "Ada"]
   """
 
   alias EctoFoundationDB.LiveQuery

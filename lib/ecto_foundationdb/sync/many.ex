@@ -2,6 +2,13 @@ defmodule EctoFoundationDB.Sync.Many do
   @moduledoc """
   Records by their primary keys, each watched by itself: `label` is assigned the list of those that
   exist, in the order of `ids`.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> many = %Sync.Many{label: :users, schema: User, ids: ["u2", "u1"]}
+      iex> state = Sync.sync(state, Repo, [many])
+      iex> Enum.map(state.assigns.users, & &1.name)
+      ["Bea", "Ada"]
   """
 
   alias EctoFoundationDB.LiveQuery

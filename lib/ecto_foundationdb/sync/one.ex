@@ -1,6 +1,12 @@
 defmodule EctoFoundationDB.Sync.One do
   @moduledoc """
   One record, by its primary key: `label` is assigned the struct, or `nil` while there is none.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync(state, Repo, [%Sync.One{label: :user, schema: User, id: "u1"}])
+      iex> state.assigns.user.name
+      "Ada"
   """
 
   alias EctoFoundationDB.LiveQuery
