@@ -61,9 +61,9 @@ defmodule EctoFoundationDB.Layer.Order do
   defp compare(_a, nil), do: :gt
 
   defp compare(%module{} = a, %module{} = b) do
-    if function_exported?(module, :compare, 2),
+    if Code.ensure_loaded?(module) and function_exported?(module, :compare, 2),
       do: module.compare(a, b),
-      else: if(a < b, do: :lt, else: :gt)
+      else: compare(Map.from_struct(a), Map.from_struct(b))
   end
 
   defp compare(a, b) when a < b, do: :lt
