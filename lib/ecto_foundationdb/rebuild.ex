@@ -33,6 +33,10 @@ defmodule EctoFoundationDB.Rebuild do
 
     missing = pages(tenant, records, 0, &set(query, name, &1, opts[:step]))
     wrong = pages(tenant, entries, 0, &clear(query, name, &1, opts[:step]))
+    # Lists that are synced by the index are read again.
+    if missing + wrong > 0,
+      do: Transaction.run(tenant, fn -> Transaction.write([Metadata.changed()]) end)
+
     %{missing: missing, wrong: wrong}
   end
 

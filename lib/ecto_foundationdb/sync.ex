@@ -20,8 +20,8 @@ defmodule EctoFoundationDB.Sync do
   ## The state
 
   A *state* is a map or struct with `:assigns` and `:private`, both maps: a
-  `Phoenix.LiveView.Socket`, or a map in a GenServer of your own. `private.tenant` holds the tenant.
-  `private.ecto_fdb_sync_data` is this module's own.
+  `Phoenix.LiveView.Socket`, or a map in a GenServer of your own. `private.tenant` holds the tenant; a
+  repo with `:tenant_id` needs none there. `private.ecto_fdb_sync_data` is this module's own.
 
   A socket is assigned by `Phoenix.Component.assign/2`, and a `:handle_info` hook is attached to it,
   so a LiveView has nothing more to do. On a LiveView's first, disconnected render the data are read
@@ -76,6 +76,7 @@ defmodule EctoFoundationDB.Sync do
   alias EctoFoundationDB.Sync.One
   alias EctoFoundationDB.Sync.State
   alias EctoFoundationDB.Sync.Subscription
+  alias EctoFoundationDB.Tenant
 
   @typedoc "A `Phoenix.LiveView.Socket`, or another map with these two keys."
   @type state :: %{
@@ -681,15 +682,22 @@ defmodule EctoFoundationDB.Sync do
     end
   end
 
-  # The state's tenant, or the repo's only one.
+  # The state's tenant, or the repo's only one: the state's may be another repo's.
   defp tenant!(%{private: private}, repo) do
-    if private[:tenant] == nil and Connection.fetch!(repo).config[:tenant_id] == nil do
-      raise ArgumentError,
-            "no tenant to sync from: put one into the state's private, as in " <>
-              "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\"))"
-    end
+    single? = Connection.fetch!(repo).config[:tenant_id] != nil
 
-    Options.tenant!(repo, prefix: private[:tenant])
+    case private[:tenant] do
+      nil when not single? ->
+        raise ArgumentError,
+              "no tenant to sync from: put one into the state's private, as in " <>
+                "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\"))"
+
+      %Tenant{repo: other} when single? and other != repo ->
+        Options.tenant!(repo, prefix: nil)
+
+      tenant ->
+        Options.tenant!(repo, prefix: tenant)
+    end
   end
 
   defp check_requests!(requests) do

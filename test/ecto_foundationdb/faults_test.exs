@@ -162,6 +162,22 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
+  test "a message is handled without waiting for the database", %{tenant: tenant} do
+    user = Repo.insert!(%User{id: "u1", name: "before"}, prefix: tenant)
+    state = %{assigns: %{}, private: %{tenant: tenant}}
+    state = Sync.sync_all(state, Repo, :users, User)
+    Repo.update!(user, name: "after")
+    assert_receive {ref, :ready} = message when is_reference(ref), 60_000
+
+    # Nothing that is read now would be answered.
+    Embedded.faults(Repo, seed: 1, slow_read: 1, read_delay_ms: 3_600_000)
+    assert {:halt, state} = Sync.handle_ready(Repo, message, state)
+    assert [%{name: "after"}] = state.assigns.users
+    assert %{assigns: %{users: []}} = Sync.cancel_all(state, Repo)
+    Embedded.faults(Repo, nil)
+    nothing_left!()
+  end
+
   test "faults are checked" do
     assert_raise ArgumentError, ~r/a keyword list of numbers/, fn ->
       Embedded.faults(Repo, :many)

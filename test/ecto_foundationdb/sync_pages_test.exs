@@ -164,6 +164,22 @@ defmodule EctoFoundationDB.SyncPagesTest do
     assert stats.live_queries == 1
   end
 
+  test "12,000 pages on one record, more than a connection may have watches by default",
+       context do
+    %{tenant: tenant, user: user} = context
+    unmounted = Repo.stats()
+    start_many(12_000, tenant, fn state, _i -> Sync.sync_one(state, Repo, :user, User, "u1") end)
+    before = Repo.stats()
+    assert %{subscriptions: 12_000, live_queries: 1, pending_watches: 1} = before
+    assert before.reads - unmounted.reads <= 30
+
+    for i <- 1..3 do
+      name = "new #{i}"
+      Repo.update!(user, name: name)
+      for _ <- 1..12_000, do: assert_receive({:assigned, ^name}, 60_000)
+    end
+  end
+
   test "30,000 pages on 30,000 records are watched, more than FoundationDB's default", context do
     %{tenant: tenant} = context
     count = 30_000

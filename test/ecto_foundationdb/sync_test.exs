@@ -1,10 +1,14 @@
 defmodule EctoFoundationDB.SyncTest do
   use ExUnit.Case, async: true
 
-  alias EctoFoundationDB.{LayerCase, Native, Sync, Transaction}
+  alias EctoFoundationDB.{LayerCase, Native, Rebuild, Sync, Tenant, Transaction}
   alias EctoFoundationDB.Layer.Keys
   alias EctoFoundationDB.SyncRepo, as: Repo
   alias EctoFoundationDB.SyncUser, as: User
+
+  defmodule State do
+    defstruct assigns: %{}, private: %{}, socket: nil
+  end
 
   setup do
     tenant = Repo.tenant()
@@ -226,8 +230,11 @@ defmodule EctoFoundationDB.SyncTest do
       assert state.assigns.users == Repo.all(User, prefix: tenant)
     end
 
-    test "keeps the terms of records that did not change", %{tenant: tenant, state: state} do
-      users = for i <- 1..100, do: insert!(tenant, "u#{i + 100}", "#{i}")
+    test "decodes what changed only: the other 999 terms stay", context do
+      %{tenant: tenant, state: state} = context
+      rows = for i <- 1..1000, do: [id: "u#{i + 1000}", name: "#{i}"]
+      Repo.insert_all(User, rows, prefix: tenant)
+      users = Repo.all(User, prefix: tenant)
       state = Sync.sync_all(state, Repo, :users, User)
       before = state.assigns.users
 
@@ -254,6 +261,100 @@ defmodule EctoFoundationDB.SyncTest do
       refute_receive {_ref, :ready}, 50
       insert!(tenant, "u2", "Bea")
       handle_until(state, &(names(&1.users) == ["Ada L.", "Bea"]))
+    end
+
+    test "watches each of the actions, and nothing else", %{tenant: tenant, state: state} do
+      bea = insert!(tenant, "u0", "Bea")
+      opts = fn action -> [watch_action: action] end
+      actions = [:inserts, :deletes, :collection, :updates, :changes]
+
+      state = Enum.reduce(actions, state, &Sync.sync_all(&2, Repo, &1, User, opts.(&1)))
+
+      # The lists that are read again after a change, each with a message of its own.
+      followed = fn state, count, change ->
+        before = state.assigns
+        change.()
+        state = Enum.reduce(1..count, state, fn _i, state -> handle_next(state) end)
+        refute_receive {_ref, :ready}, 50
+        now = Repo.all(User, prefix: tenant)
+        lists = for action <- actions, state.assigns[action] != before[action], do: action
+        for list <- lists, do: assert(state.assigns[list] == now)
+        {state, lists}
+      end
+
+      ada = %User{id: "u1", name: "Ada"}
+      {state, lists} = followed.(state, 3, fn -> Repo.insert!(ada, prefix: tenant) end)
+      assert lists == [:inserts, :collection, :changes]
+      update = fn -> Repo.update!(ada, [name: "Ada L."], prefix: tenant) end
+      {state, lists} = followed.(state, 2, update)
+      assert lists == [:updates, :changes]
+      {_state, lists} = followed.(state, 3, fn -> Repo.delete!(bea) end)
+      assert lists == [:deletes, :collection, :changes]
+    end
+
+    test "follows what a list that is rewritten in the assigns really is", context do
+      %{tenant: tenant, state: state} = context
+      users = for i <- 1..20, do: insert!(tenant, "u#{i + 10}", "#{i}")
+      state = Sync.sync_all(state, Repo, :all, User)
+      state = Sync.sync_many(state, Repo, :many, User, Enum.map(users, & &1.id))
+      # As LiveView does with temporary assigns, or a callback might.
+      state = %{state | assigns: %{all: [], many: nil}}
+      rename!(hd(users), "new")
+      now = Repo.all(User, prefix: tenant)
+      handle_until(state, &(&1.all == now and &1.many == now))
+    end
+
+    test "a change that leaves the records as they were wakes nobody", context do
+      %{tenant: tenant, state: state} = context
+      ada = insert!(tenant, "u1", "Ada")
+      state = Sync.sync_one(state, Repo, :ada, User, "u1")
+      Sync.sync_all(state, Repo, :users, User)
+      Repo.update!(ada, %{name: "Ada"}, force: true)
+      Repo.insert!(ada, prefix: tenant, on_conflict: :replace_all)
+      refute_receive {_ref, :ready}, 100
+    end
+
+    defmodule OtherIndex do
+      use EctoFoundationDB.Migrator
+      use EctoFoundationDB.Migration
+
+      @impl EctoFoundationDB.Migrator
+      def migrations, do: Repo.migrations() ++ [{1, __MODULE__}]
+      @impl EctoFoundationDB.Migration
+      def change, do: [create(index(User, [:team, :name])), drop(index(User, [:team]))]
+    end
+
+    test "goes on while its index is dropped for another one, and rebuilt", context do
+      %{tenant: tenant, state: state} = context
+
+      [ada, bea] =
+        for {id, name} <- [{"1", "Ada"}, {"2", "Bea"}],
+            do: Repo.insert!(%User{id: id, name: name, team: "red"}, prefix: tenant)
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :handle_stale, fn _state, stale -> raise inspect(stale) end)
+        |> Sync.attach_callback(Repo, :handle_assigns, fn state, %{reds: old} ->
+          # Never seen without its records.
+          true = length(state.assigns.reds) >= length(old)
+          {:cont, state}
+        end)
+        |> Sync.sync_all_by(Repo, :reds, User, team: "red")
+
+      reds? = fn expected -> &(Enum.sort(names(&1.reds)) == expected) end
+      Tenant.open!(Repo, tenant.id, migrator: OtherIndex)
+      rename!(ada, "Zoe")
+      state = handle_until(state, reds?.(["Bea", "Zoe"]))
+
+      # An entry is lost.
+      state = Sync.detach_callback(state, Repo, :handle_assigns)
+      values = ["red", "Zoe"]
+      entry = Keys.index_entry(tenant, "users", "users_team_name_index", values, "1")
+      LayerCase.operations(tenant, [{:clear, {:pack, entry}}])
+      rename!(bea, "Bo")
+      state = handle_until(state, reds?.(["Bo"]))
+      assert %{missing: 1} = Rebuild.index(tenant, User, :users_team_name_index)
+      handle_until(state, reds?.(["Bo", "Zoe"]))
     end
 
     test "takes its arguments in every documented order", %{state: state} do
@@ -969,10 +1070,72 @@ defmodule EctoFoundationDB.SyncTest do
     end
   end
 
-  test "several repos' syncs in one state keep apart", %{state: state} do
+  test "a state may be a struct of one's own", %{tenant: tenant} do
+    insert!(tenant, "u1", "Ada")
+    state = %__MODULE__.State{private: %{tenant: tenant, mine: 1}, socket: :other}
     state = Sync.sync_one(state, Repo, :user, User, "u1")
-    refute Sync.watching?(state, OtherRepo, :user)
-    assert Sync.cancel_all(state, OtherRepo).assigns == state.assigns
-    assert Sync.watching?(state, Repo, :user)
+    assert %__MODULE__.State{assigns: %{user: %{name: "Ada"}}, socket: :other} = state
+    assert %{mine: 1, tenant: ^tenant} = state.private
+  end
+
+  test "another tenant in the state is that of the syncs to come", context do
+    %{tenant: tenant, state: state} = context
+    other = Repo.tenant()
+    [one, two] = for tenant <- [tenant, other], do: insert!(tenant, "u1", inspect(tenant.id))
+    state = Sync.sync_one(state, Repo, :user, User, "u1")
+    state = Sync.sync_many(state, Repo, :users, User, ["u1"])
+
+    state = put_in(state.private.tenant, other)
+    state = Sync.sync_many(state, Repo, :users, User, ["u1"])
+    assert names(state.assigns.users) == [inspect(other.id)]
+    rename!(two, "two")
+    state = handle_until(state, &(names(&1.users) == ["two"]))
+    assert state.assigns.user.name == inspect(tenant.id)
+    rename!(one, "one")
+    state = handle_until(state, &(&1.user.name == "one"))
+    assert names(state.assigns.users) == ["two"]
+  end
+
+  describe "several repos" do
+    defmodule OtherRepo do
+      use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
+    end
+
+    setup do
+      id = "single-#{System.unique_integer([:positive])}-#{System.os_time()}"
+      config = EctoFoundationDB.TestRepo.test_config() ++ [tenant_id: id]
+      start_supervised!({OtherRepo, config})
+      on_exit(fn -> if Repo.config()[:cluster_file], do: Tenant.clear_delete!(Repo, id) end)
+    end
+
+    test "in one state keep apart; a single-tenant repo needs no tenant in it", context do
+      %{tenant: tenant, state: state} = context
+      mine = insert!(tenant, "u1", "mine")
+      other = OtherRepo.insert!(%User{id: "u1", name: "other"})
+      alone = Sync.sync_one(%{assigns: %{}, private: %{}}, OtherRepo, :user, User, "u1")
+      assert %{user: %{name: "other"}} = alone.assigns
+      Sync.cancel_all(alone, OtherRepo)
+
+      # The state's tenant is the other repo's.
+      state = Sync.sync_one(state, Repo, :user, User, "u1")
+      state = Sync.sync_one(state, OtherRepo, :other, User, "u1")
+      assert %{user: %{name: "mine"}, other: %{name: "other"}} = state.assigns
+      assert Sync.watching?(state, OtherRepo, :other)
+      refute Sync.watching?(state, OtherRepo, :user)
+
+      rename!(mine, "mine 2")
+      assert_receive {ref, :ready} = message when is_reference(ref), 10_000
+      assert {:cont, ^state} = Sync.handle_ready(OtherRepo, message, state)
+      assert {:halt, state} = Sync.handle_ready(Repo, message, state)
+      OtherRepo.update!(other, name: "other 2")
+      assert_receive {ref, :ready} = message when is_reference(ref), 10_000
+      assert {:cont, ^state} = Sync.handle_ready(Repo, message, state)
+      assert {:halt, state} = Sync.handle_ready(OtherRepo, [message], state)
+      assert %{user: %{name: "mine 2"}, other: %{name: "other 2"}} = state.assigns
+
+      state = Sync.cancel_all(state, Repo)
+      assert %{user: nil, other: %{name: "other 2"}} = state.assigns
+      assert Sync.watching?(state, OtherRepo, :other)
+    end
   end
 end
