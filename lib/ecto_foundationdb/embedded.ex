@@ -31,6 +31,8 @@ defmodule EctoFoundationDB.Embedded do
     * `:future_version` (1009), `:process_behind` (1037): of reads
     * `:watch_failure`: of watches, which then fail with a retryable error (1009)
     * `:slow_read`: of reads, which then take up to `:read_delay_ms`
+    * `:read_version_failure` (1078 or 1051): of read versions, one for each transaction that reads
+    * `:slow_read_version`: of read versions, which then take up to `:read_delay_ms`
     * `:slow_watch`: of watches, which then fire up to `:watch_delay_ms` late
     * `:seed`: an integer
   """

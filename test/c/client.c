@@ -114,6 +114,7 @@ static void reads_and_writes(FDBDatabase *database) {
     expect("present", 1, present);
     expect("value", 0, length != 5 || memcmp(bytes, "value", 5));
     fdb_future_release_memory(get);
+    expect("error after release", 1102, fdb_future_get_error(get));
     expect("released", 1102, fdb_future_get_value(get, &present, &bytes, &length));
     fdb_future_destroy(get);
 

@@ -1,18 +1,18 @@
 //! A database: its versions, the commits that make them, and its watches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::faults::Injector;
-use crate::future::Output;
 use crate::keys::{Key, Value, METADATA_VERSION};
 use crate::mutation::{place_versionstamp, shift_versionstamp, versionstamp, Mutation, Op};
 use crate::mvcc::{Change, Map, Snapshot, Version, Versions, WINDOW};
 use crate::options::TransactionDefaults;
+use crate::output::Output;
 use crate::resolver::{single_key, KeyRange, Resolver};
 use crate::storage::{Answer, Committer};
-use crate::sync::lock;
+use crate::sync::{lock, Mutex, RwLock};
 use crate::watches::{Allowance, Watches};
 
 /// The first version of a new database: far enough from zero that a client may name versions before

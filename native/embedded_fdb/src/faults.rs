@@ -7,24 +7,31 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::sync::lock;
+use crate::sync::{lock, Mutex};
 
 /// Which faults happen, and how often. Probabilities are from `0.0` (never) to `1.0` (always).
 ///
-/// | fault                   | hits    | what happens                                              |
-/// |-------------------------|---------|-----------------------------------------------------------|
-/// | `not_committed`         | commits | fails with 1020 and changes nothing                       |
-/// | `commit_unknown_result` | commits | fails with 1021; it was committed in half of the cases    |
-/// | `transaction_too_old`   | commits, reads | fails with 1007                                    |
-/// | `future_version`        | reads   | fails with 1009                                           |
-/// | `process_behind`        | reads   | fails with 1037                                           |
-/// | `slow_read`             | reads   | is answered after up to `read_delay`                      |
-/// | `watch_failure`         | watches | fails with 1009 within `watch_delay`, changed or not      |
-/// | `slow_watch`            | watches | fires up to `watch_delay` after the change                |
+/// | fault                   | hits          | what happens                                           |
+/// |-------------------------|---------------|--------------------------------------------------------|
+/// | `not_committed`         | commits       | fails with 1020 and changes nothing                    |
+/// | `commit_unknown_result` | commits       | fails with 1021; it was committed in half of the cases |
+/// | `transaction_too_old`   | commits, reads | fails with 1007                                       |
+/// | `future_version`        | reads         | fails with 1009                                        |
+/// | `process_behind`        | reads         | fails with 1037                                        |
+/// | `slow_read`             | reads         | is answered after up to `read_delay`                   |
+/// | `read_version_failure`  | read versions | fails with 1078 or 1051, and the transaction with it   |
+/// | `slow_read_version`     | read versions | is answered after up to `read_delay`                   |
+/// | `watch_failure`         | watches       | fails with 1009 within `watch_delay`, changed or not   |
+/// | `slow_watch`            | watches       | fires up to `watch_delay` after the change             |
+///
+/// A transaction gets its read version with the first call that needs one: `get_read_version`, a read
+/// or a watch. That call is the one that a fault of the read version hits; after a failure, as on a
+/// cluster, every later call that needs the read version fails in the same way until the transaction
+/// starts again. (1078 is `grv_proxy_memory_limit_exceeded`, 1051 `batch_transaction_throttled`: a
+/// cluster that has more to do than it can.)
 ///
 /// Every one of these may happen with a cluster, and all errors are ones that
 /// `fdb_error_predicate` calls retryable: an application that retries as `on_error` tells it lives
@@ -61,7 +68,12 @@ pub struct Faults {
     pub watch_failure: f64,
     /// Probability that the answer of a read is delayed.
     pub slow_read: f64,
-    /// The longest delay of a read.
+    /// Probability that a read version is refused: in equal parts with
+    /// `grv_proxy_memory_limit_exceeded` (1078) and `batch_transaction_throttled` (1051).
+    pub read_version_failure: f64,
+    /// Probability that a read version is delayed, and the call that waits for it.
+    pub slow_read_version: f64,
+    /// The longest delay of a read or a read version.
     pub read_delay: Duration,
     /// Probability that a watch fires late.
     pub slow_watch: f64,
@@ -108,12 +120,14 @@ const MILLISECONDS: &str = "a time of up to 3600000 milliseconds";
 type Probability = fn(&mut Faults) -> &mut f64;
 type Delay = fn(&mut Faults) -> &mut Duration;
 
-const PROBABILITIES: [(&str, Probability); 8] = [
+const PROBABILITIES: [(&str, Probability); 10] = [
     ("not_committed", |f| &mut f.not_committed),
     ("commit_unknown_result", |f| &mut f.commit_unknown_result),
     ("transaction_too_old", |f| &mut f.transaction_too_old),
     ("future_version", |f| &mut f.future_version),
     ("process_behind", |f| &mut f.process_behind),
+    ("read_version_failure", |f| &mut f.read_version_failure),
+    ("slow_read_version", |f| &mut f.slow_read_version),
     ("watch_failure", |f| &mut f.watch_failure),
     ("slow_read", |f| &mut f.slow_read),
     ("slow_watch", |f| &mut f.slow_watch),
@@ -224,7 +238,7 @@ pub(crate) enum CommitFault {
     Hide(Error),
 }
 
-/// What happens to a read or a watch.
+/// What happens to a read, a read version or a watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Fault {
     pub(crate) error: Option<Error>,
@@ -292,6 +306,20 @@ impl Injector {
                 (faults.process_behind, Error::PROCESS_BEHIND),
             ]),
             delay: draw.delay(faults.slow_read, faults.read_delay),
+        });
+        fault.unwrap_or_default()
+    }
+
+    pub(crate) fn read_version(&self) -> Fault {
+        let fault = self.draw(|faults, draw| {
+            let half = faults.read_version_failure / 2.0;
+            Fault {
+                error: draw.one_of(&[
+                    (half, Error::GRV_PROXY_MEMORY_LIMIT_EXCEEDED),
+                    (half, Error::BATCH_TRANSACTION_THROTTLED),
+                ]),
+                delay: draw.delay(faults.slow_read_version, faults.read_delay),
+            }
         });
         fault.unwrap_or_default()
     }

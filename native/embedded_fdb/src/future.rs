@@ -4,130 +4,14 @@
 //! completed later, once, by whoever comes first: the engine, a cancellation, or the end of the
 //! transaction.
 
-use std::cell::UnsafeCell;
-use std::ffi::{c_void, CString};
-use std::sync::{Arc, Condvar, Mutex};
+use std::ffi::c_void;
+use std::sync::Arc;
 
-use crate::c_types::{FDBFuture, FDBKey, FDBKeyValue, FDBMappedKeyValue};
+use crate::c_types::FDBFuture;
 use crate::error::{Error, Result};
-use crate::keys::{Key, Value};
 use crate::network;
-use crate::sync::lock;
-
-/// What a future answers. Memory that C code sees belongs to it.
-pub(crate) enum Output {
-    Unit,
-    Int64(i64),
-    UInt64(u64),
-    Double(f64),
-    Key(Key),
-    Value(Option<Value>),
-    KeyValues(KeyValues),
-    Mapped(MappedRows),
-    Keys(KeyArray),
-    Strings(StringArray),
-    /// A cluster or a database, by its cluster file.
-    Cluster(String),
-    Database(String),
-}
-
-/// Rows with the array that C code reads.
-pub(crate) struct KeyValues {
-    pub(crate) array: Vec<FDBKeyValue>,
-    pub(crate) more: bool,
-    /// What `array` points into.
-    _rows: Vec<(Key, Value)>,
-}
-
-impl KeyValues {
-    pub(crate) fn new(rows: Vec<(Key, Value)>, more: bool) -> Self {
-        let array = rows
-            .iter()
-            .map(|(key, value)| FDBKeyValue::new(key, value))
-            .collect();
-        KeyValues {
-            array,
-            more,
-            _rows: rows,
-        }
-    }
-}
-
-/// Keys with the array that C code reads.
-pub(crate) struct KeyArray {
-    pub(crate) array: Vec<FDBKey>,
-    _keys: Vec<Key>,
-}
-
-impl KeyArray {
-    pub(crate) fn new(keys: Vec<Key>) -> Self {
-        KeyArray {
-            array: keys.iter().map(|key| FDBKey::new(key)).collect(),
-            _keys: keys,
-        }
-    }
-}
-
-/// Strings with the array that C code reads.
-pub(crate) struct StringArray {
-    pub(crate) array: Vec<*const std::ffi::c_char>,
-    _strings: Vec<CString>,
-}
-
-impl StringArray {
-    pub(crate) fn new(strings: Vec<CString>) -> Self {
-        StringArray {
-            array: strings.iter().map(|s| s.as_ptr()).collect(),
-            _strings: strings,
-        }
-    }
-}
-
-/// One row of a mapped range, with what its mapped key or range holds.
-pub(crate) struct MappedRow {
-    pub(crate) key: Key,
-    pub(crate) value: Value,
-    pub(crate) begin: Key,
-    pub(crate) end: Key,
-    pub(crate) rows: Vec<(Key, Value)>,
-}
-
-/// Rows of a mapped range with the arrays that C code reads.
-pub(crate) struct MappedRows {
-    pub(crate) array: Vec<FDBMappedKeyValue>,
-    pub(crate) more: bool,
-    _inner: Vec<KeyValues>,
-    _keys: Vec<(Key, Value, Key, Key)>,
-}
-
-impl MappedRows {
-    pub(crate) fn new(rows: Vec<MappedRow>, more: bool) -> Self {
-        let mut mapped = MappedRows {
-            array: Vec::new(),
-            more,
-            _inner: Vec::new(),
-            _keys: Vec::new(),
-        };
-        for row in rows {
-            let inner = KeyValues::new(row.rows, false);
-            mapped.array.push(FDBMappedKeyValue::new(
-                &row.key,
-                &row.value,
-                &row.begin,
-                &row.end,
-                &inner.array,
-            ));
-            mapped._inner.push(inner);
-            mapped._keys.push((row.key, row.value, row.begin, row.end));
-        }
-        mapped
-    }
-}
-
-// SAFETY: the raw pointers inside point into memory that the same value owns and never changes.
-unsafe impl Send for Output {}
-// SAFETY: as above; nothing inside can be changed through a shared reference.
-unsafe impl Sync for Output {}
+use crate::output::Output;
+use crate::sync::{lock, wait, Condvar, Mutex};
 
 /// `FDBCallback` with its parameter.
 #[derive(Clone, Copy)]
@@ -150,45 +34,37 @@ enum State {
         callbacks: Vec<Callback>,
         owner: Option<Box<dyn Owner>>,
     },
-    Done,
+    Done {
+        result: Result<Output>,
+        /// How often the result was got, less how often it was released.
+        uses: i64,
+    },
 }
 
 /// One `FDBFuture`.
 pub(crate) struct Future {
     state: Mutex<State>,
     ready: Condvar,
-    /// Written once, under the lock, before the state is `Done`; read only after that.
-    result: UnsafeCell<Option<Result<Output>>>,
-    released: Mutex<bool>,
 }
 
-// SAFETY: `result` is written once under `state`'s lock, before `Done` is visible to readers, who
-// take the same lock first.
-unsafe impl Sync for Future {}
-// SAFETY: all parts are `Send`.
-unsafe impl Send for Future {}
-
 impl Future {
+    fn new(state: State) -> Arc<Future> {
+        Arc::new(Future {
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+        })
+    }
+
     /// A future that is done.
     pub(crate) fn ready(result: Result<Output>) -> Arc<Future> {
-        Arc::new(Future {
-            state: Mutex::new(State::Done),
-            ready: Condvar::new(),
-            result: UnsafeCell::new(Some(result)),
-            released: Mutex::new(false),
-        })
+        Future::new(State::Done { result, uses: 0 })
     }
 
     /// A future that somebody completes later.
     pub(crate) fn pending() -> Arc<Future> {
-        Arc::new(Future {
-            state: Mutex::new(State::Pending {
-                callbacks: Vec::new(),
-                owner: None,
-            }),
-            ready: Condvar::new(),
-            result: UnsafeCell::new(None),
-            released: Mutex::new(false),
+        Future::new(State::Pending {
+            callbacks: Vec::new(),
+            owner: None,
         })
     }
 
@@ -200,7 +76,7 @@ impl Future {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(*lock(&self.state), State::Done)
+        matches!(*lock(&self.state), State::Done { .. })
     }
 
     /// Completes the future; a later completion is ignored.
@@ -220,9 +96,7 @@ impl Future {
         };
         let callbacks = std::mem::take(callbacks);
         let owner = owner.take();
-        // SAFETY: the state is pending and locked, so nobody else reads or writes the result.
-        unsafe { *self.result.get() = Some(result) };
-        *state = State::Done;
+        *state = State::Done { result, uses: 0 };
         drop(state);
         self.ready.notify_all();
         if cancelled {
@@ -268,36 +142,44 @@ impl Future {
             return Err(Error::BLOCKED_FROM_NETWORK_THREAD);
         }
         while matches!(*state, State::Pending { .. }) {
-            state = self
-                .ready
-                .wait(state)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = wait(&self.ready, state);
         }
         Ok(())
     }
 
-    /// The result, once there is one.
-    pub(crate) fn result(&self) -> Result<&Output> {
-        if !self.is_ready() {
-            return Err(Error::FUTURE_NOT_SET);
-        }
-        if *lock(&self.released) {
-            return Err(Error::FUTURE_RELEASED);
-        }
-        // SAFETY: the state was seen as done, so the result is written and never changes again.
-        match unsafe { &*self.result.get() } {
-            Some(Ok(output)) => Ok(output),
-            Some(Err(error)) => Err(*error),
-            None => Err(Error::INTERNAL_ERROR),
+    /// The error of a future that has one.
+    pub(crate) fn error(&self) -> Result<()> {
+        match &*lock(&self.state) {
+            State::Pending { .. } => Err(Error::FUTURE_NOT_SET),
+            State::Done { result, .. } => result.as_ref().map(|_| ()).map_err(|error| *error),
         }
     }
 
-    /// `fdb_future_release_memory`: later reads of the result fail.
-    ///
-    /// The memory itself goes with the future: a result is never large enough to matter before.
+    /// Hands the result to `take`. Its memory stays where it is until [`Future::release`] has been
+    /// called as often as this has succeeded.
+    pub(crate) fn get<T>(&self, take: impl FnOnce(&Output) -> Result<T>) -> Result<T> {
+        match &mut *lock(&self.state) {
+            State::Pending { .. } => Err(Error::FUTURE_NOT_SET),
+            State::Done { result, uses } => {
+                let taken = take(result.as_ref().map_err(|error| *error)?)?;
+                *uses += 1;
+                Ok(taken)
+            }
+        }
+    }
+
+    /// `fdb_future_release_memory`: one use less of the result. With the last one it goes, and is
+    /// `future_released` from then on; an error stays.
     pub(crate) fn release(&self) {
-        if self.is_ready() {
-            *lock(&self.released) = true;
+        let mut state = lock(&self.state);
+        let State::Done { result, uses } = &mut *state else {
+            return;
+        };
+        *uses -= 1;
+        if *uses == 0 && result.is_ok() {
+            let released = std::mem::replace(result, Err(Error::FUTURE_RELEASED));
+            drop(state);
+            drop(released);
         }
     }
 }

@@ -21,7 +21,7 @@
 //! `mvcc` keeps the versions, `resolver` finds conflicts, `watches` waits for changes; `database`
 //! joins them and commits. `write_map` is what one transaction has written, `view` its reads, and
 //! `transaction` its life. `future` and `network` are the asynchronous side of the C API, whose
-//! functions are in [`c_api`]. `registry` knows the databases of the process by name, `storage` keeps
+//! functions are in [`c_api`], and `output` what futures answer. `registry` knows the databases of the process by name, `storage` keeps
 //! one in a file, and `faults` makes things go wrong on purpose. `tenant` gives
 //! a transaction a part of the keys (`space`), `special` the keys that are not stored, `mapped` the
 //! range reads that follow an index.
@@ -68,12 +68,15 @@ mod database;
 mod error;
 mod faults;
 mod future;
+#[cfg(all(loom, test))]
+mod interleavings;
 mod keys;
 mod mapped;
 mod mutation;
 mod mvcc;
 mod network;
 mod options;
+mod output;
 mod random;
 mod range_set;
 mod registry;

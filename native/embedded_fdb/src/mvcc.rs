@@ -5,8 +5,6 @@
 //! what it replaced, from which the few snapshots asked for by number are rebuilt.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, RwLock};
 use std::time::Instant;
 
 use imbl::OrdMap;
@@ -14,7 +12,8 @@ use imbl::OrdMap;
 use crate::error::{Error, Result};
 use crate::keys::{Key, Value};
 use crate::mutation::{place_versionstamp, Mutation, Op};
-use crate::sync::{lock, read, write};
+use crate::sync::atomic::{AtomicI64, Ordering};
+use crate::sync::{lock, read, write, Mutex, RwLock};
 
 /// A version: about a million of them pass in a second, whether or not anything is committed.
 pub(crate) type Version = i64;

@@ -6,11 +6,10 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::sync::lock;
+use crate::sync::{lock, wait_timeout, Condvar, Mutex};
 
 /// Work for the network thread.
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
@@ -25,7 +24,7 @@ enum Phase {
     Stopped,
 }
 
-struct Network {
+struct State {
     phase: Phase,
     tasks: VecDeque<Task>,
     /// By due time; the number keeps tasks of the same time apart.
@@ -34,14 +33,33 @@ struct Network {
     at_end: Vec<Task>,
 }
 
-static NETWORK: Mutex<Network> = Mutex::new(Network {
-    phase: Phase::NotSetUp,
-    tasks: VecDeque::new(),
-    timers: BTreeMap::new(),
-    timers_made: 0,
-    at_end: Vec::new(),
-});
-static WORK: Condvar = Condvar::new();
+impl State {
+    const NEW: State = State {
+        phase: Phase::NotSetUp,
+        tasks: VecDeque::new(),
+        timers: BTreeMap::new(),
+        timers_made: 0,
+        at_end: Vec::new(),
+    };
+}
+
+struct Network {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[cfg(not(loom))]
+static NETWORK: Network = Network {
+    state: Mutex::new(State::NEW),
+    work: Condvar::new(),
+};
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref NETWORK: Network = Network {
+        state: Mutex::new(State::NEW),
+        work: Condvar::new(),
+    };
+}
 
 thread_local! {
     static IS_NETWORK_THREAD: Cell<bool> = const { Cell::new(false) };
@@ -54,12 +72,12 @@ pub(crate) fn is_network_thread() -> bool {
 
 /// Whether `fdb_setup_network` was called.
 pub(crate) fn is_set_up() -> bool {
-    lock(&NETWORK).phase != Phase::NotSetUp
+    lock(&NETWORK.state).phase != Phase::NotSetUp
 }
 
 /// `fdb_setup_network`.
 pub(crate) fn set_up() -> Result<()> {
-    let mut network = lock(&NETWORK);
+    let mut network = lock(&NETWORK.state);
     if network.phase != Phase::NotSetUp {
         return Err(Error::NETWORK_ALREADY_SETUP);
     }
@@ -69,7 +87,7 @@ pub(crate) fn set_up() -> Result<()> {
 
 /// `fdb_run_network`: works in the calling thread until [`stop`].
 pub(crate) fn run() -> Result<()> {
-    let mut network = lock(&NETWORK);
+    let mut network = lock(&NETWORK.state);
     match network.phase {
         Phase::NotSetUp => return Err(Error::NETWORK_NOT_SETUP),
         Phase::Running | Phase::Stopped => return Err(Error::NETWORK_CANNOT_BE_RESTARTED),
@@ -88,12 +106,11 @@ pub(crate) fn run() -> Result<()> {
         if let Some(task) = task {
             drop(network);
             run_guarded(task);
-            network = lock(&NETWORK);
+            network = lock(&NETWORK.state);
             continue;
         }
         let wait = due.map_or(Duration::from_secs(3600), |at| at - now);
-        let woken = WORK.wait_timeout(network, wait);
-        network = woken.unwrap_or_else(PoisonError::into_inner).0;
+        network = wait_timeout(&NETWORK.work, network, wait);
     }
     network.phase = Phase::Stopped;
     let at_end = std::mem::take(&mut network.at_end);
@@ -112,20 +129,20 @@ fn run_guarded(task: Task) {
 
 /// `fdb_stop_network`.
 pub(crate) fn stop() -> Result<()> {
-    let mut network = lock(&NETWORK);
+    let mut network = lock(&NETWORK.state);
     match network.phase {
         Phase::NotSetUp => return Err(Error::NETWORK_NOT_SETUP),
         Phase::SetUp | Phase::Running => network.phase = Phase::Stopping,
         Phase::Stopping | Phase::Stopped => {}
     }
     drop(network);
-    WORK.notify_all();
+    NETWORK.work.notify_all();
     Ok(())
 }
 
 /// `fdb_add_network_thread_completion_hook`: runs `task` when the network thread ends.
 pub(crate) fn at_end(task: Task) -> Result<()> {
-    let mut network = lock(&NETWORK);
+    let mut network = lock(&NETWORK.state);
     if network.phase == Phase::NotSetUp {
         return Err(Error::NETWORK_NOT_SETUP);
     }
@@ -135,11 +152,11 @@ pub(crate) fn at_end(task: Task) -> Result<()> {
 
 /// Runs `task` on the network thread; in the calling thread where there is none (yet, or any more).
 pub(crate) fn on_network_thread(task: Task) {
-    let mut network = lock(&NETWORK);
+    let mut network = lock(&NETWORK.state);
     if network.phase == Phase::Running && !is_network_thread() {
         network.tasks.push_back(task);
         drop(network);
-        WORK.notify_one();
+        NETWORK.work.notify_one();
     } else {
         drop(network);
         task();
@@ -148,12 +165,12 @@ pub(crate) fn on_network_thread(task: Task) {
 
 /// Runs `task` on the network thread after `delay`.
 pub(crate) fn after(delay: Duration, task: Task) {
-    let mut network = lock(&NETWORK);
+    let mut network = lock(&NETWORK.state);
     network.timers_made += 1;
     let number = network.timers_made;
     network
         .timers
         .insert((Instant::now() + delay, number), task);
     drop(network);
-    WORK.notify_one();
+    NETWORK.work.notify_one();
 }

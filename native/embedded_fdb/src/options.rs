@@ -1,5 +1,9 @@
 //! Options of the network, of databases and of transactions.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use crate::error::{Error, Result};
 
 /// A transaction's own settings; `reset` brings back the defaults.
@@ -206,16 +210,119 @@ pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange
 /// Checks a network option: none has an effect without a network, but mistakes are reported.
 pub(crate) fn network(code: i32, value: Option<&[u8]>) -> Result<()> {
     match code {
-        // Paths, addresses, names and certificates.
-        10 | 20 | 33..=36 | 39..=47 | 52..=54 | 62 | 63 | 66 | 90 | 91 | 1000 => {
-            some_value(value).map(|_| ())
-        }
-        30 => Ok(()),
+        // An address and a cluster file of long ago; the directory of traces, of which nobody looks whether it is there; their group;
+        // and switches of which a client ignores the value.
+        10 | 20 | 30 | 33 | 38 | 48 | 49 | 80 | 81 | 1001 => Ok(()),
         31 | 32 => integer(value, 0, i64::MAX).map(|_| ()),
+        34 => one_of(value, &["xml", "json"]),
+        35 => one_of(value, &["now", "realtime"]),
+        36 => {
+            let name = some_value(value)?;
+            let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+            valid(name.len() <= 50 && name.iter().all(is_word))
+        }
+        39 | 41..=43 | 45..=47 | 52..=54 | 1000 => some_value(value).map(|_| ()),
+        40 => valid(some_value(value)?.contains(&b'=')),
         50 | 51 | 82 | 83 => integer(value, 0, 100).map(|_| ()),
+        62 | 66 => {
+            let path = path(value)?;
+            path.exists().then_some(()).ok_or(Error::FILE_NOT_FOUND)
+        }
+        63 | 91 => path(value).map(|_| ()),
         65 => integer(value, 1, 1024).map(|_| ()),
+        90 => {
+            let tracers = [
+                "none",
+                "disabled",
+                "logfile",
+                "file",
+                "log_file",
+                "network_lossy",
+            ];
+            let given = some_value(value)?;
+            valid(tracers.iter().any(|tracer| tracer.as_bytes() == given))
+        }
         1002 => integer(value, 0, i64::MAX).map(|_| ()),
-        37 | 38 | 48 | 49 | 60 | 61 | 64 | 67..=72 | 80 | 81 | 1001 => no_value(value),
+        37 | 60 | 61 | 64 | 67..=72 => no_value(value),
         _ => Err(Error::INVALID_OPTION),
+    }
+}
+
+fn valid(condition: bool) -> Result<()> {
+    condition.then_some(()).ok_or(Error::INVALID_OPTION_VALUE)
+}
+
+/// One of a few words, in any case.
+fn one_of(value: Option<&[u8]>, words: &[&str]) -> Result<()> {
+    let value = some_value(value)?;
+    valid(
+        words
+            .iter()
+            .any(|word| value.eq_ignore_ascii_case(word.as_bytes())),
+    )
+}
+
+/// A path, which is not empty.
+fn path(value: Option<&[u8]>) -> Result<&Path> {
+    let bytes = some_value(value)?;
+    valid(!bytes.is_empty())?;
+    Ok(Path::new(OsStr::from_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_network_options_are_what_a_client_takes() {
+        let seven = 7i64.to_le_bytes();
+        let taken: &[(i32, Option<&[u8]>)] = &[
+            (20, None),
+            (30, None),
+            (30, Some(b"/no/such/directory")),
+            (31, Some(&seven)),
+            (33, None),
+            (34, Some(b"JSON")),
+            (35, Some(b"realtime")),
+            (36, Some(b"")),
+            (36, Some(b"a_1")),
+            (38, Some(b"x")),
+            (40, Some(b"no_such_knob=1")),
+            (63, Some(b"/tmp")),
+            (67, Some(b"")),
+            (90, Some(b"none")),
+        ];
+        for (code, value) in taken {
+            assert_eq!(network(*code, *value), Ok(()), "{code} {value:?}");
+        }
+        let long = [b'a'; 51];
+        let refused: &[(i32, Option<&[u8]>)] = &[
+            (31, None),
+            (31, Some(&(-1i64).to_le_bytes())),
+            (31, Some(b"7")),
+            (34, None),
+            (34, Some(b"yaml")),
+            (35, Some(b"later")),
+            (36, None),
+            (36, Some(b"a-1")),
+            (36, Some(&long)),
+            (40, Some(b"knob")),
+            (50, Some(&101i64.to_le_bytes())),
+            (53, None),
+            (62, Some(b"")),
+            (65, Some(&0i64.to_le_bytes())),
+            (67, Some(b"x")),
+            (90, Some(b"nowhere")),
+            (91, None),
+        ];
+        let error = Err(Error::INVALID_OPTION_VALUE);
+        for (code, value) in refused {
+            assert_eq!(network(*code, *value), error, "{code} {value:?}");
+        }
+        assert_eq!(
+            network(62, Some(b"/no/such/library.so")),
+            Err(Error::FILE_NOT_FOUND)
+        );
+        assert_eq!(network(44, None), Err(Error::INVALID_OPTION));
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 
 use crate::database::Database;
 use crate::faults::Faults;
 use crate::storage::{self, OpenError};
-use crate::sync::lock;
+use crate::sync::{lock, Mutex};
 
 /// What a database is found by.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -1,17 +1,18 @@
 //! Watches: futures that become ready when the value of a key is no longer what it was.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::faults::Fault;
-use crate::future::{Future, Output, Owner};
+use crate::future::{Future, Owner};
 use crate::keys::{Key, Value};
 use crate::mvcc::Change;
 use crate::network;
-use crate::sync::lock;
+use crate::output::Output;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{lock, Mutex};
 
 /// A watch that waits for a change.
 struct Armed {
@@ -215,6 +216,12 @@ impl Watches {
         }
         drop(armory);
         fire(fired);
+    }
+
+    /// Whether no watch is armed.
+    #[cfg(all(loom, test))]
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.armory).by_key.is_empty()
     }
 
     /// While held, watches that should fire wait; releasing fires them.

@@ -299,8 +299,19 @@ fn bad_input_is_answered_and_not_believed() {
             2000,
             "not a key"
         );
+        let mut version = 0;
+        assert_eq!(fdb_future_get_int64(future, &mut version), 0);
+        assert_eq!(fdb_future_get_int64(future, &mut version), 0);
+        fdb_future_release_memory(future);
+        assert_eq!(fdb_future_get_error(future), 0, "got twice, released once");
         fdb_future_release_memory(future);
         assert_eq!(fdb_future_get_error(future), 1102);
+        assert_eq!(fdb_future_get_int64(future, &mut version), 1102);
+        fdb_future_destroy(future);
+        // An error stays.
+        let future = fdb_transaction_get(transaction, null(), 5, 0);
+        fdb_future_release_memory(future);
+        assert_eq!(fdb_future_get_error(future), 2000);
         fdb_future_destroy(future);
         fdb_transaction_atomic_op(transaction, c"k".as_ptr().cast(), 1, null(), 0, 4711);
         assert_eq!(answer(fdb_transaction_commit(transaction)), 2018);

@@ -19,7 +19,8 @@ fn set_faults(name: &str, faults: Option<&str>) {
 }
 
 const ALL: &str = "not_committed=0.1,commit_unknown_result=0.2,transaction_too_old=0.05,\
-     future_version=0.05,process_behind=0.05,slow_read=0.3,read_delay_ms=0.2";
+     future_version=0.05,process_behind=0.05,slow_read=0.3,read_version_failure=0.1,\
+     slow_read_version=0.2,read_delay_ms=0.2";
 
 /// A long sequence of calls, and the code that each gave.
 fn calls(database: &Database) -> Vec<i32> {
@@ -63,7 +64,7 @@ fn the_same_seed_and_calls_give_the_same_faults() {
     let (codes, held) = run("seed-a", 1);
     assert_eq!((codes.clone(), held.clone()), run("seed-b", 1));
     assert_ne!(codes, run("seed-c", 2).0);
-    for fault in [1007, 1009, 1020, 1021, 1037] {
+    for fault in [1007, 1009, 1020, 1021, 1037, 1051, 1078] {
         assert!(codes.contains(&fault), "{fault} does not happen");
     }
     // Of the commits whose fate was not told some are there, and some are not.
@@ -242,6 +243,55 @@ fn a_slow_read_answers_what_was_there_when_it_was_asked() {
     transaction.cancel();
     assert_eq!(code(block_on(never)), 1025);
     set_faults("slow", None);
+}
+
+#[test]
+fn a_read_version_that_was_refused_stays_so_until_the_next_try() {
+    let database = database("refused");
+    put(&database, b"k", b"v");
+    set_faults("refused", Some("seed=3,read_version_failure=1"));
+    let transaction = begin(&database);
+    let error = block_on(transaction.get_read_version()).expect_err("it is refused");
+    assert!([1051, 1078].contains(&error.code()) && error.is_retryable_not_committed());
+    set_faults("refused", None);
+    assert_eq!(code(block_on(transaction.get_read_version())), error.code());
+    assert_eq!(code(block_on(transaction.get(b"k", false))), error.code());
+    let again = block_on(transaction.on_error(error)).expect("it can be retried");
+    let value = block_on(again.get(b"k", false)).expect("a read");
+    assert_eq!(value.as_deref(), Some(&b"v"[..]));
+
+    set_faults("refused", Some("read_version_failure=1"));
+    let transaction = begin(&database);
+    let read = code(block_on(transaction.get(b"k", false)));
+    assert!([1051, 1078].contains(&read));
+    transaction.set(b"k", b"lost");
+    assert_eq!(
+        block_on(transaction.commit()).err().map(|e| e.code()),
+        Some(read)
+    );
+    // What needs no read version is not hit.
+    put(&database, b"k", b"w");
+    set_faults("refused", None);
+}
+
+#[test]
+fn a_slow_read_version_delays_the_call_that_asks_for_it() {
+    let database = database("slow-version");
+    set_faults(
+        "slow-version",
+        Some("slow_read_version=1,read_delay_ms=3600000"),
+    );
+    let transaction = begin(&database);
+    let version = transaction.get_read_version();
+    let mut version = std::pin::pin!(version);
+    assert!(version.as_mut().now_or_never().is_none());
+    // It has been asked for: the next call does not wait for it.
+    assert!(transaction.get(b"k", false).now_or_never().is_some());
+    set_faults("slow-version", None);
+    // A time limit ends the wait, as on a cluster.
+    let limit = foundationdb::options::TransactionOption::Timeout(1);
+    transaction.set_option(limit).expect("an option");
+    assert_eq!(code(block_on(version)), 1031);
 }
 
 #[test]

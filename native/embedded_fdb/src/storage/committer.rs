@@ -4,14 +4,14 @@
 //! waits for the file at most twice, however many there are.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::store::{Failure, Store};
 use crate::database::{CommitRequest, Committed, Database, Refused};
 use crate::error::Error;
 use crate::mvcc::Version;
-use crate::sync::lock;
+use crate::sync::{lock, wait_timeout, Condvar, Mutex};
 
 /// Commits that are written together, at most: the order in a batch has two bytes in a versionstamp.
 const BATCH: usize = 10_000;
@@ -49,11 +49,10 @@ impl Committer {
 
     /// The next commits; none where none came for a while.
     fn take(&self, wait: Duration) -> Vec<(CommitRequest, Done)> {
-        let queue = lock(&self.queue);
-        let waited = self
-            .work
-            .wait_timeout_while(queue, wait, |queue| queue.is_empty());
-        let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut queue = lock(&self.queue);
+        if queue.is_empty() {
+            queue = wait_timeout(&self.work, queue, wait);
+        }
         let count = queue.len().min(BATCH);
         queue.drain(..count).collect()
     }

@@ -68,7 +68,7 @@ pub(super) struct DataFile {
     pub(super) fail_sync: AtomicU64,
     /// What was done to the file.
     #[cfg(test)]
-    pub(super) log: std::sync::Mutex<Vec<Operation>>,
+    pub(super) log: crate::sync::Mutex<Vec<Operation>>,
 }
 
 /// What was done to a file.

@@ -214,6 +214,7 @@ impl Transaction {
         if inner.options.read_only {
             return Err(Error::TRANSACTION_READ_ONLY);
         }
+        inner.version_fault.error.map_or(Ok(()), Err)?;
         if commit_size(&request) > inner.options.size_limit {
             return Err(Error::TRANSACTION_TOO_LARGE);
         }

@@ -14,13 +14,13 @@ mod special_keys;
 mod writes;
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::database::{CommitRequest, Handle};
 use crate::error::{Error, Result};
 use crate::faults::{CommitFault, Fault};
-use crate::future::{Future, KeyArray, KeyValues, MappedRow, MappedRows, Output, StringArray};
+use crate::future::Future;
 use crate::keys::{
     clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, Key, KeySelector,
     Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END, VALUE_SIZE_LIMIT,
@@ -30,12 +30,13 @@ use crate::mutation::{place_versionstamp, versionstamp, versionstamp_position, M
 use crate::mvcc::Version;
 use crate::network;
 use crate::options::{self, transaction as option, TransactionOptions};
+use crate::output::{KeyArray, KeyValues, MappedRow, MappedRows, Output, StringArray};
 use crate::range_set::RangeSet;
 use crate::resolver::{single_key, KeyRange};
 use crate::space::Space;
 use crate::special;
 use crate::storage::Answer;
-use crate::sync::{lock, read};
+use crate::sync::{lock, read, Mutex};
 use crate::tenant::{self, Tenant};
 use crate::view::{range_in_database, resolve_in_database, View};
 use crate::watches::{new_watch, Permit, WatchOwner};
@@ -90,6 +91,8 @@ struct Inner {
     sighted: Option<Sighted>,
     /// A read version set by the client, or that of a commit.
     requested_version: Option<Version>,
+    /// What went wrong on purpose when the read version was asked for.
+    version_fault: Fault,
     /// The read version has left the window: only what was read before can be read again.
     stale: bool,
     writes: WriteMap,
@@ -158,6 +161,7 @@ impl Transaction {
             created: Instant::now(),
             sighted: None,
             requested_version: None,
+            version_fault: Fault::default(),
             stale: false,
             writes: WriteMap::default(),
             read_conflicts: RangeSet::default(),
@@ -216,7 +220,13 @@ impl Transaction {
         if inner.sighted.is_none() {
             let snapshot = match inner.requested_version {
                 Some(version) => database.snapshot_at(version)?,
-                None => database.snapshot(),
+                None => {
+                    if inner.version_fault.error.is_none() {
+                        inner.version_fault = database.faults.read_version();
+                    }
+                    inner.version_fault.error.map_or(Ok(()), Err)?;
+                    database.snapshot()
+                }
             };
             let tenant = self
                 .tenant
@@ -505,6 +515,7 @@ impl Inner {
             .extend(cancelled.map(|future| (future, Err(Error::TRANSACTION_CANCELLED))));
         self.sighted = None;
         self.requested_version = None;
+        self.version_fault = Fault::default();
         self.stale = false;
         self.conflicts = RangeSet::default();
         self.committed_conflicts = Default::default();

@@ -45,14 +45,16 @@ impl Transaction {
         })
     }
 
-    /// A future with the answer of a read, which waits on purpose where there is a delay.
+    /// A future with the answer of a read, which waits on purpose where there is a delay, or was one
+    /// of the read version.
     fn answer_after(
         self: &Arc<Self>,
         inner: &mut Inner,
         delay: Option<Duration>,
         result: Result<Output>,
     ) -> Arc<Future> {
-        let Some(delay) = delay else {
+        let delay = delay.into_iter().chain(inner.version_fault.delay.take());
+        let Some(delay) = delay.reduce(|read, version| read + version) else {
             return Future::ready(result);
         };
         self.read_after(inner, delay, |_, _| result)
@@ -120,13 +122,18 @@ impl Transaction {
     }
 
     pub(crate) fn get_read_version(self: &Arc<Self>) -> Arc<Future> {
-        Future::ready(self.with(|inner| {
-            inner.check_deferred()?;
+        self.with(|inner| {
+            if let Err(error) = inner.check_deferred() {
+                return Future::ready(Err(error));
+            }
             inner.check_timeout();
-            inner.check_cancelled()?;
+            if let Err(error) = inner.check_cancelled() {
+                return Future::ready(Err(error));
+            }
             inner.settle_watches();
-            self.read_version(inner).map(Output::Int64)
-        }))
+            let version = self.read_version(inner).map(Output::Int64);
+            self.answer_after(inner, None, version)
+        })
     }
 
     pub(super) fn read_version(&self, inner: &mut Inner) -> Result<Version> {

@@ -1,0 +1,206 @@
+//! What C code gives and gets: handles, bytes, out pointers.
+
+use std::ffi::{c_char, c_int, CStr};
+use std::sync::Arc;
+
+use crate::c_types::{FDBBool, FDBDatabase, FDBFuture, FDBTenant, FDBTransaction};
+use crate::database::Handle;
+use crate::error::{Error, Result};
+use crate::future::Future;
+use crate::keys::{Key, KeySelector, Limits};
+use crate::tenant::Tenant;
+use crate::transaction::Transaction;
+
+pub(super) fn into_c(future: Arc<Future>) -> *mut FDBFuture {
+    Arc::into_raw(future).cast_mut().cast()
+}
+
+/// The future behind a pointer, which stays owned by the client.
+///
+/// # Safety
+///
+/// `pointer` is null or was made by [`into_c`] and not destroyed.
+pub(super) unsafe fn future(pointer: *mut FDBFuture) -> Result<Arc<Future>> {
+    // SAFETY: passed on to the caller.
+    unsafe { borrow(pointer.cast()) }
+}
+
+/// Another reference to what a client's pointer refers to.
+///
+/// # Safety
+///
+/// `pointer` is null or came from `Arc::<T>::into_raw` and was not dropped.
+pub(super) unsafe fn borrow<T>(pointer: *const T) -> Result<Arc<T>> {
+    if pointer.is_null() {
+        return Err(Error::CLIENT_INVALID_OPERATION);
+    }
+    // SAFETY: by the contract above the count is at least one; it is raised before it is taken.
+    unsafe {
+        Arc::increment_strong_count(pointer);
+        Ok(Arc::from_raw(pointer))
+    }
+}
+
+/// # Safety
+///
+/// As [`borrow`].
+pub(super) unsafe fn transaction(pointer: *mut FDBTransaction) -> Result<Arc<Transaction>> {
+    // SAFETY: passed on to the caller.
+    unsafe { borrow(pointer.cast()) }
+}
+
+/// # Safety
+///
+/// As [`borrow`].
+pub(super) unsafe fn database(pointer: *mut FDBDatabase) -> Result<Arc<Handle>> {
+    // SAFETY: passed on to the caller.
+    unsafe { borrow(pointer.cast()) }
+}
+
+/// # Safety
+///
+/// As [`borrow`].
+pub(super) unsafe fn tenant(pointer: *mut FDBTenant) -> Result<Arc<Tenant>> {
+    // SAFETY: passed on to the caller.
+    unsafe { borrow(pointer.cast()) }
+}
+
+/// # Safety
+///
+/// `pointer` is null or points to `length` bytes.
+pub(super) unsafe fn bytes<'a>(pointer: *const u8, length: c_int) -> Result<&'a [u8]> {
+    match usize::try_from(length) {
+        Ok(0) => Ok(&[]),
+        // SAFETY: by the contract above.
+        Ok(length) if !pointer.is_null() => {
+            Ok(unsafe { std::slice::from_raw_parts(pointer, length) })
+        }
+        _ => Err(Error::CLIENT_INVALID_OPERATION),
+    }
+}
+
+/// # Safety
+///
+/// As [`bytes`].
+pub(super) unsafe fn key(pointer: *const u8, length: c_int) -> Result<Key> {
+    // SAFETY: passed on to the caller.
+    unsafe { bytes(pointer, length) }.map(Key::from)
+}
+
+/// The value of an option: absent where the pointer is null.
+///
+/// # Safety
+///
+/// As [`bytes`].
+pub(super) unsafe fn option_value<'a>(
+    pointer: *const u8,
+    length: c_int,
+) -> Result<Option<&'a [u8]>> {
+    if pointer.is_null() {
+        Ok(None)
+    } else {
+        // SAFETY: passed on to the caller.
+        unsafe { bytes(pointer, length) }.map(Some)
+    }
+}
+
+/// # Safety
+///
+/// As [`bytes`].
+pub(super) unsafe fn selector(
+    pointer: *const u8,
+    length: c_int,
+    or_equal: FDBBool,
+    offset: c_int,
+) -> Result<KeySelector> {
+    // SAFETY: passed on to the caller.
+    let key = unsafe { key(pointer, length) }?;
+    Ok(KeySelector {
+        key,
+        or_equal: or_equal != 0,
+        offset,
+    })
+}
+
+/// Writes an answer to an out pointer.
+///
+/// # Safety
+///
+/// `out` is null or may be written.
+pub(super) unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
+    if out.is_null() {
+        return Err(Error::CLIENT_INVALID_OPERATION);
+    }
+    // SAFETY: by the contract above; C does not promise alignment to us in packed structs.
+    unsafe { out.write_unaligned(value) };
+    Ok(())
+}
+
+/// An out pointer for a handle, looked at before the handle is made: nobody could destroy it.
+pub(super) fn place<T>(out: *mut *mut T) -> Result<*mut *mut T> {
+    if out.is_null() {
+        return Err(Error::CLIENT_INVALID_OPERATION);
+    }
+    Ok(out)
+}
+
+/// # Safety
+///
+/// `path` is null or a C string.
+pub(super) unsafe fn text(path: *const c_char) -> Result<String> {
+    if path.is_null() {
+        return Ok(String::new());
+    }
+    // SAFETY: by the contract above.
+    let path = unsafe { CStr::from_ptr(path) };
+    Ok(path.to_string_lossy().into_owned())
+}
+
+pub(super) fn count(length: usize) -> c_int {
+    c_int::try_from(length).unwrap_or(c_int::MAX)
+}
+
+/// The limits of a range read from the arguments of the C function.
+pub(super) fn limits(rows: c_int, bytes: c_int, mode: c_int, iteration: c_int) -> Result<Limits> {
+    const WANT_ALL: c_int = -2;
+    const ITERATOR: c_int = -1;
+    const EXACT: c_int = 0;
+    const SERIAL: c_int = 4;
+    /// Bytes for the modes exact, small, medium, large and serial.
+    const BYTES: [usize; 5] = [0, 256, 1_000, 4_096, 80_000];
+    /// Bytes of one iteration after another.
+    const PROGRESSION: [usize; 10] = [
+        4_096, 6_144, 9_216, 13_824, 20_736, 31_104, 46_656, 69_984, 80_000, 120_000,
+    ];
+    let limit = |value: c_int| match value {
+        0 | -1 => Ok(None),
+        value => usize::try_from(value)
+            .map(Some)
+            .map_err(|_| Error::RANGE_LIMITS_INVALID),
+    };
+    if mode == EXACT && matches!((rows, bytes), (0 | -1, 0 | -1)) {
+        return Err(Error::EXACT_MODE_WITHOUT_LIMITS);
+    }
+    let of_mode = match mode {
+        WANT_ALL => Some(BYTES[SERIAL as usize]),
+        ITERATOR => {
+            let iteration = usize::try_from(iteration).ok().filter(|&i| i > 0);
+            let iteration = iteration.ok_or(Error::CLIENT_INVALID_OPERATION)?;
+            Some(PROGRESSION[iteration.min(PROGRESSION.len()) - 1])
+        }
+        EXACT => None,
+        mode @ 1..=SERIAL => Some(BYTES[mode as usize]),
+        _ => return Err(Error::CLIENT_INVALID_OPERATION),
+    };
+    let bytes = limit(bytes)?;
+    let bytes = match (bytes, of_mode) {
+        (Some(bytes), Some(of_mode)) => Some(bytes.min(of_mode)),
+        (bytes, of_mode) => bytes.or(of_mode),
+    };
+    Ok(Limits::new(limit(rows)?, bytes))
+}
+
+/// An out value of a future's result of another kind than asked for.
+pub(super) fn wrong_kind<T>() -> Result<T> {
+    Err(Error::CLIENT_INVALID_OPERATION)
+}

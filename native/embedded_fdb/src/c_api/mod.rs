@@ -1,0 +1,147 @@
+//! The functions of `fdb_c.h`.
+//!
+//! Each follows the contract of the C header: handles come from this library and are not used after
+//! they were destroyed, pointers and lengths describe memory that may be read, and out pointers
+//! memory that may be written. Where C allows to see that a caller broke it (a null handle, a
+//! negative length), the answer is `client_invalid_operation` (2000). A panic of ours is
+//! `internal_error` (4100).
+
+use std::ffi::{c_char, c_double, c_int, c_void};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use crate::c_types::{FDBFuture, FDBResult};
+use crate::error::{describe, Error, Result};
+use crate::future::Future;
+
+/// What a function answers where it could not do its work.
+trait Failure {
+    fn failure(error: Error) -> Self;
+}
+
+impl Failure for c_int {
+    fn failure(error: Error) -> Self {
+        error.0
+    }
+}
+
+impl Failure for () {
+    fn failure(_: Error) -> Self {}
+}
+
+impl Failure for *mut FDBFuture {
+    fn failure(error: Error) -> Self {
+        arguments::into_c(Future::ready(Err(error)))
+    }
+}
+
+impl Failure for *mut FDBResult {
+    fn failure(error: Error) -> Self {
+        Box::into_raw(Box::new(error)).cast()
+    }
+}
+
+impl Failure for *const c_char {
+    fn failure(error: Error) -> Self {
+        describe(error.0).as_ptr()
+    }
+}
+
+impl Failure for c_double {
+    fn failure(_: Error) -> Self {
+        0.0
+    }
+}
+
+/// Runs the body of a C function: errors and panics become what the function answers for them.
+fn guard<T: Failure>(body: impl FnOnce() -> Result<T>) -> T {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(value)) => value,
+        Ok(Err(error)) => T::failure(error),
+        Err(_) => T::failure(Error::INTERNAL_ERROR),
+    }
+}
+
+/// Defines the C functions of a module, its part of [`symbol`], and a macro that calls another one with
+/// their signatures.
+macro_rules! c_functions {
+    ($for_each:ident; $($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) -> $ret:ty $body:block)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            ///
+            /// As `fdb_c.h` says of this function.
+            #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+            pub unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
+                // SAFETY: the caller keeps the contract of `fdb_c.h`, see the module's docs.
+                #[allow(unused_unsafe)]
+                $crate::c_api::guard(move || -> $crate::error::Result<$ret> { unsafe { $body } })
+            }
+        )*
+
+        pub(super) fn symbol(name: &str) -> Option<*const ::std::ffi::c_void> {
+            match name {
+                $(stringify!($name) => Some($name as *const ::std::ffi::c_void),)*
+                _ => None,
+            }
+        }
+
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! $for_each {
+            ($callback:ident) => {
+                $callback! { $(fn $name($($arg: $type),*) -> $ret;)* }
+            };
+        }
+    };
+}
+
+mod arguments;
+mod database;
+mod future;
+mod legacy;
+mod network;
+mod tenant;
+mod transaction;
+mod unsupported;
+
+pub use database::*;
+pub use future::*;
+pub use legacy::*;
+pub use network::*;
+pub use tenant::*;
+pub use transaction::*;
+pub use unsupported::*;
+
+/// The address of a C function of this library by its name, as `dlsym` would give it.
+///
+/// ```
+/// assert!(embedded_fdb::symbol("fdb_create_database").is_some());
+/// assert!(embedded_fdb::symbol("fdb_no_such_function").is_none());
+/// ```
+pub fn symbol(name: &str) -> Option<*const c_void> {
+    let modules = [
+        database::symbol,
+        future::symbol,
+        legacy::symbol,
+        network::symbol,
+        tenant::symbol,
+        transaction::symbol,
+        unsupported::symbol,
+    ];
+    modules.iter().find_map(|symbol| symbol(name))
+}
+
+/// Calls a macro with the signatures of the C functions: once for the functions of each subject.
+#[macro_export]
+macro_rules! for_each_c_function {
+    ($callback:ident) => {
+        $crate::for_each_database_function!($callback);
+        $crate::for_each_future_function!($callback);
+        $crate::for_each_legacy_function!($callback);
+        $crate::for_each_network_function!($callback);
+        $crate::for_each_tenant_function!($callback);
+        $crate::for_each_transaction_function!($callback);
+        $crate::for_each_unsupported_function!($callback);
+    };
+}
