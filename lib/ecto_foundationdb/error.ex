@@ -93,6 +93,21 @@ defmodule EctoFoundationDB.StaleEntryError do
   end
 end
 
+defmodule EctoFoundationDB.CastError do
+  @moduledoc """
+  A query compares a field with a value that is not of the field's type: an id in a URL that is no
+  number. In a Phoenix application the answer is 400.
+  """
+  defexception [:schema, :field, :value, :type, plug_status: 400]
+
+  @type t :: %__MODULE__{schema: module(), field: atom(), value: term(), plug_status: 400}
+
+  @impl true
+  def message(%{schema: schema, field: field, value: value, type: type}) do
+    "the value #{inspect(value)} cannot be cast to the type #{type} of #{inspect(schema)}.#{field}"
+  end
+end
+
 defmodule EctoFoundationDB.NoResultsError do
   @moduledoc """
   `get!`, `get_by!` or `one!` found nothing. In a Phoenix application the answer is 404.

@@ -14,7 +14,7 @@ defmodule EctoFoundationDB.LiveQuery do
   @doc "The live query of one record."
   @spec record(Tenant.t(), Schema.t(), term()) :: Native.live_query()
   def record(tenant, schema, id) do
-    unless Keyword.get(Schema.context(schema), :write_primary, true) do
+    unless Schema.write_primary?(schema) do
       raise Unsupported,
             "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
     end

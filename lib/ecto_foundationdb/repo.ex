@@ -148,15 +148,42 @@ defmodule EctoFoundationDB.Repo do
   @callback update!(struct(), keyword()) :: struct()
   @callback update!(struct(), changes :: map() | keyword(), keyword()) :: struct()
 
-  @doc "Updates the records of a query: `update_all(User, set: [active: false])`."
+  @doc "Inserts the struct of a changeset, or updates it where it was read from the database."
+  @callback insert_or_update(changeset :: struct(), keyword()) :: result()
+  @callback insert_or_update!(changeset :: struct(), keyword()) :: struct()
+
+  @doc """
+  Updates the records of a query: `update_all(User, set: [active: false])`.
+
+  All in one transaction, which may take 5 seconds and write 10 MB. For more, `step: 1000` makes a
+  transaction of every 1,000 records: each is all or nothing, the whole is not, and a change that is
+  made meanwhile may be met or not. (Where the records are found by an index on a field that is set,
+  some may be counted twice.)
+  """
   @callback update_all(queryable(), [set: keyword()], keyword()) :: {non_neg_integer(), nil}
 
   @doc "Deletes the struct's record."
   @callback delete(struct(), keyword()) :: result()
   @callback delete!(struct(), keyword()) :: struct()
 
-  @doc "Deletes the records of a query, all of the schema's where there is no `:where`."
+  @doc """
+  Deletes the records of a query, all of the schema's where there is no `:where`; `step:` as in
+  `update_all/3`.
+  """
   @callback delete_all(queryable(), keyword()) :: {non_neg_integer(), nil}
+
+  @doc "The structs as they are in the database now, in their order; `nil` for those that are gone."
+  @callback reload(struct() | [struct() | nil] | nil, keyword()) ::
+              struct() | [struct() | nil] | nil
+
+  @doc "As `reload/2`; an `EctoFoundationDB.NoResultsError` for those that are gone."
+  @callback reload!(struct() | [struct()], keyword()) :: struct() | [struct()]
+
+  @doc """
+  The number of records of a query, `:count`. They are read to be counted, in one transaction. Counters
+  of a schema that are kept while it is written cost one read: `EctoFoundationDB.Indexer.SchemaMetadata`.
+  """
+  @callback aggregate(queryable(), :count, keyword()) :: non_neg_integer()
 
   @callback get(queryable(), id :: term(), keyword()) :: struct() | nil
   @callback get!(queryable(), id :: term(), keyword()) :: struct()
@@ -224,7 +251,7 @@ defmodule EctoFoundationDB.Repo do
       @behaviour EctoFoundationDB.Repo
       @otp_app EctoFoundationDB.Repo.__otp_app__(__MODULE__, opts)
 
-      alias EctoFoundationDB.Repo.{Queries, Records, Watches}
+      alias EctoFoundationDB.Repo.{Bulk, Queries, Records, Watches}
 
       def __ecto_fdb_repo__, do: true
 
@@ -267,8 +294,9 @@ defmodule EctoFoundationDB.Repo do
 
       @impl true
       def insert_all(schema, rows, opts \\ []),
-        do: Records.insert_all(__MODULE__, schema, rows, with_defaults(:insert_all, opts))
+        do: Bulk.insert_all(__MODULE__, schema, rows, with_defaults(:insert_all, opts))
 
+      @impl true
       def insert_or_update(changeset, opts \\ []),
         do: EctoFoundationDB.Repo.__insert_or_update__(__MODULE__, changeset, opts)
 
@@ -296,6 +324,7 @@ defmodule EctoFoundationDB.Repo do
       def update!(struct, changes, opts),
         do: Records.update!(__MODULE__, struct, changes, with_defaults(:update, opts))
 
+      @impl true
       def insert_or_update!(changeset, opts \\ []) do
         case insert_or_update(changeset, opts) do
           {:ok, struct} -> struct
@@ -305,7 +334,7 @@ defmodule EctoFoundationDB.Repo do
 
       @impl true
       def update_all(queryable, updates, opts \\ []),
-        do: Records.update_all(__MODULE__, queryable, updates, with_defaults(:update_all, opts))
+        do: Bulk.update_all(__MODULE__, queryable, updates, with_defaults(:update_all, opts))
 
       @impl true
       def delete(struct, opts \\ []),
@@ -317,7 +346,7 @@ defmodule EctoFoundationDB.Repo do
 
       @impl true
       def delete_all(queryable, opts \\ []),
-        do: Records.delete_all(__MODULE__, queryable, with_defaults(:delete_all, opts))
+        do: Bulk.delete_all(__MODULE__, queryable, with_defaults(:delete_all, opts))
 
       for {name, arity} <- [
             get: 2,
@@ -352,6 +381,22 @@ defmodule EctoFoundationDB.Repo do
       end
 
       @impl true
+      def reload(structs, opts \\ []),
+        do: Queries.reload(__MODULE__, structs, with_defaults(:reload, opts))
+
+      @impl true
+      def reload!(structs, opts \\ []),
+        do: Queries.reload!(__MODULE__, structs, with_defaults(:reload, opts))
+
+      @impl true
+      def aggregate(queryable, aggregate, opts \\ []),
+        do: EctoFoundationDB.Repo.__aggregate__(__MODULE__, queryable, aggregate, opts)
+
+      @doc false
+      def aggregate(queryable, aggregate, field, _opts),
+        do: aggregate(queryable, aggregate, field)
+
+      @impl true
       def all_range(queryable, first, last, opts \\ []),
         do: queryable |> async_all_range(first, last, opts) |> await()
 
@@ -368,11 +413,17 @@ defmodule EctoFoundationDB.Repo do
 
       @impl true
       def async_insert_all!(schema, structs, opts \\ []),
-        do:
-          Records.async_insert_all!(__MODULE__, schema, structs, with_defaults(:insert_all, opts))
+        do: Bulk.async_insert_all!(__MODULE__, schema, structs, with_defaults(:insert_all, opts))
 
       @impl true
       def await(futures), do: Queries.await(futures)
+
+      # What Ecto's repositories have and this one has not says what there is instead.
+      for {name, arities} <- EctoFoundationDB.Repo.__instead__(), arity <- arities do
+        @doc false
+        def unquote(name)(unquote_splicing(Macro.generate_arguments(arity, __MODULE__))),
+          do: EctoFoundationDB.Repo.__instead__!(unquote(name))
+      end
 
       @impl true
       def watch(struct, opts \\ []),
@@ -414,6 +465,33 @@ defmodule EctoFoundationDB.Repo do
       EctoFoundationDB.Repo.Options.tenant!(repo, if(tenant, do: [prefix: tenant], else: []))
 
     Transaction.run(tenant, fun, opts)
+  end
+
+  @instead [
+    preload:
+      {[2, 3],
+       "preload: read the associated records with all_by, by an index on the field that refers to " <>
+         "the struct; async_all_by and await have several reads in flight at once"},
+    rollback: {[1], "rollback: raise or throw in transactional/2, which cancels the transaction"},
+    transact:
+      {[1, 2], "transact: use transactional(tenant, fun), which gives the function's result"},
+    transaction:
+      {[1, 2], "transaction: use transactional(tenant, fun), which gives the function's result"}
+  ]
+
+  @doc false
+  def __instead__, do: for({name, {arities, _}} <- @instead, do: {name, arities})
+
+  @doc false
+  def __instead__!(name) do
+    {_arities, message} = Keyword.fetch!(@instead, name)
+    raise EctoFoundationDB.Exception.Unsupported, message
+  end
+
+  @doc false
+  def __aggregate__(repo, queryable, aggregate, opts) do
+    opts = if is_list(opts), do: repo.default_options(:aggregate) ++ opts, else: opts
+    EctoFoundationDB.Repo.Queries.aggregate(repo, queryable, aggregate, opts)
   end
 
   @doc false

@@ -24,6 +24,8 @@ defmodule EctoFoundationDB.Schema do
   where it isn't.
   """
 
+  alias EctoFoundationDB.CastError
+
   @type t :: module()
 
   @typedoc "A record as it is stored: the fields' source names and dumped values, in stored order."
@@ -151,15 +153,16 @@ defmodule EctoFoundationDB.Schema do
   end
 
   @doc false
-  # What an update sets, in stored order; [] where nothing changes. `force?` generates all the same.
-  @spec update_data(t(), map(), boolean()) :: {data(), map()}
-  def update_data(schema, changes, force? \\ false) do
+  # What an update of a struct sets, in stored order; [] where nothing changes. `force?` generates all
+  # the same.
+  @spec update_data(struct(), map(), boolean()) :: {data(), map()}
+  def update_data(%schema{} = struct, changes, force? \\ false) do
     changes = Map.take(changes, writable(schema, :update))
 
     if changes == %{} and not force? do
       {[], %{}}
     else
-      changes = generate_in_embeds(changes, schema, :autoupdate)
+      changes = generate_in_embeds(changes, schema, :autoupdate, struct)
       generated = autogenerate(schema, :autoupdate, changes)
       data = dump(schema, :update, in_order(changes)) ++ dump(schema, :update, generated)
       {data, Map.merge(changes, Map.new(generated))}
@@ -172,6 +175,36 @@ defmodule EctoFoundationDB.Schema do
 
   defp keep({keep, _drop}, _schema), do: keep
   defp keep(nil, schema), do: fields(schema)
+
+  @doc false
+  # The changes of an update as a map, checked.
+  @spec changes!(t(), map() | keyword()) :: map()
+  def changes!(schema, changes) when is_map(changes) or is_list(changes) do
+    changes = Map.new(changes)
+    id = primary_key(schema)
+    known = fields(schema)
+
+    for {field, _} <- changes do
+      cond do
+        field == id ->
+          raise ArgumentError,
+                "the primary key #{inspect(id)} cannot be changed: delete the record, and insert it anew"
+
+        field not in known ->
+          raise ArgumentError,
+                "#{inspect(schema)} has no field #{inspect(field)}; it has #{inspect(known)}"
+
+        true ->
+          :ok
+      end
+    end
+
+    changes
+  end
+
+  def changes!(_schema, other) do
+    raise ArgumentError, "expected changes, a keyword list or a map, got: #{inspect(other)}"
+  end
 
   @doc false
   # One row of insert_all: a map or keyword list of fields, no timestamps.
@@ -202,38 +235,50 @@ defmodule EctoFoundationDB.Schema do
   defp absent?(schema, field, []), do: field in optional(schema, :embeds, [])
   defp absent?(_schema, _field, _value), do: false
 
-  # Embedded structs have generated ids and timestamps, too.
-  defp generate_in_embeds(changes, schema, key) do
+  # Embedded structs have generated ids and timestamps, too. One that is equal to what was there
+  # `before` has not changed, and keeps its timestamps.
+  defp generate_in_embeds(changes, schema, key, before \\ %{}) do
     embeds = optional(schema, :embeds, [])
 
-    for {field, value} <- changes,
-        into: %{},
-        do: {field, if(field in embeds, do: embed(value, key), else: value)}
+    for {field, value} <- changes, into: %{} do
+      old = before |> Map.get(field) |> List.wrap()
+      {field, if(field in embeds, do: embed(value, key, old), else: value)}
+    end
   end
 
-  defp embed(list, key) when is_list(list), do: Enum.map(list, &embed(&1, key))
+  defp embed(list, key, old) when is_list(list), do: Enum.map(list, &embed(&1, key, old))
 
-  defp embed(%schema{} = struct, key) do
-    id = optional(schema, :autogenerate_id, nil)
-    new? = match?({_, _, _}, id) and is_nil(Map.get(struct, elem(id, 0)))
-    key = if new?, do: :autogenerate, else: key
-    ids = if new?, do: generate(elem(id, 0), elem(id, 2)), else: []
+  defp embed(%schema{} = struct, key, old) do
+    if struct in old do
+      struct
+    else
+      id = optional(schema, :autogenerate_id, nil)
+      new? = match?({_, _, _}, id) and is_nil(Map.get(struct, elem(id, 0)))
+      key = if new?, do: :autogenerate, else: key
+      ids = if new?, do: generate(elem(id, 0), elem(id, 2)), else: []
 
-    set =
-      for {field, value} <- Map.from_struct(struct),
-          not is_nil(value),
-          into: %{},
-          do: {field, value}
+      set =
+        for {field, value} <- Map.from_struct(struct),
+            not is_nil(value),
+            into: %{},
+            do: {field, value}
 
-    # A timestamp that was set by hand stays.
-    taken = if key == :autogenerate, do: set, else: %{}
+      # A timestamp that was set by hand stays.
+      taken = if key == :autogenerate, do: set, else: %{}
+      inner = Map.take(struct, optional(schema, :embeds, []))
 
-    struct
-    |> struct!(ids ++ autogenerate(schema, key, taken))
-    |> Map.merge(generate_in_embeds(Map.take(struct, optional(schema, :embeds, [])), schema, key))
+      inner_before =
+        for {field, _} <- inner, into: %{} do
+          {field, Enum.flat_map(old, &(&1 |> Map.get(field) |> List.wrap()))}
+        end
+
+      struct
+      |> struct!(ids ++ autogenerate(schema, key, taken))
+      |> Map.merge(generate_in_embeds(inner, schema, key, inner_before))
+    end
   end
 
-  defp embed(other, _key), do: other
+  defp embed(other, _key, _old), do: other
 
   defp generate_id(changes, schema, primary_key) do
     case {changes, optional(schema, :autogenerate_id, nil)} do
@@ -309,8 +354,15 @@ defmodule EctoFoundationDB.Schema do
          {:ok, value} <- apply(Ecto.Type, :cast, [type, value]) do
       dump_value(schema, action, field, value)
     else
-      nil -> value
-      _error -> mismatch!(schema, action, field, value, ecto_type(schema, field))
+      nil ->
+        value
+
+      _error ->
+        raise CastError,
+          schema: schema,
+          field: field,
+          value: value,
+          type: format(ecto_type(schema, field))
     end
   end
 
@@ -423,6 +475,23 @@ defmodule EctoFoundationDB.Schema do
     end
   end
 
+  @doc false
+  # The value that a record to be inserted has as its primary key.
+  @spec stored_id!(t(), data()) :: term()
+  def stored_id!(schema, data) do
+    name = field_source(schema, primary_key(schema))
+
+    case List.keyfind(data, name, 0) do
+      {_, id} when not is_nil(id) ->
+        id
+
+      _ ->
+        raise ArgumentError,
+              "the primary key #{inspect(name)} of this #{inspect(schema)} is nil, and a record is " <>
+                "stored under its primary key. Set it, or let the schema autogenerate it"
+    end
+  end
+
   @doc """
   Puts a tenant into the struct's metadata, where it has some.
 
@@ -455,6 +524,10 @@ defmodule EctoFoundationDB.Schema do
       _ -> []
     end
   end
+
+  @doc false
+  # Whether records are stored under their primary key; else only an index's entries hold them.
+  def write_primary?(schema), do: Keyword.get(context(schema), :write_primary, true)
 
   @doc false
   @spec to_front(data(), atom()) :: data()

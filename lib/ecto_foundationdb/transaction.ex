@@ -16,6 +16,10 @@ defmodule EctoFoundationDB.Transaction do
     :timeout,
     # Completed by the commit: two atomics hold the versionstamp's 80 bits, and one that it is there.
     :stamp,
+    # When this attempt began.
+    :began,
+    # How many attempts have lasted too long.
+    slow: 0,
     # Operations to run before the next read or the commit, last first.
     writes: [],
     # Whether a commit is needed.
@@ -39,6 +43,8 @@ defmodule EctoFoundationDB.Transaction do
   @no_mapped_range [2030, 2033, 2034, 2035, 2038, 2039]
 
   @commit_unknown_result 1021
+  @transaction_too_old 1007
+  @transaction_too_large 2101
   @cluster_version_changed 1039
   @transaction_cancelled 1025
 
@@ -119,7 +125,13 @@ defmodule EctoFoundationDB.Transaction do
     raise ArgumentError, "timeout: expected milliseconds or :infinity, got: #{inspect(other)}"
   end
 
+  # FoundationDB's limit in ms, and how many attempts may exceed it: the database may have been slow,
+  # but a transaction that is too long stays it however often it is tried.
+  @longest 5_000
+  @slow_attempts 2
+
   defp attempt(state, fun) do
+    state = %{state | began: now()}
     Process.put(@key, state)
 
     outcome =
@@ -150,7 +162,7 @@ defmodule EctoFoundationDB.Transaction do
 
   # What an attempt begins with.
   defp again(state) do
-    kept = [:handle, :repo, :tenant, :timeout, :stamp, :maybe_committed?, :mapped_ranges?]
+    kept = [:handle, :repo, :tenant, :timeout, :stamp, :slow, :maybe_committed?, :mapped_ranges?]
     struct!(__MODULE__, Map.take(state, kept))
   end
 
@@ -158,6 +170,8 @@ defmodule EctoFoundationDB.Transaction do
   defp retry(error, stack, fun) do
     %{pending: pending, watches: watches} = state = Process.get(@key)
     Enum.each(watches, &cancel_watch/1)
+    state = count_slow(state, error)
+    if state.slow == @slow_attempts, do: reraise(explain(error), stack)
     ref = make_ref()
     Native.transaction_on_error(state.handle, ref, error.code)
 
@@ -171,9 +185,37 @@ defmodule EctoFoundationDB.Transaction do
         reraise error, stack
 
       {:error, other} ->
-        if elem(other, 1) == error.code, do: reraise(error, stack), else: raise(Error, other)
+        if elem(other, 1) == error.code,
+          do: reraise(explain(error), stack),
+          else: raise(Error, other)
     end
   end
+
+  defp count_slow(state, %Error{code: @transaction_too_old}) do
+    if now() - state.began >= @longest, do: %{state | slow: state.slow + 1}, else: state
+  end
+
+  defp count_slow(state, _error), do: state
+
+  @in_steps "Outside of a transaction update_all and delete_all take `step: 1000`, which makes a " <>
+              "transaction of every 1,000 records; insert_all takes rows in portions"
+
+  defp explain(%Error{code: @transaction_too_old} = error) do
+    more =
+      "FoundationDB's transactions last 5 seconds at most, and this one took longer #{@slow_attempts} " <>
+        "times. #{@in_steps}; Repo.stream reads any number of records"
+
+    %{error | message: "#{error.message}. #{more}"}
+  end
+
+  defp explain(%Error{code: @transaction_too_large} = error) do
+    more = "FoundationDB's transactions write 10 MB at most, keys and index entries included"
+    %{error | message: "#{error.message}. #{more}. #{@in_steps}"}
+  end
+
+  defp explain(error), do: error
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   defp call(fun) when is_function(fun, 0), do: fun.()
   defp call(fun) when is_function(fun, 1), do: fun.(Process.get(@key).handle)

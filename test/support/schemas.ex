@@ -110,3 +110,12 @@ defmodule EctoFoundationDB.TestNoKey do
   @moduledoc false
   use EctoFoundationDB.TestSchema, source: "nokey", primary_key: [], fields: [name: :string]
 end
+
+defmodule EctoFoundationDB.TestReading do
+  @moduledoc false
+  # Records that are in an index alone.
+  use EctoFoundationDB.TestSchema,
+    source: "readings",
+    fields: [id: :string, sensor: :string, at: :integer, value: :integer],
+    context: [write_primary: false]
+end

@@ -27,6 +27,16 @@ defmodule EctoFoundationDB.Layer.Plan do
 
     case Keyword.split(query.where, [id]) do
       {[{_, {:eq, nil}}], _} -> {:nothing}
+      {[{_, {:eq, value}}], []} -> {:get, value, []}
+      _ -> plan(query, id, metadata, Schema.write_primary?(query.schema))
+    end
+  end
+
+  # Records that are in an index alone.
+  defp plan(query, id, metadata, false), do: plan_index(query, id, metadata)
+
+  defp plan(query, id, metadata, true) do
+    case Keyword.split(query.where, [id]) do
       {[{_, {:eq, value}}], rest} -> {:get, value, rest}
       {_, []} -> plan_records(query, id, metadata)
       {_, _} -> plan_index(query, id, metadata)
@@ -39,11 +49,14 @@ defmodule EctoFoundationDB.Layer.Plan do
     id = Schema.primary_key(query.schema)
 
     case Keyword.split(query.where, [id]) do
-      {[{_, {:eq, _}}], _} -> false
-      {_, []} -> limited?(query) and not sorted?(query.order_by, [id])
+      {[{_, {:eq, _}}], []} -> false
+      {[{_, {:eq, _}}], _} -> not Schema.write_primary?(query.schema)
+      {_, []} -> not Schema.write_primary?(query.schema) or unsorted_limit?(query, id)
       {_, _} -> true
     end
   end
+
+  defp unsorted_limit?(query, id), do: limited?(query) and not sorted?(query.order_by, [id])
 
   defp plan_records(query, id, metadata) do
     cond do
@@ -74,6 +87,7 @@ defmodule EctoFoundationDB.Layer.Plan do
     candidates =
       for %Index{} = index <- metadata.indexes,
           Indexer.default?(index),
+          answers?(index, query.schema),
           plan = index_plan(query, id, index),
           do: {length(index.fields), plan}
 
@@ -82,6 +96,10 @@ defmodule EctoFoundationDB.Layer.Plan do
       [] -> refuse(query, suggestion(query))
     end
   end
+
+  # Entries that point to records lead nowhere where there are none.
+  defp answers?(index, schema),
+    do: Schema.write_primary?(schema) or not Indexer.Default.mapped?(index)
 
   # The entries of an index are in the order of its fields, then of the primary key.
   defp index_plan(query, id, index) do
@@ -123,9 +141,15 @@ defmodule EctoFoundationDB.Layer.Plan do
     base = Keys.index_values(query.tenant, query.source, index.name, length(key_fields), values)
 
     case Enum.find(query.where, &match?({_, {:range, _, _}}, &1)) do
+      nil when rest == [] -> one_entry(base)
       nil -> Keys.range(base)
       {_, {:range, low, high}} -> bounds(base, low, high, &encode(query.schema, hd(rest), id, &1))
     end
+  end
+
+  defp one_entry(tuple) do
+    key = Native.pack(tuple)
+    {key, key <> <<0>>}
   end
 
   defp encode(_schema, id, id, value), do: Keys.encode_id(value)
@@ -181,6 +205,13 @@ defmodule EctoFoundationDB.Layer.Plan do
       cond do
         limited?(query) and not same_direction? ->
           "Order by fields in one direction, or sort without a limit"
+
+        not Schema.write_primary?(query.schema) ->
+          fields = with [] <- fields -- [id], do: [:field]
+
+          "With `write_primary: false` records are in indexes that hold them, alone; this one would " <>
+            "answer it: create index(#{inspect(query.schema)}, #{inspect(fields)}, " <>
+            "options: [mapped?: false])"
 
         fields -- [id] != fields ->
           "Read by the primary key, and sort or filter the result"

@@ -144,10 +144,13 @@ defmodule EctoFoundationDB.Layer.Reader do
   A page of a query without ordering: `{records, rest}`, where `rest` is the range still to read, or
   `nil`.
   """
-  @spec page(Query.t(), Metadata.t() | nil, Plan.range() | nil, pos_integer()) ::
+  @spec page(Query.t(), Plan.range() | nil, pos_integer()) ::
           {[Record.t()], Plan.range() | nil}
-  def page(query, metadata, range, rows) do
+  def page(query, range, rows) do
     query = %{query | limit: nil, key_limit: rows, order_by: []}
+
+    metadata =
+      if Plan.needs_metadata?(query), do: Metadata.load(query.tenant, query.source), else: nil
 
     case Plan.new(query, metadata) do
       {:nothing} ->
@@ -165,7 +168,7 @@ defmodule EctoFoundationDB.Layer.Reader do
     end
   end
 
-  @doc "A page of a range of records, as `page/4` gives it."
+  @doc "A page of a range of records, as `page/3` gives it."
   @spec page_of_records(Schema.t(), Plan.range(), pos_integer()) ::
           {[Record.t()], Plan.range() | nil}
   def page_of_records(schema, {first, last}, rows) do

@@ -4,6 +4,7 @@ defmodule EctoFoundationDB.Layer.Writer do
 
   alias EctoFoundationDB.{Indexer, Native, Schema, Tenant, Transaction, Versionstamp}
   alias EctoFoundationDB.Layer.{Keys, Metadata, Record}
+  alias EctoFoundationDB.Repo.Options
 
   @enforce_keys [:tenant, :schema, :source, :metadata, :options]
   defstruct [:tenant, :schema, :source, :metadata, :options]
@@ -16,6 +17,18 @@ defmodule EctoFoundationDB.Layer.Writer do
           options: keyword()
         }
 
+  @doc "A writer of a schema's records. Without metadata, which `Layer.Metadata` reads, it writes none."
+  @spec new(Tenant.t(), Schema.t()) :: t()
+  def new(tenant, schema) do
+    %__MODULE__{
+      tenant: tenant,
+      schema: schema,
+      source: Schema.source(schema),
+      metadata: nil,
+      options: Options.layout(tenant)
+    }
+  end
+
   @doc "A record has come."
   @spec insert(t(), Schema.data()) :: :ok
   def insert(%__MODULE__{} = writer, data) do
@@ -25,7 +38,7 @@ defmodule EctoFoundationDB.Layer.Writer do
 
     rows =
       cond do
-        not write_primary?(writer) -> []
+        not Schema.write_primary?(writer.schema) -> []
         Versionstamp.incomplete?(id) -> for {key, value} <- rows, do: stamped(key, value)
         true -> for {key, value} <- rows, do: {:set, key, value}
       end
@@ -51,7 +64,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     # The names of parts hold the checksum: those of the old value are not overwritten.
     clear = if old.parts > 0, do: [{:clear_range, key <> <<0>>, key <> <<0xFF>>}], else: []
     set = for {key, value} <- rows, do: {:set, key, value}
-    records = if write_primary?(writer), do: clear ++ set, else: [clear_record(old)]
+    records = if Schema.write_primary?(writer.schema), do: clear ++ set, else: [clear_record(old)]
 
     {old_record, new_record} = {{key, in_front}, {key, data}}
 
@@ -79,7 +92,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     Transaction.write([clear_record(record) | mistaken(writer, record) ++ entries])
   end
 
-  @doc "All records of the schema have gone; counters move, and never go back."
+  @doc "These are all records of the schema, and have gone; counters move, and never go back."
   @spec delete_all(t(), [Record.t()]) :: :ok
   def delete_all(%__MODULE__{tenant: tenant, source: source} = writer, records) do
     {default, others} = Enum.split_with(indexes(writer), &Indexer.default?/1)
@@ -97,7 +110,19 @@ defmodule EctoFoundationDB.Layer.Writer do
         Indexer.clear_all(tenant, others, writer.schema, {key, data})
       end)
 
-    Transaction.write(clears ++ entries)
+    Transaction.write(clears ++ add_up(entries))
+  end
+
+  # Counters by one are one addition for all records.
+  defp add_up(operations) do
+    {additions, others} =
+      Enum.split_with(operations, &match?({:atomic, :add, _, <<1::little-64>>}, &1))
+
+    sums =
+      for {{:atomic, :add, key, _one}, count} <- Enum.frequencies(additions),
+          do: {:atomic, :add, key, <<count::little-64>>}
+
+    others ++ sums
   end
 
   defp clear_record(%Record{key: key, parts: 0}), do: {:clear, key}
@@ -124,7 +149,4 @@ defmodule EctoFoundationDB.Layer.Writer do
 
   defp id_name(%__MODULE__{schema: schema}),
     do: Schema.field_source(schema, Schema.primary_key(schema))
-
-  defp write_primary?(%__MODULE__{schema: schema}),
-    do: Keyword.get(Schema.context(schema), :write_primary, true)
 end

@@ -3,7 +3,8 @@ defmodule EctoFoundationDB.Repo.Queries do
   # The Repo's functions that read.
 
   alias EctoFoundationDB.{Future, MultipleResultsError, NoResultsError, Schema, Transaction}
-  alias EctoFoundationDB.Layer.{EctoQuery, Metadata, Query, Reader}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.{EctoQuery, Query, Reader}
   alias EctoFoundationDB.Repo.Options
 
   @query [:where, :order_by, :limit, :key_limit]
@@ -130,6 +131,63 @@ defmodule EctoFoundationDB.Repo.Queries do
     Future.result(future(%{query | limit: 1, order_by: []}, opts)) != []
   end
 
+  def aggregate(repo, queryable, :count, opts) when is_list(opts) do
+    {query, opts} = query(repo, queryable, opts)
+    Transaction.run(query.tenant, fn -> query |> Reader.run() |> length() end, opts)
+  end
+
+  def aggregate(_repo, _queryable, aggregate, field_or_opts) do
+    raise Unsupported,
+          "aggregate: of #{inspect(aggregate)} and #{inspect(field_or_opts)}; only :count, without a " <>
+            "field, is supported. Read the records, with all or stream, and compute in Elixir; a " <>
+            "least or greatest value is the first one with `order_by:` and `limit: 1`"
+  end
+
+  def reload(_repo, nil, _opts), do: nil
+
+  def reload(repo, structs, opts) when is_list(structs) do
+    case Enum.find(structs, & &1) do
+      nil ->
+        structs
+
+      first ->
+        tenant = Options.tenant!(repo, opts, first)
+        {run, opts} = Keyword.split(opts, [:timeout])
+        opts = Keyword.put(opts, :prefix, tenant)
+
+        # In one transaction, and all in flight at once.
+        Transaction.run(
+          tenant,
+          fn -> structs |> Enum.map(&async_reload(repo, &1, opts)) |> await() end,
+          run
+        )
+    end
+  end
+
+  def reload(repo, struct, opts), do: repo |> reload([struct], opts) |> hd()
+
+  defp async_reload(_repo, nil, _opts), do: Future.resolved(nil)
+
+  defp async_reload(repo, %schema{} = struct, opts),
+    do: async_get(repo, schema, Schema.id!(struct), opts)
+
+  defp async_reload(_repo, other, _opts) do
+    raise ArgumentError, "reload: expected a struct or a list of them, got: #{inspect(other)}"
+  end
+
+  def reload!(repo, structs, opts) when is_list(structs) do
+    reloaded = reload(repo, structs, opts)
+
+    for {struct, nil} <- Enum.zip(structs, reloaded) do
+      raise NoResultsError,
+            "could not reload #{inspect(struct)}: there is no such record (it may have been deleted)"
+    end
+
+    reloaded
+  end
+
+  def reload!(repo, struct, opts), do: repo |> reload!([struct], opts) |> hd()
+
   def stream(repo, queryable, opts) do
     {query, opts} = query(repo, queryable, opts, [:max_rows])
     rows = Keyword.get(opts, :max_rows, 500)
@@ -139,7 +197,7 @@ defmodule EctoFoundationDB.Repo.Queries do
     end
 
     if query.order_by != [] do
-      raise EctoFoundationDB.Exception.Unsupported,
+      raise Unsupported,
             "stream: order_by is not supported; a stream is in the order of the primary key, or of the index"
     end
 
@@ -154,7 +212,7 @@ defmodule EctoFoundationDB.Repo.Queries do
             range = if position == :start, do: nil, else: position
 
             {records, rest} =
-              Transaction.run(query.tenant, fn -> page(query, range, rows) end, opts)
+              Transaction.run(query.tenant, fn -> Reader.page(query, range, rows) end, opts)
 
             {Reader.load(records, query.schema, query.tenant), rest || :done}
         end,
@@ -162,11 +220,6 @@ defmodule EctoFoundationDB.Repo.Queries do
       )
 
     if query.limit, do: Stream.take(stream, query.limit), else: stream
-  end
-
-  defp page(query, range, rows) do
-    metadata = if query.where == [], do: nil, else: Metadata.load(query.tenant, query.source)
-    Reader.page(query, metadata, range, rows)
   end
 
   def await(futures) when is_list(futures), do: Enum.map(futures, &Future.result/1)

@@ -19,7 +19,7 @@ defmodule EctoFoundationDB.Repo.Watches do
   end
 
   defp watch_record(tenant, schema, id, opts) do
-    unless Keyword.get(Schema.context(schema), :write_primary, true) do
+    unless Schema.write_primary?(schema) do
       raise Unsupported,
             "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
     end

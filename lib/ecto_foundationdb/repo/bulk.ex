@@ -1,0 +1,189 @@
+defmodule EctoFoundationDB.Repo.Bulk do
+  @moduledoc false
+  # The Repo's functions that write many records.
+
+  alias EctoFoundationDB.{Future, Schema, Transaction, Versionstamp}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.{Metadata, Query, Reader, Writer}
+  alias EctoFoundationDB.Repo.{Conflicts, Options, Queries, Records}
+
+  def insert_all(repo, schema, rows, opts) do
+    opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
+    tenant = Options.tenant!(repo, opts)
+
+    rows =
+      for row <- rows do
+        row =
+          if is_struct(row), do: row |> Map.take(Schema.fields(schema)) |> drop_nils(), else: row
+
+        {data, _values} = Schema.row_data(schema, row)
+        {Schema.stored_id!(schema, data), data}
+      end
+
+    Transaction.run(
+      tenant,
+      fn ->
+        case Conflicts.put_all(Writer.new(tenant, schema), rows, opts) do
+          {:error, error} ->
+            raise error
+
+          count ->
+            structs =
+              if opts[:returning],
+                do: Enum.map(rows, fn {_, data} -> Schema.loader(schema, tenant).(data) end)
+
+            {count, structs}
+        end
+      end,
+      opts
+    )
+  end
+
+  defp drop_nils(fields),
+    do: fields |> Enum.reject(fn {_, value} -> is_nil(value) end) |> Map.new()
+
+  def update_all(repo, queryable, updates, opts) do
+    {query, opts} = Queries.query(repo, queryable, opts, [:step])
+
+    set =
+      case updates do
+        [set: set] when is_list(set) or is_map(set) ->
+          set
+
+        _ ->
+          raise ArgumentError,
+                "update_all: expected `set: [field: value]`, got: #{inspect(updates)}"
+      end
+
+    Schema.changes!(query.schema, set)
+    # In the order in which they are given.
+    set = Schema.dump(query.schema, :update_all, set)
+
+    run(query, opts, fn writer, records, _all? ->
+      Enum.each(records, &Writer.update(writer, &1, set))
+    end)
+  end
+
+  def delete_all(repo, queryable, opts) do
+    {query, opts} = Queries.query(repo, queryable, opts, [:step])
+
+    run(query, opts, fn writer, records, all? ->
+      if all?,
+        do: Writer.delete_all(writer, records),
+        else: Enum.each(records, &Writer.delete(writer, &1))
+    end)
+  end
+
+  # Has records of a query changed: all of them in one transaction, or with `step:` so many in each.
+  defp run(query, opts, change) do
+    case Keyword.pop(opts, :step) do
+      {nil, opts} ->
+        all? = query.where == [] and not Query.limited?(query)
+
+        Transaction.run(
+          query.tenant,
+          fn ->
+            records = Reader.run(query)
+            change.(writer(query), records, all?)
+            {length(records), nil}
+          end,
+          opts
+        )
+
+      {step, opts} ->
+        check_step!(query, step)
+        {in_steps(query, step, nil, 0, opts, change), nil}
+    end
+  end
+
+  defp in_steps(query, step, range, count, opts, change) do
+    {changed, rest} =
+      Transaction.run(
+        query.tenant,
+        fn ->
+          {records, rest} = Reader.page(query, range, step)
+          change.(writer(query), records, false)
+          {length(records), rest}
+        end,
+        opts
+      )
+
+    if rest,
+      do: in_steps(query, step, rest, count + changed, opts, change),
+      else: count + changed
+  end
+
+  defp check_step!(query, step) do
+    unless is_integer(step) and step > 0 do
+      raise ArgumentError, "step: expected a positive integer, got: #{inspect(step)}"
+    end
+
+    if Query.limited?(query) or query.order_by != [] do
+      raise ArgumentError,
+            "step: goes through all records of a query; leave `limit:`, `key_limit:` and `order_by:` out"
+    end
+
+    if Transaction.in?() do
+      raise Unsupported,
+            "step: makes a transaction of each step, and this call is inside one: make it outside, or " <>
+              "leave `step:` out"
+    end
+  end
+
+  defp writer(query) do
+    {metadata, []} = Metadata.read_for_write(query.tenant, query.source, [])
+    %{Writer.new(query.tenant, query.schema) | metadata: metadata}
+  end
+
+  def async_insert_all!(repo, schema, structs, opts) do
+    opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
+    tenant = Options.tenant!(repo, opts)
+
+    unless Transaction.in?() do
+      raise Unsupported,
+            "async_insert_all! must be called inside a transaction, whose commit makes the ids: " <>
+              "future = Repo.transactional(tenant, fn -> Repo.async_insert_all!(…) end)"
+    end
+
+    id_field = Schema.primary_key(schema)
+    versionstamps? = Schema.type(schema, id_field) == Versionstamp
+
+    structs =
+      for struct <- structs do
+        unless is_struct(struct, schema) do
+          raise ArgumentError,
+                "async_insert_all!: expected structs of #{inspect(schema)}, got: #{inspect(struct)}"
+        end
+
+        case Map.get(struct, id_field) do
+          nil when versionstamps? ->
+            Map.put(struct, id_field, Versionstamp.next())
+
+          id ->
+            unless Versionstamp.incomplete?(id) or Conflicts.blind?(schema, opts) do
+              raise Unsupported,
+                    "async_insert_all! takes structs whose #{inspect(id_field)} is nil and of type " <>
+                      "EctoFoundationDB.Versionstamp, or the option `conflict_target: []`, which " <>
+                      "overwrites without looking what is there"
+            end
+
+            struct
+        end
+      end
+
+    inserted =
+      for struct <- structs, do: Records.insert!(repo, struct, Keyword.put(opts, :prefix, tenant))
+
+    stamp = Versionstamp.get()
+
+    Future.apply(stamp, fn stamp ->
+      for struct <- inserted do
+        id = Map.get(struct, id_field)
+
+        if Versionstamp.incomplete?(id),
+          do: Map.put(struct, id_field, Versionstamp.resolve(id, stamp)),
+          else: struct
+      end
+    end)
+  end
+end
