@@ -26,6 +26,22 @@ defmodule EctoFoundationDB.ChangesetTest do
     def __schema__(:type, :city), do: :string
   end
 
+  defmodule Stop do
+    defstruct [:city, :changed]
+    def __schema__(:fields), do: [:city, :changed]
+    def __schema__(:autoupdate), do: [{[:changed], {System, :unique_integer, []}}]
+    def __schema__(:type, _field), do: :any
+  end
+
+  defmodule Tour do
+    defstruct [:id, :stops, __meta__: %{prefix: nil, state: :built}]
+    def __schema__(:source), do: "tours"
+    def __schema__(:primary_key), do: [:id]
+    def __schema__(:fields), do: [:id, :stops]
+    def __schema__(:embeds), do: [:stops]
+    def __schema__(:type, _field), do: :any
+  end
+
   defp change(struct, changes, more \\ []),
     do:
       struct!(
@@ -132,6 +148,32 @@ defmodule EctoFoundationDB.ChangesetTest do
     assert %{place: nil} = get(tenant)
   end
 
+  test "of a list of embeds those that change get new timestamps", %{tenant: tenant} do
+    stops = for city <- ~w(Rome Oslo), do: %Stop{city: city, changed: 0}
+    tour = TestRepo.insert!(%Tour{id: "t", stops: stops}, prefix: tenant)
+    [rome, oslo] = tour.stops
+
+    # As Ecto has it: a changeset for each, without changes for those that stay.
+    types = %{city: :string}
+
+    changesets = [
+      change(rome, [], action: :update, types: types),
+      change(oslo, [city: "Bergen"], action: :update, types: types),
+      change(%Stop{}, [city: "Paris"], action: :insert, types: types)
+    ]
+
+    assert %{stops: [^rome, %{city: "Bergen", changed: second}, %{changed: third}]} =
+             TestRepo.update!(change(tour, stops: changesets))
+
+    assert second != 0 and is_integer(third)
+
+    # The same with structs.
+    assert %{stops: [^rome, %{city: "Turku", changed: turku}]} =
+             TestRepo.update!(tour, stops: [rome, %{oslo | city: "Turku"}])
+
+    assert turku not in [0, second]
+  end
+
   test "fields that are not writable are not written", %{tenant: tenant, ticket: ticket} do
     TestRepo.insert!(%Ticket{id: "t2", origin: "web"}, prefix: tenant)
     assert %{origin: "web"} = read = get(tenant, "t2")
@@ -184,5 +226,43 @@ defmodule EctoFoundationDB.ChangesetTest do
     loaded = put_in(note.__meta__.state, :loaded)
     assert %{notes: [^loaded]} = TestRepo.update!(%{ticket | notes: [loaded]}, title: "b")
     assert %{title: "b"} = get(tenant)
+  end
+end
+
+defmodule EctoFoundationDB.ChangesetFaultsTest do
+  # Commits whose results get lost. The database is one of its own.
+  use ExUnit.Case, async: true
+
+  alias EctoFoundationDB.ChangesetTest.Ticket
+  alias EctoFoundationDB.{Embedded, Tenant}
+
+  @moduletag :embedded
+
+  defmodule Repo do
+    use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
+  end
+
+  test "the only writer with an optimistic lock is never stale" do
+    start_supervised!({Repo, embedded: true, log: false})
+    tenant = Tenant.open!(Repo, "locks-#{System.unique_integer([:positive])}")
+    ticket = Repo.insert!(%Ticket{id: "t", title: "0", lock: 0}, prefix: tenant)
+    seed = ExUnit.configuration()[:seed]
+    Embedded.faults(Repo, seed: seed, commit_unknown_result: 0.5)
+
+    changeset = fn ticket, changes ->
+      filters = %{lock: ticket.lock}
+      %Ecto.Changeset{data: ticket, changes: Map.new(changes), filters: filters, valid?: true}
+    end
+
+    last =
+      Enum.reduce(1..60, ticket, fn i, ticket ->
+        assert {:ok, updated} = Repo.update(changeset.(ticket, title: "#{i}", lock: i))
+        updated
+      end)
+
+    assert %{title: "60", lock: 60} = Repo.get(Ticket, "t", prefix: tenant)
+    assert {:ok, _} = Repo.delete(changeset.(last, []))
+    Embedded.faults(Repo, nil)
+    assert Repo.get(Ticket, "t", prefix: tenant) == nil
   end
 end

@@ -181,6 +181,18 @@ if Code.ensure_loaded?(Ecto.Schema) do
       assert_raise ArgumentError, ~r/does not match the field's type/, fn ->
         TestRepo.insert(%Person{name: 1}, prefix: tenant)
       end
+
+      # In a query it may come from a URL: Phoenix answers 400.
+      error =
+        assert_raise EctoFoundationDB.CastError,
+                     ~r/"no date" cannot be cast to the type :date of .*Person.born/,
+                     fn -> TestRepo.all(Person, where: [born: "no date"], prefix: tenant) end
+
+      assert error.plug_status == 400
+
+      assert_raise EctoFoundationDB.CastError, fn ->
+        TestRepo.all(Person, where: [token: "not a uuid"], prefix: tenant)
+      end
     end
   end
 end

@@ -1,8 +1,8 @@
 defmodule EctoFoundationDB.RepoTest do
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{ConflictError, Native, StaleEntryError, Transaction}
-  alias EctoFoundationDB.Exception.IncorrectTenancy
+  alias EctoFoundationDB.{ConflictError, Native, NoResultsError, StaleEntryError, Transaction}
+  alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
   alias EctoFoundationDB.Layer.Keys
   alias EctoFoundationDB.TestNoKey
 
@@ -359,5 +359,82 @@ defmodule EctoFoundationDB.RepoTest do
 
       assert length(rows) == 3
     end)
+  end
+
+  describe "reload" do
+    test "gives structs as they are now", %{tenant: tenant} do
+      [a, b] =
+        for id <- ["a", "b"], do: TestRepo.insert!(%TestUser{id: id, name: "1"}, prefix: tenant)
+
+      TestRepo.update!(a, name: "2")
+      assert %{name: "2"} = TestRepo.reload(a)
+      assert %{name: "2"} = TestRepo.reload!(a)
+      TestRepo.delete!(b)
+      assert TestRepo.reload(b) == nil
+      assert [nil, %{name: "2"}, nil] = TestRepo.reload([b, a, nil])
+      assert TestRepo.reload([]) == []
+      assert TestRepo.reload(nil) == nil
+      assert TestRepo.reload([nil]) == [nil]
+
+      for gone <- [b, [a, b]] do
+        assert_raise NoResultsError, ~r/could not reload .*TestUser.*no such record/, fn ->
+          TestRepo.reload!(gone)
+        end
+      end
+
+      assert_raise ArgumentError, ~r/reload: expected a struct.*got: 1/, fn ->
+        TestRepo.reload([a, 1])
+      end
+    end
+
+    test "reads in the transaction it is called in", %{tenant: tenant} do
+      user = TestRepo.insert!(%TestUser{id: "a", name: "1"}, prefix: tenant)
+
+      TestRepo.transactional(tenant, fn ->
+        TestRepo.update!(user, name: "2")
+        assert %{name: "2"} = TestRepo.reload!(user)
+      end)
+    end
+  end
+
+  test "aggregate counts, and says what it does not", %{tenant: tenant} do
+    for i <- 1..3, do: TestRepo.insert!(%TestUser{id: "u#{i}"}, prefix: tenant)
+    assert TestRepo.aggregate(TestUser, :count, prefix: tenant) == 3
+    assert TestRepo.aggregate(TestUser, :count, where: [id: {:>, "u1"}], prefix: tenant) == 2
+
+    for aggregate <- [
+          fn -> TestRepo.aggregate(TestUser, :sum, :age) end,
+          fn -> TestRepo.aggregate(TestUser, :count, :id) end,
+          fn -> TestRepo.aggregate(TestUser, :max, :age, prefix: tenant) end
+        ] do
+      assert_raise Unsupported, ~r/aggregate: .*only :count.*compute in Elixir/, aggregate
+    end
+  end
+
+  test "insert_or_update takes changesets", %{tenant: tenant} do
+    changeset = fn struct, changes ->
+      %Ecto.Changeset{data: struct, changes: Map.new(changes), valid?: true}
+    end
+
+    user = TestRepo.insert_or_update!(changeset.(%TestUser{id: "a"}, name: "1"), prefix: tenant)
+    assert %{name: "1"} = user
+    assert {:ok, %{name: "2"}} = TestRepo.insert_or_update(changeset.(user, name: "2"))
+
+    assert_raise ArgumentError, ~r/insert_or_update: expected a changeset/, fn ->
+      TestRepo.insert_or_update(user)
+    end
+  end
+
+  test "what Ecto's repositories have and this one has not says what there is instead" do
+    for {call, instead} <- [
+          {fn -> TestRepo.transaction(fn -> 1 end) end, ~r/use transactional\(tenant, fun\)/},
+          {fn -> TestRepo.transaction(fn -> 1 end, []) end, ~r/use transactional\(tenant, fun\)/},
+          {fn -> TestRepo.transact(fn -> 1 end) end, ~r/use transactional\(tenant, fun\)/},
+          {fn -> TestRepo.rollback(:reason) end, ~r/raise or throw in transactional/},
+          {fn -> TestRepo.preload(%TestUser{}, :posts) end, ~r/with all_by, by an index/},
+          {fn -> TestRepo.preload(%TestUser{}, :posts, []) end, ~r/with all_by, by an index/}
+        ] do
+      assert_raise Unsupported, instead, call
+    end
   end
 end

@@ -86,20 +86,22 @@ defmodule EctoFoundationDB.Repo.Records do
         changes = Schema.changes!(schema, changes)
         {data, values} = Schema.update_data(struct, changes, Keyword.get(opts, :force, false))
         filters = Changeset.filters(given, :update)
+        # What an earlier attempt would have written, timestamps aside.
+        own =
+          Keyword.take(data, for({field, _} <- changes, do: Schema.field_source(schema, field)))
 
         updated =
           {:ok, struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)}
 
         fn ->
-          if data == [] do
+          update = fn writer, record ->
+            Writer.update(writer, record, data)
             updated
-          else
-            with_record(Writer.new(tenant, schema), id, filters, :update, data, fn writer,
-                                                                                   record ->
-              Writer.update(writer, record, data)
-              updated
-            end)
           end
+
+          if data == [],
+            do: updated,
+            else: with_record(Writer.new(tenant, schema), id, filters, :update, own, update)
         end
       end)
     end
@@ -126,16 +128,15 @@ defmodule EctoFoundationDB.Repo.Records do
         fn ->
           writer = Writer.new(tenant, schema)
 
-          result =
-            with_record(writer, id, filters, :delete, nil, fn writer, record ->
-              Writer.delete(writer, record)
-              deleted
-            end)
+          delete = fn writer, record ->
+            Writer.delete(writer, record)
+            deleted
+          end
 
-          case result do
+          case with_record(writer, id, filters, :delete, [], delete) do
             # Gone already: an earlier attempt of this very transaction may have deleted it.
-            {:error, %StaleEntryError{filters: []}} ->
-              if Transaction.maybe_committed?(), do: deleted, else: result
+            {:error, %StaleEntryError{filters: []}} = error ->
+              if Transaction.maybe_committed?(), do: deleted, else: error
 
             result ->
               result
@@ -147,9 +148,9 @@ defmodule EctoFoundationDB.Repo.Records do
 
   def delete!(repo, struct, opts), do: Changeset.bang(delete(repo, struct, opts), :delete)
 
-  # `fun` is given the stored record, if it is there with the filters' values; or with those to be
-  # written, where an earlier attempt of this very transaction may have written them.
-  defp with_record(%{schema: schema} = writer, id, filters, action, data, fun) do
+  # `fun` is given the stored record, if it is there with the filters' values; or with its `own`, where
+  # an earlier attempt of this very transaction may have written those.
+  defp with_record(%{schema: schema} = writer, id, filters, action, own, fun) do
     unless Schema.write_primary?(schema) do
       raise Unsupported,
             "#{action}: #{inspect(schema)} has `write_primary: false`, so no record is found by its " <>
@@ -164,7 +165,7 @@ defmodule EctoFoundationDB.Repo.Records do
     case Record.decode(rows, schema) do
       [record] ->
         if has?(record, filters) or
-             (data && Transaction.maybe_committed?() && has?(record, data)),
+             (own != [] and Transaction.maybe_committed?() and has?(record, own)),
            do: fun.(%{writer | metadata: metadata}, record),
            else:
              {:error, %StaleEntryError{schema: schema, id: id, action: action, filters: filters}}

@@ -1,0 +1,140 @@
+defmodule EctoFoundationDB.BulkTest do
+  # Many records at once.
+  use EctoFoundationDB.LayerCase, async: true
+
+  alias EctoFoundationDB.{Error, Transaction}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Indexer.SchemaMetadata
+
+  defmodule Indexes do
+    use EctoFoundationDB.Migration
+
+    @impl true
+    def change do
+      [
+        create(metadata(TestUser)),
+        create(index(TestUser, [:name])),
+        create(index(TestUser, [:dept, :age]))
+      ]
+    end
+  end
+
+  defmodule Migrator do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: [{1, Indexes}]
+  end
+
+  @moduletag tenant_options: [migrator: Migrator, log: false]
+
+  defp insert(tenant, n) do
+    for ids <- Enum.chunk_every(1..n, 2000) do
+      rows = for i <- ids, do: [id: "u#{i}", name: "n#{rem(i, 3)}", dept: "d", age: i]
+      TestRepo.insert_all(TestUser, rows, prefix: tenant, conflict_target: [])
+    end
+  end
+
+  defp count(tenant, opts \\ []),
+    do: TestRepo.aggregate(TestUser, :count, [prefix: tenant] ++ opts)
+
+  test "update_all and delete_all in steps", %{tenant: tenant} do
+    insert(tenant, 25)
+
+    assert {8, nil} =
+             TestRepo.update_all(TestUser, [set: [notes: "x"]],
+               where: [name: "n0"],
+               step: 3,
+               prefix: tenant
+             )
+
+    assert for(u <- TestRepo.all(TestUser, prefix: tenant), u.notes == "x", do: u.id)
+           |> length() == 8
+
+    # A field of the index that the records are found by: the records move on in it, once.
+    assert {n, nil} =
+             TestRepo.update_all(TestUser, [set: [name: "n9"]],
+               where: [name: {:>=, "n1"}],
+               step: 4,
+               prefix: tenant
+             )
+
+    assert n >= 17
+    assert count(tenant, where: [name: "n9"]) == 17
+    assert stray_entries(tenant, TestUser) == []
+
+    assert TestRepo.delete_all(TestUser, where: [name: "n9"], step: 5, prefix: tenant) ==
+             {17, nil}
+
+    assert TestRepo.delete_all(TestUser, step: 5, prefix: tenant) == {8, nil}
+    assert count(tenant) == 0
+    assert stray_entries(tenant, TestUser) == []
+    assert SchemaMetadata.deletes(TestUser, prefix: tenant) == 25
+    assert TestRepo.delete_all(TestUser, step: 5, prefix: tenant) == {0, nil}
+  end
+
+  test "a step's mistakes are said", %{tenant: tenant} do
+    assert_raise ArgumentError, ~r/step: expected a positive integer, got: 0/, fn ->
+      TestRepo.delete_all(TestUser, step: 0, prefix: tenant)
+    end
+
+    for options <- [[limit: 1], [key_limit: 1], [order_by: :id]] do
+      assert_raise ArgumentError, ~r/step: goes through all records/, fn ->
+        TestRepo.delete_all(TestUser, [step: 1, prefix: tenant] ++ options)
+      end
+    end
+
+    TestRepo.transactional(tenant, fn ->
+      assert_raise Unsupported, ~r/step: makes a transaction of each step/, fn ->
+        TestRepo.update_all(TestUser, [set: [age: 1]], step: 1)
+      end
+    end)
+  end
+
+  test "more than a transaction may write is an error that says so, and leaves all as it was", %{
+    tenant: tenant
+  } do
+    insert(tenant, 3000)
+
+    message = ~r/10 MB at most.*`step: 1000`/
+
+    error =
+      assert_raise Error, message, fn ->
+        TestRepo.update_all(TestUser, [set: [notes: String.duplicate("x", 4000)]], prefix: tenant)
+      end
+
+    assert error.code == 2101
+    assert TestRepo.get(TestUser, "u1", prefix: tenant).notes == nil
+
+    assert {3000, nil} =
+             TestRepo.update_all(TestUser, [set: [notes: String.duplicate("x", 4000)]],
+               step: 1000,
+               prefix: tenant
+             )
+
+    # To delete everything takes a few ranges and sums of counters, however many records there are.
+    assert TestRepo.delete_all(TestUser, prefix: tenant) == {3000, nil}
+    assert count(tenant) == 0
+    assert SchemaMetadata.deletes(TestUser, prefix: tenant) == 3000
+    assert SchemaMetadata.changes(TestUser, prefix: tenant) == 9000
+  end
+
+  test "a transaction that is too long each time ends with an error that says so", %{
+    tenant: tenant
+  } do
+    attempts = :counters.new(1, [])
+
+    error =
+      assert_raise Error, ~r/last 5 seconds at most.*Repo.stream/, fn ->
+        TestRepo.transactional(tenant, fn ->
+          :counters.add(attempts, 1, 1)
+          TestRepo.get(TestUser, "u1")
+          Process.sleep(5_100)
+          TestRepo.get(TestUser, "u2")
+        end)
+      end
+
+    assert error.code == 1007
+    assert :counters.get(attempts, 1) == 2
+    refute Transaction.in?()
+  end
+end
