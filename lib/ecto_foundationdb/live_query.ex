@@ -113,24 +113,22 @@ defmodule EctoFoundationDB.LiveQuery do
   defp read(query, {:records, {first, last}, reverse?, _sort}, watch),
     do: {:records, first, last, watch, {query.limit || 0, reverse?}}
 
-  defp read(query, {:index, index, {first, last}, reverse?, _sort}, watch) do
-    cond do
-      not Indexer.Default.mapped?(index) ->
-        {:records, first, last, watch, {query.limit || 0, reverse?}}
-
-      Schema.type(query.schema, Schema.primary_key(query.schema)) == EctoFoundationDB.Versionstamp ->
-        raise Unsupported,
-              "a live list of #{inspect(query.schema)} by an index: its ids are versionstamps, which " <>
-                "index entries do not hold in their values. Use an index with " <>
-                "`options: [mapped?: false]`, or sync the whole schema"
-
-      true ->
-        {:index, first, last, watch, {query.limit || 0, reverse?}}
-    end
-  end
+  defp read(query, {:index, index, {first, last}, reverse?, _sort}, watch),
+    do: {source(query, index), first, last, watch, {query.limit || 0, reverse?}}
 
   defp read(_query, {:nothing}, _watch),
     do: raise(ArgumentError, "no record has nil as its primary key")
+
+  defp source(query, index) do
+    id_type = Schema.type(query.schema, Schema.primary_key(query.schema))
+
+    if Indexer.Default.mapped?(index) do
+      by = if id_type == EctoFoundationDB.Versionstamp, do: :versionstamp, else: :value
+      {:index, by, {:pack, Keys.records(query.tenant, query.source)}}
+    else
+      :records
+    end
+  end
 
   @doc """
   Makes the structs of a list's records. A record that does not fulfil the query's conditions, which an

@@ -55,8 +55,11 @@ defmodule EctoFoundationDB.Native do
   @typedoc """
   What a live query reads, the records of `[begin, end)`, and the key whose watch says that they may
   have changed. `:records`: the range holds records, each a row, or a row followed by the parts of
-  its split value. `:index`: it holds index entries, whose values are keys of records; those are
-  read in turn. `limit` (0: all) counts records; `reverse?`: the last key first.
+  its split value. `{:index, by, records}`: it holds index entries that lead to records, whose keys
+  begin with `records`; those are read in turn. `by` is `:value` where an entry's value is the record's
+  key, `:versionstamp` where its key ends in the record's id. `limit` (0: all) counts records, and of
+  an index those whose entry ends in their id: others may come beside them. `reverse?`: the last key
+  first.
 
   `:planned`: the read is a plan for `asked_for`, made under this metadata version, and holds only as
   long as that. `subscribe/3` answers `{ref, :replan}` where it does not hold at the beginning; later
@@ -66,8 +69,8 @@ defmodule EctoFoundationDB.Native do
   """
   @type live_query :: read() | {:planned, read(), asked_for :: term(), metadata_version()}
   @type read ::
-          {:records | :index, begin :: key(), finish :: key(), watch :: key(),
-           {limit :: non_neg_integer(), reverse? :: boolean()}}
+          {:records | {:index, :value | :versionstamp, records :: key()}, begin :: key(),
+           finish :: key(), watch :: key(), {limit :: non_neg_integer(), reverse? :: boolean()}}
 
   @typedoc "The value of `\\xff/metadataVersion`: indexes may have changed where it has."
   @type metadata_version :: binary() | nil

@@ -111,7 +111,8 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       ])
 
       prefix = key(["i"])
-      query = {:index, prefix, prefix <> <<0xFF>>, key(["counter"]), {0, false}}
+      source = {:index, :value, key(["d"])}
+      query = {source, prefix, prefix <> <<0xFF>>, key(["counter"]), {0, false}}
       sub = subscribe(db, query)
       assert [{:rows, [[{_, "a"}, {_, "part"}], [{_, "b"}]]}] = Native.take(sub)
 

@@ -34,7 +34,7 @@ use crate::database::{Database, DatabaseHandle, Target};
 use crate::error::Error;
 use crate::etf::{Allowed, Progress};
 use crate::live::plan;
-use crate::live::query::{MetadataVersion, Query, Source};
+use crate::live::query::{By, MetadataVersion, Query, Source};
 use crate::live::reader::{Call, Wanted};
 use crate::live::subscription::Subscription;
 use crate::reply::{Gate, Reply};
@@ -46,7 +46,7 @@ use crate::watch::Watch;
 const MOST_ON_A_SCHEDULER: usize = 200_000;
 
 mod atoms {
-    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned, anything, more }
+    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned, anything, more, versionstamp }
 }
 
 fn answer<T: Encoder>(env: Env<'_>, result: Result<T, Error>) -> Term<'_> {
@@ -257,16 +257,28 @@ fn query(term: Term<'_>) -> NifResult<(Query, MetadataVersion)> {
 }
 
 fn read_query(term: Term<'_>) -> NifResult<Query> {
-    type Parts<'a> = (Atom, Term<'a>, Term<'a>, Term<'a>, (usize, bool));
+    type Parts<'a> = (Term<'a>, Term<'a>, Term<'a>, Term<'a>, (usize, bool));
     let unknown = || {
-        let what = "{:records | :index, begin, end, watch, {limit, reverse?}}";
+        let what = "{:records | {:index, by, records}, begin, end, watch, {limit, reverse?}}";
         expected(what, &format!("{term:?}"))
     };
     let (source, begin, end, watch, (limit, reverse)) =
         term.decode::<Parts<'_>>().map_err(|_| unknown())?;
-    let source = match source {
-        tag if tag == atoms::records() => Source::Records,
-        tag if tag == atoms::index() => Source::Index,
+    let source = match source.decode::<(Atom, Atom, Term<'_>)>() {
+        Ok((tag, by, records)) if tag == atoms::index() => Source::Index {
+            by: match by == atoms::versionstamp() {
+                true => By::Versionstamp,
+                false => By::Value,
+            },
+            records: operation::key(records)?.into(),
+        },
+        Err(_)
+            if source
+                .decode::<Atom>()
+                .is_ok_and(|tag| tag == atoms::records()) =>
+        {
+            Source::Records
+        }
         _ => return Err(unknown()),
     };
     Ok(Query {

@@ -1,6 +1,6 @@
 //! What a live query reads and watches.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use foundationdb::future::FdbKeyValue;
 use foundationdb::options::{StreamingMode, TransactionOption};
@@ -13,12 +13,45 @@ use super::snapshot::{Record, Row, SharedRow};
 const RECORDS_IN_FLIGHT: usize = 100;
 
 /// What the rows of a query's range are.
-#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+#[derive(PartialEq, Eq, Hash)]
 pub enum Source {
     /// Records: each a row, or a row followed by the parts of its split value.
     Records,
-    /// Index entries: each one's value is the key of a record.
-    Index,
+    /// Index entries, each of which leads to a record.
+    Index {
+        /// Where an entry says which record.
+        by: By,
+        /// What the keys of all records begin with.
+        records: Box<[u8]>,
+    },
+}
+
+/// Where an index entry says which record it leads to.
+#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+pub enum By {
+    /// Its value is the record's key.
+    Value,
+    /// Its key ends in the record's id, a versionstamp: a commit fills those in in keys alone.
+    Versionstamp,
+}
+
+/// A versionstamp in the tuple layer: its type, and 12 bytes.
+const VERSIONSTAMP_TYPE: u8 = 0x33;
+const VERSIONSTAMP_LENGTH: usize = 13;
+
+impl By {
+    /// The key of the record that an entry leads to.
+    fn record(self, records: &[u8], entry: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            // What is no key of a record leads nowhere.
+            By::Value => value.starts_with(records).then(|| value.to_vec()),
+            By::Versionstamp => {
+                let at = entry.len().checked_sub(VERSIONSTAMP_LENGTH)?;
+                let id = &entry[at..];
+                (id[0] == VERSIONSTAMP_TYPE).then(|| [records, id].concat())
+            }
+        }
+    }
 }
 
 /// Reads the records of `[begin, end)` and watches one key. Equal queries share one entry.
@@ -64,9 +97,9 @@ pub struct Found {
 impl Query {
     /// Reads it. All reads are snapshot reads: a read-only transaction has nothing to conflict with.
     pub async fn read(&self, transaction: &Transaction) -> FdbResult<Found> {
-        let records = match self.source {
+        let records = match &self.source {
             Source::Records => self.records(transaction).await?,
-            Source::Index => self.index(transaction).await?,
+            Source::Index { by, records } => self.index(transaction, *by, records).await?,
         };
         let watched = match records
             .iter()
@@ -113,38 +146,54 @@ impl Query {
         Ok(records)
     }
 
-    async fn index(&self, transaction: &Transaction) -> FdbResult<Vec<Record>> {
-        let mut records = Vec::new();
-        let mut seen = HashSet::new();
+    /// An entry that does not end in its record's id is out of date, or right where ecto_foundationdb
+    /// wrote it: the layer judges by the record. With a limit such may come beside those that count.
+    async fn index(
+        &self,
+        transaction: &Transaction,
+        by: By,
+        prefix: &[u8],
+    ) -> FdbResult<Vec<Record>> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut records: HashMap<Vec<u8>, Option<Record>> = HashMap::new();
         let mut rest = Some(self.range());
         let mut iteration = 1;
-        // An entry may have no record (see the layer): the limit holds for the records found.
         while let Some(range) = rest {
             let batch = transaction.get_range(&range, iteration, true).await?;
-            // Two entries of one record: one of them is out of date, and the layer tells by the record.
-            let keys: Vec<Vec<u8>> = batch
-                .iter()
-                .map(|entry| entry.value().to_vec())
-                .filter(|key| seen.insert(key.clone()))
-                .collect();
-            let found: Vec<Option<Record>> = stream::iter(keys)
+            iteration += 1;
+            let mut keys = Vec::new();
+            for entry in batch.iter() {
+                let Some(key) = by.record(prefix, entry.key(), entry.value()) else {
+                    continue;
+                };
+                if !records.contains_key(&key) {
+                    records.insert(key.clone(), None);
+                    keys.push(key.clone());
+                }
+                let counts = entry.key().ends_with(&key[prefix.len()..]);
+                entries.push(Entry { key, counts });
+            }
+            let read: Vec<Option<Record>> = stream::iter(keys)
                 .map(|key| read_record(transaction, key))
                 .buffered(RECORDS_IN_FLIGHT)
                 .try_collect()
                 .await?;
-            records.extend(found.into_iter().flatten());
-            iteration += 1;
-            let enough = self.limit.is_some_and(|limit| records.len() >= limit);
-            rest = if enough {
-                None
-            } else {
-                range.next_range(&batch)
-            };
+            for record in read.into_iter().flatten() {
+                records.insert(record.key().to_vec(), Some(record));
+            }
+            let counted = entries.iter().enumerate().filter(|(_, entry)| {
+                entry.counts && records.get(&entry.key).is_some_and(Option::is_some)
+            });
+            let end = self
+                .limit
+                .and_then(|limit| counted.map(|(place, _)| place).nth(limit - 1));
+            if let Some(end) = end {
+                entries.truncate(end + 1);
+                break;
+            }
+            rest = range.next_range(&batch);
         }
-        if let Some(limit) = self.limit {
-            records.truncate(limit);
-        }
-        Ok(records)
+        Ok(in_order(&entries, records))
     }
 
     fn range(&self) -> RangeOption<'_> {
@@ -158,6 +207,23 @@ impl Query {
             ..RangeOption::from((&self.begin[..], &self.end[..]))
         }
     }
+}
+
+/// An index entry: the key of its record, and whether it ends in that record's id.
+struct Entry {
+    key: Vec<u8>,
+    counts: bool,
+}
+
+/// The records of entries, each once: where the entry is that counts, if there is one.
+fn in_order(entries: &[Entry], mut records: HashMap<Vec<u8>, Option<Record>>) -> Vec<Record> {
+    let counted = entries.iter().filter(|entry| entry.counts);
+    let counted: HashSet<&[u8]> = counted.map(|entry| &entry.key[..]).collect();
+    entries
+        .iter()
+        .filter(|entry| entry.counts || !counted.contains(&entry.key[..]))
+        .filter_map(|entry| records.remove(&entry.key).flatten())
+        .collect()
 }
 
 async fn read_record(transaction: &Transaction, key: Vec<u8>) -> FdbResult<Option<Record>> {

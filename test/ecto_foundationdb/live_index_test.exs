@@ -1,0 +1,102 @@
+defmodule EctoFoundationDB.LiveIndexTest do
+  # Lists that are synced by an index.
+  use EctoFoundationDB.LayerCase, async: true
+
+  alias EctoFoundationDB.{Native, SyncPage}
+  alias EctoFoundationDB.Layer.Keys
+  alias EctoFoundationDB.Sync
+
+  defmodule Indexes do
+    use EctoFoundationDB.Migration
+
+    @impl true
+    def change do
+      [
+        create(metadata(TestEvent)),
+        create(metadata(TestUser)),
+        create(index(TestEvent, [:kind])),
+        create(index(TestUser, [:dept, :age]))
+      ]
+    end
+  end
+
+  defmodule Migrator do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: [{1, Indexes}]
+  end
+
+  @moduletag tenant_options: [migrator: Migrator, log: false]
+
+  defp insert_event(tenant, kind, data) do
+    [event] =
+      TestRepo.transactional(tenant, fn ->
+        TestRepo.async_insert_all!(TestEvent, [%TestEvent{kind: kind, data: data}])
+      end)
+      |> TestRepo.await()
+
+    event
+  end
+
+  defp page(tenant, schema, opts) do
+    page = SyncPage.start(TestRepo, tenant, &Sync.sync_all(&1, TestRepo, :list, {schema, opts}))
+
+    on_exit(fn -> Process.exit(page, :kill) end)
+    page
+  end
+
+  test "whose ids are versionstamps follow every change", %{tenant: tenant} do
+    first = insert_event(tenant, "a", "1")
+    insert_event(tenant, "b", "other")
+    page = page(tenant, TestEvent, where: [kind: "a"])
+    newest = page(tenant, TestEvent, where: [kind: "a"], order_by: [desc: :id], limit: 1)
+    assert SyncPage.assigns(page).list == [first]
+
+    second = insert_event(tenant, "a", "2")
+    assert SyncPage.await(page, &(&1.list == [first, second]))
+    assert SyncPage.await(newest, &(&1.list == [second]))
+
+    TestRepo.update!(first, data: "3")
+    assert SyncPage.await(page, &match?(%{list: [%{data: "3"}, ^second]}, &1))
+    TestRepo.update!(second, kind: "b")
+    assert SyncPage.await(page, &match?(%{list: [%{data: "3"}]}, &1))
+    assert SyncPage.await(newest, &match?(%{list: [%{data: "3"}]}, &1))
+    TestRepo.delete!(first)
+    assert SyncPage.await(page, &(&1.list == []))
+  end
+
+  test "with a limit, beside entries that are out of date", %{tenant: tenant} do
+    for i <- 1..6,
+        do: TestRepo.insert!(%TestUser{id: "u#{i}", dept: "d", age: i}, prefix: tenant)
+
+    # As ecto_foundationdb left them: entries that end in the wrong id, of values that were, and one
+    # that leads to no record at all.
+    entry = fn values, last, value ->
+      {:set, {:pack, Keys.index_entry(tenant, "users", "users_dept_age_index", values, last)},
+       value}
+    end
+
+    record = &Native.pack(Keys.record(tenant, "users", &1))
+
+    operations(tenant, [
+      entry.(["d", 0], "wrong", record.("u5")),
+      entry.(["d", 0], "wrong too", record.("u6")),
+      entry.(["d", 0], "gone", record.("nobody")),
+      entry.(["d", 0], "no key", "\xff/not/a/key"),
+      entry.(["d", 7], "wrong", record.("u1"))
+    ])
+
+    ids = fn opts ->
+      for user <- SyncPage.assigns(page(tenant, TestUser, [where: [dept: "d"]] ++ opts)).list,
+          do: user.id
+    end
+
+    assert ids.(limit: 2, order_by: :age) == ~w(u1 u2)
+    assert ids.(limit: 4, order_by: :age) == ~w(u1 u2 u3 u4)
+    assert ids.(limit: 2, order_by: [desc: :age]) == ~w(u6 u5)
+    assert ids.(order_by: :age) == ~w(u1 u2 u3 u4 u5 u6)
+
+    # Without an order the limit is kept all the same.
+    for limit <- 1..7, do: assert(length(ids.(limit: limit)) == min(limit, 6))
+  end
+end
