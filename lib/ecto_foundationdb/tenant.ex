@@ -15,7 +15,7 @@ defmodule EctoFoundationDB.Tenant do
   sees that; a tenant opened before keeps pointing to the old one's keys.
   """
 
-  alias EctoFoundationDB.{Connection, Migrator, Native, Transaction}
+  alias EctoFoundationDB.{Connection, Error, Migrator, Native, Transaction}
   alias EctoFoundationDB.Layer.{Keys, Metadata}
 
   @derive {Inspect, only: [:id, :repo]}
@@ -50,16 +50,10 @@ defmodule EctoFoundationDB.Tenant do
       try do
         directory(repo, [{:directory, how, path(config, id)}], options)
       rescue
-        error in EctoFoundationDB.Error ->
-          if how == :open and not exists?(repo, id) do
-            message =
-              "tenant #{inspect(id)} of #{inspect(repo)} does not exist. " <>
-                "Create it with Tenant.create/2, or open it with Tenant.open!/2"
-
-            reraise %{error | message: message}, __STACKTRACE__
-          else
-            reraise error, __STACKTRACE__
-          end
+        error in Error ->
+          if how == :open and not exists?(repo, id),
+            do: raise(missing(repo, id)),
+            else: reraise(error, __STACKTRACE__)
       end
 
     tenant = %__MODULE__{id: id, prefix: prefix, repo: repo, options: options}
@@ -135,8 +129,14 @@ defmodule EctoFoundationDB.Tenant do
     path = path(Connection.fetch!(repo).config, id)
 
     Transaction.run_database(repo, fn ->
-      [prefix] = Transaction.read([{:directory, :open, path}])
-      Transaction.write(clear_ops(prefix))
+      case Transaction.read([{:directory, :exists, path}]) do
+        [true] ->
+          [prefix] = Transaction.read([{:directory, :open, path}])
+          Transaction.write(clear_ops(prefix))
+
+        [false] ->
+          raise missing(repo, id)
+      end
     end)
   end
 
@@ -235,6 +235,14 @@ defmodule EctoFoundationDB.Tenant do
   defp change(operations) do
     Transaction.read(operations)
     Transaction.written()
+  end
+
+  defp missing(repo, id) do
+    Error.exception(
+      {:fdb, 0,
+       "tenant #{inspect(id)} of #{inspect(repo)} does not exist. " <>
+         "Create it with Tenant.create/2, or open it with Tenant.open!/2"}
+    )
   end
 
   defp path(config, id), do: [config[:storage_id], id]

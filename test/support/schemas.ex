@@ -119,3 +119,14 @@ defmodule EctoFoundationDB.TestReading do
     fields: [id: :string, sensor: :string, at: :integer, value: :integer],
     context: [write_primary: false]
 end
+
+defmodule EctoFoundationDB.TestTour do
+  @moduledoc false
+  # With an embed.
+  defstruct [:id, :stop, __meta__: %{prefix: nil, state: :built}]
+  def __schema__(:source), do: "tours"
+  def __schema__(:primary_key), do: [:id]
+  def __schema__(:fields), do: [:id, :stop]
+  def __schema__(:embeds), do: [:stop]
+  def __schema__(:type, _field), do: :any
+end

@@ -52,7 +52,7 @@ defmodule EctoFoundationDB.Layer.Query do
   defp limit(name, other),
     do: raise(ArgumentError, "#{name}: expected a positive integer, got: #{inspect(other)}")
 
-  defp where(schema, where) when is_list(where) or is_map(where) do
+  defp where(schema, where) do
     where
     |> Enum.map(fn
       {field, value} when is_atom(field) ->
@@ -68,10 +68,6 @@ defmodule EctoFoundationDB.Layer.Query do
         _ -> conflicting!(field)
       end
     end)
-  end
-
-  defp where(_schema, other) do
-    raise ArgumentError, "where: expected a keyword list or map, got: #{inspect(other)}"
   end
 
   defp intersect(_field, {:range, low, nil}, {:range, nil, high}), do: {:range, low, high}

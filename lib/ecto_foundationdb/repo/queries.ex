@@ -14,7 +14,7 @@ defmodule EctoFoundationDB.Repo.Queries do
     {schema, from_query, prefix} = EctoQuery.split(queryable)
     opts = Options.validate!(opts, @query ++ more)
     tenant = Options.tenant!(repo, Keyword.put_new(opts, :prefix, prefix))
-    where = Enum.to_list(from_query[:where] || []) ++ Enum.to_list(opts[:where] || [])
+    where = pairs(from_query[:where]) ++ pairs(opts[:where])
 
     query =
       Query.new(tenant, schema,
@@ -54,7 +54,15 @@ defmodule EctoFoundationDB.Repo.Queries do
   def async_all_by(repo, queryable, by, opts), do: async_all(repo, queryable, by(opts, by))
 
   defp by(opts, by),
-    do: Keyword.update(opts, :where, Enum.to_list(by), &(Enum.to_list(&1) ++ Enum.to_list(by)))
+    do: Keyword.update(opts, :where, pairs(by), &(pairs(&1) ++ pairs(by)))
+
+  defp pairs(nil), do: []
+  defp pairs(where) when is_list(where) or is_map(where), do: Enum.to_list(where)
+
+  defp pairs(other) do
+    raise ArgumentError,
+          "where: expected a keyword list or map of fields and values, got: #{inspect(other)}"
+  end
 
   def async_get(repo, queryable, id, opts) do
     if is_nil(id) do

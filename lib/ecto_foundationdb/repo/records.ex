@@ -61,15 +61,15 @@ defmodule EctoFoundationDB.Repo.Records do
          do: update_with(repo, struct, given, opts)
   end
 
-  def update(_repo, other, _opts) do
-    raise ArgumentError,
-          "expected a changeset, or a struct and its changes (`update(struct, name: \"Ada\")`), " <>
-            "got: #{inspect(other)}"
-  end
-
   def update(repo, %schema{} = struct, changes, opts) do
     {:ok, struct, _given} = Changeset.check(repo, :update, struct)
     update_with(repo, struct, Schema.changes!(schema, changes), opts)
+  end
+
+  def update(_repo, other, _changes, _opts) do
+    raise ArgumentError,
+          "expected a changeset, or a struct and its changes (`update(struct, name: \"Ada\")`), " <>
+            "got: #{inspect(other)}"
   end
 
   # Given are changes, or a changeset.
