@@ -25,6 +25,7 @@ typedef struct {
 
 const char *fdb_get_error(fdb_error_t);
 fdb_error_t fdb_select_api_version_impl(int, int);
+fdb_error_t fdb_network_set_option(int, const uint8_t *, int);
 fdb_error_t fdb_setup_network(void);
 fdb_error_t fdb_run_network(void);
 fdb_error_t fdb_stop_network(void);
@@ -113,6 +114,10 @@ static void reads_and_writes(FDBDatabase *database) {
     expect("get_value", 0, fdb_future_get_value(get, &present, &bytes, &length));
     expect("present", 1, present);
     expect("value", 0, length != 5 || memcmp(bytes, "value", 5));
+    expect("get_value", 0, fdb_future_get_value(get, &present, &bytes, &length));
+    fdb_future_release_memory(get);
+    expect("released once of twice", 0, fdb_future_get_value(get, &present, &bytes, &length));
+    fdb_future_release_memory(get);
     fdb_future_release_memory(get);
     expect("error after release", 1102, fdb_future_get_error(get));
     expect("released", 1102, fdb_future_get_value(get, &present, &bytes, &length));
@@ -195,7 +200,10 @@ int main(void) {
     pthread_t thread;
     FDBDatabase *database, *none;
     expect("select_api_version", 0, fdb_select_api_version_impl(730, 730));
+    expect("callbacks_on_external_threads", 0, fdb_network_set_option(61, NULL, 0));
     expect("setup_network", 0, fdb_setup_network());
+    expect("callbacks_on_external_threads, late", 2007, fdb_network_set_option(61, NULL, 0));
+    expect("disable_client_bypass, late", 4100, fdb_network_set_option(72, NULL, 0));
     expect("pthread_create", 0, pthread_create(&thread, NULL, network, NULL));
     expect("create_database", 2104, fdb_create_database("embedded:no such kind", &none));
     expect("create_database", 2000, fdb_create_database("embedded:memory:c", NULL));

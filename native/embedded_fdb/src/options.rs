@@ -208,9 +208,17 @@ pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange
 }
 
 /// Checks a network option: none has an effect without a network, but mistakes are reported.
-pub(crate) fn network(code: i32, value: Option<&[u8]>) -> Result<()> {
+///
+/// What decides which clients are loaded is too late once the network is set up.
+pub(crate) fn network(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<()> {
     match code {
-        // An address and a cluster file of long ago; the directory of traces, of which nobody looks whether it is there; their group;
+        72 if set_up => return Err(Error::INTERNAL_ERROR),
+        60..=66 if set_up => return Err(Error::INVALID_OPTION),
+        _ => {}
+    }
+    match code {
+        // An address and a cluster file of long ago; the directory of traces, of which nobody looks
+        // whether it is there; their group;
         // and switches of which a client ignores the value.
         10 | 20 | 30 | 33 | 38 | 48 | 49 | 80 | 81 | 1001 => Ok(()),
         31 | 32 => integer(value, 0, i64::MAX).map(|_| ()),
@@ -320,9 +328,9 @@ mod tests {
             assert_eq!(network(*code, *value), error, "{code} {value:?}");
         }
         assert_eq!(
-            network(62, Some(b"/no/such/library.so")),
+            network(62, Some(b"/no/such/library.so"), false),
             Err(Error::FILE_NOT_FOUND)
         );
-        assert_eq!(network(44, None), Err(Error::INVALID_OPTION));
+        assert_eq!(network(44, None, false), Err(Error::INVALID_OPTION));
     }
 }

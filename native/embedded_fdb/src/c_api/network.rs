@@ -83,7 +83,8 @@ c_functions! {
     /// Sets a network option. None has an effect, as there is no network; mistakes are reported.
     fn fdb_network_set_option(option: c_int, value: *const u8, value_length: c_int) -> FDBError {
         api_version()?;
-        options::network(option, option_value(value, value_length)?).map(|()| 0)
+        let value = option_value(value, value_length)?;
+        options::network(option, value, network::is_set_up()).map(|()| 0)
     }
 
     /// Prepares the network: once.
