@@ -111,9 +111,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       ])
 
       prefix = key(["i"])
-      source = {:index, :value, key(["d"])}
-      query = {source, prefix, prefix <> <<0xFF>>, key(["counter"]), {0, false}}
-      sub = subscribe(db, query)
+      sub = subscribe(db, indexed(prefix, {0, false}))
       assert [{:rows, [[{_, "a"}, {_, "part"}], [{_, "b"}]]}] = Native.take(sub)
 
       write(db, [
@@ -124,6 +122,60 @@ defmodule EctoFoundationDB.LiveQueriesTest do
 
       assert_receive {^sub, :ready}, 5000
       assert [{:rows, [{:keep, 1, 1}, {:keep, 0, 1}]}] = Native.take(sub)
+    end
+  end
+
+  describe "a limit on entries" do
+    # Every third entry's record is gone, and one has an entry that is out of date, too.
+    setup %{db: db} do
+      ops =
+        for i <- 1..300, rem(i, 3) > 0 or i == 300 do
+          {:set, key(["d", i]), "#{i}"}
+        end
+
+      entries = for i <- 1..300, do: {:set, key(["i", i]), {:pack, ["d", i]}}
+      write(db, ops ++ entries ++ [{:set, key(["i", 0]), {:pack, ["d", 2]}}])
+      {:ok, prefix: key(["i"])}
+    end
+
+    test "counts the records found, from either end", %{db: db, prefix: prefix} do
+      all = for i <- 1..300, rem(i, 3) > 0, do: "#{i}"
+
+      for {limit, reverse, ids} <- [
+            {3, false, ["1", "2", "4"]},
+            {2, true, ["300", "299"]},
+            {0, false, all ++ ["300"]},
+            {0, true, Enum.reverse(all ++ ["300"])}
+          ] do
+        sub = subscribe(db, indexed(prefix, {limit, reverse}))
+        assert [{:rows, records}] = Native.take(sub)
+        assert for([{_key, value}] <- records, do: value) == ids
+      end
+    end
+
+    test "does not count entries whose values are no keys", %{db: db, prefix: prefix} do
+      write(db, [{:set, key(["i", 1, "odd"]), "no tuple"}])
+
+      for {limit, reverse, ids} <- [{3, false, ["1", "2", "4"]}, {2, true, ["300", "299"]}] do
+        sub = subscribe(db, indexed(prefix, {limit, reverse}))
+        assert [{:rows, records}] = Native.take(sub)
+        assert for([{_key, value}] <- records, do: value) == ids
+      end
+
+      sub = subscribe(db, indexed(prefix, {0, false}))
+      assert [{:rows, records}] = Native.take(sub)
+      assert length(records) == 201
+    end
+
+    test "does not take a record for one whose key it continues", %{db: db} do
+      write(db, [
+        {:set, key(["d", "a\0b"]), "another"},
+        {:set, key(["j", 1]), {:pack, ["d", "a"]}},
+        {:set, key(["j", 2]), {:pack, ["d", "a\0b"]}}
+      ])
+
+      sub = subscribe(db, indexed(key(["j"]), {0, false}))
+      assert [{:rows, [[{_key, "another"}]]}] = Native.take(sub)
     end
   end
 
@@ -290,6 +342,10 @@ defmodule EctoFoundationDB.LiveQueriesTest do
   end
 
   defp key(elements), do: Native.pack(elements)
+
+  defp indexed(prefix, limit) do
+    {{:index, :value, key(["d"])}, prefix, prefix <> <<0xFF>>, key(["counter"]), limit}
+  end
 
   defp one(id) do
     key = key(["r", id])
