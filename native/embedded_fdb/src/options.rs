@@ -301,7 +301,7 @@ mod tests {
             (90, Some(b"none")),
         ];
         for (code, value) in taken {
-            assert_eq!(network(*code, *value), Ok(()), "{code} {value:?}");
+            assert_eq!(network(*code, *value, false), Ok(()), "{code} {value:?}");
         }
         let long = [b'a'; 51];
         let refused: &[(i32, Option<&[u8]>)] = &[
@@ -325,12 +325,14 @@ mod tests {
         ];
         let error = Err(Error::INVALID_OPTION_VALUE);
         for (code, value) in refused {
-            assert_eq!(network(*code, *value), error, "{code} {value:?}");
+            assert_eq!(network(*code, *value, false), error, "{code} {value:?}");
         }
         assert_eq!(
             network(62, Some(b"/no/such/library.so"), false),
             Err(Error::FILE_NOT_FOUND)
         );
         assert_eq!(network(44, None, false), Err(Error::INVALID_OPTION));
+        assert_eq!(network(61, None, false), Ok(()));
+        assert_eq!(network(61, None, true), Err(Error::INVALID_OPTION));
     }
 }
