@@ -63,17 +63,16 @@ defmodule EctoFoundationDB.Sync do
   """
 
   alias EctoFoundationDB.Connection
-  alias EctoFoundationDB.Layer.EctoQuery
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Native
-  alias EctoFoundationDB.Repo.Options
-  alias EctoFoundationDB.Schema
   alias EctoFoundationDB.Sync.All
+  alias EctoFoundationDB.Sync.Arguments
   alias EctoFoundationDB.Sync.Callbacks
   alias EctoFoundationDB.Sync.Changeover
   alias EctoFoundationDB.Sync.Container
   alias EctoFoundationDB.Sync.Many
   alias EctoFoundationDB.Sync.One
+  alias EctoFoundationDB.Sync.Options
   alias EctoFoundationDB.Sync.State
   alias EctoFoundationDB.Sync.Subscription
   alias EctoFoundationDB.Tenant
@@ -89,9 +88,6 @@ defmodule EctoFoundationDB.Sync do
   @typedoc "A schema, or a schema with `:where`, `:order_by` and `:limit`."
   @type queryable :: module() | {module(), keyword()}
 
-  @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
-  @options [:assign, :attach_container_hook, :detach_container_hook, :timeout]
-
   @doc """
   Syncs one record: `label` is assigned the struct, or `nil` while there is none.
 
@@ -106,7 +102,7 @@ defmodule EctoFoundationDB.Sync do
   """
   @spec sync_one(state(), module(), label(), module(), term(), keyword()) :: state()
   def sync_one(state, repo, label, schema, id, opts \\ []) do
-    {label, schema} = order(label, schema)
+    {label, schema} = Arguments.order(label, schema)
     sync(state, repo, [%One{label: label, schema: schema, id: id}], opts)
   end
 
@@ -126,7 +122,7 @@ defmodule EctoFoundationDB.Sync do
   """
   @spec sync_many(state(), module(), label(), module(), [term()] | nil, keyword()) :: state()
   def sync_many(state, repo, label, schema, ids, opts \\ []) do
-    {label, schema} = order(label, schema)
+    {label, schema} = Arguments.order(label, schema)
     sync(state, repo, [%Many{label: label, schema: schema, ids: ids}], opts)
   end
 
@@ -152,18 +148,19 @@ defmodule EctoFoundationDB.Sync do
   """
   @spec sync_all(state(), module(), label(), queryable(), keyword()) :: state()
   def sync_all(state, repo, label, queryable, opts) do
-    {label, queryable} = order(label, queryable)
+    {label, queryable} = Arguments.order(label, queryable)
     sync_list(state, repo, label, queryable, [], opts)
   end
 
   @doc false
   def sync_all(state, repo, queryable),
-    do: sync_all(state, repo, source(queryable), queryable, [])
+    do: sync_all(state, repo, Arguments.label(queryable), queryable, [])
 
   @doc false
   def sync_all(state, repo, label, queryable) do
-    if not queryable?(queryable) and queryable?(label) and Keyword.keyword?(queryable) do
-      sync_all(state, repo, source(label), label, queryable)
+    if not Arguments.queryable?(queryable) and Arguments.queryable?(label) and
+         Keyword.keyword?(queryable) do
+      sync_all(state, repo, Arguments.label(label), label, queryable)
     else
       sync_all(state, repo, label, queryable, [])
     end
@@ -184,59 +181,34 @@ defmodule EctoFoundationDB.Sync do
   @spec sync_all_by(state(), module(), label(), queryable(), keyword() | map(), keyword()) ::
           state()
   def sync_all_by(state, repo, label, queryable, by, opts) do
-    {label, queryable} = order(label, queryable)
+    {label, queryable} = Arguments.order(label, queryable)
     sync_list(state, repo, label, queryable, by, opts)
   end
 
   @doc false
   def sync_all_by(state, repo, queryable, by) do
-    sync_all_by(state, repo, source(queryable), queryable, by, [])
+    sync_all_by(state, repo, Arguments.label(queryable), queryable, by, [])
   end
 
   @doc false
   def sync_all_by(state, repo, label, queryable, by) do
-    if not queryable?(queryable) and queryable?(label) and by?(queryable) do
-      sync_all_by(state, repo, source(label), label, queryable, by)
+    if not Arguments.queryable?(queryable) and Arguments.queryable?(label) and
+         Arguments.by?(queryable) do
+      sync_all_by(state, repo, Arguments.label(label), label, queryable, by)
     else
       sync_all_by(state, repo, label, queryable, by, [])
     end
   end
 
   defp sync_list(state, repo, label, queryable, by, opts) do
-    unless by == [] or by?(by) do
+    unless by == [] or Arguments.by?(by) do
       raise ArgumentError,
             "expected the values to sync by, as in [department: \"engineering\"]. Got: #{inspect(by)}"
     end
 
-    {action, opts} = opts |> check_keyword!() |> Keyword.pop(:watch_action, :changes)
+    {action, opts} = opts |> Options.keyword!() |> Keyword.pop(:watch_action, :changes)
     all = %All{label: label, queryable: queryable, by: by, watch_action: action}
     sync(state, repo, [all], opts)
-  end
-
-  defp by?(by),
-    do: (is_list(by) and by != [] and Keyword.keyword?(by)) or (is_map(by) and not is_struct(by))
-
-  # The signature's order is label, queryable; the other one is told by which of them is queryable.
-  defp order(label, queryable) do
-    if not queryable?(queryable) and queryable?(label),
-      do: {queryable, label},
-      else: {label, queryable}
-  end
-
-  defp queryable?({schema, options}), do: Keyword.keyword?(options) and schema?(schema)
-  defp queryable?(%{__struct__: Ecto.Query}), do: true
-  defp queryable?(schema), do: schema?(schema)
-
-  defp schema?(module) do
-    is_atom(module) and Code.ensure_loaded?(module) and function_exported?(module, :__schema__, 1)
-  end
-
-  # There are as many of them as there are schemas.
-  defp source({queryable, options}) when is_list(options), do: source(queryable)
-
-  defp source(queryable) do
-    {schema, _options, _prefix} = EctoQuery.split(queryable)
-    schema |> Schema.source() |> String.to_atom()
   end
 
   @doc """
@@ -260,8 +232,8 @@ defmodule EctoFoundationDB.Sync do
   @spec sync(state(), module(), [request()], keyword()) :: state()
   def sync(state, repo, queryable_assigns, opts \\ []) do
     State.check!(state)
-    check_options!(opts)
-    check_requests!(queryable_assigns)
+    Options.check!(opts)
+    Arguments.requests!(queryable_assigns)
     data = State.get(state, repo)
     Callbacks.check_labels!(data, Enum.map(queryable_assigns, & &1.label))
     Container.check!(state, opts)
@@ -401,7 +373,7 @@ defmodule EctoFoundationDB.Sync do
   """
   @spec handle_ready(module(), term(), state(), keyword()) :: {:cont | :halt, state()}
   def handle_ready(repo, info, state, opts \\ []) do
-    check_options!(opts)
+    Options.check!(opts)
     data = State.get(state, repo)
 
     case labels(info, data) do
@@ -487,7 +459,7 @@ defmodule EctoFoundationDB.Sync do
 
   defp cancel_labels(state, repo, labels, opts) do
     State.check!(state)
-    {assign?, opts} = cancel_options!(opts)
+    {assign?, opts} = Options.cancel!(opts)
     {cancelled, data} = Enum.map_reduce(labels, State.get(state, repo), &State.pop_label(&2, &1))
     cancelled = Enum.reject(cancelled, &is_nil/1)
     changes = if assign?, do: Enum.map(cancelled, &empty_value(&1.request)), else: []
@@ -501,16 +473,6 @@ defmodule EctoFoundationDB.Sync do
       |> detach_hook_if_idle(repo, opts)
     end)
   end
-
-  # `assign:` may be a boolean here.
-  defp cancel_options!([{_key, _value} | _] = opts) do
-    case Keyword.pop(opts, :assign) do
-      {assign?, opts} when is_boolean(assign?) -> {assign?, check_options!(opts)}
-      _function -> {true, check_options!(opts)}
-    end
-  end
-
-  defp cancel_options!(opts), do: {true, check_options!(opts)}
 
   @doc """
   Whether a label is synced.
@@ -625,7 +587,7 @@ defmodule EctoFoundationDB.Sync do
 
         :merge ->
           Map.new(idlist_assigns, fn {label, records} ->
-            {label, merge_by_id(Map.get(assigns, label, []), records)}
+            {label, merge_by_id(Map.get(assigns, label) || [], records)}
           end)
       end
 
@@ -693,77 +655,10 @@ defmodule EctoFoundationDB.Sync do
                 "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\"))"
 
       %Tenant{repo: other} when single? and other != repo ->
-        Options.tenant!(repo, prefix: nil)
+        EctoFoundationDB.Repo.Options.tenant!(repo, prefix: nil)
 
       tenant ->
-        Options.tenant!(repo, prefix: tenant)
+        EctoFoundationDB.Repo.Options.tenant!(repo, prefix: tenant)
     end
-  end
-
-  defp check_requests!(requests) do
-    unless is_list(requests) and
-             Enum.all?(requests, &(is_struct(&1) and &1.__struct__ in [One, Many, All])) do
-      raise ArgumentError,
-            "expected a list of EctoFoundationDB.Sync.One, .Many and .All. Got: #{inspect(requests)}"
-    end
-
-    for %All{watch_action: action} <- requests, action not in @watch_actions do
-      raise ArgumentError,
-            "expected :watch_action to be one of #{inspect(@watch_actions)}. Got: #{inspect(action)}"
-    end
-
-    for %Many{ids: ids} <- requests, not (is_list(ids) or is_nil(ids)) do
-      raise ArgumentError, "expected a list of primary keys, or nil. Got: #{inspect(ids)}"
-    end
-
-    labels = Enum.map(requests, & &1.label)
-
-    if labels != Enum.uniq(labels) do
-      raise ArgumentError,
-            "expected different labels. Got #{inspect(labels -- Enum.uniq(labels))} more than once"
-    end
-  end
-
-  defp check_options!(opts) do
-    opts |> check_keyword!() |> Enum.each(&check_option!/1)
-    opts
-  end
-
-  defp check_keyword!(opts) do
-    unless Keyword.keyword?(opts) do
-      raise ArgumentError, "expected options as a keyword list. Got: #{inspect(opts)}"
-    end
-
-    opts
-  end
-
-  defp check_option!({:assign, fun}) when is_function(fun, 2) or is_function(fun, 4), do: :ok
-  defp check_option!({:attach_container_hook, fun}) when is_function(fun, 4), do: :ok
-  defp check_option!({:detach_container_hook, fun}) when is_function(fun, 4), do: :ok
-  defp check_option!({:timeout, ms}) when is_integer(ms) and ms >= 0, do: :ok
-  defp check_option!({:timeout, :infinity}), do: :ok
-  defp check_option!({key, nil}) when key in @options, do: :ok
-
-  defp check_option!({key, value}) do
-    expected =
-      case key do
-        :assign ->
-          "a function of 2 or 4 arguments"
-
-        :attach_container_hook ->
-          "a function of 4 arguments"
-
-        :detach_container_hook ->
-          "a function of 4 arguments"
-
-        :timeout ->
-          "milliseconds, or :infinity"
-
-        _unknown ->
-          raise ArgumentError,
-                "unknown option #{inspect(key)}: expected one of #{inspect(@options)}"
-      end
-
-    raise ArgumentError, "expected #{inspect(key)} to be #{expected}. Got: #{inspect(value)}"
   end
 end

@@ -230,7 +230,9 @@ impl LiveQueries {
             let mut queue = self.queue.lock();
             let before = std::mem::replace(&mut joined, queue.joining.len());
             let enough = joined == before || now - begun >= queue.storm.window();
-            if (left.0 == 0 && enough) || now - left.1 >= storm::LONGEST_WINDOW {
+            let stuck = now - left.1 >= storm::LONGEST_WINDOW;
+            let ready = left.0 == 0 && enough;
+            if ready || stuck || now - begun >= storm::LONGEST_WAIT {
                 queue.gathering = false;
                 queue.storm.gathered(joined);
                 return;

@@ -14,6 +14,8 @@ pub const LULL: Duration = Duration::from_millis(4);
 const SHORTEST_WINDOW: Duration = Duration::from_millis(32);
 /// However many come. Nor is a batch waited for of whose callers none has taken its results for so long.
 pub const LONGEST_WINDOW: Duration = Duration::from_millis(256);
+/// Whatever the callers of the last batch do: who waits has a timeout.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const MANY: usize = 64;
 
 /// How many processes have called lately. One that calls again and again makes no storm: it waits for

@@ -1,0 +1,70 @@
+defmodule EctoFoundationDB.Sync.Arguments do
+  @moduledoc false
+  # What Sync's functions are given, in the orders that are documented.
+
+  alias EctoFoundationDB.Layer.EctoQuery
+  alias EctoFoundationDB.Schema
+  alias EctoFoundationDB.Sync.{All, Many, One}
+
+  @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
+
+  @doc "Label and queryable. Given the other way round they are told by which of them is queryable."
+  @spec order(term(), term()) :: {label :: term(), queryable :: term()}
+  def order(label, queryable) do
+    if not queryable?(queryable) and queryable?(label),
+      do: {queryable, label},
+      else: {label, queryable}
+  end
+
+  @doc "Whether records can be asked for by this."
+  @spec queryable?(term()) :: boolean()
+  def queryable?({schema, options}), do: Keyword.keyword?(options) and schema?(schema)
+  def queryable?(%{__struct__: Ecto.Query}), do: true
+  def queryable?(schema), do: schema?(schema)
+
+  defp schema?(module) do
+    is_atom(module) and Code.ensure_loaded?(module) and function_exported?(module, :__schema__, 1)
+  end
+
+  @doc "The label of a list that is given none: its schema's source. There are no more of them than schemas."
+  @spec label(EctoFoundationDB.Sync.queryable()) :: atom()
+  def label({queryable, options}) when is_list(options), do: label(queryable)
+
+  def label(queryable) do
+    {schema, _options, _prefix} = EctoQuery.split(queryable)
+    schema |> Schema.source() |> String.to_atom()
+  end
+
+  @doc "Whether these are values to sync by."
+  @spec by?(term()) :: boolean()
+  def by?(by),
+    do: (is_list(by) and by != [] and Keyword.keyword?(by)) or (is_map(by) and not is_struct(by))
+
+  @doc "Raises unless these can be synced together."
+  @spec requests!(term()) :: :ok
+  def requests!(requests) do
+    unless is_list(requests) and
+             Enum.all?(requests, &(is_struct(&1) and &1.__struct__ in [One, Many, All])) do
+      raise ArgumentError,
+            "expected a list of EctoFoundationDB.Sync.One, .Many and .All. Got: #{inspect(requests)}"
+    end
+
+    for %All{watch_action: action} <- requests, action not in @watch_actions do
+      raise ArgumentError,
+            "expected :watch_action to be one of #{inspect(@watch_actions)}. Got: #{inspect(action)}"
+    end
+
+    for %Many{ids: ids} <- requests, not (is_list(ids) or is_nil(ids)) do
+      raise ArgumentError, "expected a list of primary keys, or nil. Got: #{inspect(ids)}"
+    end
+
+    labels = Enum.map(requests, & &1.label)
+
+    if labels != Enum.uniq(labels) do
+      raise ArgumentError,
+            "expected different labels. Got #{inspect(labels -- Enum.uniq(labels))} more than once"
+    end
+
+    :ok
+  end
+end
