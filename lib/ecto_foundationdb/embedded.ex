@@ -35,6 +35,17 @@ defmodule EctoFoundationDB.Embedded do
     * `:slow_read_version`: of read versions, which then take up to `:read_delay_ms`
     * `:slow_watch`: of watches, which then fire up to `:watch_delay_ms` late
     * `:seed`: an integer
+
+  A transaction that conflicts runs again:
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> EctoFoundationDB.Embedded.faults(Repo, seed: 1, not_committed: 0.5)
+      :ok
+      iex> for id <- ~w(f1 f2 f3 f4), do: Repo.insert!(%User{id: id}, prefix: tenant)
+      iex> EctoFoundationDB.Embedded.faults(Repo, nil)
+      :ok
+      iex> Repo.aggregate(User, :count, prefix: tenant)
+      6
   """
   @spec faults(module(), keyword() | nil) :: :ok
   def faults(repo, nil), do: done!(Native.engine_faults(database(repo), nil))
@@ -53,6 +64,17 @@ defmodule EctoFoundationDB.Embedded do
   @doc """
   Holds watches back (`true`), or lets them go: those that should have fired do so then. A test can
   so make something happen between a change and the notice of it.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> user = Repo.get!(User, "u1", prefix: tenant)
+      iex> ref = EctoFoundationDB.Future.ref(Repo.watch(user))
+      iex> EctoFoundationDB.Embedded.hold_watches(Repo, true)
+      :ok
+      iex> Repo.update!(user, name: "Ann")
+      iex> EctoFoundationDB.Embedded.hold_watches(Repo, false)
+      :ok
+      iex> receive do {^ref, :ready} -> :noticed end
+      :noticed
   """
   @spec hold_watches(module(), boolean()) :: :ok
   def hold_watches(repo, hold?) when is_boolean(hold?),
@@ -62,8 +84,7 @@ defmodule EctoFoundationDB.Embedded do
   The engine's counters: `:pending_watches` and `:transactions` that there are now, `:commits`,
   `:reads` and `:read_versions` since the database was opened; `nil` on a cluster.
 
-      iex> {:ok, _} = MyApp.Repo.start_link(embedded: true)
-      iex> EctoFoundationDB.Embedded.stats(MyApp.Repo).pending_watches
+      iex> EctoFoundationDB.Embedded.stats(Repo).pending_watches
       0
   """
   @spec stats(module()) :: %{atom() => non_neg_integer()} | nil

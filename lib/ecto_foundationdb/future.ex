@@ -31,19 +31,39 @@ defmodule EctoFoundationDB.Future do
   def apply(%__MODULE__{handlers: handlers} = future, handler),
     do: %{future | handlers: handlers ++ [handler]}
 
-  @doc "The reference in a watch's `{ref, :ready}` message; `nil` for other futures."
+  @doc """
+  The reference in a watch's `{ref, :ready}` message; `nil` for other futures.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> user = Repo.get!(User, "u1", prefix: tenant)
+      iex> ref = Future.ref(Repo.watch(user))
+      iex> Repo.update!(user, name: "Ann")
+      iex> receive do {^ref, :ready} -> :changed end
+      :changed
+  """
   @spec ref(t()) :: reference() | nil
   def ref(%__MODULE__{kind: {:watch, reference, _}}), do: reference
   def ref(%__MODULE__{}), do: nil
 
   @doc """
   Ends a watch: no message of it comes any more. Other futures need no end.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> watch = Repo.watch(Repo.get!(User, "u1", prefix: tenant))
+      iex> Future.cancel(watch)
+      :ok
   """
   @spec cancel(t()) :: :ok
   def cancel(%__MODULE__{kind: {:watch, reference, _}}), do: Transaction.cancel_watch(reference)
   def cancel(%__MODULE__{}), do: :ok
 
-  @doc "Waits for the result; see the module's description for where this may be done."
+  @doc """
+  Waits for the result; see the module's description for where this may be done.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Repo.transactional(tenant, fn -> Future.result(Repo.async_get(User, "u1")) end).name
+      "Ada"
+  """
   @spec result(t()) :: term()
   def result(%__MODULE__{kind: kind, handlers: handlers}),
     do: Enum.reduce(handlers, wait(kind), fn handler, value -> handler.(value) end)

@@ -57,7 +57,16 @@ defmodule EctoFoundationDB.Indexer do
   @doc """
   A key for an index's entry.
 
-      Indexer.key(tenant, index, [String.length(name), id])
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> index = %EctoFoundationDB.Index{
+      ...>   name: :users_length_index,
+      ...>   indexer: MyApp.LengthIndexer,
+      ...>   source: "users",
+      ...>   fields: [:name]
+      ...> }
+      iex> {:pack, key} = Indexer.key(tenant, index, [3, "u1"])
+      iex> Tuple.delete_at(key, 0)
+      {<<0xFD>>, "users", "i", "users_length_index", 3, "u1"}
   """
   @spec key(Tenant.t(), Index.t(), [term()]) :: {:pack, tuple()}
   def key(tenant, %Index{source: source, name: name}, elements),

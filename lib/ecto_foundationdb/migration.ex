@@ -56,11 +56,23 @@ defmodule EctoFoundationDB.Migration do
     end
   end
 
-  @doc "Creates an index, or counters."
+  @doc """
+  Creates an index, or counters.
+
+      iex> {:create, index} = Migration.create(Migration.index(User, [:team, :name]))
+      iex> index.name
+      :users_team_name_index
+  """
   @spec create(Index.t()) :: command()
   def create(%Index{} = index), do: {:create, index}
 
-  @doc "Drops an index, or counters."
+  @doc """
+  Drops an index, or counters.
+
+      iex> {:drop, counters} = Migration.drop(Migration.metadata(User, [:team]))
+      iex> counters.name
+      :users_team_metadata
+  """
   @spec drop(Index.t()) :: command()
   def drop(%Index{} = index), do: {:drop, index}
 
@@ -69,6 +81,11 @@ defmodule EctoFoundationDB.Migration do
 
   `options:` a keyword list for the indexer: `indexer:` the module (`EctoFoundationDB.Indexer.Default`
   without it), `mapped?: false` for a default index that holds the records themselves.
+
+      iex> Migration.index(User, [:team], options: [mapped?: false]).options
+      [mapped?: false]
+      iex> Migration.index(User, [:dept])
+      ** (ArgumentError) MyApp.User has no fields [:dept]; it has [:id, :name, :team]
   """
   @spec index(module(), atom() | [atom()], keyword()) :: Index.t()
   def index(schema, fields, opts \\ []), do: build(schema, List.wrap(fields), opts, "index")
@@ -76,6 +93,11 @@ defmodule EctoFoundationDB.Migration do
   @doc """
   Counters (`EctoFoundationDB.Indexer.SchemaMetadata`) of a schema's records, or of those with equal
   values of these fields. `options: [signals: [:changes]]` keeps only some.
+
+      iex> Migration.metadata(User).name
+      :users_metadata
+      iex> Migration.metadata(User, [:team], options: [signals: [:changes]]).options[:signals]
+      [:changes]
   """
   @spec metadata(module(), [atom()], keyword()) :: Index.t()
   def metadata(schema, fields \\ [], opts \\ []) do

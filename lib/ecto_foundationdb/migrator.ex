@@ -53,7 +53,8 @@ defmodule EctoFoundationDB.Migrator do
   `concurrency:` tenants at a time (2). `progress:` a function that is called with the number of
   tenants done and of all. An interrupted run is safe; the next one goes on where it stopped.
 
-      EctoFoundationDB.Migrator.migrate_all(MyApp.Repo, concurrency: 4)
+      iex> EctoFoundationDB.Migrator.migrate_all(Repo, tenants: ["docs"], concurrency: 4)
+      1
   """
   @spec migrate_all(module(), keyword()) :: non_neg_integer()
   def migrate_all(repo, opts \\ []) do
@@ -76,7 +77,13 @@ defmodule EctoFoundationDB.Migrator do
     end)
   end
 
-  @doc "The versions of the migrations that a tenant has not seen."
+  @doc """
+  The versions of the migrations that a tenant has not seen.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> EctoFoundationDB.Migrator.pending_versions(Repo, tenant)
+      []
+  """
   @spec pending_versions(module(), Tenant.t()) :: [non_neg_integer()]
   def pending_versions(repo, tenant),
     do: for({version, _} <- pending(repo, tenant, repo.config()), do: version)

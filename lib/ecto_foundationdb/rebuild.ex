@@ -17,8 +17,9 @@ defmodule EctoFoundationDB.Rebuild do
   Rebuilds one index of a tenant; gives the number of entries that were missing and of those that were
   wrong. `step:` records or entries in a transaction, 500 by default.
 
-      EctoFoundationDB.Rebuild.index(tenant, MyApp.User, :users_name_index)
-      #=> %{missing: 1, wrong: 1}
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> EctoFoundationDB.Rebuild.index(tenant, User, :users_team_index)
+      %{missing: 0, wrong: 0}
   """
   @spec index(Tenant.t(), Schema.t(), atom() | String.t(), keyword()) :: %{
           missing: non_neg_integer(),

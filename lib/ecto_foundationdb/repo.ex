@@ -16,10 +16,18 @@ defmodule EctoFoundationDB.Repo do
       # in the application's supervision tree
       children = [MyApp.Repo]
 
-      tenant = EctoFoundationDB.Tenant.open!(MyApp.Repo, "acme")
-      MyApp.Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
-      MyApp.Repo.get(User, "u1", prefix: tenant)
-      MyApp.Repo.all(User, where: [dept: "eng"], order_by: :joined, limit: 10, prefix: tenant)
+  Records are read and written in a tenant. Here two users are there already, Ada and Bea:
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> user = Repo.insert!(%User{id: "u3", name: "Cy", team: "red"}, prefix: tenant)
+      iex> {:ok, user} = Repo.update(user, name: "Cyd")
+      iex> Repo.get(User, "u3", prefix: tenant).name
+      "Cyd"
+      iex> Enum.map(Repo.all(User, where: [team: "red"], prefix: tenant), & &1.name)
+      ["Ada", "Cyd"]
+      iex> Repo.delete!(user)
+      iex> Repo.reload(user)
+      nil
 
   ## Configuration
 
@@ -62,10 +70,15 @@ defmodule EctoFoundationDB.Repo do
   Every call is about one tenant: its `prefix:` option, the tenant in the struct's metadata, or the
   tenant of the transaction the call is made in.
 
-      MyApp.Repo.transactional(tenant, fn ->
-        user = MyApp.Repo.get!(User, "u1")
-        MyApp.Repo.update!(user, visits: user.visits + 1)
-      end)
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Repo.transactional(tenant, fn ->
+      ...>   ada = Repo.get!(User, "u1")
+      ...>   bea = Repo.get!(User, "u2")
+      ...>   Repo.update!(ada, team: bea.team)
+      ...>   Repo.update!(bea, team: ada.team)
+      ...> end)
+      iex> Repo.get!(User, "u1", prefix: tenant).team
+      "blue"
 
   A transaction is strictly serializable. Where it conflicts with another its function runs again:
   it must do nothing but work with the database. FoundationDB may not know whether a commit
@@ -75,6 +88,15 @@ defmodule EctoFoundationDB.Repo do
   transaction may last 5 seconds.
 
   `transactional/2` inside a transaction of the same tenant joins it.
+
+  Reads that do not wait for each other are in flight together:
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Repo.transactional(tenant, fn ->
+      ...>   [ada, blues] = Repo.await([Repo.async_get(User, "u1"), Repo.async_all_by(User, team: "blue")])
+      ...>   {ada.name, length(blues)}
+      ...> end)
+      {"Ada", 1}
 
   ## Queries
 
@@ -507,6 +529,9 @@ defmodule EctoFoundationDB.Repo do
 
   @doc """
   The database of a Repo, a handle for `EctoFoundationDB.Native`.
+
+      iex> is_reference(EctoFoundationDB.Repo.database(Repo))
+      true
   """
   @spec database(t()) :: EctoFoundationDB.Native.database()
   def database(repo), do: Connection.fetch!(repo).database

@@ -73,25 +73,45 @@ defmodule EctoFoundationDB.Schema do
     end
   end
 
-  @doc "The schema's fields, virtual ones aside."
+  @doc """
+  The schema's fields, virtual ones aside.
+
+      iex> EctoFoundationDB.Schema.fields(MyApp.User)
+      [:id, :name, :team]
+  """
   @spec fields(t()) :: [atom()]
   def fields(schema), do: reflect(schema, :fields)
 
   @doc false
   def associations(schema), do: optional(schema, :associations, [])
 
-  @doc "A field's type, given its name or its source name; `nil` for a field the schema does not have."
+  @doc """
+  A field's type, given its name or its source name; `nil` for a field the schema does not have.
+
+      iex> EctoFoundationDB.Schema.type(MyApp.User, :name)
+      :string
+  """
   @spec type(t() | nil, atom() | String.t()) :: term()
   def type(nil, _field), do: nil
   def type(_schema, field) when is_binary(field), do: nil
 
   def type(schema, field), do: Map.get(info(schema).types, field)
 
-  @doc "The name a field is stored under."
+  @doc """
+  The name a field is stored under.
+
+      iex> EctoFoundationDB.Schema.field_source(MyApp.User, :name)
+      :name
+  """
   @spec field_source(t(), atom()) :: atom()
   def field_source(schema, field), do: Map.get(info(schema).sources, field, field)
 
-  @doc "The value of a struct's primary key; an error where it is `nil`."
+  @doc """
+  The value of a struct's primary key; an error where it is `nil`.
+
+      iex> EctoFoundationDB.Schema.id!(%MyApp.User{id: "u1"})
+      "u1"
+  """
   @spec id!(struct()) :: term()
   def id!(%schema{} = struct) do
     field = primary_key(schema)
@@ -495,8 +515,9 @@ defmodule EctoFoundationDB.Schema do
   @doc """
   Puts a tenant into the struct's metadata, where it has some.
 
+      iex> tenant = Tenant.open!(Repo, "docs")
       iex> EctoFoundationDB.Schema.put_tenant(%MyApp.User{id: "u1"}, tenant).__meta__.prefix.id
-      "acme"
+      "docs"
   """
   @spec put_tenant(struct(), EctoFoundationDB.Tenant.t() | nil) :: struct()
   def put_tenant(%{__meta__: %{} = meta} = struct, tenant),

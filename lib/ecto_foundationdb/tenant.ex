@@ -2,9 +2,9 @@ defmodule EctoFoundationDB.Tenant do
   @moduledoc """
   Tenants divide a database: each has its own keys, and every read and write is one tenant's.
 
-      tenant = EctoFoundationDB.Tenant.open!(MyApp.Repo, "acme")
-      MyApp.Repo.insert!(%MyApp.User{id: "u1", name: "Ada"}, prefix: tenant)
-      MyApp.Repo.all(MyApp.User, prefix: tenant)
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Enum.map(Repo.all(User, prefix: tenant), & &1.name)
+      ["Ada", "Bea"]
 
   A tenant is a directory of FoundationDB's directory layer, under the path `[storage_id, id]`, where
   `storage_id` is an option of the Repo ("Ecto.Adapters.FoundationDB" by default). Opening one runs
@@ -31,6 +31,9 @@ defmodule EctoFoundationDB.Tenant do
 
   Options override the Repo's configuration: `:migrator`, `:migration_step`, `:log`, and
   `:timeout` in ms.
+
+      iex> Tenant.open!(Repo, "docs").id
+      "docs"
   """
   @spec open!(module(), id(), keyword()) :: t()
   def open!(repo, id, options \\ []), do: open(repo, id, options, :create_or_open)
@@ -38,6 +41,11 @@ defmodule EctoFoundationDB.Tenant do
   @doc """
   Opens a tenant that exists, and migrates it; an `EctoFoundationDB.Error` where it does not exist.
   Options as in `open!/3`.
+
+      iex> Tenant.open(Repo, "docs").id
+      "docs"
+      iex> Tenant.open(Repo, "nobody's")
+      ** (EctoFoundationDB.Error) tenant "nobody's" of MyApp.Repo does not exist. Create it with Tenant.create/2, or open it with Tenant.open!/2
   """
   @spec open(module(), id(), keyword()) :: t()
   def open(repo, id, options \\ []), do: open(repo, id, options, :open)
@@ -63,6 +71,10 @@ defmodule EctoFoundationDB.Tenant do
 
   @doc """
   Opens a tenant after clearing its records, indexes and counters; its migrations stay. For tests.
+
+      iex> tenant = Tenant.open_empty!(Repo, "docs")
+      iex> Repo.all(User, prefix: tenant)
+      []
   """
   @spec open_empty!(module(), id(), keyword()) :: t()
   def open_empty!(repo, id, options \\ []) do
@@ -75,8 +87,12 @@ defmodule EctoFoundationDB.Tenant do
   @doc """
   Creates a tenant without opening it.
 
-      :ok = Tenant.create(MyApp.Repo, "acme")
-      {:error, :tenant_already_exists} = Tenant.create(MyApp.Repo, "acme")
+      iex> Tenant.create(Repo, "acme")
+      :ok
+      iex> Tenant.create(Repo, "acme")
+      {:error, :tenant_already_exists}
+      iex> Tenant.delete(Repo, "acme")
+      :ok
   """
   @spec create(module(), id()) :: :ok | {:error, :tenant_already_exists}
   def create(repo, id) do
@@ -95,7 +111,12 @@ defmodule EctoFoundationDB.Tenant do
     end)
   end
 
-  @doc "Whether a tenant exists."
+  @doc """
+  Whether a tenant exists.
+
+      iex> Tenant.exists?(Repo, "docs")
+      true
+  """
   @spec exists?(module(), id()) :: boolean()
   def exists?(repo, id) do
     check_id!(id)
@@ -107,7 +128,12 @@ defmodule EctoFoundationDB.Tenant do
     exists?
   end
 
-  @doc "The ids of all tenants."
+  @doc """
+  The ids of all tenants.
+
+      iex> "docs" in Tenant.list(Repo)
+      true
+  """
   @spec list(module()) :: [id()]
   def list(repo) do
     path = [Connection.fetch!(repo).config[:storage_id]]
@@ -122,6 +148,12 @@ defmodule EctoFoundationDB.Tenant do
 
   @doc """
   Clears everything a tenant holds, the state of its migrations included. It cannot be undone.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Tenant.clear(Repo, "docs")
+      :ok
+      iex> Repo.all(User, prefix: tenant)
+      []
   """
   @spec clear(module(), id()) :: :ok
   def clear(repo, id) do
@@ -140,7 +172,16 @@ defmodule EctoFoundationDB.Tenant do
     end)
   end
 
-  @doc "Deletes a tenant with everything in it; `:ok` also where there is none."
+  @doc """
+  Deletes a tenant with everything in it; `:ok` also where there is none.
+
+      iex> tenant = Tenant.open!(Repo, "short-lived")
+      iex> Repo.insert!(%User{id: "u1"}, prefix: tenant)
+      iex> Tenant.clear_delete!(Repo, "short-lived")
+      :ok
+      iex> Tenant.exists?(Repo, "short-lived")
+      false
+  """
   @spec clear_delete!(module(), id()) :: :ok
   def clear_delete!(repo, id) do
     check_id!(id)
@@ -158,6 +199,11 @@ defmodule EctoFoundationDB.Tenant do
 
   @doc """
   Deletes a tenant that holds no data; `{:error, :tenant_nonempty}` where it does.
+
+      iex> Tenant.delete(Repo, "docs")
+      {:error, :tenant_nonempty}
+      iex> Tenant.delete(Repo, "nobody's")
+      {:error, :tenant_does_not_exist}
   """
   @spec delete(module(), id()) :: :ok | {:error, :tenant_nonempty | :tenant_does_not_exist}
   def delete(repo, id) do
@@ -184,7 +230,10 @@ defmodule EctoFoundationDB.Tenant do
   @doc """
   Packs a tuple to a key of the tenant's own, for keys that the application writes itself.
 
-      key = Tenant.pack(tenant, {"my-app", "cursor"})
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> key = Tenant.pack(tenant, {"my-app", "cursor", 1})
+      iex> Tenant.unpack(tenant, key)
+      {"my-app", "cursor", 1}
   """
   @spec pack(t(), tuple()) :: binary()
   def pack(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
@@ -202,7 +251,15 @@ defmodule EctoFoundationDB.Tenant do
     end
   end
 
-  @doc "The range `{begin, end}` of the keys that begin with this tuple."
+  @doc """
+  The range `{begin, end}` of the keys that begin with this tuple.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> {first, last} = Tenant.range(tenant, {"my-app"})
+      iex> key = Tenant.pack(tenant, {"my-app", "cursor"})
+      iex> first <= key and key < last
+      true
+  """
   @spec range(t(), tuple()) :: {binary(), binary()}
   def range(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
     do: Keys.range(Tuple.insert_at(tuple, 0, prefix))

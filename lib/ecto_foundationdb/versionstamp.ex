@@ -26,7 +26,12 @@ defmodule EctoFoundationDB.Versionstamp do
   @id 0xFFFFFFFFFFFFFFFF
   @batch 0xFFFF
 
-  @doc "An id to be completed by the commit; `user` tells those of one transaction apart."
+  @doc """
+  An id to be completed by the commit; `user` tells those of one transaction apart.
+
+      iex> EctoFoundationDB.Versionstamp.incomplete(3)
+      {:versionstamp, 0xFFFFFFFFFFFFFFFF, 0xFFFF, 3}
+  """
   @spec incomplete(0..0xFFFF) :: t()
   def incomplete(user), do: {:versionstamp, @id, @batch, user}
 
@@ -40,7 +45,13 @@ defmodule EctoFoundationDB.Versionstamp do
   def incomplete?({:versionstamp, @id, @batch, _}), do: true
   def incomplete?(_other), do: false
 
-  @doc "The next incomplete id of the transaction this is called in."
+  @doc """
+  The next incomplete id of the transaction this is called in.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Repo.transactional(tenant, fn -> [Versionstamp.next(), Versionstamp.next()] end)
+      [Versionstamp.incomplete(0), Versionstamp.incomplete(1)]
+  """
   @spec next() :: t()
   def next, do: incomplete(Transaction.next_user_version())
 
@@ -51,6 +62,16 @@ defmodule EctoFoundationDB.Versionstamp do
   @doc """
   A future of the current transaction's versionstamp, to be awaited after the transaction; complete
   ids with `resolve/2`.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> {id, future} =
+      ...>   Repo.transactional(tenant, fn ->
+      ...>     Repo.insert!(%User{id: "u3"})
+      ...>     {Versionstamp.next(), Versionstamp.get()}
+      ...>   end)
+      iex> id = Versionstamp.resolve(id, Repo.await(future))
+      iex> Versionstamp.incomplete?(id)
+      false
   """
   @spec get() :: Future.t()
   def get, do: Transaction.versionstamp()
@@ -59,7 +80,12 @@ defmodule EctoFoundationDB.Versionstamp do
   @spec get(term()) :: Future.t()
   def get(_transaction), do: get()
 
-  @doc "Completes an id with the versionstamp of its transaction."
+  @doc """
+  Completes an id with the versionstamp of its transaction.
+
+      iex> EctoFoundationDB.Versionstamp.resolve(Versionstamp.incomplete(3), {:versionstamp, 1, 2})
+      {:versionstamp, 1, 2, 3}
+  """
   @spec resolve(t(), {:versionstamp, non_neg_integer(), non_neg_integer()}) :: t()
   def resolve({:versionstamp, @id, @batch, user}, {:versionstamp, id, batch}),
     do: {:versionstamp, id, batch, user}

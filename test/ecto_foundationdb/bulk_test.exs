@@ -6,26 +6,13 @@ defmodule EctoFoundationDB.BulkTest do
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Indexer.SchemaMetadata
 
-  defmodule Indexes do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change do
-      [
-        create(metadata(TestUser)),
-        create(index(TestUser, [:name])),
-        create(index(TestUser, [:dept, :age]))
-      ]
-    end
+  migration do
+    [
+      create(metadata(TestUser)),
+      create(index(TestUser, [:name])),
+      create(index(TestUser, [:dept, :age]))
+    ]
   end
-
-  defmodule Migrator do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, Indexes}]
-  end
-
-  @moduletag tenant_options: [migrator: Migrator, log: false]
 
   defp insert(tenant, n) do
     for ids <- Enum.chunk_every(1..n, 2000) do

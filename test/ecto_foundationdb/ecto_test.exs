@@ -55,21 +55,9 @@ if Code.ensure_loaded?(Ecto.Schema) do
       end
     end
 
-    defmodule Indexes do
-      use EctoFoundationDB.Migration
-
-      @impl true
-      def change,
-        do: for(field <- [:role, :price, :born, :nick], do: create(index(Person, [field])))
+    migration do
+      for(field <- [:role, :price, :born, :nick], do: create(index(Person, [field])))
     end
-
-    defmodule Migrator do
-      use EctoFoundationDB.Migrator
-      @impl true
-      def migrations, do: [{1, Indexes}]
-    end
-
-    @moduletag tenant_options: [migrator: Migrator, log: false]
 
     defp insert(tenant) do
       params = %{

@@ -6,27 +6,14 @@ defmodule EctoFoundationDB.LiveIndexTest do
   alias EctoFoundationDB.Layer.Keys
   alias EctoFoundationDB.Sync
 
-  defmodule Indexes do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change do
-      [
-        create(metadata(TestEvent)),
-        create(metadata(TestUser)),
-        create(index(TestEvent, [:kind])),
-        create(index(TestUser, [:dept, :age]))
-      ]
-    end
+  migration do
+    [
+      create(metadata(TestEvent)),
+      create(metadata(TestUser)),
+      create(index(TestEvent, [:kind])),
+      create(index(TestUser, [:dept, :age]))
+    ]
   end
-
-  defmodule Migrator do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, Indexes}]
-  end
-
-  @moduletag tenant_options: [migrator: Migrator, log: false]
 
   defp insert_event(tenant, kind, data) do
     [event] =

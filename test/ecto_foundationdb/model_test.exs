@@ -10,27 +10,14 @@ defmodule EctoFoundationDB.ModelTest do
   alias EctoFoundationDB.{ConflictError, Embedded, StaleEntryError, TimeoutError, Transaction}
   alias EctoFoundationDB.Indexer.SchemaMetadata
 
-  defmodule Indexes do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change do
-      [
-        create(index(TestUser, [:name])),
-        create(index(TestUser, [:dept, :age])),
-        create(metadata(TestUser)),
-        create(metadata(TestUser, [:dept]))
-      ]
-    end
+  migration do
+    [
+      create(index(TestUser, [:name])),
+      create(index(TestUser, [:dept, :age])),
+      create(metadata(TestUser)),
+      create(metadata(TestUser, [:dept]))
+    ]
   end
-
-  defmodule Migrator do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, Indexes}]
-  end
-
-  @moduletag tenant_options: [migrator: Migrator, log: false]
 
   @ids ~w(a b c d e f)
   @names [nil, "", "n", "n\0", "ü"]
@@ -61,7 +48,7 @@ defmodule EctoFoundationDB.ModelTest do
       read_delay_ms: 2
     )
 
-    tenant = Tenant.open!(FaultyRepo, id, migrator: Migrator, log: false)
+    tenant = Tenant.open!(FaultyRepo, id, migrator: __MODULE__.Migrator, log: false)
     agree(FaultyRepo, tenant, seed, 60)
   end
 
@@ -74,7 +61,7 @@ defmodule EctoFoundationDB.ModelTest do
       tenant_id = "#{id}-#{i}"
       assert :ok = Tenant.create(FaultyRepo, tenant_id)
       assert {:error, :tenant_already_exists} = Tenant.create(FaultyRepo, tenant_id)
-      tenant = Tenant.open!(FaultyRepo, tenant_id, migrator: Migrator, log: false)
+      tenant = Tenant.open!(FaultyRepo, tenant_id, migrator: __MODULE__.Migrator, log: false)
       for j <- 1..10, do: FaultyRepo.insert!(%TestUser{id: "#{j}", name: "n"}, prefix: tenant)
       assert {:error, %ConflictError{}} = FaultyRepo.insert(%TestUser{id: "1"}, prefix: tenant)
       assert {10, nil} = FaultyRepo.update_all(TestUser, [set: [age: 1]], prefix: tenant)

@@ -4,31 +4,18 @@ defmodule EctoFoundationDB.QueryTest do
   alias EctoFoundationDB.{MultipleResultsError, NoResultsError, Transaction, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
 
-  defmodule Indexes do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change do
-      [
-        create(index(TestUser, [:name])),
-        create(index(TestUser, [:dept, :age])),
-        create(index(TestUser, [:joined], options: [mapped?: false])),
-        create(index(TestUser, [:seen_at])),
-        create(index(TestEvent, [:kind])),
-        create(index(TestNote, [:tag])),
-        create(index(TestThing, [:value])),
-        create(index(TestUser, [:active, :id]))
-      ]
-    end
+  migration do
+    [
+      create(index(TestUser, [:name])),
+      create(index(TestUser, [:dept, :age])),
+      create(index(TestUser, [:joined], options: [mapped?: false])),
+      create(index(TestUser, [:seen_at])),
+      create(index(TestEvent, [:kind])),
+      create(index(TestNote, [:tag])),
+      create(index(TestThing, [:value])),
+      create(index(TestUser, [:active, :id]))
+    ]
   end
-
-  defmodule Migrator do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, Indexes}]
-  end
-
-  @moduletag tenant_options: [migrator: Migrator, log: false]
 
   defp ids(tenant, opts),
     do: for(user <- TestRepo.all(TestUser, [prefix: tenant] ++ opts), do: user.id)

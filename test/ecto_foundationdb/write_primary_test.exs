@@ -6,26 +6,13 @@ defmodule EctoFoundationDB.WritePrimaryTest do
   alias EctoFoundationDB.Indexer.SchemaMetadata
   alias EctoFoundationDB.{Rebuild, Sync, TestReading}
 
-  defmodule Indexes do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change do
-      [
-        create(index(TestReading, [:sensor, :at], options: [mapped?: false])),
-        create(index(TestReading, [:value])),
-        create(metadata(TestReading))
-      ]
-    end
+  migration do
+    [
+      create(index(TestReading, [:sensor, :at], options: [mapped?: false])),
+      create(index(TestReading, [:value])),
+      create(metadata(TestReading))
+    ]
   end
-
-  defmodule Migrator do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, Indexes}]
-  end
-
-  @moduletag tenant_options: [migrator: Migrator, log: false]
 
   setup %{tenant: tenant} do
     for {id, sensor, at} <- [{"r1", "a", 10}, {"r2", "a", 20}, {"r3", "b", 15}] do

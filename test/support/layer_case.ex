@@ -9,6 +9,7 @@ defmodule EctoFoundationDB.LayerCase do
   using do
     quote do
       import EctoFoundationDB.LayerCase
+      import EctoFoundationDB.TestMigration, only: [migration: 1]
 
       alias EctoFoundationDB.{
         Tenant,

@@ -16,14 +16,25 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   A counter only ever grows; compare it with an earlier value. (A commit of unknown result may count
   twice.) `options: [signals: [:changes]]` keeps only some of them.
 
-      SchemaMetadata.changes(User, prefix: tenant)
-      #=> 7
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> before = SchemaMetadata.changes(User, prefix: tenant)
+      iex> Repo.insert!(%User{id: "u3", name: "Cy"}, prefix: tenant)
+      iex> SchemaMetadata.changes(User, prefix: tenant) - before
+      1
 
-      Repo.transactional(tenant, fn ->
-        users = Repo.all(User)
-        {users, SchemaMetadata.watch_changes(User, label: :users)}
-      end)
-      # later: receive {ref, :ready}, and Repo.assign_ready/3
+  A list that is read and watched in one transaction misses no change:
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> {[_, _], watch} =
+      ...>   Repo.transactional(tenant, fn ->
+      ...>     {Repo.all(User), SchemaMetadata.watch_changes(User, label: :users)}
+      ...>   end)
+      iex> Repo.insert!(%User{id: "u3", name: "Cy"}, prefix: tenant)
+      iex> ref = Future.ref(watch)
+      iex> receive do {^ref, :ready} -> :changed end
+      iex> {assigns, [], []} = Repo.assign_ready([watch], [ref], prefix: tenant)
+      iex> Enum.map(assigns[:users], & &1.name)
+      ["Ada", "Bea", "Cy"]
   """
   @behaviour EctoFoundationDB.Indexer
 
@@ -37,7 +48,12 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   @typedoc "The name of a counter."
   @type signal :: :inserts | :deletes | :collection | :updates | :changes
 
-  @doc "The names of all counters."
+  @doc """
+  The names of all counters.
+
+      iex> SchemaMetadata.signal_names()
+      [:inserts, :deletes, :collection, :updates, :changes]
+  """
   @spec signal_names() :: [signal()]
   def signal_names, do: @signals
 
@@ -108,15 +124,35 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
   ## Reading
 
-  @doc "The `inserts` counter of a schema; `prefix: tenant` outside a transaction."
+  @doc """
+  The `inserts` counter of a schema; `prefix: tenant` outside a transaction.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> SchemaMetadata.inserts(User, prefix: tenant)
+      2
+  """
   @spec inserts(module(), keyword()) :: non_neg_integer()
   def inserts(schema, opts \\ []), do: inserts_by(schema, [], opts)
 
-  @doc "The `inserts` counter of the records with these values."
+  @doc """
+  The `inserts` counter of the records with these values.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> SchemaMetadata.inserts_by(User, [team: "red"], prefix: tenant)
+      1
+  """
   @spec inserts_by(module(), keyword(), keyword()) :: non_neg_integer()
   def inserts_by(schema, by, opts \\ []), do: sync(schema, by, :inserts, opts)
 
-  @doc "As `inserts/2`, a future; inside a transaction."
+  @doc """
+  As `inserts/2`, a future; inside a transaction.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Repo.transactional(tenant, fn ->
+      ...>   Repo.await([SchemaMetadata.async_inserts(User), SchemaMetadata.async_deletes(User)])
+      ...> end)
+      [2, 0]
+  """
   @spec async_inserts(module()) :: Future.t()
   def async_inserts(schema), do: async_inserts_by(schema, [])
 
@@ -251,7 +287,15 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     })
   end
 
-  @doc "Clears a schema's counters, inside a transaction. A watch may miss what happens then."
+  @doc """
+  Clears a schema's counters, inside a transaction. A watch may miss what happens then.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Repo.transactional(tenant, fn -> SchemaMetadata.clear(User) end)
+      :ok
+      iex> SchemaMetadata.inserts(User, prefix: tenant)
+      0
+  """
   @spec clear(module()) :: :ok
   def clear(schema), do: clear_by(schema, [])
 
