@@ -9,7 +9,7 @@ defmodule EctoFoundationDB.LiveQuery do
 
   alias EctoFoundationDB.{Indexer, Native, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Order, Plan, Query, Record}
+  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Order, Plan, Query, Record, Values}
 
   @doc "The live query of one record."
   @spec record(Tenant.t(), Schema.t(), term()) :: Native.live_query()
@@ -19,7 +19,7 @@ defmodule EctoFoundationDB.LiveQuery do
             "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
     end
 
-    stored = Schema.query_value(schema, :sync, Schema.primary_key(schema), id)
+    stored = Values.query_value(schema, :sync, Schema.primary_key(schema), id)
     {first, last} = Keys.record_range(tenant, Schema.source(schema), stored)
     {:records, first, last, first, {0, false}}
   end
@@ -30,7 +30,7 @@ defmodule EctoFoundationDB.LiveQuery do
   @doc "Makes the structs of a record that was synced by its primary key."
   @spec decoder(Tenant.t(), Schema.t()) :: decoder()
   def decoder(tenant, schema) do
-    load = Schema.loader(schema, tenant)
+    load = Values.loader(schema, tenant)
 
     fn
       [{:data, data}] -> [load.(data)]
@@ -138,7 +138,7 @@ defmodule EctoFoundationDB.LiveQuery do
   def list_decoder(%Query{where: []} = query), do: decoder(query.tenant, query.schema)
 
   def list_decoder(%Query{} = query) do
-    load = Schema.loader(query.schema, query.tenant)
+    load = Values.loader(query.schema, query.tenant)
 
     fn rows ->
       for record <- records(rows, query.schema),

@@ -24,7 +24,7 @@ defmodule EctoFoundationDB.Migrator do
   require Logger
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Term}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record, Term}
 
   @callback migrations() :: [{non_neg_integer(), module()}]
 
@@ -370,7 +370,7 @@ defmodule EctoFoundationDB.Migrator do
 
       Transaction.write(
         Enum.flat_map(records, fn record ->
-          data = Schema.to_front(record.data, id_name)
+          data = Record.to_front(record.data, id_name)
           Indexer.set_all(job.tenant, [index], schema, {record.key, data})
         end)
       )

@@ -11,7 +11,7 @@ defmodule EctoFoundationDB.Rebuild do
 
   alias EctoFoundationDB.{Indexer, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Reader}
+  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Reader, Record}
 
   @doc """
   Rebuilds one index of a tenant; gives the number of entries that were missing and of those that were
@@ -56,7 +56,7 @@ defmodule EctoFoundationDB.Rebuild do
 
     sets =
       Enum.flat_map(records, fn record ->
-        data = Schema.to_front(record.data, id_name)
+        data = Record.to_front(record.data, id_name)
         Indexer.set_all(query.tenant, [index], query.schema, {record.key, data})
       end)
 

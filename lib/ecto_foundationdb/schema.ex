@@ -24,8 +24,6 @@ defmodule EctoFoundationDB.Schema do
   where it isn't.
   """
 
-  alias EctoFoundationDB.CastError
-
   @type t :: module()
 
   @typedoc "A record as it is stored: the fields' source names and dumped values, in stored order."
@@ -133,321 +131,11 @@ defmodule EctoFoundationDB.Schema do
     end
   end
 
-  @doc false
-  # What an insert stores: the fields that are not nil, then what is generated.
-  @spec insert_data(struct(), map()) :: {data(), map()}
-  def insert_data(%schema{} = struct, changes) do
-    primary_key = primary_key(schema)
-
-    {changes, generated_id} =
-      struct
-      |> Map.take(writable(schema, :insert))
-      |> Enum.reject(fn {field, value} -> absent?(schema, field, value) end)
-      |> Map.new()
-      |> Map.merge(Map.take(changes, writable(schema, :insert)))
-      |> generate_in_embeds(schema, :autogenerate)
-      |> generate_id(schema, primary_key)
-
-    generated = autogenerate(schema, :autogenerate, changes)
-    data = dump(schema, :insert, in_order(changes)) ++ dump(schema, :insert, generated)
-    data = data ++ dump(schema, :insert, generated_id)
-    values = changes |> Map.merge(Map.new(generated)) |> Map.merge(Map.new(generated_id))
-    {to_front(data, field_source(schema, primary_key)), values}
-  end
-
-  @doc false
-  # The struct with its id, generated where it has none and `given`, its changeset, does not bring one.
-  @spec generate_id(struct(), struct()) :: struct()
-  def generate_id(%schema{} = struct, given) do
-    primary_key = primary_key(schema)
-    changed? = match?(%{changes: %{^primary_key => id}} when not is_nil(id), given)
-
-    case struct do
-      %{^primary_key => nil} when not changed? ->
-        {_changes, generated} = generate_id(%{}, schema, primary_key)
-        Map.merge(struct, Map.new(generated))
-
-      _has_one ->
-        struct
-    end
-  end
-
-  @doc false
-  # What an update of a struct sets, in stored order; [] where nothing changes. `force?` generates all
-  # the same.
-  @spec update_data(struct(), map(), boolean()) :: {data(), map()}
-  def update_data(%schema{} = struct, changes, force? \\ false) do
-    changes = Map.take(changes, writable(schema, :update))
-
-    if changes == %{} and not force? do
-      {[], %{}}
-    else
-      changes = generate_in_embeds(changes, schema, :autoupdate, struct)
-      generated = autogenerate(schema, :autoupdate, changes)
-      data = dump(schema, :update, in_order(changes)) ++ dump(schema, :update, generated)
-      {data, Map.merge(changes, Map.new(generated))}
-    end
-  end
-
-  # Fields may be `writable: :never`, or `writable: :insert`.
-  defp writable(schema, :insert), do: keep(optional(schema, :insertable_fields, nil), schema)
-  defp writable(schema, :update), do: keep(optional(schema, :updatable_fields, nil), schema)
-
-  defp keep({keep, _drop}, _schema), do: keep
-  defp keep(nil, schema), do: fields(schema)
-
-  @doc false
-  # The changes of an update as a map, checked.
-  @spec changes!(t(), map() | keyword()) :: map()
-  def changes!(schema, changes) when is_map(changes) or is_list(changes) do
-    changes = Map.new(changes)
-    id = primary_key(schema)
-    known = fields(schema)
-
-    for {field, _} <- changes do
-      cond do
-        field == id ->
-          raise ArgumentError,
-                "the primary key #{inspect(id)} cannot be changed: delete the record, and insert it anew"
-
-        field not in known ->
-          raise ArgumentError,
-                "#{inspect(schema)} has no field #{inspect(field)}; it has #{inspect(known)}"
-
-        true ->
-          :ok
-      end
-    end
-
-    changes
-  end
-
-  def changes!(_schema, other) do
-    raise ArgumentError, "expected changes, a keyword list or a map, got: #{inspect(other)}"
-  end
-
-  @doc false
-  # One row of insert_all: a map or keyword list of fields, no timestamps.
-  @spec row_data(t(), map() | keyword()) :: {data(), map()}
-  def row_data(schema, row) do
-    row = Map.new(row)
-    known = fields(schema)
-
-    for {field, _} <- row, field not in known do
-      raise ArgumentError,
-            "unknown field #{inspect(field)} of #{inspect(schema)} in insert_all, " <>
-              "expected one of #{inspect(known)}"
-    end
-
-    primary_key = primary_key(schema)
-    {row, generated_id} = generate_id(row, schema, primary_key)
-    # The order of the sources' names, where that of an insert is of the fields' names.
-    data = schema |> dump(:insert_all, Map.to_list(row) ++ generated_id) |> List.keysort(0)
-    {to_front(data, field_source(schema, primary_key)), Map.merge(row, Map.new(generated_id))}
-  end
-
-  # The order of a small map's keys before OTP 26, which made it arbitrary: the order that stored
-  # values have.
-  defp in_order(changes) when map_size(changes) <= 32, do: Enum.sort_by(changes, &elem(&1, 0))
-  defp in_order(changes), do: Map.to_list(changes)
-
-  defp absent?(_schema, _field, nil), do: true
-  defp absent?(schema, field, []), do: field in optional(schema, :embeds, [])
-  defp absent?(_schema, _field, _value), do: false
-
-  # Embedded structs have generated ids and timestamps, too. One that is equal to what was there
-  # `before` has not changed, and keeps its timestamps.
-  defp generate_in_embeds(changes, schema, key, before \\ %{}) do
-    embeds = optional(schema, :embeds, [])
-
-    for {field, value} <- changes, into: %{} do
-      old = before |> Map.get(field) |> List.wrap()
-      {field, if(field in embeds, do: embed(value, key, old), else: value)}
-    end
-  end
-
-  defp embed(list, key, old) when is_list(list), do: Enum.map(list, &embed(&1, key, old))
-
-  defp embed(%schema{} = struct, key, old) do
-    if struct in old do
-      struct
-    else
-      id = optional(schema, :autogenerate_id, nil)
-      new? = match?({_, _, _}, id) and is_nil(Map.get(struct, elem(id, 0)))
-      key = if new?, do: :autogenerate, else: key
-      ids = if new?, do: generate(elem(id, 0), elem(id, 2)), else: []
-
-      set =
-        for {field, value} <- Map.from_struct(struct),
-            not is_nil(value),
-            into: %{},
-            do: {field, value}
-
-      # A timestamp that was set by hand stays.
-      taken = if key == :autogenerate, do: set, else: %{}
-      inner = Map.take(struct, optional(schema, :embeds, []))
-
-      inner_before =
-        for {field, _} <- inner, into: %{} do
-          {field, Enum.flat_map(old, &(&1 |> Map.get(field) |> List.wrap()))}
-        end
-
-      struct
-      |> struct!(ids ++ autogenerate(schema, key, taken))
-      |> Map.merge(generate_in_embeds(inner, schema, key, inner_before))
-    end
-  end
-
-  defp embed(other, _key, _old), do: other
-
-  defp generate_id(changes, schema, primary_key) do
-    case {changes, optional(schema, :autogenerate_id, nil)} do
-      {%{^primary_key => id}, _} when not is_nil(id) ->
-        {changes, []}
-
-      {_, {^primary_key, _source, type}} ->
-        {Map.delete(changes, primary_key), generate(primary_key, type)}
-
-      {_, _} ->
-        {changes, []}
-    end
-  end
-
-  defp generate(field, type) when type in [:binary_id, Ecto.UUID], do: [{field, uuid()}]
-
-  defp generate(field, type) do
-    raise EctoFoundationDB.Exception.Unsupported,
-          "the primary key #{inspect(field)} of type #{inspect(type)} cannot be generated by the " <>
-            "database. Use :binary_id, EctoFoundationDB.Versionstamp with async_insert_all!, or " <>
-            "set it before inserting"
-  end
-
-  defp uuid do
-    <<a::48, _::4, b::12, _::2, c::62>> = :crypto.strong_rand_bytes(16)
-
-    <<a::binary-size(8), b::binary-size(4), c::binary-size(4), d::binary-size(4), e::binary>> =
-      Base.encode16(<<a::48, 4::4, b::12, 2::2, c::62>>, case: :lower)
-
-    Enum.join([a, b, c, d, e], "-")
-  end
-
-  defp autogenerate(schema, key, changes) do
-    Enum.flat_map(optional(schema, key, []), fn {fields, {module, function, args}} ->
-      case Enum.reject(fields, &Map.has_key?(changes, &1)) do
-        [] ->
-          []
-
-        fields ->
-          value = apply(module, function, args)
-          Enum.map(fields, &{&1, value})
-      end
-    end)
-  end
-
-  @doc false
-  @spec dump(t(), atom(), Enumerable.t()) :: data()
-  def dump(schema, action, changes) do
-    for {field, value} <- changes,
-        do: {field_source(schema, field), dump_value(schema, action, field, value)}
-  end
-
-  @doc false
-  # A value as it is stored, and as index keys are made from it.
-  def dump_value(schema, action, field, value) do
-    case ecto_type(schema, field) do
-      nil ->
-        value
-
-      type ->
-        case apply(Ecto.Type, :dump, [type, value]) do
-          {:ok, value} -> value
-          :error -> mismatch!(schema, action, field, value, type)
-        end
-    end
-  end
-
-  @doc false
-  # A value that a query compares with, as it is stored: cast first, as Ecto does, for it may come
-  # from a URL.
-  def query_value(schema, action, field, value) do
-    with type when not is_nil(type) <- ecto_type(schema, field),
-         {:ok, value} <- apply(Ecto.Type, :cast, [type, value]) do
-      dump_value(schema, action, field, value)
-    else
-      nil ->
-        value
-
-      _error ->
-        raise CastError,
-          schema: schema,
-          field: field,
-          value: value,
-          type: format(ecto_type(schema, field))
-    end
-  end
-
-  defp ecto_type(schema, field), do: if(ecto?(), do: type(schema, field))
-
-  defp mismatch!(schema, action, field, value, type) do
-    raise ArgumentError,
-          "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
-            "not match the field's type #{format(type)}"
-  end
-
-  # Ecto's words for a type: those with parameters are long.
-  defp format(type) do
-    if function_exported?(Ecto.Type, :format, 1),
-      do: apply(Ecto.Type, :format, [type]),
-      else: inspect(type)
-  end
-
-  @doc false
-  # A function from stored records to structs of a tenant.
-  @spec loader(t(), term()) :: (data() -> struct())
-  def loader(schema, tenant) do
-    version = schema.__info__(:md5)
-    load = version_loader(schema, tenant)
-
-    # A sync keeps this function for long: where the schema's code was loaded anew, the structs are
-    # the new ones.
-    fn data ->
-      if schema.__info__(:md5) == version,
-        do: load.(data),
-        else: version_loader(schema, tenant).(data)
-    end
-  end
-
-  defp version_loader(schema, tenant) do
-    %{empty: empty, renamed: sources, loaded: types} = info(schema)
-    empty = put_meta(empty, tenant)
-    size = map_size(empty)
-    # Stored bytes do not say what a struct is.
-    own = Map.take(empty, [:__struct__, :__meta__])
-
-    fn data ->
-      values = if sources == nil, do: :maps.from_list(data), else: rename(data, sources)
-      struct = empty |> Map.merge(values) |> Map.merge(own)
-      # A field that the schema does not have: one more key than the struct's.
-      struct = if map_size(struct) == size, do: struct, else: Map.take(struct, Map.keys(empty))
-      load_values(types, struct, schema)
-    end
-  end
-
-  defp rename(data, sources) do
-    for {source, value} <- data, %{^source => field} <- [sources], into: %{}, do: {field, value}
-  end
-
-  defp load_values([], struct, _schema), do: struct
-
-  defp load_values([{field, type} | types], struct, schema) do
-    %{^field => value} = struct
-    load_values(types, %{struct | field => load_value(schema, field, type, value)}, schema)
-  end
-
   # What is asked for each record: types and sources by field, the struct without values, the fields
   # by their sources where those differ, and the types whose stored values are not the loaded ones. The
   # reflection is done once for each version of the module's code.
-  defp info(schema) do
+  @doc false
+  def info(schema) do
     version =
       is_atom(schema) and function_exported?(schema, :__info__, 1) and
         {schema.__info__(:md5), ecto?()}
@@ -482,35 +170,6 @@ defmodule EctoFoundationDB.Schema do
   # Types that Ecto loads as they are stored.
   defp plain?(type),
     do: type in [:id, :binary_id, :string, :binary, :boolean, :integer, :map, :any]
-
-  defp load_value(schema, field, type, value) do
-    case apply(Ecto.Type, :load, [type, value]) do
-      {:ok, value} ->
-        value
-
-      :error ->
-        raise ArgumentError,
-              "the stored value #{inspect(value)} of #{inspect(schema)}.#{field} cannot be " <>
-                "loaded as #{format(type)}"
-    end
-  end
-
-  @doc false
-  # The value that a record to be inserted has as its primary key.
-  @spec stored_id!(t(), data()) :: term()
-  def stored_id!(schema, data) do
-    name = field_source(schema, primary_key(schema))
-
-    case List.keyfind(data, name, 0) do
-      {_, id} when not is_nil(id) ->
-        id
-
-      _ ->
-        raise ArgumentError,
-              "the primary key #{inspect(name)} of this #{inspect(schema)} is nil, and a record is " <>
-                "stored under its primary key. Set it, or let the schema autogenerate it"
-    end
-  end
 
   @doc """
   Puts a tenant into the struct's metadata, where it has some.
@@ -551,17 +210,6 @@ defmodule EctoFoundationDB.Schema do
   def write_primary?(schema), do: Keyword.get(context(schema), :write_primary, true)
 
   @doc false
-  @spec to_front(data(), atom()) :: data()
-  def to_front([{field, _} | _] = data, field), do: data
-
-  def to_front(data, field) do
-    case List.keytake(data, field, 0) do
-      {id, rest} -> [id | rest]
-      nil -> data
-    end
-  end
-
-  @doc false
   # Looked for once: the code server searches the disk for a module that is not there each time.
   def ecto? do
     case :persistent_term.get({__MODULE__, :ecto?}, nil) do
@@ -588,13 +236,15 @@ defmodule EctoFoundationDB.Schema do
   end
 
   # The parts of the reflection that a hand-written schema may leave out.
-  defp optional(schema, key, default) do
+  @doc false
+  def optional(schema, key, default) do
     schema.__schema__(key)
   rescue
     FunctionClauseError -> default
   end
 
-  defp optional(schema, key, field, default) do
+  @doc false
+  def optional(schema, key, field, default) do
     schema.__schema__(key, field)
   rescue
     e in [FunctionClauseError, UndefinedFunctionError] ->

@@ -40,7 +40,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
   alias EctoFoundationDB.{Future, Index, Indexer, Schema, Transaction}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
-  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata}
+  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Values}
   alias EctoFoundationDB.Repo.Watches
 
   @signals [:inserts, :deletes, :collection, :updates, :changes]
@@ -107,7 +107,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   def values_by(index, schema, by) do
     data =
       for {field, value} <- by,
-          do: {Schema.field_source(schema, field), Schema.query_value(schema, :by, field, value)}
+          do: {Schema.field_source(schema, field), Values.query_value(schema, :by, field, value)}
 
     values(index, schema, data)
   end

@@ -5,6 +5,7 @@ defmodule EctoFoundationDB.Layer.Query do
 
   alias EctoFoundationDB.{Indexer, Schema, Tenant}
   alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.Values
 
   @enforce_keys [:tenant, :schema, :source]
   defstruct [:tenant, :schema, :source, :limit, :key_limit, where: [], order_by: []]
@@ -129,7 +130,7 @@ defmodule EctoFoundationDB.Layer.Query do
 
   defp bound(schema, field, {value, inclusive?}), do: {dump(schema, field, value), inclusive?}
 
-  defp dump(schema, field, value), do: Schema.query_value(schema, :where, field, value)
+  defp dump(schema, field, value), do: Values.query_value(schema, :where, field, value)
 
   defp order_by(schema, order_by) do
     order_by

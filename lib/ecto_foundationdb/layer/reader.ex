@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   # What a transaction reads to answer a query.
 
   alias EctoFoundationDB.{Future, Schema, Tenant, Transaction}
-  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record}
+  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record, Values}
 
   @doc "Starts a query in the current transaction: a future of its records."
   @spec start(Query.t()) :: Future.t()
@@ -39,7 +39,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   @doc "Structs of records."
   @spec load([Record.t()], Schema.t(), Tenant.t()) :: [struct()]
   def load(records, schema, tenant) do
-    loader = Schema.loader(schema, tenant)
+    loader = Values.loader(schema, tenant)
     Enum.map(records, &loader.(&1.data))
   end
 

@@ -198,6 +198,17 @@ defmodule EctoFoundationDB.Layer.Record do
 
   defp keyword(_data), do: {:error, "it is not a keyword list"}
 
+  @doc "The fields with the primary key, whose name is given, in front: as indexers get them."
+  @spec to_front(Schema.data(), atom()) :: Schema.data()
+  def to_front([{field, _} | _] = data, field), do: data
+
+  def to_front(data, field) do
+    case List.keytake(data, field, 0) do
+      {id, rest} -> [id | rest]
+      nil -> data
+    end
+  end
+
   @doc "Sets fields: those that were there leave their place and go to the end."
   @spec merge(Schema.data(), Schema.data()) ::
           Schema.data()

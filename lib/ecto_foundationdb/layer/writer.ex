@@ -55,7 +55,7 @@ defmodule EctoFoundationDB.Layer.Writer do
   @spec update(t(), Record.t(), Schema.data()) :: :ok
   def update(%__MODULE__{} = writer, %Record{key: key} = old, changes) do
     id_name = id_name(writer)
-    in_front = Schema.to_front(old.data, id_name)
+    in_front = Record.to_front(old.data, id_name)
     data = Record.merge(in_front, changes)
     id = Record.get(in_front, id_name)
     tuple = Keys.record(writer.tenant, writer.source, id)
@@ -87,7 +87,7 @@ defmodule EctoFoundationDB.Layer.Writer do
   @doc "A record has gone."
   @spec delete(t(), Record.t()) :: :ok
   def delete(%__MODULE__{} = writer, %Record{key: key} = record) do
-    data = Schema.to_front(record.data, id_name(writer))
+    data = Record.to_front(record.data, id_name(writer))
     entries = Indexer.clear_all(writer.tenant, indexes(writer), writer.schema, {key, data})
     Transaction.write([clear_record(record) | mistaken(writer, record) ++ entries])
   end
@@ -106,7 +106,7 @@ defmodule EctoFoundationDB.Layer.Writer do
 
     entries =
       Enum.flat_map(records, fn %Record{key: key, data: data} ->
-        data = Schema.to_front(data, id_name(writer))
+        data = Record.to_front(data, id_name(writer))
         Indexer.clear_all(tenant, others, writer.schema, {key, data})
       end)
 

@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.Repo.Bulk do
 
   alias EctoFoundationDB.{Future, Schema, Transaction, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Metadata, Query, Reader, Writer}
+  alias EctoFoundationDB.Layer.{Changes, Metadata, Query, Reader, Values, Writer}
   alias EctoFoundationDB.Repo.{Conflicts, Options, Queries, Records}
 
   def insert_all(repo, schema, rows, opts) do
@@ -16,8 +16,8 @@ defmodule EctoFoundationDB.Repo.Bulk do
         row =
           if is_struct(row), do: row |> Map.take(Schema.fields(schema)) |> drop_nils(), else: row
 
-        {data, _values} = Schema.row_data(schema, row)
-        {Schema.stored_id!(schema, data), data}
+        {data, _values} = Changes.row(schema, row)
+        {Changes.stored_id!(schema, data), data}
       end
 
     Transaction.run(
@@ -30,7 +30,7 @@ defmodule EctoFoundationDB.Repo.Bulk do
           count ->
             structs =
               if opts[:returning],
-                do: Enum.map(rows, fn {_, data} -> Schema.loader(schema, tenant).(data) end)
+                do: Enum.map(rows, fn {_, data} -> Values.loader(schema, tenant).(data) end)
 
             {count, structs}
         end
@@ -55,9 +55,9 @@ defmodule EctoFoundationDB.Repo.Bulk do
                 "update_all: expected `set: [field: value]`, got: #{inspect(updates)}"
       end
 
-    Schema.changes!(query.schema, set)
+    Changes.check!(query.schema, set)
     # In the order in which they are given.
-    set = Schema.dump(query.schema, :update_all, set)
+    set = Values.dump(query.schema, :update_all, set)
 
     run(query, opts, fn writer, records, _all? ->
       Enum.each(records, &Writer.update(writer, &1, set))

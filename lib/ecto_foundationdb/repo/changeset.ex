@@ -5,6 +5,7 @@ defmodule EctoFoundationDB.Repo.Changeset do
   # virtual fields. What is not done here is refused.
 
   alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.Values
   alias EctoFoundationDB.Schema
 
   @doc "The struct of what is given, and it; an error for a changeset that is not valid."
@@ -146,7 +147,7 @@ defmodule EctoFoundationDB.Repo.Changeset do
   @doc "Fields that the stored record must have these values of, stored: an optimistic lock's."
   @spec filters(struct(), atom()) :: Schema.data()
   def filters(%{__struct__: Ecto.Changeset, filters: filters, data: %schema{}}, action),
-    do: Schema.dump(schema, action, filters)
+    do: Values.dump(schema, action, filters)
 
   def filters(_struct, _action), do: []
 

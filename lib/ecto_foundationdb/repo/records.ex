@@ -3,9 +3,8 @@ defmodule EctoFoundationDB.Repo.Records do
   # The Repo's functions that write one record.
 
   alias EctoFoundationDB.{Schema, StaleEntryError, Transaction}
-
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Record, Writer}
+  alias EctoFoundationDB.Layer.{Changes, Keys, Metadata, Record, Values, Writer}
   alias EctoFoundationDB.Repo.{Changeset, Conflicts, Options}
 
   def insert(repo, struct_or_changeset, opts) do
@@ -13,12 +12,12 @@ defmodule EctoFoundationDB.Repo.Records do
       opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
       tenant = Options.tenant!(repo, opts, struct)
       # Every attempt of the transaction has the same generated id.
-      struct = Schema.generate_id(struct, given)
+      struct = Changes.generate_id(struct, given)
 
       transaction(tenant, given, opts, fn given ->
         {changes, virtual} = Changeset.changes(given)
-        {data, values} = Schema.insert_data(struct, changes)
-        id = Schema.stored_id!(schema, data)
+        {data, values} = Changes.insert(struct, changes)
+        id = Changes.stored_id!(schema, data)
 
         fn ->
           with {:ok, _} <- Conflicts.put(Writer.new(tenant, schema), id, data, opts) do
@@ -63,7 +62,7 @@ defmodule EctoFoundationDB.Repo.Records do
 
   def update(repo, %schema{} = struct, changes, opts) do
     {:ok, struct, _given} = Changeset.check(repo, :update, struct)
-    update_with(repo, struct, Schema.changes!(schema, changes), opts)
+    update_with(repo, struct, Changes.check!(schema, changes), opts)
   end
 
   def update(_repo, other, _changes, _opts) do
@@ -83,8 +82,8 @@ defmodule EctoFoundationDB.Repo.Records do
     else
       transaction(tenant, given, opts, fn given ->
         {changes, virtual} = if is_struct(given), do: Changeset.changes(given), else: {given, %{}}
-        changes = Schema.changes!(schema, changes)
-        {data, values} = Schema.update_data(struct, changes, Keyword.get(opts, :force, false))
+        changes = Changes.check!(schema, changes)
+        {data, values} = Changes.update(struct, changes, Keyword.get(opts, :force, false))
         filters = Changeset.filters(given, :update)
         # What an earlier attempt would have written, timestamps aside.
         own =
@@ -157,7 +156,7 @@ defmodule EctoFoundationDB.Repo.Records do
               "primary key. Use #{action}_all with a `where:` that its index answers"
     end
 
-    id = Schema.dump_value(schema, action, Schema.primary_key(schema), id)
+    id = Values.dump_value(schema, action, Schema.primary_key(schema), id)
     {first, last} = Keys.record_range(writer.tenant, writer.source, id)
     reads = [Record.read(first, last)]
     {metadata, [rows]} = Metadata.read_for_write(writer.tenant, writer.source, reads)

@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.Repo.Watches do
 
   alias EctoFoundationDB.{Future, Schema, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.Keys
+  alias EctoFoundationDB.Layer.{Keys, Values}
   alias EctoFoundationDB.Repo.Options
 
   # What a watch is of: `{:record, schema, id}`, or `{:counter, schema, by, signal}` of SchemaMetadata.
@@ -24,7 +24,7 @@ defmodule EctoFoundationDB.Repo.Watches do
             "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
     end
 
-    stored = Schema.dump_value(schema, :watch, Schema.primary_key(schema), id)
+    stored = Values.dump_value(schema, :watch, Schema.primary_key(schema), id)
     key = {:pack, Keys.record(tenant, Schema.source(schema), stored)}
 
     Transaction.run(

@@ -3,6 +3,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
   # The NIF's subscriptions, as Sync uses them.
 
   alias EctoFoundationDB.{DecodeError, Native, Schema}
+  alias EctoFoundationDB.Layer.Values
 
   @typedoc """
   A live query's records by place, and why they are stale, or nil. At a place there is nil for what is
@@ -129,7 +130,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
     id = key |> Native.unpack() |> Tuple.to_list() |> List.last()
 
     Enum.find(records({Tuple.to_list(before), nil}), fn %schema{} = struct ->
-      Schema.dump_value(schema, :sync, Schema.primary_key(schema), Schema.id!(struct)) == id
+      Values.dump_value(schema, :sync, Schema.primary_key(schema), Schema.id!(struct)) == id
     end)
   end
 

@@ -1,0 +1,118 @@
+defmodule EctoFoundationDB.Layer.Values do
+  @moduledoc false
+  # Fields' values as they are stored, and back: dumped, cast and loaded through their types where Ecto
+  # is present, as they are where it isn't.
+
+  alias EctoFoundationDB.{CastError, Schema}
+
+  @doc "Fields by their sources, with the values that are stored."
+  @spec dump(Schema.t(), atom(), Enumerable.t()) :: Schema.data()
+  def dump(schema, action, changes) do
+    for {field, value} <- changes,
+        do: {Schema.field_source(schema, field), dump_value(schema, action, field, value)}
+  end
+
+  @doc "A value as it is stored, and as index keys are made from it."
+  def dump_value(schema, action, field, value) do
+    case ecto_type(schema, field) do
+      nil ->
+        value
+
+      type ->
+        case apply(Ecto.Type, :dump, [type, value]) do
+          {:ok, value} -> value
+          :error -> mismatch!(schema, action, field, value, type)
+        end
+    end
+  end
+
+  @doc """
+  A value that a query compares with, as it is stored: cast first, as Ecto does, for it may come
+  from a URL.
+  """
+  def query_value(schema, action, field, value) do
+    with type when not is_nil(type) <- ecto_type(schema, field),
+         {:ok, value} <- apply(Ecto.Type, :cast, [type, value]) do
+      dump_value(schema, action, field, value)
+    else
+      nil ->
+        value
+
+      _error ->
+        raise CastError,
+          schema: schema,
+          field: field,
+          value: value,
+          type: format(ecto_type(schema, field))
+    end
+  end
+
+  defp ecto_type(schema, field), do: if(Schema.ecto?(), do: Schema.type(schema, field))
+
+  defp mismatch!(schema, action, field, value, type) do
+    raise ArgumentError,
+          "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
+            "not match the field's type #{format(type)}"
+  end
+
+  # Ecto's words for a type: those with parameters are long.
+  defp format(type) do
+    if function_exported?(Ecto.Type, :format, 1),
+      do: apply(Ecto.Type, :format, [type]),
+      else: inspect(type)
+  end
+
+  @doc "A function from stored records to structs of a tenant."
+  @spec loader(Schema.t(), term()) :: (Schema.data() -> struct())
+  def loader(schema, tenant) do
+    version = schema.__info__(:md5)
+    load = version_loader(schema, tenant)
+
+    # A sync keeps this function for long: where the schema's code was loaded anew, the structs are
+    # the new ones.
+    fn data ->
+      if schema.__info__(:md5) == version,
+        do: load.(data),
+        else: version_loader(schema, tenant).(data)
+    end
+  end
+
+  defp version_loader(schema, tenant) do
+    %{empty: empty, renamed: sources, loaded: types} = Schema.info(schema)
+    empty = Schema.put_meta(empty, tenant)
+    size = map_size(empty)
+    # Stored bytes do not say what a struct is.
+    own = Map.take(empty, [:__struct__, :__meta__])
+
+    fn data ->
+      values = if sources == nil, do: :maps.from_list(data), else: rename(data, sources)
+      struct = empty |> Map.merge(values) |> Map.merge(own)
+      # A field that the schema does not have: one more key than the struct's.
+      struct = if map_size(struct) == size, do: struct, else: Map.take(struct, Map.keys(empty))
+      load_values(types, struct, schema)
+    end
+  end
+
+  defp rename(data, sources) do
+    for {source, value} <- data, %{^source => field} <- [sources], into: %{}, do: {field, value}
+  end
+
+  defp load_values([], struct, _schema), do: struct
+
+  defp load_values([{field, type} | types], struct, schema) do
+    %{^field => value} = struct
+    load_values(types, %{struct | field => load_value(schema, field, type, value)}, schema)
+  end
+
+  defp load_value(schema, field, type, value) do
+    case apply(Ecto.Type, :load, [type, value]) do
+      {:ok, value} ->
+        value
+
+      :error ->
+        raise ArgumentError,
+              "the stored value #{inspect(value)} of #{inspect(schema)}.#{field} cannot be " <>
+                "loaded as #{format(type)}"
+    end
+  end
+end
