@@ -31,6 +31,9 @@ fdb_error_t fdb_run_network(void);
 fdb_error_t fdb_stop_network(void);
 fdb_error_t fdb_create_database(const char *, FDBDatabase **);
 void fdb_database_destroy(FDBDatabase *);
+fdb_error_t fdb_future_get_int64(FDBFuture *, int64_t *);
+FDBFuture *fdb_database_reboot_worker(FDBDatabase *, const uint8_t *, int, fdb_bool_t, int);
+FDBFuture *fdb_database_create_snapshot(FDBDatabase *, const uint8_t *, int, const uint8_t *, int);
 fdb_error_t fdb_database_create_transaction(FDBDatabase *, FDBTransaction **);
 fdb_error_t fdb_database_open_tenant(FDBDatabase *, const uint8_t *, int, FDBTenant **);
 void fdb_tenant_destroy(FDBTenant *);
@@ -90,6 +93,24 @@ static FDBTransaction *begin(FDBDatabase *database) {
 static void called(FDBFuture *future, void *lock) {
     (void)future;
     pthread_mutex_unlock(lock);
+}
+
+static void recovery(FDBDatabase *database) {
+    FDBTransaction *tr = begin(database);
+    int64_t rebooted;
+    expect("get", 0, finish(fdb_transaction_get(tr, TEXT("key/0001"), 0)));
+    fdb_transaction_set(tr, TEXT("key/0001"), TEXT("value"));
+    FDBFuture *reboot = fdb_database_reboot_worker(database, TEXT("127.0.0.1:4500"), 0, 0);
+    expect("reboot", 0, fdb_future_get_int64(reboot, &rebooted));
+    expect("rebooted", 1, rebooted);
+    fdb_future_destroy(reboot);
+    fdb_error_t error = finish(fdb_transaction_commit(tr));
+    expect("commit across a recovery", 1007, error);
+    expect("on_error", 0, finish(fdb_transaction_on_error(tr, error)));
+    fdb_transaction_set(tr, TEXT("key/0001"), TEXT("value"));
+    expect("commit after a recovery", 0, finish(fdb_transaction_commit(tr)));
+    fdb_transaction_destroy(tr);
+    expect("snapshot", 2509, finish(fdb_database_create_snapshot(database, TEXT("id"), TEXT("command"))));
 }
 
 static void reads_and_writes(FDBDatabase *database) {
@@ -211,6 +232,7 @@ int main(void) {
     expect("create_transaction", 2000, fdb_database_create_transaction(database, NULL));
     expect("open_tenant", 2000, fdb_database_open_tenant(database, TEXT("c"), NULL));
     reads_and_writes(database);
+    recovery(database);
     conflicts(database);
     watches(database);
     tenants(database);

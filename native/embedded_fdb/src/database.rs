@@ -11,6 +11,7 @@ use crate::mvcc::{Change, Map, Snapshot, Version, Versions, WINDOW};
 use crate::options::TransactionDefaults;
 use crate::output::Output;
 use crate::resolver::{single_key, KeyRange, Resolver};
+use crate::status::CONNECTION_STRING;
 use crate::storage::{Answer, Committer};
 use crate::sync::{lock, Mutex, RwLock};
 use crate::watches::{Allowance, Watches};
@@ -77,6 +78,9 @@ impl CommitRequest {
     }
 }
 
+/// A recovery leaves out so many versions.
+const RECOVERY_VERSIONS: Version = 100_000_000;
+
 /// A committed transaction.
 pub(crate) struct Committed {
     pub(crate) version: Version,
@@ -106,6 +110,8 @@ pub(crate) struct Database {
     pub(crate) watches: Arc<Watches>,
     pub(crate) counters: Counters,
     pub(crate) faults: Injector,
+    /// How often the database began to work.
+    generation: AtomicU64,
     /// Commits for a database in a file, which [`Database::commit`] is not for.
     pub(crate) committer: Option<Arc<Committer>>,
 }
@@ -124,6 +130,7 @@ pub(crate) fn new_map() -> Map {
         ("\u{0}conf/storage_replicas", "1"),
         ("\u{0}conf/tenant_mode", "1"),
         ("\u{0}conf/usable_regions", "1"),
+        ("\u{0}coordinators", CONNECTION_STRING),
     ]
     .into_iter()
     .map(|(key, value)| {
@@ -147,6 +154,7 @@ impl Database {
             watches: Arc::default(),
             counters: Counters::default(),
             faults: Injector::default(),
+            generation: AtomicU64::new(1),
             committer: None,
         }
     }
@@ -173,6 +181,16 @@ impl Database {
     /// What the database held at a version named by the client.
     pub(crate) fn snapshot_at(&self, version: Version) -> Result<Snapshot> {
         self.versions.snapshot_at(version)
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What clients see of a cluster's recovery: transactions that have read are too old.
+    pub(crate) fn recover(&self) {
+        self.versions.skip(RECOVERY_VERSIONS);
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Fails where a read version is older than the window.

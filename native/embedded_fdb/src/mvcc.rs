@@ -46,7 +46,8 @@ pub(crate) struct Change {
 /// The versions of a database.
 pub(crate) struct Versions {
     started: Instant,
-    first: Version,
+    /// The version at `started`.
+    first: AtomicI64,
     newest: RwLock<Map>,
     /// No commit will ever get a version up to this one: it was handed out as a read version.
     latest: AtomicI64,
@@ -64,7 +65,7 @@ impl Versions {
     pub(crate) fn new(first: Version, map: Map) -> Self {
         Versions {
             started: Instant::now(),
-            first,
+            first: AtomicI64::new(first),
             newest: RwLock::new(map),
             latest: AtomicI64::new(first),
             ceiling: AtomicI64::new(Version::MAX),
@@ -75,7 +76,14 @@ impl Versions {
 
     /// The version that the passing of time alone would give.
     pub(crate) fn clock(&self) -> Version {
-        self.first + i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX / 2)
+        let first = self.first.load(Ordering::Acquire);
+        first + i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX / 2)
+    }
+
+    /// Leaves out `versions`: what was read before is out of the window then.
+    pub(crate) fn skip(&self, versions: Version) {
+        let _newest = write(&self.newest);
+        self.first.fetch_add(versions, Ordering::AcqRel);
     }
 
     /// The highest version there is now.

@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::keys::{Key, KeySelector, Limits, Rows, Value, ALL_END, SPECIAL_END};
 use crate::range_set::RangeSet;
+use crate::{random, status};
 
 /// The keys of each module, as begin and end.
 const MODULES: &[(&[u8], &[u8])] = &[
@@ -46,6 +47,32 @@ pub(crate) const WRITE_CONFLICTS: &[u8] = b"\xff\xff/transaction/write_conflict_
 pub(crate) const CONFLICTING_KEYS: &[u8] = b"\xff\xff/transaction/conflicting_keys/";
 /// The module that a transaction in a tenant may read.
 const TRANSACTION: &[u8] = b"\xff\xff/transaction/";
+
+/// What a cluster says of itself that holds for one process that was never configured.
+pub(crate) const SETTINGS: &[(&[u8], &str)] = &[
+    (
+        b"\xff\xff/configuration/coordinators/cluster_description",
+        "embedded",
+    ),
+    (
+        b"\xff\xff/configuration/coordinators/processes",
+        status::ADDRESS,
+    ),
+    (b"\xff\xff/management/data_distribution/mode", "-1"),
+    (
+        b"\xff\xff/management/profiling/client_txn_sample_rate",
+        "default",
+    ),
+    (
+        b"\xff\xff/management/profiling/client_txn_size_limit",
+        "default",
+    ),
+];
+
+pub(crate) const TRACING: &[u8] = b"\xff\xff/tracing/";
+pub(crate) const TRACING_TOKEN: &[u8] = b"\xff\xff/tracing/token";
+pub(crate) const TRACING_TRANSACTION: &[u8] = b"\xff\xff/tracing/transaction_id";
+const TRACING_END: &[u8] = b"\xff\xff/tracing0";
 
 pub(crate) const TENANT_MAP: &[u8] = b"\xff\xff/management/tenant/map/";
 const TENANT_MAP_END: &[u8] = b"\xff\xff/management/tenant/map0";
@@ -168,6 +195,47 @@ pub(crate) enum Change {
     RenameTenant(Key, Key),
 }
 
+/// The names by which traces know a transaction. Nothing is traced here, but a client may pass them
+/// on to what does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Trace {
+    pub(crate) transaction: (u64, u64),
+    pub(crate) token: u64,
+}
+
+impl Trace {
+    pub(crate) fn new() -> Self {
+        Trace {
+            transaction: (random::number(), random::number()),
+            token: random::number(),
+        }
+    }
+
+    pub(crate) fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        match (key, value) {
+            (TRACING_TOKEN, b"true") => self.token = random::number(),
+            (TRACING_TOKEN, b"false") => self.token = 0,
+            (TRACING_TRANSACTION, id) => self.transaction = parse_id(id)?,
+            (TRACING_TOKEN, _) => return Err(Error::SPECIAL_KEYS_API_FAILURE),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Two numbers of 16 hexadecimal digits each.
+fn parse_id(id: &[u8]) -> Result<(u64, u64)> {
+    let digits = std::str::from_utf8(id).ok().filter(|id| id.len() == 32);
+    let number = |part: Option<&str>| u64::from_str_radix(part?, 16).ok();
+    let numbers = digits.and_then(|id| Some((number(id.get(..16))?, number(id.get(16..))?)));
+    numbers.ok_or(Error::SPECIAL_KEYS_API_FAILURE)
+}
+
+/// What the error message tells of a failed change. Both are plain words.
+pub(crate) fn failure(command: &str, message: &str) -> String {
+    format!(r#"{{"retriable":false,"command":"{command}","message":"{message}"}}"#)
+}
+
 /// What setting a special key means.
 pub(crate) fn set(key: &[u8], value: &[u8]) -> Result<Change> {
     if let Some(name) = key.strip_prefix(TENANT_MAP) {
@@ -181,6 +249,9 @@ pub(crate) fn set(key: &[u8], value: &[u8]) -> Result<Change> {
 
 /// What clearing special keys means.
 pub(crate) fn clear(begin: &[u8], end: &[u8]) -> Result<Option<Change>> {
+    if begin >= TRACING && end <= TRACING_END {
+        return Err(Error::SPECIAL_KEYS_API_FAILURE);
+    }
     let inside = |key: &[u8], last: bool| {
         key >= TENANTS
             && if last {

@@ -5,8 +5,11 @@ use crate::mvcc::Version;
 /// In the place of a cluster's addresses.
 pub(crate) const CONNECTION_STRING: &str = "embedded:embedded@127.0.0.1:4500";
 
+/// The address of the cluster's only process, which is this one.
+pub(crate) const ADDRESS: &str = "127.0.0.1:4500";
+
 /// The status of a cluster that is this process alone: what holds here, and nothing made up.
-pub(crate) fn json(version: Version) -> String {
+pub(crate) fn json(version: Version, generation: u64) -> String {
     let connection_string = CONNECTION_STRING;
     format!(
         concat!(
@@ -16,11 +19,15 @@ pub(crate) fn json(version: Version) -> String {
             r#""cluster":{{"connection_string":"{connection_string}","#,
             r#""database_available":true,"#,
             r#""database_lock_state":{{"locked":false}},"#,
-            r#""full_replication":true,"latest_read_version":{version},"#,
-            r#""machines":{{}},"messages":[],"processes":{{}},"#,
+            r#""full_replication":true,"generation":{generation},"#,
+            r#""latest_read_version":{version},"#,
+            r#""machines":{{}},"messages":[],"#,
+            r#""processes":{{"embedded":{{"address":"{address}"}}}},"#,
             r#""protocol_version":"fdb00b073000000"}}}}"#
         ),
         connection_string = connection_string,
+        address = ADDRESS,
+        generation = generation,
         version = version,
     )
 }

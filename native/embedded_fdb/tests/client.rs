@@ -401,3 +401,36 @@ fn sizes_are_estimated_as_by_a_server() {
     assert_eq!(points.last().map(Vec::as_slice), Some(&b"1"[..]));
     assert!(points.is_sorted());
 }
+
+#[test]
+fn special_keys_tell_of_tracing_and_settings() {
+    let database = database("tracing");
+    let transaction = begin(&database);
+    let read = |key: &'static [u8]| {
+        let value = block_on(transaction.get(key, false)).ok().flatten();
+        String::from_utf8(value.map(|value| value.to_vec()).unwrap_or_default()).unwrap_or_default()
+    };
+    let (id, token) = (
+        b"\xff\xff/tracing/transaction_id",
+        b"\xff\xff/tracing/token",
+    );
+    assert_eq!(read(id).len(), 32);
+    assert_eq!(read(id), read(id));
+    let mode = read(b"\xff\xff/management/data_distribution/mode");
+    assert_eq!(mode, "-1");
+    assert_eq!(
+        code(transaction.set_option(TransactionOption::SpecialKeySpaceEnableWrites)),
+        0
+    );
+    let named = "00112233445566778899aabbccddeeff";
+    transaction.set(id, named.as_bytes());
+    transaction.set(token, b"false");
+    assert_eq!(read(id), named);
+    assert_eq!(read(token), "0");
+    transaction.set(b"k", b"v");
+    transaction.set(token, b"true");
+    assert_eq!(read(token), "0", "too late");
+    assert!(read(b"\xff\xff/error_message").contains("must be set first"));
+    let refused = block_on(transaction.commit());
+    assert_eq!(refused.err().map(|error| error.code()), Some(2117));
+}

@@ -3,14 +3,15 @@
 use std::ffi::{c_char, c_double, c_int};
 use std::sync::Arc;
 
-use super::arguments::{database, into_c, option_value, place, put, text};
+use super::arguments::{bytes, database, into_c, option_value, place, put, text};
 use super::network::api_version;
-use crate::c_types::{FDBDatabase, FDBError, FDBFuture, FDBTransaction};
+use crate::c_types::{FDBBool, FDBDatabase, FDBError, FDBFuture, FDBTransaction};
 use crate::database::Handle;
 use crate::error::{Error, Result};
 use crate::future::Future;
 use crate::options::{self, DatabaseChange};
 use crate::output::Output;
+use crate::status::ADDRESS;
 use crate::storage::OpenError;
 use crate::sync::write;
 use crate::transaction::Transaction;
@@ -98,6 +99,36 @@ c_functions! {
     fn fdb_database_get_server_protocol(d: *mut FDBDatabase, _expected_version: u64) -> *mut FDBFuture {
         database(d)?;
         Ok(into_c(Future::ready(Ok(Output::UInt64(PROTOCOL_VERSION)))))
+    }
+
+    /// Reboots the only worker: clients see a recovery. 1 where the address is its, else 0.
+    fn fdb_database_reboot_worker(d: *mut FDBDatabase, address: *const u8, address_length: c_int, _check: FDBBool, _duration: c_int) -> *mut FDBFuture {
+        let found = bytes(address, address_length)? == ADDRESS.as_bytes();
+        if found {
+            database(d)?.database.recover();
+        }
+        Ok(into_c(Future::ready(Ok(Output::Int64(i64::from(found))))))
+    }
+
+    /// A recovery; there is nothing here that could be lost.
+    fn fdb_database_force_recovery_with_data_loss(d: *mut FDBDatabase, dcid: *const u8, dcid_length: c_int) -> *mut FDBFuture {
+        bytes(dcid, dcid_length)?;
+        database(d)?.database.recover();
+        Ok(into_c(Future::ready(Ok(Output::Unit))))
+    }
+
+    /// Runs a command that makes a snapshot of the disks: a cluster runs those that its
+    /// configuration allows, and here there is none of them.
+    fn fdb_database_create_snapshot(d: *mut FDBDatabase, uid: *const u8, uid_length: c_int, command: *const u8, command_length: c_int) -> *mut FDBFuture {
+        database(d)?;
+        bytes(command, command_length)?;
+        let uid = bytes(uid, uid_length)?;
+        let legal = uid.len() == 32 && uid.iter().all(u8::is_ascii_hexdigit);
+        Err(if legal {
+            Error::SNAP_PATH_NOT_WHITELISTED
+        } else {
+            Error::SNAP_INVALID_UID_STRING
+        })
     }
 
     /// Opens a database by what a cluster file would contain; named databases as in

@@ -42,9 +42,6 @@ macro_rules! unsupported {
 }
 
 unsupported! {
-    fn fdb_database_reboot_worker(_db: *mut FDBDatabase, _address: *const u8, _address_length: c_int, _check: FDBBool, _duration: c_int) -> *mut FDBFuture;
-    fn fdb_database_force_recovery_with_data_loss(_db: *mut FDBDatabase, _dcid: *const u8, _dcid_length: c_int) -> *mut FDBFuture;
-    fn fdb_database_create_snapshot(_db: *mut FDBDatabase, _uid: *const u8, _uid_length: c_int, _command: *const u8, _command_length: c_int) -> *mut FDBFuture;
     fn fdb_database_purge_blob_granules(_database: *mut FDBDatabase, _begin_key: *const u8, _begin_length: c_int, _end_key: *const u8, _end_length: c_int, _purge_version: i64, _force: FDBBool) -> *mut FDBFuture;
     fn fdb_database_wait_purge_granules_complete(_database: *mut FDBDatabase, _purge_key: *const u8, _purge_key_length: c_int) -> *mut FDBFuture;
     fn fdb_database_blobbify_range(_database: *mut FDBDatabase, _begin_key: *const u8, _begin_length: c_int, _end_key: *const u8, _end_length: c_int) -> *mut FDBFuture;

@@ -185,6 +185,9 @@ impl Transaction {
     /// What the committer is asked for, and the prefix of the transaction's tenant; nothing where the
     /// transaction wrote nothing.
     fn request_commit(&self, inner: &mut Inner) -> Result<Option<(CommitRequest, Key)>> {
+        if inner.late_tracing {
+            return Err(Error::SPECIAL_KEYS_API_FAILURE);
+        }
         let tenants = self.edit_tenants(inner)?;
         let (mutations, writes) = inner.writes.collect(&[], ALL_END);
         let mut request = CommitRequest {

@@ -6,7 +6,7 @@ use crate::sample;
 impl Transaction {
     pub(crate) fn get_addresses_for_key(self: &Arc<Self>) -> Arc<Future> {
         self.read(|_, _| {
-            let address = std::ffi::CString::new("127.0.0.1:4500");
+            let address = std::ffi::CString::new(crate::status::ADDRESS);
             let addresses = vec![address.map_err(|_| Error::INTERNAL_ERROR)?];
             Ok(Output::Strings(StringArray::new(addresses)))
         })

@@ -128,6 +128,10 @@ struct Inner {
     /// Changes made through special keys.
     special: Vec<special::Change>,
     error_message: Option<String>,
+    /// Made up when it is asked for.
+    trace: Option<special::Trace>,
+    /// Tracing was changed too late, for which a commit fails.
+    late_tracing: bool,
     retries: i64,
     backoff: Duration,
     /// Futures to complete when the lock is released, so that callbacks can use the transaction.
@@ -186,6 +190,8 @@ impl Transaction {
             committed_conflicts: Default::default(),
             special: Vec::new(),
             error_message: None,
+            trace: None,
+            late_tracing: false,
             retries: 0,
             backoff: FIRST_BACKOFF,
             outbox: Vec::new(),
@@ -330,6 +336,8 @@ impl Transaction {
         inner.waiting_commit = None;
         inner.special.clear();
         inner.error_message = None;
+        inner.trace = None;
+        inner.late_tracing = false;
         self.apply_persistent(inner);
     }
 

@@ -2,6 +2,7 @@
 
 use super::writes::stamp_range;
 use super::*;
+use crate::status;
 
 impl Transaction {
     pub(super) fn get_special(self: &Arc<Self>, key: Key) -> Arc<Future> {
@@ -58,12 +59,22 @@ impl Transaction {
         single(special::CLUSTER_FILE_PATH, Some(cluster_file.clone()));
         single(
             special::CONNECTION_STRING,
-            Some(crate::status::CONNECTION_STRING.to_owned()),
+            Some(status::CONNECTION_STRING.to_owned()),
         );
+        if in_boundary(special::TRACING) {
+            let special::Trace { transaction, token } = inner.trace();
+            let id = format!("{:016x}{:016x}", transaction.0, transaction.1);
+            single(special::TRACING_TOKEN, Some(token.to_string()));
+            single(special::TRACING_TRANSACTION, Some(id));
+        }
+        for (key, value) in special::SETTINGS {
+            single(key, Some((*value).to_owned()));
+        }
         single(special::ERROR_MESSAGE, inner.error_message.clone());
         if in_boundary(special::STATUS_JSON) {
-            let version = self.handle.database.newest_version();
-            single(special::STATUS_JSON, Some(crate::status::json(version)));
+            let database = &self.handle.database;
+            let status = status::json(database.newest_version(), database.generation());
+            single(special::STATUS_JSON, Some(status));
         }
         if in_boundary(special::TENANT_MAP) {
             self.sight(inner)?;
@@ -114,6 +125,24 @@ impl Transaction {
 }
 
 impl Inner {
+    fn trace(&mut self) -> &mut special::Trace {
+        self.trace.get_or_insert_with(special::Trace::new)
+    }
+
+    pub(super) fn set_tracing(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        if self.approximate_size > 0 {
+            let message = "tracing options must be set first";
+            self.error_message = Some(special::failure("configure trace", message));
+            self.late_tracing = true;
+            return Ok(());
+        }
+        self.trace().set(key, value).inspect_err(|_| {
+            let message =
+                "token must be set to true/false, transaction_id to 32 hexadecimal digits";
+            self.error_message = Some(special::failure("configure trace", message));
+        })
+    }
+
     /// The read conflict ranges so far, or of the last commit.
     pub(super) fn all_read_conflicts(&self) -> RangeSet {
         let mut all = RangeSet::default();

@@ -17,6 +17,10 @@ impl Transaction {
             if key[..] == *METADATA_VERSION {
                 return Err(Error::CLIENT_INVALID_OPERATION);
             }
+            if key.starts_with(special::TRACING) {
+                self.write_special(inner, &key, || Ok(None))?;
+                return inner.set_tracing(&key, &value);
+            }
             if self.write_special(inner, &key, || special::set(&key, &value).map(Some))? {
                 return Ok(());
             }
