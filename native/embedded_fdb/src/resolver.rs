@@ -17,7 +17,12 @@ pub(crate) struct Resolver {
     steps: BTreeMap<Key, Version>,
     /// Where the sweep for boundaries nobody needs any more goes on.
     swept: Key,
+    /// Steps that were not swept yet.
+    owed: usize,
 }
+
+/// Steps that are swept at a time.
+const BATCH: usize = 256;
 
 impl Default for Resolver {
     fn default() -> Self {
@@ -25,6 +30,7 @@ impl Default for Resolver {
         Resolver {
             steps: BTreeMap::from([(empty.clone(), 0)]),
             swept: empty,
+            owed: 0,
         }
     }
 }
@@ -36,15 +42,16 @@ impl Resolver {
         if begin >= end {
             return false;
         }
-        let at_begin = self
-            .steps
-            .range::<[u8], _>((Unbounded, Included(&begin[..])))
-            .next_back();
-        at_begin.is_some_and(|(_, &written)| written > version)
-            || self
-                .steps
-                .range::<[u8], _>((Excluded(&begin[..]), Excluded(&end[..])))
-                .any(|(_, &written)| written > version)
+        let up_to_end = (Unbounded, Excluded(&end[..]));
+        for (key, &written) in self.steps.range::<[u8], _>(up_to_end).rev() {
+            if written > version {
+                return true;
+            }
+            if key <= begin {
+                break;
+            }
+        }
+        false
     }
 
     /// Records that the range was written at `version`, the highest so far.
@@ -53,57 +60,70 @@ impl Resolver {
         if begin >= end {
             return;
         }
-        let after = self
-            .steps
-            .range::<[u8], _>((Unbounded, Included(&end[..])))
-            .next_back()
-            .map_or(0, |(_, &written)| written);
-        let inside: Vec<Key> = self
-            .steps
-            .range::<[u8], _>((Included(&begin[..]), Excluded(&end[..])))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let (mut at_begin, mut at_end) = (false, false);
+        // The version of the keys from `end` on.
+        let mut after = None;
+        let mut inside = Vec::new();
+        let bounds = (Included(&begin[..]), Included(&end[..]));
+        for (key, written) in self.steps.range_mut::<[u8], _>(bounds) {
+            if key == end {
+                at_end = true;
+                break;
+            }
+            after = Some(*written);
+            if key == begin {
+                at_begin = true;
+                *written = version;
+            } else {
+                inside.push(key.clone());
+            }
+        }
+        if !at_end {
+            let after = after.unwrap_or_else(|| self.version_before(begin));
+            self.steps.insert(end.clone(), after);
+        }
         for key in &inside {
             self.steps.remove(key);
         }
-        self.steps.insert(begin.clone(), version);
-        self.steps.entry(end.clone()).or_insert(after);
+        if !at_begin {
+            self.steps.insert(begin.clone(), version);
+        }
+    }
+
+    /// The version of the keys up to `key`.
+    fn version_before(&self, key: &[u8]) -> Version {
+        let up_to_key = (Unbounded, Excluded(key));
+        let before = self.steps.range::<[u8], _>(up_to_key).next_back();
+        before.map_or(0, |(_, &written)| written)
     }
 
     /// Joins a few steps older than `oldest`: no read version can tell them apart.
     ///
-    /// Called once for each commit, it keeps up with the boundaries that commits add.
+    /// Called once for each commit, it keeps up with the boundaries that commits add. Calls add up
+    /// to [`BATCH`] steps first: finding the place costs more than going on from it.
     pub(crate) fn sweep(&mut self, oldest: Version, budget: usize) {
-        let before = self
-            .steps
-            .range::<[u8], _>((Unbounded, Included(&self.swept[..])))
-            .next_back()
-            .map_or(0, |(_, &written)| written);
-        let mut old_before = before < oldest;
-        let mut visited = 0;
+        self.owed += budget;
+        if self.owed < BATCH {
+            return;
+        }
+        let budget = std::mem::take(&mut self.owed);
+        let mut old_before = self.version_before(&self.swept) < oldest;
         let mut useless = Vec::new();
-        let mut next = [][..].into();
-        for (key, &written) in self
-            .steps
-            .range::<[u8], _>((Excluded(&self.swept[..]), Unbounded))
-            .take(budget)
-        {
+        let from_swept = (Included(&self.swept[..]), Unbounded);
+        let mut steps = self.steps.range::<[u8], _>(from_swept);
+        for (key, &written) in steps.by_ref().take(budget) {
             let old = written < oldest;
-            if old && old_before {
+            // The first step has none before it to join.
+            if old && old_before && !key.is_empty() {
                 useless.push(key.clone());
             }
             old_before = old;
-            visited += 1;
-            next = key.clone();
         }
+        let next = steps.next().map(|(key, _)| key.clone());
         for key in &useless {
             self.steps.remove(key);
         }
-        self.swept = if visited == budget {
-            next
-        } else {
-            [][..].into()
-        };
+        self.swept = next.unwrap_or_else(|| [][..].into());
     }
 }
 
@@ -132,6 +152,38 @@ mod tests {
         assert!(resolver.written_after(&range("d", "e"), 9));
         assert!(!resolver.written_after(&range("f", "z"), 5));
         assert!(!resolver.written_after(&range("z", "a"), 0));
+    }
+
+    #[test]
+    fn it_knows_what_a_list_of_all_writes_knows() {
+        let mut resolver = Resolver::default();
+        let mut writes: Vec<(KeyRange, Version)> = Vec::new();
+        let mut random = 1u64;
+        let mut draw = |below: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) % below
+        };
+        for version in 1..3_000 {
+            let mut bound = || -> Key { [b'a' + draw(12) as u8][..].into() };
+            let written = (bound(), bound());
+            let read = (bound(), bound());
+            let since = version - 1 - draw(60) as Version;
+            let meets = |(range, at): &(KeyRange, Version)| {
+                let (begin, end) = ((&range.0).max(&read.0), (&range.1).min(&read.1));
+                *at > since && range.0 < range.1 && read.0 < read.1 && begin < end
+            };
+            let expected = writes.iter().any(meets);
+            assert_eq!(
+                resolver.written_after(&read, since),
+                expected,
+                "{read:?} since {since}"
+            );
+            resolver.record(&written, version);
+            writes.push((written, version));
+            resolver.sweep(version - 70, 20);
+        }
     }
 
     #[test]

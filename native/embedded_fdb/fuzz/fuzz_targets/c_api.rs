@@ -1,7 +1,8 @@
 //! Random sequences of calls of the C functions, with arguments that the C API allows and with such
 //! that it forbids and the engine can tell: null pointers, lengths below zero, unknown options and
 //! modes, keys and values at and beyond their limits. Handles are null or alive: that is the one
-//! rule which no C library can check.
+//! rule which no C library can check. A database in memory and one in a file, with and without
+//! faults on purpose; the network is started once and not stopped.
 //!
 //! It looks for crashes, for memory that is not what it should be (with the address sanitizer), for
 //! futures that are never ready after they were cancelled, and for callbacks called twice.
@@ -11,10 +12,13 @@
 #![no_main]
 
 use std::ffi::{c_int, c_void, CString};
+use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, Once};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, Once};
+use std::time::Duration;
 
+use embedded_fdb::admin::{self, Faults};
 use embedded_fdb::c_api::*;
 use embedded_fdb::c_types::*;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -105,6 +109,15 @@ impl Bytes {
     }
 }
 
+/// Calls with two keys, or a key and a value.
+fn both<T>(
+    one: &Bytes,
+    two: &Bytes,
+    call: impl FnOnce(*const u8, c_int, *const u8, c_int) -> T,
+) -> T {
+    one.with(|p, l| two.with(|q, m| call(p, l, q, m)))
+}
+
 #[derive(Arbitrary, Debug)]
 struct Selector {
     key: Bytes,
@@ -115,8 +128,10 @@ struct Selector {
 }
 
 impl Selector {
-    fn offset(&self) -> c_int {
-        self.small.map_or(self.offset, c_int::from)
+    /// What comes after the key.
+    fn rest(&self) -> (FDBBool, c_int) {
+        let offset = self.small.map_or(self.offset, c_int::from);
+        (FDBBool::from(self.or_equal), offset)
     }
 }
 
@@ -196,13 +211,8 @@ enum Call {
         transaction: Pick,
         begin: Selector,
         end: Selector,
-        limits: Limits,
-    },
-    GetMapped {
-        transaction: Pick,
-        begin: Selector,
-        end: Selector,
-        mapper: Bytes,
+        /// Makes it a mapped range.
+        mapper: Option<Bytes>,
         limits: Limits,
     },
     Set {
@@ -220,27 +230,11 @@ enum Call {
         transaction: Pick,
         key: Bytes,
     },
-    ClearRange {
+    Range {
         transaction: Pick,
         begin: Bytes,
         end: Bytes,
-    },
-    ConflictRange {
-        transaction: Pick,
-        begin: Bytes,
-        end: Bytes,
-        kind: i8,
-    },
-    Estimate {
-        transaction: Pick,
-        begin: Bytes,
-        end: Bytes,
-    },
-    Split {
-        transaction: Pick,
-        begin: Bytes,
-        end: Bytes,
-        chunk: i64,
+        what: Range,
     },
     OnError {
         transaction: Pick,
@@ -255,6 +249,26 @@ enum Call {
         which: u8,
         out: bool,
     },
+    /// How clients of old versions begin.
+    Cluster {
+        cluster: Pick,
+        which: u8,
+        name: Bytes,
+    },
+    /// Things go wrong on purpose from now on, or not any more.
+    Faults {
+        percent: Option<u8>,
+        seed: u8,
+    },
+}
+
+/// What is done with a range.
+#[derive(Arbitrary, Debug)]
+enum Range {
+    Clear,
+    Conflict(i8),
+    Estimate,
+    Split(i64),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -276,6 +290,7 @@ struct Client {
     transactions: Vec<*mut FDBTransaction>,
     futures: Vec<*mut FDBFuture>,
     callbacks: Vec<&'static AtomicU32>,
+    clusters: Vec<*mut FDBCluster>,
 }
 
 fn pick<T>(handles: &[*mut T], pick: Pick) -> *mut T {
@@ -292,6 +307,15 @@ fn take<T>(handles: &mut Vec<*mut T>, pick: Pick) -> *mut T {
     }
     let at = usize::from(pick) % handles.len();
     handles.swap_remove(at)
+}
+
+/// An out pointer, or null.
+fn place<T>(out: &mut T, given: bool) -> *mut T {
+    if given {
+        out
+    } else {
+        ptr::null_mut()
+    }
 }
 
 /// Reads all of a block of memory that a future gave.
@@ -333,19 +357,26 @@ impl Client {
                 Call::CreateDatabase { path, out } => {
                     let paths = [
                         "",
-                        "embedded:memory:fuzz",
+                        MEMORY,
+                        file(),
+                        file(),
                         "embedded:",
                         "embedded:disk:x",
+                        "embedded:file:/no/such/directory/db",
                         "no such file",
                     ];
-                    let path = CString::new(paths[usize::from(*path) % paths.len()]).unwrap();
+                    let from_string = path & 0x80 != 0;
+                    let path = paths[usize::from(*path) % paths.len()];
+                    FILE_USED.fetch_or(path == file(), Ordering::SeqCst);
+                    let path = CString::new(path).unwrap();
                     let mut database = ptr::null_mut();
-                    let place = if *out {
-                        &raw mut database
+                    let place = place(&mut database, *out);
+                    let create = if from_string {
+                        fdb_create_database_from_connection_string
                     } else {
-                        ptr::null_mut()
+                        fdb_create_database
                     };
-                    if fdb_create_database(path.as_ptr(), place) == 0 {
+                    if create(path.as_ptr(), place) == 0 {
                         self.databases.push(database);
                     }
                 }
@@ -387,11 +418,7 @@ impl Client {
                 } => {
                     let database = pick(&self.databases, *database);
                     let mut tenant = ptr::null_mut();
-                    let place = if *out {
-                        &raw mut tenant
-                    } else {
-                        ptr::null_mut()
-                    };
+                    let place = place(&mut tenant, *out);
                     if name.with(|p, l| fdb_database_open_tenant(database, p, l, place)) == 0 {
                         self.tenants.push(tenant);
                     }
@@ -418,11 +445,7 @@ impl Client {
                 Call::CreateTransaction { database, out } => {
                     let database = pick(&self.databases, *database);
                     let mut transaction = ptr::null_mut();
-                    let place = if *out {
-                        &raw mut transaction
-                    } else {
-                        ptr::null_mut()
-                    };
+                    let place = place(&mut transaction, *out);
                     if fdb_database_create_transaction(database, place) == 0 {
                         self.transactions.push(transaction);
                     }
@@ -482,7 +505,7 @@ impl Client {
                     snapshot,
                 } => {
                     let transaction = self.transaction(*transaction);
-                    let (or_equal, offset) = (FDBBool::from(selector.or_equal), selector.offset());
+                    let (or_equal, offset) = selector.rest();
                     let snapshot = FDBBool::from(*snapshot);
                     let future = selector.key.with(|p, l| {
                         fdb_transaction_get_key(transaction, p, l, or_equal, offset, snapshot)
@@ -493,64 +516,56 @@ impl Client {
                     transaction,
                     begin,
                     end,
-                    limits,
-                } => {
-                    let transaction = self.transaction(*transaction);
-                    let future = begin.key.with(|bp, bl| {
-                        end.key.with(|ep, el| {
-                            fdb_transaction_get_range(
-                                transaction,
-                                bp,
-                                bl,
-                                FDBBool::from(begin.or_equal),
-                                begin.offset(),
-                                ep,
-                                el,
-                                FDBBool::from(end.or_equal),
-                                end.offset(),
-                                limits.rows.into(),
-                                limits.bytes.into(),
-                                limits.mode.into(),
-                                limits.iteration.into(),
-                                limits.snapshot.into(),
-                                limits.reverse.into(),
-                            )
-                        })
-                    });
-                    self.keep(future);
-                }
-                Call::GetMapped {
-                    transaction,
-                    begin,
-                    end,
                     mapper,
                     limits,
                 } => {
                     let transaction = self.transaction(*transaction);
-                    let future = begin.key.with(|bp, bl| {
-                        end.key.with(|ep, el| {
-                            mapper.with(|mp, ml| {
+                    let future = both(&begin.key, &end.key, |bp, bl, ep, el| {
+                        let (begin_or_equal, begin_offset) = begin.rest();
+                        let (end_or_equal, end_offset) = end.rest();
+                        let (rows, bytes) = (limits.rows.into(), limits.bytes.into());
+                        let (mode, iteration) = (limits.mode.into(), limits.iteration.into());
+                        let (snapshot, reverse) = (limits.snapshot.into(), limits.reverse.into());
+                        match mapper {
+                            None => fdb_transaction_get_range(
+                                transaction,
+                                bp,
+                                bl,
+                                begin_or_equal,
+                                begin_offset,
+                                ep,
+                                el,
+                                end_or_equal,
+                                end_offset,
+                                rows,
+                                bytes,
+                                mode,
+                                iteration,
+                                snapshot,
+                                reverse,
+                            ),
+                            Some(mapper) => mapper.with(|mp, ml| {
                                 fdb_transaction_get_mapped_range(
                                     transaction,
                                     bp,
                                     bl,
-                                    FDBBool::from(begin.or_equal),
-                                    begin.offset(),
+                                    begin_or_equal,
+                                    begin_offset,
                                     ep,
                                     el,
-                                    FDBBool::from(end.or_equal),
-                                    end.offset(),
+                                    end_or_equal,
+                                    end_offset,
                                     mp,
                                     ml,
-                                    limits.rows.into(),
-                                    limits.bytes.into(),
-                                    limits.mode.into(),
-                                    limits.iteration.into(),
-                                    limits.snapshot.into(),
-                                    limits.reverse.into(),
+                                    rows,
+                                    bytes,
+                                    mode,
+                                    iteration,
+                                    snapshot,
+                                    reverse,
                                 )
-                            })
-                        })
+                            }),
+                        }
                     });
                     self.keep(future);
                 }
@@ -559,9 +574,9 @@ impl Client {
                     key,
                     value,
                 } => {
-                    let transaction = self.transaction(*transaction);
-                    key.with(|kp, kl| {
-                        value.with(|vp, vl| fdb_transaction_set(transaction, kp, kl, vp, vl))
+                    let tr = self.transaction(*transaction);
+                    both(key, value, |kp, kl, vp, vl| {
+                        fdb_transaction_set(tr, kp, kl, vp, vl)
                     });
                 }
                 Call::Atomic {
@@ -570,80 +585,39 @@ impl Client {
                     operand,
                     operation,
                 } => {
-                    let (transaction, operation) =
-                        (self.transaction(*transaction), c_int::from(*operation));
-                    key.with(|kp, kl| {
-                        operand.with(|op, ol| {
-                            fdb_transaction_atomic_op(transaction, kp, kl, op, ol, operation);
-                        });
+                    let (tr, op) = (self.transaction(*transaction), c_int::from(*operation));
+                    both(key, operand, |kp, kl, vp, vl| {
+                        fdb_transaction_atomic_op(tr, kp, kl, vp, vl, op)
                     });
                 }
                 Call::Clear { transaction, key } => {
                     let transaction = self.transaction(*transaction);
                     key.with(|p, l| fdb_transaction_clear(transaction, p, l));
                 }
-                Call::ClearRange {
+                Call::Range {
                     transaction,
                     begin,
                     end,
+                    what,
                 } => {
-                    let transaction = self.transaction(*transaction);
-                    begin.with(|bp, bl| {
-                        end.with(|ep, el| fdb_transaction_clear_range(transaction, bp, bl, ep, el))
+                    let tr = self.transaction(*transaction);
+                    let future = both(begin, end, |bp, bl, ep, el| match *what {
+                        Range::Clear => {
+                            fdb_transaction_clear_range(tr, bp, bl, ep, el);
+                            None
+                        }
+                        Range::Conflict(kind) => {
+                            fdb_transaction_add_conflict_range(tr, bp, bl, ep, el, kind.into());
+                            None
+                        }
+                        Range::Estimate => Some(fdb_transaction_get_estimated_range_size_bytes(
+                            tr, bp, bl, ep, el,
+                        )),
+                        Range::Split(size) => Some(fdb_transaction_get_range_split_points(
+                            tr, bp, bl, ep, el, size,
+                        )),
                     });
-                }
-                Call::ConflictRange {
-                    transaction,
-                    begin,
-                    end,
-                    kind,
-                } => {
-                    let (transaction, kind) = (self.transaction(*transaction), c_int::from(*kind));
-                    begin.with(|bp, bl| {
-                        end.with(|ep, el| {
-                            fdb_transaction_add_conflict_range(transaction, bp, bl, ep, el, kind)
-                        })
-                    });
-                }
-                Call::Estimate {
-                    transaction,
-                    begin,
-                    end,
-                } => {
-                    let transaction = self.transaction(*transaction);
-                    let future = begin.with(|bp, bl| {
-                        end.with(|ep, el| {
-                            fdb_transaction_get_estimated_range_size_bytes(
-                                transaction,
-                                bp,
-                                bl,
-                                ep,
-                                el,
-                            )
-                        })
-                    });
-                    self.keep(future);
-                }
-                Call::Split {
-                    transaction,
-                    begin,
-                    end,
-                    chunk,
-                } => {
-                    let transaction = self.transaction(*transaction);
-                    let future = begin.with(|bp, bl| {
-                        end.with(|ep, el| {
-                            fdb_transaction_get_range_split_points(
-                                transaction,
-                                bp,
-                                bl,
-                                ep,
-                                el,
-                                *chunk,
-                            )
-                        })
-                    });
-                    self.keep(future);
+                    future.into_iter().for_each(|future| self.keep(future));
                 }
                 Call::OnError { transaction, code } => {
                     let future =
@@ -652,14 +626,35 @@ impl Client {
                 }
                 Call::CommittedVersion { transaction, out } => {
                     let mut version = 0;
-                    let place = if *out {
-                        &raw mut version
-                    } else {
-                        ptr::null_mut()
-                    };
+                    let place = place(&mut version, *out);
                     fdb_transaction_get_committed_version(self.transaction(*transaction), place);
                 }
                 Call::Future { future, which, out } => self.future(*future, *which, *out),
+                Call::Cluster {
+                    cluster,
+                    which,
+                    name,
+                } => match which % 4 {
+                    0 => {
+                        let future = fdb_create_cluster(c"embedded:memory:fuzz".as_ptr());
+                        self.keep(future);
+                    }
+                    1 => {
+                        let mut made = ptr::null_mut();
+                        if fdb_future_get_cluster(pick(&self.futures, *cluster), &mut made) == 0 {
+                            self.clusters.push(made);
+                        }
+                    }
+                    2 => {
+                        let cluster = pick(&self.clusters, *cluster);
+                        let future = name.with(|p, l| fdb_cluster_create_database(cluster, p, l));
+                        self.keep(future);
+                    }
+                    _ => fdb_cluster_destroy(take(&mut self.clusters, *cluster)),
+                },
+                Call::Faults { percent, seed } => {
+                    set_faults(percent.map(|percent| (percent, *seed)))
+                }
             }
         }
     }
@@ -695,34 +690,26 @@ impl Client {
                 }
                 6 => {
                     let mut value = 0;
-                    fdb_future_get_int64(f, if out { &mut value } else { ptr::null_mut() });
+                    fdb_future_get_int64(f, place(&mut value, out));
                 }
                 7 => {
                     let mut value = 0;
-                    fdb_future_get_uint64(f, if out { &mut value } else { ptr::null_mut() });
+                    fdb_future_get_uint64(f, place(&mut value, out));
                 }
                 8 => {
                     let mut value = 0.0;
-                    fdb_future_get_double(f, if out { &mut value } else { ptr::null_mut() });
+                    fdb_future_get_double(f, place(&mut value, out));
                 }
                 9 => {
                     let (mut key, mut length) = (ptr::null(), 0);
-                    let place = if out {
-                        &raw mut length
-                    } else {
-                        ptr::null_mut()
-                    };
+                    let place = place(&mut length, out);
                     if fdb_future_get_key(f, &mut key, place) == 0 {
                         touch(key, length);
                     }
                 }
                 10 => {
                     let (mut present, mut value, mut length) = (0, ptr::null(), 0);
-                    let place = if out {
-                        &raw mut present
-                    } else {
-                        ptr::null_mut()
-                    };
+                    let place = place(&mut present, out);
                     if fdb_future_get_value(f, place, &mut value, &mut length) == 0 && present != 0
                     {
                         touch(value, length);
@@ -730,7 +717,7 @@ impl Client {
                 }
                 11 => {
                     let (mut rows, mut count, mut more) = (ptr::null(), 0, 0);
-                    let place = if out { &raw mut more } else { ptr::null_mut() };
+                    let place = place(&mut more, out);
                     if fdb_future_get_keyvalue_array(f, &mut rows, &mut count, place) == 0 {
                         for row in 0..count as usize {
                             let row = rows.cast::<u8>().add(row * size_of::<FDBKeyValue>());
@@ -742,7 +729,7 @@ impl Client {
                 }
                 12 => {
                     let (mut rows, mut count, mut more) = (ptr::null(), 0, 0);
-                    let place = if out { &raw mut count } else { ptr::null_mut() };
+                    let place = place(&mut count, out);
                     if fdb_future_get_mappedkeyvalue_array(f, &mut rows, place, &mut more) == 0 {
                         for row in 0..count as usize {
                             let row = rows.add(row).read_unaligned();
@@ -758,7 +745,7 @@ impl Client {
                 }
                 13 => {
                     let (mut keys, mut count) = (ptr::null(), 0);
-                    let place = if out { &raw mut count } else { ptr::null_mut() };
+                    let place = place(&mut count, out);
                     if fdb_future_get_key_array(f, &mut keys, place) == 0 {
                         for key in 0..count as usize {
                             let key = keys.add(key).read_unaligned();
@@ -768,7 +755,7 @@ impl Client {
                 }
                 14 => {
                     let (mut strings, mut count) = (ptr::null(), 0);
-                    let place = if out { &raw mut count } else { ptr::null_mut() };
+                    let place = place(&mut count, out);
                     if fdb_future_get_string_array(f, &mut strings, place) == 0 {
                         for string in 0..count as usize {
                             let string = std::ffi::CStr::from_ptr(*strings.add(string));
@@ -811,6 +798,9 @@ impl Drop for Client {
             self.futures
                 .drain(..)
                 .for_each(|handle| fdb_future_destroy(handle));
+            self.clusters
+                .drain(..)
+                .for_each(|handle| fdb_cluster_destroy(handle));
         }
         for counter in &self.callbacks {
             assert!(
@@ -852,6 +842,53 @@ impl Global {
     }
 }
 
+const MEMORY: &str = "embedded:memory:fuzz";
+
+/// The database in a file may hold something of the run before.
+static FILE_USED: AtomicBool = AtomicBool::new(false);
+
+/// The name of a database in a file, new in each process; where there is one, in a file system in memory.
+fn file() -> &'static str {
+    static FILE: LazyLock<String> = LazyLock::new(|| {
+        let memory = Path::new("/dev/shm");
+        let elsewhere = std::env::temp_dir();
+        let directory = if memory.is_dir() { memory } else { &elsewhere };
+        let directory = directory.join("embedded_fdb_fuzz");
+        // Of an earlier process, if any; nobody fuzzes twice at a time.
+        let _none = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir(&directory).unwrap();
+        format!("embedded:file:{}/db", directory.display())
+    });
+    &FILE
+}
+
+/// Has both databases fail in all ways, each with a probability of up to a tenth.
+fn set_faults(percent: Option<(u8, u8)>) {
+    let faults = percent.map(|(percent, seed)| {
+        let p = f64::from(percent % 11) / 100.0;
+        let ms = Duration::from_millis(1);
+        Faults {
+            seed: seed.into(),
+            not_committed: p,
+            commit_unknown_result: p,
+            transaction_too_old: p,
+            future_version: p,
+            process_behind: p,
+            slow_read: p,
+            read_version_failure: p,
+            slow_read_version: p,
+            read_delay: ms,
+            watch_failure: p,
+            slow_watch: p,
+            watch_delay: ms,
+        }
+    });
+    for name in [MEMORY, file()] {
+        let database = admin::Database::open(name).unwrap();
+        database.set_faults(faults.clone()).unwrap();
+    }
+}
+
 /// Starts the network once, and gives each run a database and a transaction to begin with.
 fn start() -> Client {
     static NETWORK: Once = Once::new();
@@ -863,25 +900,27 @@ fn start() -> Client {
             assert_eq!(fdb_setup_network(), 0);
             std::thread::spawn(|| fdb_run_network());
         });
-        let mut database = ptr::null_mut();
-        assert_eq!(
-            fdb_create_database(c"embedded:memory:fuzz".as_ptr(), &mut database),
-            0
-        );
-        client.databases.push(database);
-        // What a run before has left would make runs depend on each other.
-        let mut transaction = ptr::null_mut();
-        assert_eq!(
-            fdb_database_create_transaction(database, &mut transaction),
-            0
-        );
-        fdb_transaction_clear_range(transaction, ptr::null(), 0, b"\xFF".as_ptr(), 1);
-        let commit = fdb_transaction_commit(transaction);
-        fdb_future_block_until_ready(commit);
-        assert_eq!(fdb_future_get_error(commit), 0);
-        fdb_future_destroy(commit);
-        fdb_transaction_reset(transaction);
-        client.transactions.push(transaction);
+        set_faults(None);
+        let file_used = FILE_USED.swap(false, Ordering::SeqCst);
+        for name in [Some(MEMORY), file_used.then(file)].into_iter().flatten() {
+            let name = CString::new(name).unwrap();
+            let mut database = ptr::null_mut();
+            assert_eq!(fdb_create_database(name.as_ptr(), &mut database), 0);
+            client.databases.push(database);
+            // What a run before has left would make runs depend on each other.
+            let mut transaction = ptr::null_mut();
+            assert_eq!(
+                fdb_database_create_transaction(database, &mut transaction),
+                0
+            );
+            fdb_transaction_clear_range(transaction, ptr::null(), 0, b"\xFF".as_ptr(), 1);
+            let commit = fdb_transaction_commit(transaction);
+            fdb_future_block_until_ready(commit);
+            assert_eq!(fdb_future_get_error(commit), 0);
+            fdb_future_destroy(commit);
+            fdb_transaction_reset(transaction);
+            client.transactions.push(transaction);
+        }
     }
     client
 }
