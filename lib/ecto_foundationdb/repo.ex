@@ -207,14 +207,28 @@ defmodule EctoFoundationDB.Repo do
   """
   @callback aggregate(queryable(), :count, keyword()) :: non_neg_integer()
 
+  @doc "The record with this primary key, or `nil`."
   @callback get(queryable(), id :: term(), keyword()) :: struct() | nil
+  @doc "As `get/3`; an `EctoFoundationDB.NoResultsError` where there is none."
   @callback get!(queryable(), id :: term(), keyword()) :: struct()
+  @doc """
+  The only record with these values, or `nil`; an `EctoFoundationDB.MultipleResultsError` where there are
+  more.
+  """
   @callback get_by(queryable(), keyword() | map(), keyword()) :: struct() | nil
+  @doc "As `get_by/3`; an `EctoFoundationDB.NoResultsError` where there is none."
   @callback get_by!(queryable(), keyword() | map(), keyword()) :: struct()
+  @doc """
+  The only result of a query, or `nil`; an `EctoFoundationDB.MultipleResultsError` where there are more.
+  """
   @callback one(queryable(), keyword()) :: struct() | nil
+  @doc "As `one/2`; an `EctoFoundationDB.NoResultsError` where there is none."
   @callback one!(queryable(), keyword()) :: struct()
+  @doc "Whether a query has a result; reads one record."
   @callback exists?(queryable(), keyword()) :: boolean()
+  @doc "The results of a query."
   @callback all(queryable(), keyword()) :: [struct()]
+  @doc "The records with these values: `all_by(User, dept: \"eng\")`."
   @callback all_by(queryable(), keyword() | map(), keyword()) :: [struct()]
 
   @doc """
