@@ -396,15 +396,24 @@ defmodule EctoFoundationDB.Sync do
   defp labels(_info, _data), do: []
 
   defp refresh(state, repo, data, labels, opts) do
-    Changeover.run(fn ->
-      Changeover.taken(for label <- labels, do: data.labels[label].subscription)
-      {data, changes, stale} = Enum.reduce(labels, {data, [], %{}}, &take_label/2)
+    # Only callbacks can sync.
+    if data.callbacks == [],
+      do: take_labels(state, repo, data, labels, opts),
+      else: Changeover.run(fn -> take_labels(state, repo, data, labels, opts) end)
+  end
 
-      state
-      |> State.put(repo, data)
-      |> assign(repo, Enum.reverse(changes), opts)
-      |> notify_stale(repo, stale)
-    end)
+  defp take_labels(state, repo, data, labels, opts) do
+    {now, changes, stale} = Enum.reduce(labels, {data, [], %{}}, &take_label/2)
+
+    state
+    |> State.put(repo, now)
+    |> assign(repo, Enum.reverse(changes), opts)
+    |> notify_stale(repo, stale)
+  catch
+    kind, reason ->
+      # The caller has the state of before.
+      for label <- labels, do: Subscription.untake(data.labels[label].subscription)
+      :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   defp take_label(label, {%State{labels: labels} = data, changes, stale}) do

@@ -9,7 +9,7 @@ defmodule EctoFoundationDB.Sync.Changeover do
   alias EctoFoundationDB.Sync.Subscription
 
   @key __MODULE__
-  @nothing %{begun: [], ended: [], taken: []}
+  @nothing {_begun = [], _ended = []}
 
   @doc "Runs a call of Sync."
   @spec run((() -> result)) :: result when result: term()
@@ -22,13 +22,13 @@ defmodule EctoFoundationDB.Sync.Changeover do
 
     try do
       result = fun.()
-      Enum.each(Process.get(@key).ended, &Subscription.cancel/1)
+      {_begun, ended} = Process.get(@key)
+      Enum.each(ended, &Subscription.cancel/1)
       result
     catch
       kind, reason ->
-        %{begun: begun, taken: taken} = Process.get(@key)
+        {begun, _ended} = Process.get(@key)
         Enum.each(begun, &Subscription.cancel/1)
-        Enum.each(taken, &Native.untake/1)
         :erlang.raise(kind, reason, __STACKTRACE__)
     after
       Process.delete(@key)
@@ -37,18 +37,17 @@ defmodule EctoFoundationDB.Sync.Changeover do
 
   @doc "Subscriptions that the call has begun."
   @spec begun([Native.subscription()]) :: :ok
-  def begun(subscriptions), do: note(:begun, subscriptions)
+  def begun(subscriptions) do
+    {begun, ended} = Process.get(@key)
+    Process.put(@key, {subscriptions ++ begun, ended})
+    :ok
+  end
 
   @doc "Subscriptions that are over when the call returns."
   @spec ended([Native.subscription()]) :: :ok
-  def ended(subscriptions), do: note(:ended, subscriptions)
-
-  @doc "Subscriptions whose news the call has taken."
-  @spec taken([Native.subscription()]) :: :ok
-  def taken(subscriptions), do: note(:taken, subscriptions)
-
-  defp note(what, subscriptions) do
-    Process.put(@key, Map.update!(Process.get(@key), what, &(subscriptions ++ &1)))
+  def ended(subscriptions) do
+    {begun, ended} = Process.get(@key)
+    Process.put(@key, {begun, subscriptions ++ ended})
     :ok
   end
 end

@@ -76,6 +76,10 @@ defmodule EctoFoundationDB.Sync.Subscription do
     update(Native.take(subscription), before, decode)
   end
 
+  @doc "What was taken got lost: the next time everything is taken again."
+  @spec untake(Native.subscription()) :: :ok
+  def untake(subscription), do: Native.untake(subscription)
+
   defp update([], [], _decode), do: []
 
   defp update([taken | more], [{places, stale} | before], decode) do
