@@ -54,10 +54,28 @@ impl Position {
 }
 
 /// Which ends of the key space the selectors of a read ran into.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Edges {
     begin: bool,
     end: bool,
+}
+
+impl Edges {
+    /// A range without rows that reaches so far.
+    fn without_rows(self) -> Rows {
+        Rows {
+            read_to_begin: self.begin,
+            read_through_end: self.end,
+            ..Rows::default()
+        }
+    }
+}
+
+/// The ends of a range read.
+struct Ends {
+    begin: Position,
+    end: Position,
+    edges: Edges,
 }
 
 impl<'a> View<'a> {
@@ -268,34 +286,36 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Rows from the lowest key up.
-    fn forward(&self, begin: KeySelector, end: KeySelector, mut limits: Limits) -> Result<Rows> {
+    /// Resolves the selectors of a range; the answer instead where there is nothing between them.
+    fn ends(&self, begin: &KeySelector, end: &KeySelector) -> std::result::Result<Ends, Rows> {
         let mut edges = Edges::default();
-        let mut rows = Rows::default();
-        let begin = self.resolve(&begin, &mut edges);
-        let mut end = self.resolve(&end, &mut edges);
-        let nothing = Ok(Rows::default());
+        let begin = self.resolve(begin, &mut edges);
+        let end = self.resolve(end, &mut edges);
         if begin.reached >= end.reached && begin.key >= end.key {
-            return nothing;
+            return Err(Rows::default());
         }
-        let only_edges = |edges: Edges| {
-            Ok(Rows {
-                read_to_begin: edges.begin,
-                read_through_end: edges.end,
-                ..Rows::default()
-            })
-        };
         if (begin.is_resolved() && begin.key[..] == *self.max_key)
             || (end.is_resolved() && end.key.is_empty())
         {
-            return only_edges(edges);
+            return Err(edges.without_rows());
         }
+        Ok(Ends { begin, end, edges })
+    }
+
+    /// Rows from the lowest key up.
+    fn forward(&self, begin: KeySelector, end: KeySelector, mut limits: Limits) -> Result<Rows> {
+        let ends = match self.ends(&begin, &end) {
+            Ok(ends) => ends,
+            Err(rows) => return Ok(rows),
+        };
+        let (begin, mut end, mut edges) = (ends.begin, ends.end, ends.edges);
+        let mut rows = Rows::default();
         if !end.is_resolved() && begin.key > end.key {
             self.settle(&mut end, &mut edges)?;
             if begin.key >= end.key && begin.offset > 0 {
-                return nothing;
+                return Ok(Rows::default());
             } else if end.key.is_empty() {
-                return only_edges(edges);
+                return Ok(edges.without_rows());
             }
         }
         let mut at = begin.at.clone();
@@ -308,7 +328,7 @@ impl<'a> View<'a> {
                 if end.is_resolved() {
                     break;
                 }
-                return only_edges(edges);
+                return Ok(edges.without_rows());
             }
             if limits.reached() && beyond_limit >= 1 - i64::from(end.offset) {
                 break;
@@ -369,32 +389,18 @@ impl<'a> View<'a> {
 
     /// Rows from the highest key down.
     fn backward(&self, begin: KeySelector, end: KeySelector, mut limits: Limits) -> Result<Rows> {
-        let mut edges = Edges::default();
-        let mut rows = Rows::default();
-        let end = self.resolve(&end, &mut edges);
-        let mut begin = self.resolve(&begin, &mut edges);
-        let nothing = Ok(Rows::default());
-        if begin.reached >= end.reached && begin.key >= end.key {
-            return nothing;
-        }
-        let only_edges = |edges: Edges| {
-            Ok(Rows {
-                read_to_begin: edges.begin,
-                read_through_end: edges.end,
-                ..Rows::default()
-            })
+        let ends = match self.ends(&begin, &end) {
+            Ok(ends) => ends,
+            Err(rows) => return Ok(rows),
         };
-        if (begin.is_resolved() && begin.key[..] == *self.max_key)
-            || (end.is_resolved() && end.key.is_empty())
-        {
-            return only_edges(edges);
-        }
+        let (mut begin, end, mut edges) = (ends.begin, ends.end, ends.edges);
+        let mut rows = Rows::default();
         if !begin.is_resolved() && begin.key > end.key {
             self.settle(&mut begin, &mut edges)?;
             if begin.key >= end.key && end.offset <= 1 {
-                return nothing;
+                return Ok(Rows::default());
             } else if begin.key[..] == *self.max_key {
-                return only_edges(edges);
+                return Ok(edges.without_rows());
             }
         }
         let mut at = end.at.clone();
@@ -408,7 +414,7 @@ impl<'a> View<'a> {
                 if begin.is_resolved() {
                     break;
                 }
-                return only_edges(edges);
+                return Ok(edges.without_rows());
             }
             if limits.reached() && counted {
                 break;

@@ -209,7 +209,9 @@ fn what_was_acknowledged_survives_kills() {
     let file = directory.path().join("db");
     let mut acknowledged = BTreeSet::new();
     let mut highest = 0;
-    for round in 0..12u64 {
+    let rounds = std::env::var("EMBEDDED_FDB_TEST_KILLS");
+    let rounds: u64 = rounds.map_or(12, |rounds| rounds.parse().expect("a number"));
+    for round in 0..rounds {
         let mut player = Player::start("write", &file);
         let mut found = BTreeSet::new();
         let mut stamps = BTreeMap::new();

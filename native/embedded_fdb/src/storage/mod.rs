@@ -22,6 +22,12 @@
 //! the last commit stands outside redb's part of the file ([`file`]): whatever brings the file back
 //! to an older commit is noticed.
 //!
+//! The record is written before the commit is answered, and synced with the next commit or after 20
+//! milliseconds. The commit itself does not depend on it: two syncs of redb's have made it durable, and
+//! redb refuses a file whose last two-phase commit is damaged. A sync of the record before each answer
+//! would be a third one, for a disk that loses power within those 20 milliseconds and also takes back
+//! what it had said to be on it.
+//!
 //! # Versions
 //!
 //! They rise over restarts: the file holds a version that no version given out has passed (the
