@@ -425,8 +425,13 @@ defmodule EctoFoundationDB.Repo do
         do: Queries.reload!(__MODULE__, structs, with_defaults(:reload, opts))
 
       @impl true
-      def aggregate(queryable, aggregate, opts \\ []),
-        do: EctoFoundationDB.Repo.__aggregate__(__MODULE__, queryable, aggregate, opts)
+      def aggregate(queryable, aggregate, opts \\ [])
+
+      def aggregate(queryable, aggregate, opts) when is_list(opts),
+        do: Queries.aggregate(__MODULE__, queryable, aggregate, with_defaults(:aggregate, opts))
+
+      def aggregate(queryable, aggregate, field),
+        do: Queries.aggregate(__MODULE__, queryable, aggregate, field)
 
       @doc false
       def aggregate(queryable, aggregate, field, _opts),
@@ -522,12 +527,6 @@ defmodule EctoFoundationDB.Repo do
   def __instead__!(name) do
     {_arities, message} = Keyword.fetch!(@instead, name)
     raise EctoFoundationDB.Exception.Unsupported, message
-  end
-
-  @doc false
-  def __aggregate__(repo, queryable, aggregate, opts) do
-    opts = if is_list(opts), do: repo.default_options(:aggregate) ++ opts, else: opts
-    EctoFoundationDB.Repo.Queries.aggregate(repo, queryable, aggregate, opts)
   end
 
   @doc false

@@ -411,6 +411,24 @@ defmodule EctoFoundationDB.RepoTest do
     end
   end
 
+  defmodule Defaults do
+    use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
+
+    @impl true
+    def default_options(operation) when operation in [:all, :aggregate], do: [limit: 1]
+    def default_options(_operation), do: []
+  end
+
+  test "options go before the Repo's default ones", context do
+    start_supervised!({Defaults, TestRepo.test_config()})
+    tenant = Tenant.open!(Defaults, tenant_id(context))
+    for i <- 1..3, do: Defaults.insert!(%TestUser{id: "u#{i}"}, prefix: tenant)
+    assert [%{id: "u1"}] = Defaults.all(TestUser, prefix: tenant)
+    assert [_, _] = Defaults.all(TestUser, prefix: tenant, limit: 2)
+    assert Defaults.aggregate(TestUser, :count, prefix: tenant) == 1
+    assert Defaults.aggregate(TestUser, :count, prefix: tenant, limit: 2) == 2
+  end
+
   test "insert_or_update takes changesets", %{tenant: tenant} do
     changeset = fn struct, changes ->
       %Ecto.Changeset{data: struct, changes: Map.new(changes), valid?: true}
