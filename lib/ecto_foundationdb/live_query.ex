@@ -32,10 +32,7 @@ defmodule EctoFoundationDB.LiveQuery do
   def decoder(tenant, schema) do
     load = Values.loader(schema, tenant)
 
-    fn
-      [{:data, data}] -> [load.(data)]
-      rows -> rows |> Record.decode(schema) |> Enum.map(&load.(&1.data))
-    end
+    fn rows -> for record <- records(rows, schema), do: load.(record.data) end
   end
 
   @doc """
@@ -45,13 +42,8 @@ defmodule EctoFoundationDB.LiveQuery do
   @spec query(Tenant.t(), EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Query.t()
   def query(tenant, queryable, by \\ [], opts \\ []) do
     {schema, from_query, _} = EctoQuery.split(queryable)
-    where = Enum.flat_map([from_query[:where], opts[:where], by], &Enum.to_list(&1 || []))
-
-    Query.new(tenant, schema,
-      where: where,
-      order_by: opts[:order_by] || from_query[:order_by] || [],
-      limit: opts[:limit] || from_query[:limit]
-    )
+    opts = Keyword.take(opts, [:where, :order_by, :limit])
+    Query.new(tenant, schema, from_query |> Query.merge(opts) |> Query.merge(where: by))
   end
 
   @doc """

@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.MessagesTest do
   # that belong to a longer story have their tests there.
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{Future, Rebuild, Schema, Versionstamp}
+  alias EctoFoundationDB.{Future, Rebuild, Schema, Sync, Versionstamp}
   alias EctoFoundationDB.{DecodeError, MultipleResultsError}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
   alias EctoFoundationDB.Indexer.SchemaMetadata
@@ -64,6 +64,8 @@ defmodule EctoFoundationDB.MessagesTest do
     @impl true
     def migrations, do: [:first]
   end
+
+  defp state(tenant), do: %{assigns: %{}, private: %{tenant: tenant}}
 
   # Each a function of the tenant, the error and its words.
   defp all_raise(tenant, table) do
@@ -145,6 +147,8 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/where: expected a keyword list or map of fields and values, got: :all/},
       {&TestRepo.get_by(TestUser, 1, opts(&1)), ArgumentError,
        ~r/where: expected a keyword list or map of fields and values, got: 1/},
+      {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, where: :all}), ArgumentError,
+       ~r/where: expected a keyword list or map of fields and values, got: :all/},
       {&TestRepo.all(TestUser, opts(&1, where: [{"name", 1}])), ArgumentError,
        ~r/where: expected {field, value} pairs, got: {"name", 1}/},
       {&TestRepo.all(TestUser, opts(&1, where: [dept: "1", dept: "2"])), Unsupported,

@@ -47,6 +47,25 @@ defmodule EctoFoundationDB.Layer.Query do
     end
   end
 
+  @doc """
+  Options of a query, and more of them: the conditions of both hold, and of the others those that are
+  given later.
+  """
+  @spec merge(keyword(), keyword()) :: keyword()
+  def merge(options, more) do
+    where = pairs(options[:where]) ++ pairs(more[:where])
+    given = Keyword.reject(more, fn {_option, value} -> is_nil(value) end)
+    options |> Keyword.merge(given) |> Keyword.put(:where, where)
+  end
+
+  defp pairs(nil), do: []
+  defp pairs(where) when is_list(where) or is_map(where), do: Enum.to_list(where)
+
+  defp pairs(other) do
+    raise ArgumentError,
+          "where: expected a keyword list or map of fields and values, got: #{inspect(other)}"
+  end
+
   defp limit(_name, nil), do: nil
   defp limit(_name, limit) when is_integer(limit) and limit > 0, do: limit
 

@@ -14,17 +14,7 @@ defmodule EctoFoundationDB.Repo.Queries do
     {schema, from_query, prefix} = EctoQuery.split(queryable)
     opts = Options.validate!(opts, @query ++ more)
     tenant = Options.tenant!(repo, Keyword.put_new(opts, :prefix, prefix))
-    where = pairs(from_query[:where]) ++ pairs(opts[:where])
-
-    query =
-      Query.new(tenant, schema,
-        where: where,
-        order_by: opts[:order_by] || from_query[:order_by] || [],
-        limit: opts[:limit] || from_query[:limit],
-        key_limit: opts[:key_limit]
-      )
-
-    {query, opts}
+    {Query.new(tenant, schema, Query.merge(from_query, opts)), opts}
   end
 
   def async_all(repo, queryable, opts) do
@@ -53,16 +43,7 @@ defmodule EctoFoundationDB.Repo.Queries do
 
   def async_all_by(repo, queryable, by, opts), do: async_all(repo, queryable, by(opts, by))
 
-  defp by(opts, by),
-    do: Keyword.update(opts, :where, pairs(by), &(pairs(&1) ++ pairs(by)))
-
-  defp pairs(nil), do: []
-  defp pairs(where) when is_list(where) or is_map(where), do: Enum.to_list(where)
-
-  defp pairs(other) do
-    raise ArgumentError,
-          "where: expected a keyword list or map of fields and values, got: #{inspect(other)}"
-  end
+  defp by(opts, by), do: Query.merge(opts, where: by)
 
   def async_get(repo, queryable, id, opts) do
     if is_nil(id) do
