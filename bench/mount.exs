@@ -29,6 +29,8 @@ mount = fn sync ->
   {page, fn -> for {_i, time} <- :ets.tab2list(times), do: time end}
 end
 
+widths = [26, 9, 9, 12, 12, 10, 14]
+
 measure = fn name, n, sync ->
   {page, times} = mount.(sync)
   before = Bench.stats()
@@ -37,14 +39,12 @@ measure = fn name, n, sync ->
   [p50, p99] = for q <- [0.5, 0.99], do: Bench.percentile(times.(), q)
   reads = now.reads - before.reads
   batches = now.batches - before.batches
-  widths = [26, 9, 9, 12, 12, 10, 14]
   Bench.row([name, n, reads, batches, pages.mount_ms, p50, p99], widths)
   Bench.stop(pages)
   Process.sleep(300)
 end
 
 IO.puts("\nPages that mount at the same time; milliseconds")
-widths = [26, 9, 9, 12, 12, 10, 14]
 Bench.row(["", "pages", "reads", "transactions", "all of them", "a page: p50", "p99"], widths)
 one = fn state, _i -> Sync.sync_one(state, Repo, :user, User, "u1") end
 all = fn state, _i -> Sync.sync_all(state, Repo, :users, User) end

@@ -96,7 +96,8 @@ defmodule EctoFoundationDB.Native do
   """
   @type row :: {key :: binary(), value :: binary()} | {:data, keyword()}
 
-  # Operations, or live queries, that are decoded in less than a millisecond.
+  # Operations, or live queries, that are decoded in less than a millisecond: on the scheduler at hand.
+  # More go to a dirty one.
   @most_on_a_scheduler 500
 
   # Not loaded by the compiler, which comes before the library it loads.
@@ -161,7 +162,7 @@ defmodule EctoFoundationDB.Native do
   """
   @spec transaction_run(transaction(), reference(), [op()]) :: :ok
   def transaction_run(transaction, ref, ops) do
-    if more?(ops, @most_on_a_scheduler),
+    if length(ops) > @most_on_a_scheduler,
       do: transaction_run_many(transaction, ref, ops),
       else: transaction_run_few(transaction, ref, ops)
   end
@@ -208,7 +209,9 @@ defmodule EctoFoundationDB.Native do
   @spec subscribe(database(), reference(), [{[live_query()], subscription() | nil}]) ::
           [subscription()]
   def subscribe(database, ref, wanted) do
-    if wanted |> Enum.flat_map(&elem(&1, 0)) |> more?(@most_on_a_scheduler),
+    count = Enum.reduce(wanted, 0, fn {queries, _earlier}, count -> count + length(queries) end)
+
+    if count > @most_on_a_scheduler,
       do: subscribe_many(database, ref, wanted),
       else: subscribe_few(database, ref, wanted)
   end
@@ -217,9 +220,6 @@ defmodule EctoFoundationDB.Native do
   def subscribe_few(_database, _ref, _wanted), do: :erlang.nif_error(:nif_not_loaded)
   @doc false
   def subscribe_many(_database, _ref, _wanted), do: :erlang.nif_error(:nif_not_loaded)
-
-  # Few are decoded on the scheduler at hand, many on a dirty one.
-  defp more?(list, most), do: Enum.drop(list, most) != []
 
   @doc """
   What has changed since the last `take/1`, one element for each live query. Allows the next

@@ -117,8 +117,8 @@ defmodule EctoFoundationDB.Sync do
       iex> Enum.map(state.assigns.users, & &1.name)
       ["Bea", "Ada"]
 
-  Synced again with other ids, those that stay are not read again. Label and schema may also be given the other way round. For the options see the
-  [module's documentation](#module-options).
+  Synced again with other ids, those that stay are not read again. Label and schema may also be given
+  the other way round. For the options see the [module's documentation](#module-options).
   """
   @spec sync_many(state(), module(), label(), module(), [term()] | nil, keyword()) :: state()
   def sync_many(state, repo, label, schema, ids, opts \\ []) do
@@ -158,8 +158,7 @@ defmodule EctoFoundationDB.Sync do
 
   @doc false
   def sync_all(state, repo, label, queryable) do
-    if not Arguments.queryable?(queryable) and Arguments.queryable?(label) and
-         Keyword.keyword?(queryable) do
+    if Arguments.swapped?(label, queryable) and Keyword.keyword?(queryable) do
       sync_all(state, repo, Arguments.label(label), label, queryable)
     else
       sync_all(state, repo, label, queryable, [])
@@ -192,8 +191,7 @@ defmodule EctoFoundationDB.Sync do
 
   @doc false
   def sync_all_by(state, repo, label, queryable, by) do
-    if not Arguments.queryable?(queryable) and Arguments.queryable?(label) and
-         Arguments.by?(queryable) do
+    if Arguments.swapped?(label, queryable) and Arguments.by?(queryable) do
       sync_all_by(state, repo, Arguments.label(label), label, queryable, by)
     else
       sync_all_by(state, repo, label, queryable, by, [])

@@ -24,13 +24,7 @@ defmodule EctoFoundationDB.Repo.Conflicts do
 
     if duplicate do
       # Rows with the same id must see each other.
-      Enum.reduce_while(rows, 0, fn {id, data}, count ->
-        case put(writer, id, data, opts) do
-          {:ok, :nothing} -> {:cont, count}
-          {:ok, _} -> {:cont, count + 1}
-          {:error, _} = error -> {:halt, error}
-        end
-      end)
+      store(rows, 0, fn {id, data} -> put(writer, id, data, opts) end)
     else
       reads =
         for {id, _} <- unknown do
@@ -44,14 +38,19 @@ defmodule EctoFoundationDB.Repo.Conflicts do
 
       unknown
       |> Enum.zip(answers)
-      |> Enum.reduce_while(length(known), fn {{id, data}, answer}, count ->
-        case put(writer, id, data, answer, opts) do
-          {:ok, :nothing} -> {:cont, count}
-          {:ok, _} -> {:cont, count + 1}
-          {:error, _} = error -> {:halt, error}
-        end
-      end)
+      |> store(length(known), fn {{id, data}, answer} -> put(writer, id, data, answer, opts) end)
     end
+  end
+
+  # Counts the rows that were stored; the first error ends it.
+  defp store(rows, count, put) do
+    Enum.reduce_while(rows, count, fn row, count ->
+      case put.(row) do
+        {:ok, :nothing} -> {:cont, count}
+        {:ok, _} -> {:cont, count + 1}
+        {:error, _} = error -> {:halt, error}
+      end
+    end)
   end
 
   @doc """

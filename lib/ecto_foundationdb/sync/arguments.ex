@@ -11,16 +11,17 @@ defmodule EctoFoundationDB.Sync.Arguments do
   @doc "Label and queryable. Given the other way round they are told by which of them is queryable."
   @spec order(term(), term()) :: {label :: term(), queryable :: term()}
   def order(label, queryable) do
-    if not queryable?(queryable) and queryable?(label),
-      do: {queryable, label},
-      else: {label, queryable}
+    if swapped?(label, queryable), do: {queryable, label}, else: {label, queryable}
   end
 
-  @doc "Whether records can be asked for by this."
-  @spec queryable?(term()) :: boolean()
-  def queryable?({schema, options}), do: Keyword.keyword?(options) and schema?(schema)
-  def queryable?(%{__struct__: Ecto.Query}), do: true
-  def queryable?(schema), do: schema?(schema)
+  @doc "Whether the queryable stands where the label is expected: where both could be one, it does not."
+  @spec swapped?(label :: term(), queryable :: term()) :: boolean()
+  def swapped?(label, queryable), do: not queryable?(queryable) and queryable?(label)
+
+  # Whether records can be asked for by this.
+  defp queryable?({schema, options}), do: Keyword.keyword?(options) and schema?(schema)
+  defp queryable?(%{__struct__: Ecto.Query}), do: true
+  defp queryable?(schema), do: schema?(schema)
 
   defp schema?(module) do
     is_atom(module) and Code.ensure_loaded?(module) and function_exported?(module, :__schema__, 1)

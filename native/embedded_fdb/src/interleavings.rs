@@ -231,44 +231,46 @@ fn write(key: &Key, value: &[u8]) -> CommitRequest {
     }
 }
 
+/// Arms a watch of a key without a value while another thread does something.
+fn arm_beside(
+    other: impl FnOnce(&Database, &Key, &Arc<Future>) + Send + 'static,
+) -> (Arc<Database>, Arc<Future>) {
+    let database = Arc::new(Database::new());
+    let key: Key = b"k"[..].into();
+    let permit = Permit::new(&Arc::new(Allowance::default()), &database.watches).unwrap();
+    let (future, owner) = new_watch(permit);
+    let beside = thread::spawn({
+        let (database, key, future) = (database.clone(), key.clone(), future.clone());
+        move || other(&database, &key, &future)
+    });
+    let current = || database.newest(&key);
+    let watches = &database.watches;
+    watches.arm(&key, None, &future, &owner, Default::default(), current);
+    beside.join().unwrap();
+    (database, future)
+}
+
 #[test]
 fn a_watch_fires_whether_it_is_armed_before_or_after_the_commit() {
     explore(|| {
-        let database = Arc::new(Database::new());
-        let key: Key = b"k"[..].into();
-        let permit = Permit::new(&Arc::new(Allowance::default()), &database.watches).unwrap();
-        let (future, owner) = new_watch(permit);
-        let committing = thread::spawn({
-            let (database, key) = (database.clone(), key.clone());
-            move || assert!(database.commit(write(&key, b"v")).is_ok())
+        let (database, future) = arm_beside(|database, key, _| {
+            assert!(database.commit(write(key, b"v")).is_ok());
         });
-        let current = || database.newest(&key);
-        let watches = &database.watches;
-        watches.arm(&key, None, &future, &owner, Default::default(), current);
-        committing.join().unwrap();
         assert!(future.is_ready(), "the change was missed");
-        assert_eq!((future.error(), watches.outstanding()), (Ok(()), 0));
+        assert_eq!(
+            (future.error(), database.watches.outstanding()),
+            (Ok(()), 0)
+        );
     });
 }
 
 #[test]
 fn a_cancelled_watch_leaves_nothing_behind() {
     explore(|| {
-        let database = Arc::new(Database::new());
-        let key: Key = b"k"[..].into();
-        let permit = Permit::new(&Arc::new(Allowance::default()), &database.watches).unwrap();
-        let (future, owner) = new_watch(permit);
-        let cancelling = thread::spawn({
-            let future = future.clone();
-            move || future.cancel()
-        });
-        let current = || database.newest(&key);
-        let watches = &database.watches;
-        watches.arm(&key, None, &future, &owner, Default::default(), current);
-        cancelling.join().unwrap();
+        let (database, future) = arm_beside(|_, _, future| future.cancel());
         assert_eq!(future.error(), Err(Error::OPERATION_CANCELLED));
-        assert!(watches.is_empty());
-        assert_eq!(watches.outstanding(), 0);
+        assert!(database.watches.is_empty());
+        assert_eq!(database.watches.outstanding(), 0);
     });
 }
 

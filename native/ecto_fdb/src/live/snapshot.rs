@@ -230,16 +230,17 @@ impl Snapshot {
 
     /// Takes records over where they are equal, and tells what has changed.
     pub fn reuse(&self, mut read: Vec<Record>) -> (Vec<Record>, Change) {
-        let mut change = Change::from(self);
-        let mut lookup = Lookup::new(self);
-        for (place, record) in read.iter_mut().enumerate() {
-            let kept = lookup
-                .find(record.key())
-                .filter(|old| self.records[*old].equals(record));
-            if let Some(old) = kept {
-                *record = self.records[old].clone();
-            }
-            change.push(place, record, kept);
+        let change = Change::between(self, &read, Record::equals);
+        let mut place = 0;
+        for item in &change.items {
+            place += match *item {
+                Item::Keep { first, count } => {
+                    let kept = &self.records[first..first + count];
+                    read[place..place + count].clone_from_slice(kept);
+                    count
+                }
+                Item::New(_) => 1,
+            };
         }
         (read, change)
     }
@@ -285,33 +286,35 @@ impl Snapshot {
         match known {
             Some(change) if change.from == before.generation => change,
             _ => {
-                let change = Arc::new(self.compare(before));
+                let change = Change::between(before, &self.records, Record::is);
+                let change = Arc::new(change);
                 *self.change.lock() = Some(Arc::clone(&change));
                 change
             }
         }
     }
-
-    fn compare(&self, before: &Snapshot) -> Change {
-        let mut change = Change::from(before);
-        let mut lookup = Lookup::new(before);
-        for (place, record) in self.records.iter().enumerate() {
-            let kept = lookup
-                .find(record.key())
-                .filter(|old| before.records[*old].is(record));
-            change.push(place, record, kept);
-        }
-        change
-    }
 }
 
 impl Change {
-    fn from(before: &Snapshot) -> Self {
-        Change {
+    /// From a snapshot's records to these; `same` tells which of those with a record's key are kept.
+    fn between(
+        before: &Snapshot,
+        records: &[Record],
+        same: impl Fn(&Record, &Record) -> bool,
+    ) -> Self {
+        let mut change = Change {
             from: before.generation,
             items: Vec::new(),
             cost: 0,
+        };
+        let mut lookup = Lookup::new(before);
+        for (place, record) in records.iter().enumerate() {
+            let kept = lookup
+                .find(record.key())
+                .filter(|old| same(&before.records[*old], record));
+            change.push(place, record, kept);
         }
+        change
     }
 
     /// The record at this place is the earlier snapshot's at `kept`, or a new one.
