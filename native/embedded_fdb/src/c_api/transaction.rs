@@ -184,7 +184,7 @@ c_functions! {
         transaction(tr)?.add_conflict_range(begin, end, write).map(|()| 0)
     }
 
-    /// About how many bytes a range holds: here exactly the bytes of its keys and values.
+    /// About how many bytes a range holds, as a server estimates it from its sample of keys.
     fn fdb_transaction_get_estimated_range_size_bytes(tr: *mut FDBTransaction, begin_key: *const u8, begin_length: c_int, end_key: *const u8, end_length: c_int) -> *mut FDBFuture {
         let (begin, end) = (key(begin_key, begin_length)?, key(end_key, end_length)?);
         Ok(into_c(transaction(tr)?.get_estimated_range_size_bytes(begin, end)))
