@@ -2,14 +2,14 @@ defmodule EctoFoundationDB.TelemetryTest do
   # Starts and stops an application.
   use ExUnit.Case, async: false
 
-  alias EctoFoundationDB.{Native, Sync, Telemetry, Tenant, TestNote, TestRepo}
+  alias EctoFoundationDB.{Embedded, Native, Sync, SyncRepo, Telemetry, Tenant, TestNote, TestRepo}
 
   defmodule Repo do
     use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
   end
 
-  @events for name <- [:watch_armed, :watch_fired, :refreshed, :stale, :fresh],
-              do: [:ecto_foundationdb, :sync, name]
+  @names [:watch_armed, :watch_fired, :watch_failed, :refreshed, :retry, :stale, :fresh]
+  @events for name <- @names, do: [:ecto_foundationdb, :sync, name]
 
   # The application, where only the stand-in for its module is there.
   setup_all do
@@ -51,6 +51,31 @@ defmodule EctoFoundationDB.TelemetryTest do
     # The read that the sync began with may be told of, too; it counts as a change.
     assert %{duration: duration, records: 1, subscribers: 1, changed: 1} = measured(:refreshed)
     assert is_integer(duration) and duration >= 0
+    Tenant.clear_delete!(Repo, tenant.id)
+  end
+
+  @tag :embedded
+  test "what goes wrong is told of, and that it is over" do
+    attach()
+    start_supervised!({Repo, [stale_after: 200] ++ TestRepo.test_config()})
+    tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
+    Repo.insert!(%TestNote{id: "n1", text: "a"}, prefix: tenant)
+    state = %{assigns: %{}, private: %{tenant: tenant}}
+
+    Embedded.faults(Repo, seed: 1, future_version: 1)
+    page = Task.async(fn -> Sync.sync_one(state, Repo, :note, TestNote, "n1") end)
+    assert measured(:retry) == %{code: 1009, queries: 1}
+    Embedded.faults(Repo, seed: 1, watch_failure: 1)
+    assert %{assigns: %{note: %TestNote{text: "a"}}} = Task.await(page)
+    assert measured(:watch_failed) == %{code: 1009}
+
+    Embedded.faults(Repo, nil)
+    SyncRepo.eventually(fn -> Sync.stats(Repo).subscriptions end, &(&1 == 0))
+    Sync.sync_one(state, Repo, :note, TestNote, "n1")
+    Embedded.faults(Repo, seed: 1, slow_read_version: 1, read_delay_ms: 3_600_000)
+    assert measured(:stale) == %{subscribers: 1}
+    Embedded.faults(Repo, nil)
+    assert measured(:fresh) == %{subscribers: 1}
     Tenant.clear_delete!(Repo, tenant.id)
   end
 
