@@ -8,7 +8,7 @@ Code.require_file("support.exs", __DIR__)
 
 alias Bench.{Repo, User}
 alias EctoFoundationDB.{Connection, Indexer, Native, Tenant}
-alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record}
+alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Reader, Record}
 
 defmodule Bench.Indexes do
   use EctoFoundationDB.Migration
@@ -114,7 +114,7 @@ all_by_key = fn _ ->
       {key, call.(transaction, {:get, key, false})}
     end
 
-  1000 = read |> Record.decode(User) |> Reader.load(User, list) |> length()
+  1000 = read |> Record.decode(User) |> Reader.load(Query.new(list, User, [])) |> length()
 end
 
 IO.puts(

@@ -101,7 +101,7 @@ defmodule EctoFoundationDB.Indexer do
 
         range = Keys.range(Keys.append(Keys.index(tenant, query.source, name), elements))
         options = %{limit: opts[:limit], reverse: opts[:reverse]}
-        query |> Reader.by_entries(range, options) |> Reader.load(schema, tenant)
+        query |> Reader.by_entries(range, options) |> Reader.load(query)
       end,
       Keyword.take(opts, [:timeout])
     )

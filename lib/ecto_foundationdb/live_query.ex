@@ -53,6 +53,8 @@ defmodule EctoFoundationDB.LiveQuery do
   """
   @spec all(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) :: Native.live_query()
   def all(%Query{} = query, by, signal) do
+    # What is selected is each page's own: lists that differ in nothing else are shared.
+    query = %{query | select: nil}
     {read, version} = guess(query, by, signal) || plan(query, by, signal)
     {:planned, read, {:list, query, by, signal}, version}
   end
@@ -142,12 +144,13 @@ defmodule EctoFoundationDB.LiveQuery do
   defp records([{:data, data}], _schema), do: [%{data: data}]
   defp records(rows, schema), do: Record.decode(rows, schema)
 
-  @doc "A list's structs in their order; each was read once."
-  @spec arrange(Query.t(), [struct()]) :: [struct()]
-  def arrange(%Query{order_by: [], limit: nil}, structs), do: structs
+  @doc "What a list's query gives of its structs, in their order; each was read once."
+  @spec arrange(Query.t(), [struct()]) :: [term()]
+  def arrange(%Query{order_by: [], limit: nil} = query, structs), do: Query.select(query, structs)
 
   def arrange(%Query{} = query, structs) do
     structs = Order.sort_structs(structs, query.order_by)
-    if query.limit, do: Enum.take(structs, query.limit), else: structs
+    structs = if query.limit, do: Enum.take(structs, query.limit), else: structs
+    Query.select(query, structs)
   end
 end

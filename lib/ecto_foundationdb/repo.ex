@@ -112,7 +112,8 @@ defmodule EctoFoundationDB.Repo do
   the index. `:limit` limits the results. `:key_limit` limits the keys that are read: a page of
   unknown length. A query that no single get or range can answer is an
   `EctoFoundationDB.Exception.Unsupported` that says which index would answer it. An `Ecto.Query`
-  can be used in place of a schema where Ecto is present, within the same limits.
+  can be used in place of a schema where Ecto is present, within the same limits; its `select` may ask
+  for fields, and for tuples, lists and maps of them.
 
   Functions without a bang give `{:ok, struct}` or `{:error, reason}`, where the reason is an
   exception (`EctoFoundationDB.ConflictError`, `EctoFoundationDB.StaleEntryError`) or an invalid
@@ -124,6 +125,8 @@ defmodule EctoFoundationDB.Repo do
   @type t :: module()
   @type result :: {:ok, struct()} | {:error, Exception.t() | struct()}
   @type queryable :: module() | struct()
+  @typedoc "A struct, or what an Ecto query selects of it."
+  @type selected :: struct() | term()
 
   @doc "The Repo's configuration, defaults included."
   @callback config() :: keyword()
@@ -208,34 +211,34 @@ defmodule EctoFoundationDB.Repo do
   @callback aggregate(queryable(), :count, keyword()) :: non_neg_integer()
 
   @doc "The record with this primary key, or `nil`."
-  @callback get(queryable(), id :: term(), keyword()) :: struct() | nil
+  @callback get(queryable(), id :: term(), keyword()) :: selected() | nil
   @doc "As `get/3`; an `EctoFoundationDB.NoResultsError` where there is none."
-  @callback get!(queryable(), id :: term(), keyword()) :: struct()
+  @callback get!(queryable(), id :: term(), keyword()) :: selected()
   @doc """
   The only record with these values, or `nil`; an `EctoFoundationDB.MultipleResultsError` where there are
   more.
   """
-  @callback get_by(queryable(), keyword() | map(), keyword()) :: struct() | nil
+  @callback get_by(queryable(), keyword() | map(), keyword()) :: selected() | nil
   @doc "As `get_by/3`; an `EctoFoundationDB.NoResultsError` where there is none."
-  @callback get_by!(queryable(), keyword() | map(), keyword()) :: struct()
+  @callback get_by!(queryable(), keyword() | map(), keyword()) :: selected()
   @doc """
   The only result of a query, or `nil`; an `EctoFoundationDB.MultipleResultsError` where there are more.
   """
-  @callback one(queryable(), keyword()) :: struct() | nil
+  @callback one(queryable(), keyword()) :: selected() | nil
   @doc "As `one/2`; an `EctoFoundationDB.NoResultsError` where there is none."
-  @callback one!(queryable(), keyword()) :: struct()
+  @callback one!(queryable(), keyword()) :: selected()
   @doc "Whether a query has a result; reads one record."
   @callback exists?(queryable(), keyword()) :: boolean()
   @doc "The results of a query."
-  @callback all(queryable(), keyword()) :: [struct()]
+  @callback all(queryable(), keyword()) :: [selected()]
   @doc "The records with these values: `all_by(User, dept: \"eng\")`."
-  @callback all_by(queryable(), keyword() | map(), keyword()) :: [struct()]
+  @callback all_by(queryable(), keyword() | map(), keyword()) :: [selected()]
 
   @doc """
   The records whose primary key is from `first` up to, not including, `last`; `nil` for no bound.
   `:inclusive_left?` (true) and `:inclusive_right?` (false) say otherwise.
   """
-  @callback all_range(queryable(), first :: term(), last :: term(), keyword()) :: [struct()]
+  @callback all_range(queryable(), first :: term(), last :: term(), keyword()) :: [selected()]
 
   @doc """
   A lazy stream of records, read in pages of `max_rows:` (500). Inside a transaction it reads there;

@@ -85,8 +85,8 @@ defmodule EctoFoundationDB.Sync do
         }
   @type label :: term()
   @type request :: One.t() | Many.t() | All.t()
-  @typedoc "A schema, or a schema with `:where`, `:order_by` and `:limit`."
-  @type queryable :: module() | {module(), keyword()}
+  @typedoc "A schema, or a schema with `:where`, `:order_by` and `:limit`, or an `Ecto.Query` of one."
+  @type queryable :: module() | struct() | {module() | struct(), keyword()}
 
   @doc """
   Syncs one record: `label` is assigned the struct, or `nil` while there is none.
@@ -142,6 +142,11 @@ defmodule EctoFoundationDB.Sync do
   the error shows the migration to write. The option `:watch_action` says which changes are
   followed: `:inserts`, `:deletes`, `:collection` (inserts and deletes), `:updates` or `:changes`
   (all, the default). For the other options see the [module's documentation](#module-options).
+
+  Where Ecto is present, an `Ecto.Query` says the same as the options, and may select: a callback can
+  sync the records that a list of ids names.
+
+      Sync.sync_all(socket, Repo, :ids, from(u in User, order_by: u.name, select: u.id))
 
   Label and queryable may also be given the other way round, and the label may be left out: then it
   is the schema's source as an atom, here `:users`: `Sync.sync_all(state, Repo, User)`.

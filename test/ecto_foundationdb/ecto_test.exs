@@ -6,6 +6,7 @@ if Code.ensure_loaded?(Ecto.Schema) do
     import Ecto.Query
 
     alias EctoFoundationDB.Exception.Unsupported
+    alias EctoFoundationDB.Sync
 
     defmodule Address do
       use Ecto.Schema
@@ -56,7 +57,10 @@ if Code.ensure_loaded?(Ecto.Schema) do
     end
 
     migration do
-      for(field <- [:role, :price, :born, :nick], do: create(index(Person, [field])))
+      [
+        create(metadata(Person))
+        | for(field <- [:role, :price, :born, :nick], do: create(index(Person, [field])))
+      ]
     end
 
     defp insert(tenant) do
@@ -138,13 +142,71 @@ if Code.ensure_loaded?(Ecto.Schema) do
       for query <- [
             from(p in Person, where: p.nick == "x" or p.nick == "y"),
             from(p in Person, or_where: p.nick == "x", or_where: p.nick == "y"),
-            from(p in Person, select: p.name),
+            from(p in Person, select: count()),
+            from(p in Person, select: %{p | name: "b"}),
+            from(p in Person, select: %{name: fragment("upper(?)", p.name)}),
             from(p in Person, join: o in Person, on: true)
           ] do
         assert_raise Unsupported, ~r/answered by one get or one range/, fn ->
           TestRepo.all(query, prefix: tenant)
         end
       end
+    end
+
+    test "select", %{tenant: tenant} do
+      %{id: id} = person = insert(tenant)
+      all = &TestRepo.all(&1, prefix: tenant)
+      two = 2
+
+      assert all.(from(p in Person, select: p.name)) == ["A"]
+      assert all.(from(p in Person, select: {p.id, p.role})) == [{id, :admin}]
+      assert all.(from(p in Person, select: {[p.name], ^two, "x", nil})) == [{["A"], 2, "x", nil}]
+      selected = from(p in Person, select: %{p.name => %{person: p, born: p.born}})
+      assert all.(selected) == [%{"A" => %{person: person, born: ~D[2024-01-01]}}]
+      assert all.(from(p in Person, select: map(p, [:id, :nick]))) == [%{id: id, nick: "nn"}]
+
+      for query <- [
+            from(p in Person, select: [:id, :name]),
+            from(p in Person, select: struct(p, [:id, :name]))
+          ] do
+        assert [%Person{id: ^id, name: "A", nick: nil, __meta__: meta}] = all.(query)
+        assert meta == person.__meta__
+      end
+
+      named = from(p in Person, where: p.nick == "nn", select: p.name)
+      assert TestRepo.one(named, prefix: tenant) == "A"
+      assert named |> TestRepo.stream(prefix: tenant) |> Enum.to_list() == ["A"]
+      assert TestRepo.exists?(named, prefix: tenant)
+      assert TestRepo.aggregate(named, :count, prefix: tenant) == 1
+
+      assert_raise Unsupported, ~r/Read them first/, fn ->
+        TestRepo.delete_all(named, prefix: tenant)
+      end
+    end
+
+    test "a list that is synced by a query, and the records that it names", %{tenant: tenant} do
+      %{id: id} = person = insert(tenant)
+      TestRepo.insert!(%Person{name: "B", nick: "other"}, prefix: tenant)
+
+      state =
+        %{assigns: %{}, private: %{tenant: tenant}}
+        |> Sync.attach_callback(TestRepo, :handle_assigns, fn
+          state, %{ids: _old} ->
+            {:cont, Sync.sync_many(state, TestRepo, :people, Person, state.assigns.ids)}
+
+          state, _old ->
+            {:cont, state}
+        end)
+        |> Sync.sync_all(
+          TestRepo,
+          :ids,
+          from(p in Person, where: p.nick == "nn", select: p.id),
+          watch_action: :collection
+        )
+
+      assert %{ids: [^id], people: [^person]} = state.assigns
+      query = from(p in Person, order_by: [desc: p.name], select: p.name)
+      assert Sync.sync_all(state, TestRepo, :names, query).assigns.names == ["B", "A"]
     end
 
     test "insert_or_update, insert_all and versionstamps", %{tenant: tenant} do

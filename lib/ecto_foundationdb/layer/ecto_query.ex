@@ -4,6 +4,7 @@ defmodule EctoFoundationDB.Layer.EctoQuery do
   # need not be there.
 
   alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.EctoSelect
   alias EctoFoundationDB.Schema
 
   @doc "`{schema, options, prefix}` of a schema or a query."
@@ -36,13 +37,14 @@ defmodule EctoFoundationDB.Layer.EctoQuery do
       unsupported(what, query)
     end
 
-    case query.select do
-      nil -> :ok
-      %{expr: {:&, [], [0]}} -> :ok
-      _ -> unsupported("select", query)
-    end
+    select =
+      case EctoSelect.function(query.select) do
+        {:ok, select} -> select
+        :error -> unsupported("a select of more than fields", query)
+      end
 
     options = [
+      select: select,
       where: Enum.flat_map(query.wheres, &where(&1, query)),
       order_by: Enum.flat_map(query.order_bys, &order_by(&1, query)),
       limit: query.limit && value(query.limit.expr, query.limit, query)

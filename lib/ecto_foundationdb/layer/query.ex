@@ -5,10 +5,10 @@ defmodule EctoFoundationDB.Layer.Query do
 
   alias EctoFoundationDB.{Indexer, Schema, Tenant}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.Values
+  alias EctoFoundationDB.Layer.{EctoSelect, Values}
 
   @enforce_keys [:tenant, :schema, :source]
-  defstruct [:tenant, :schema, :source, :limit, :key_limit, where: [], order_by: []]
+  defstruct [:tenant, :schema, :source, :limit, :key_limit, :select, where: [], order_by: []]
 
   @typedoc "`{value, inclusive?}`, or `nil` for no bound."
   @type bound :: {term(), boolean()} | nil
@@ -20,7 +20,8 @@ defmodule EctoFoundationDB.Layer.Query do
           where: [{atom(), constraint()}],
           order_by: [{:asc | :desc, atom()}],
           limit: nil | pos_integer(),
-          key_limit: nil | pos_integer()
+          key_limit: nil | pos_integer(),
+          select: EctoSelect.t()
         }
 
   @doc "A query of a schema with the options `:where`, `:order_by`, `:limit` and `:key_limit`."
@@ -33,7 +34,8 @@ defmodule EctoFoundationDB.Layer.Query do
       where: where(schema, Keyword.get(opts, :where, [])),
       order_by: order_by(schema, Keyword.get(opts, :order_by, [])),
       limit: limit(:limit, opts[:limit]),
-      key_limit: limit(:key_limit, opts[:key_limit])
+      key_limit: limit(:key_limit, opts[:key_limit]),
+      select: opts[:select]
     }
 
     case for {field, {:range, _, _}} <- query.where, do: field do
@@ -175,6 +177,11 @@ defmodule EctoFoundationDB.Layer.Query do
             "#{inspect(schema)} has no field #{inspect(field)}; it has #{inspect(Schema.fields(schema))}"
     end
   end
+
+  @doc "What the query selects of structs."
+  @spec select(t(), [struct()]) :: [term()]
+  def select(%__MODULE__{select: nil}, structs), do: structs
+  def select(%__MODULE__{select: select}, structs), do: Enum.map(structs, select)
 
   @doc "Whether the number of records, or of keys read, is limited."
   @spec limited?(t()) :: boolean()

@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   @moduledoc false
   # What a transaction reads to answer a query.
 
-  alias EctoFoundationDB.{Future, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.{Future, Schema, Transaction}
   alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record, Values}
 
   @doc "Starts a query in the current transaction: a future of its records."
@@ -36,11 +36,11 @@ defmodule EctoFoundationDB.Layer.Reader do
   @spec run(Query.t()) :: [Record.t()]
   def run(query), do: query |> start() |> Future.result()
 
-  @doc "Structs of records."
-  @spec load([Record.t()], Schema.t(), Tenant.t()) :: [struct()]
-  def load(records, schema, tenant) do
-    loader = Values.loader(schema, tenant)
-    Enum.map(records, &loader.(&1.data))
+  @doc "What a query gives of its records: their structs, or what it selects of those."
+  @spec load([Record.t()], Query.t()) :: [term()]
+  def load(records, %Query{} = query) do
+    loader = Values.loader(query.schema, query.tenant)
+    Query.select(query, Enum.map(records, &loader.(&1.data)))
   end
 
   defp first_reads(_query, {:nothing}), do: []

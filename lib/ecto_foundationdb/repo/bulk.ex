@@ -75,6 +75,12 @@ defmodule EctoFoundationDB.Repo.Bulk do
   end
 
   # Has records of a query changed: all of them in one transaction, or with `step:` so many in each.
+  defp run(%{select: select}, _opts, _change) when not is_nil(select) do
+    raise Unsupported,
+          "select: update_all and delete_all give no records. Read them first, in the same " <>
+            "Repo.transactional(tenant, fn -> … end)"
+  end
+
   defp run(query, opts, change) do
     case Keyword.pop(opts, :step) do
       {nil, opts} ->

@@ -39,64 +39,67 @@ defmodule EctoFoundationDB.Repo.Queries do
   end
 
   defp loaded(future, query),
-    do: Future.apply(future, &Reader.load(&1, query.schema, query.tenant))
+    do: Future.apply(future, &Reader.load(&1, query))
 
   def async_all_by(repo, queryable, by, opts), do: async_all(repo, queryable, by(opts, by))
 
   defp by(opts, by), do: Query.merge(opts, where: by)
 
-  def async_get(repo, queryable, id, opts) do
+  def async_get(repo, queryable, id, opts),
+    do: async_one(repo, queryable, by_id(queryable, id, opts))
+
+  def async_get!(repo, queryable, id, opts) do
+    repo
+    |> at_most_one(queryable, by_id(queryable, id, opts))
+    |> found!(queryable, "with primary key #{inspect(id)}")
+  end
+
+  defp by_id(queryable, id, opts) do
     if is_nil(id) do
       raise ArgumentError, "get: the primary key is nil, and no record has such a one"
     end
 
     {schema, _, _} = EctoQuery.split(queryable)
-    async_one(repo, queryable, by(opts, [{Schema.primary_key(schema), {:==, id}}]))
+    by(opts, [{Schema.primary_key(schema), {:==, id}}])
   end
-
-  def async_get!(repo, queryable, id, opts),
-    do: repo |> async_get(queryable, id, opts) |> found!(queryable, Schema: id)
 
   def async_get_by(repo, queryable, by, opts), do: async_one(repo, queryable, by(opts, by))
 
   def async_get_by!(repo, queryable, by, opts),
-    do: repo |> async_get_by(queryable, by, opts) |> found!(queryable, by)
+    do: repo |> at_most_one(queryable, by(opts, by)) |> found!(queryable, "where #{inspect(by)}")
 
-  def async_one(repo, queryable, opts) do
+  def async_one(repo, queryable, opts),
+    do: repo |> at_most_one(queryable, opts) |> Future.apply(&List.first/1)
+
+  def async_one!(repo, queryable, opts) do
+    where = Keyword.get(opts, :where, [])
+    repo |> at_most_one(queryable, opts) |> found!(queryable, "where #{inspect(where)}")
+  end
+
+  # In a list, since what a query selects may be nil.
+  defp at_most_one(repo, queryable, opts) do
     {query, opts} = query(repo, queryable, opts)
 
     # Two are enough to know that there is not one alone.
     query = if is_nil(query.limit) and query.order_by == [], do: %{query | limit: 2}, else: query
 
     Future.apply(future(query, opts), fn
-      [] ->
-        nil
-
-      [one] ->
-        one
-
-      _ ->
+      [_, _ | _] ->
         raise MultipleResultsError,
               "expected at most one result of #{inspect(query.schema)}, got more"
+
+      none_or_one ->
+        none_or_one
     end)
   end
 
-  def async_one!(repo, queryable, opts),
-    do: repo |> async_one(queryable, opts) |> found!(queryable, Keyword.get(opts, :where, []))
-
   defp found!(future, queryable, what) do
     Future.apply(future, fn
-      nil ->
+      [] ->
         {schema, _, _} = EctoQuery.split(queryable)
-
-        what =
-          if match?([Schema: _], what),
-            do: "with primary key #{inspect(what[:Schema])}",
-            else: "where #{inspect(what)}"
-
         raise NoResultsError, "expected a #{inspect(schema)} #{what}, found none"
 
-      result ->
+      [result] ->
         result
     end)
   end
@@ -203,7 +206,7 @@ defmodule EctoFoundationDB.Repo.Queries do
             {records, rest} =
               Transaction.run(query.tenant, fn -> Reader.page(query, range, rows) end, opts)
 
-            {Reader.load(records, query.schema, query.tenant), rest || :done}
+            {Reader.load(records, query), rest || :done}
         end,
         fn _ -> :ok end
       )

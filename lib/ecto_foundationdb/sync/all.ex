@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.Sync.All do
   @moduledoc """
   The records of a schema, or those with the values `by`: `label` is assigned their list.
 
-  `queryable` is a schema, or `{schema, options}` with `:where`, `:order_by` and `:limit`.
+  `queryable` is a schema, `{schema, options}` with `:where`, `:order_by` and `:limit`, or an `Ecto.Query`.
   `watch_action` says which of the changes counted by `EctoFoundationDB.Indexer.SchemaMetadata`
   are followed: `:inserts`, `:deletes`, `:collection` (both), `:updates` or `:changes` (all).
 
