@@ -295,6 +295,10 @@ defmodule EctoFoundationDB.Native do
   @spec engine_stats(database()) :: %{atom() => non_neg_integer()} | nil
   def engine_stats(_database), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Puts an empty database in the place of this one, which is the embedded engine's and in memory."
+  @spec engine_wipe(database()) :: :ok | {:error, error()}
+  def engine_wipe(_database), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc """
   Holds the embedded engine's watches of this database back, or lets them go: what would have
   fired meanwhile fires then.

@@ -162,6 +162,33 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
+  test "a database that is set up anew in the place of another is followed" do
+    :ok = stop_supervised(Repo)
+    start_supervised!({Repo, embedded: true, log: false, stale_after: 400})
+    tenant = Tenant.open!(Repo, "before")
+    Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
+
+    page =
+      Page.start(Repo, tenant, fn state ->
+        state
+        |> Sync.sync_one(Repo, :user, User, "u1")
+        |> Sync.sync_many(Repo, :all, User, ["u1"])
+      end)
+
+    assert :ok = Embedded.wipe(Repo)
+    assert Page.await(page, &(&1 == %{user: nil, all: []}))
+    assert Tenant.list(Repo) == []
+
+    # By a client that goes on with the tenant of before.
+    Repo.insert!(%User{id: "u1", name: "Bea"}, prefix: tenant)
+
+    assert %{all: [%{name: "Bea"}]} =
+             Page.await(page, &match?(%{user: %{name: "Bea"}, all: [_]}, &1))
+
+    Process.exit(page, :kill)
+    nothing_left!()
+  end
+
   test "a message is handled without waiting for the database", %{tenant: tenant} do
     user = Repo.insert!(%User{id: "u1", name: "before"}, prefix: tenant)
     state = %{assigns: %{}, private: %{tenant: tenant}}

@@ -100,6 +100,16 @@ impl Database {
         })
     }
 
+    /// Has the embedded engine begin anew, without data.
+    pub fn wipe(&self) -> Result<(), Error> {
+        match self.engine()?.wipe() {
+            true => Ok(()),
+            false => Err(Error::Client(
+                "this database is in a file: stop the VM and delete the file".into(),
+            )),
+        }
+    }
+
     /// Has the embedded engine inject faults, given as `name=value,…`, or ends that.
     pub fn set_faults(&self, faults: Option<&str>) -> Result<(), Error> {
         let explain = |error: embedded_fdb::admin::FaultsError| Error::Client(error.to_string());

@@ -399,6 +399,11 @@ fn engine_hold_watches(
     done_or_error(env, done)
 }
 
+#[rustler::nif(schedule = "DirtyCpu")]
+fn engine_wipe(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<'_> {
+    done_or_error(env, database.0.wipe())
+}
+
 #[rustler::nif]
 fn engine_faults<'a>(
     env: Env<'a>,

@@ -80,6 +80,25 @@ impl Database {
         self.0.watches.hold(hold);
     }
 
+    /// Puts a new database in the place of this one, as when a cluster is wiped and set up anew: it holds
+    /// nothing, its versions begin with small ones again, and watches of before stay pending until their
+    /// keys change. False where the database is in a file: that one has to be deleted.
+    ///
+    /// To be called when no transaction is under way: those would be of the old one.
+    ///
+    /// ```
+    /// let database = embedded_fdb::admin::Database::open("embedded:memory:scratch")?;
+    /// assert!(database.wipe());
+    /// # Ok::<(), embedded_fdb::admin::OpenError>(())
+    /// ```
+    pub fn wipe(&self) -> bool {
+        let in_memory = self.0.committer.is_none();
+        if in_memory {
+            self.0.wipe();
+        }
+        in_memory
+    }
+
     /// Makes calls fail or wait on purpose from now on, or ends that with `None`. Begins the sequence
     /// of faults anew.
     ///

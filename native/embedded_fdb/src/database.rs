@@ -193,6 +193,14 @@ impl Database {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// What clients see of a cluster that is set up anew in the place of another: it holds nothing, and
+    /// its versions are small again.
+    pub(crate) fn wipe(&self) {
+        let mut resolver = lock(&self.resolver);
+        *resolver = Resolver::default();
+        self.versions.begin_anew(FIRST_VERSION, new_map());
+    }
+
     /// Fails where a read version is older than the window.
     pub(crate) fn check_age(&self, version: Version) -> Result<()> {
         if version < self.versions.oldest() {

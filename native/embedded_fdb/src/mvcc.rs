@@ -86,6 +86,16 @@ impl Versions {
         self.first.fetch_add(versions, Ordering::AcqRel);
     }
 
+    /// Begins anew: holds `map`, and counts from `version` again.
+    pub(crate) fn begin_anew(&self, version: Version, map: Map) {
+        let mut newest = write(&self.newest);
+        *newest = map;
+        self.first
+            .fetch_add(version - self.clock(), Ordering::AcqRel);
+        self.latest.store(version, Ordering::Release);
+        lock(&self.history).clear();
+    }
+
     /// The highest version there is now.
     pub(crate) fn now(&self) -> Version {
         let risen = self.clock().min(self.ceiling.load(Ordering::Acquire));

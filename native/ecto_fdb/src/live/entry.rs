@@ -391,6 +391,7 @@ impl Entry {
             }
         }
         if newer {
+            self.database.live.shows(read.read_version);
             state.read_version = read.read_version;
             state.watched = read.found.watched;
             if !equal {
@@ -512,6 +513,14 @@ impl Entry {
                 entry.refresh(&mut state);
             });
         }
+    }
+
+    /// What is shown was read from a database that is no more: whatever is read next replaces it.
+    pub fn begin_anew(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.read_version = -1;
+        state.watch = None;
+        self.refresh(&mut state);
     }
 
     /// A batch takes up the queued re-read. False where nobody is left to read for.

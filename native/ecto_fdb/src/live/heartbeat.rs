@@ -87,10 +87,16 @@ async fn beat(database: Weak<Database>) {
         let left = limit
             .saturating_sub(last_answer.elapsed())
             .max(limit / BEATS);
+        let newest = database.live.newest();
         let answered = tokio::time::timeout(left, ask(&database)).await;
-        if let Ok(Ok(version)) = answered {
+        if let Ok(Ok((read_version, metadata))) = answered {
             last_answer = Instant::now();
-            database.live.check_plans(&version);
+            // A database's versions only rise. A cluster that was wiped, and set up anew in the same
+            // place, begins with small ones, and knows nothing of the watches.
+            if read_version < newest {
+                database.live.begin_anew();
+            }
+            database.live.check_plans(&metadata);
         }
         let silent = last_answer.elapsed() >= limit;
         if heart.silent.swap(silent, Ordering::AcqRel) != silent {
@@ -106,9 +112,9 @@ async fn beat(database: Weak<Database>) {
     }
 }
 
-async fn ask(database: &Database) -> Result<MetadataVersion, Error> {
+async fn ask(database: &Database) -> Result<(i64, MetadataVersion), Error> {
     let transaction = database.transaction()?;
     transaction.set_option(TransactionOption::Timeout(0))?;
-    transaction.get_read_version().await?;
-    Ok(query::metadata_version(&transaction).await?)
+    let read_version = transaction.get_read_version().await?;
+    Ok((read_version, query::metadata_version(&transaction).await?))
 }

@@ -30,7 +30,7 @@ pub mod storm;
 pub mod subscription;
 
 use std::collections::{hash_map, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -49,6 +49,8 @@ use crate::stats::count;
 pub struct LiveQueries {
     entries: Mutex<HashMap<Arc<Query>, Arc<Entry>>>,
     queue: Mutex<Queue>,
+    /// The newest read version of what is shown.
+    newest: AtomicI64,
     /// Whether the database answers.
     pub heartbeat: Heartbeat,
     /// Who makes new plans.
@@ -96,6 +98,25 @@ impl LiveQueries {
         let entries: Vec<_> = self.entries.lock().values().cloned().collect();
         for entry in entries.iter().filter(|entry| entry.query.plan.is_some()) {
             entry.check_plan(version);
+        }
+    }
+
+    /// The newest read version of what is shown.
+    fn newest(&self) -> i64 {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// Something was read at this version, and is shown.
+    fn shows(&self, version: i64) {
+        self.newest.fetch_max(version, Ordering::AcqRel);
+    }
+
+    /// Another database has taken the place of the one that was read: everything is read again.
+    fn begin_anew(&self) {
+        self.newest.store(0, Ordering::Release);
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
+        for entry in entries {
+            entry.begin_anew();
         }
     }
 
