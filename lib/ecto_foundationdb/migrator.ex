@@ -15,8 +15,9 @@ defmodule EctoFoundationDB.Migrator do
   A tenant is migrated when it is opened (`EctoFoundationDB.Tenant.open!/3`), or with all others by
   `mix ecto_foundationdb.migrate -r MyApp.Repo`. Migrations run while the application does: an index
   is built in steps (the option `migration_step:` says how many keys each takes), beside writers of
-  the new and of older versions of the application, which keep its entries right meanwhile. Queries
-  use it when it is complete. Where several nodes open the same tenant one of them does the work, and
+  the new and of older versions of the application, which keep its entries right meanwhile; a step that
+  is too large for a transaction, or loses against writers, is taken in smaller ones. Queries use it when
+  it is complete. Where several nodes open the same tenant one of them does the work, and
   the others wait; one that dies is replaced by another after five seconds, which goes on where it
   stopped.
   """
@@ -146,7 +147,8 @@ defmodule EctoFoundationDB.Migrator do
   #
   # What is left to do is a list of steps, `[{version, [{command, range}]}]`, kept in the claim: one
   # value of `{owner, steps}` under each source concerned. Whoever holds the claim works; every
-  # transaction of it writes the claim anew, so that others see it move.
+  # transaction of it writes the claim anew, so that others see it move, and so that it conflicts with
+  # every writer to one of these sources.
 
   defp migrate(tenant, migrations, config) do
     steps =
@@ -154,8 +156,6 @@ defmodule EctoFoundationDB.Migrator do
         commands = for command <- module.change(), do: command_step(tenant, command)
         {version, commands}
       end
-
-    {final, _} = List.last(steps)
 
     sources =
       for {_, commands} <- steps, {{_, {_, data}}, _} <- commands, uniq: true, do: data[:source]
@@ -167,8 +167,7 @@ defmodule EctoFoundationDB.Migrator do
     work(%{
       tenant: tenant,
       steps: steps,
-      final: final,
-      claims: Enum.map(sources, &Keys.claim(tenant, &1)),
+      claims: Enum.map(sources, &Native.pack(Keys.claim(tenant, &1))),
       owner: binary_part(owner, 1, byte_size(owner) - 1),
       limit: config[:migration_step],
       log?: config[:log],
@@ -210,45 +209,59 @@ defmodule EctoFoundationDB.Migrator do
   end
 
   defp work(job) do
-    case Transaction.run(job.tenant, fn -> turn(job) end) do
-      :done ->
+    case Transaction.step(job.tenant, job.limit, &turn(job, &1)) do
+      {:done, _limit} ->
         :ok
 
-      {:worked, finished} ->
+      {{:worked, finished}, limit} ->
         if job.log?, do: Enum.each(finished, &log(job.tenant, &1))
-        work(%{job | seen: nil})
+        work(%{job | seen: nil, limit: limit})
 
-      {:wait, claim, watch} ->
-        job = wait(job, claim, watch)
-        work(job)
+      {{:wait, claim, watch}, _limit} ->
+        work(wait(job, claim, watch))
     end
   end
 
   # One transaction.
-  defp turn(job) do
-    reads = for claim <- job.claims, do: {:get, {:pack, claim}, false}
-    claims = Transaction.read(reads)
-    claim = Enum.find(claims, & &1)
+  defp turn(job, limit) do
+    claims = claims(job.tenant)
+    latest = latest_version(job.tenant)
+    # Another may have done some of it meanwhile.
+    left = fn steps -> for {version, _} = step <- steps, version > latest, do: step end
+    found = Enum.find(claims, fn {key, _claim} -> key in job.claims end)
 
-    cond do
-      latest_version(job.tenant) >= job.final ->
-        # Where the answer to our last commit got lost, the claim is gone with it.
-        if claim && owner(claim) == job.owner, do: clear_claims(job)
-        :done
+    # Another version's migration may concern sources that ours does not: who goes on with it, or ends
+    # it, writes all of its claims.
+    same = if found, do: for({key, claim} <- claims, claim == elem(found, 1), do: key), else: []
+    claims = Enum.uniq(job.claims ++ same)
+    job = %{job | steps: left.(job.steps), claims: claims, limit: limit}
 
-      is_nil(claim) ->
-        step(job, job.steps)
+    case found do
+      nil ->
+        if job.steps == [], do: :done, else: step(job, job.steps)
 
-      owner(claim) == job.owner ->
-        step(job, steps(job, claim))
+      {key, claim} ->
+        own? = owner(claim) == job.owner
 
-      stale?(job, claim) ->
-        step(job, steps(job, claim))
+        cond do
+          # Another version's migrations go on where ours end.
+          job.steps == [] ->
+            if own?, do: clear_claims(job)
+            :done
 
-      true ->
-        at = Enum.find_index(claims, & &1)
-        {:wait, claim, Transaction.watch({:pack, Enum.at(job.claims, at)})}
+          own? or stale?(job, claim) ->
+            step(job, left.(steps(job, claim)))
+
+          true ->
+            {:wait, claim, Transaction.watch(key)}
+        end
     end
+  end
+
+  defp claims(tenant) do
+    {first, last} = Keys.range(Keys.claims(tenant))
+    [claims] = Transaction.read([{:get_range, first, last, %{}}])
+    claims
   end
 
   # `seen`: the claim of another, and when it was first seen so.
@@ -318,15 +331,20 @@ defmodule EctoFoundationDB.Migrator do
 
   defp step(job, [{version, [{{{:create, command}, {key, data}}, range} | commands]} | steps]) do
     index = Index.from_data(data)
+    finished = [{version, commands} | steps]
 
-    case build(job, index, command.schema, range) do
+    case build(job, index, key, command.schema, range) do
+      :there ->
+        claim(job, finished)
+        {:worked, []}
+
       {:more, range} ->
         claim(job, [{version, [{{{:create, command}, {key, data}}, range} | commands]} | steps])
         {:worked, []}
 
       :complete ->
         Transaction.write([{:set, key, :erlang.term_to_binary(data)}, Metadata.changed()])
-        claim(job, [{version, commands} | steps])
+        claim(job, finished)
         {:worked, [{version, "=>", index}]}
     end
   end
@@ -347,42 +365,54 @@ defmodule EctoFoundationDB.Migrator do
 
   # Another version's migrations end where ours go on.
   defp step(job, []) do
-    clear_claims(job)
-    latest = latest_version(job.tenant)
-    claim(job, for({version, _} = step <- job.steps, version > latest, do: step))
+    claim(job, job.steps)
     {:worked, []}
   end
 
   # A step of building: the entries of so many records, and where to go on.
-  defp build(job, index, schema, {first, cursor, last}) do
-    # What an earlier attempt may have left.
-    if cursor == first do
-      Transaction.write(
-        for {from, to} <-
-              if(Indexer.build?(index), do: Indexer.drop_ranges(job.tenant, index), else: []),
-            do: {:clear_range, from, to}
-      )
+  defp build(job, index, key, schema, {first, cursor, last}) do
+    case if(cursor == first, do: begin(job, index, key), else: :begun) do
+      :there ->
+        :there
+
+      :begun ->
+        if Indexer.build?(index),
+          do: build_page(job, index, schema, {first, cursor, last}),
+          else: :complete
     end
+  end
 
-    if Indexer.build?(index) do
-      {records, rest} = Reader.page_of_records(schema, {cursor, last}, job.limit)
-      id_name = Schema.field_source(schema, Schema.primary_key(schema))
+  # An index that is there already is complete, and must stay so. Another of the same name is none any
+  # more, and what an earlier attempt has left is no beginning.
+  defp begin(job, index, key) do
+    [value] = Transaction.read([{:get, key, false}])
 
-      Transaction.write(
-        Enum.flat_map(records, fn record ->
-          data = Record.to_front(record.data, id_name)
-          Indexer.set_all(job.tenant, [index], schema, {record.key, data})
-        end)
-      )
-
-      Transaction.write([Metadata.changed()])
-
-      case rest do
-        {cursor, last} -> {:more, {first, cursor, last}}
-        nil -> :complete
-      end
+    if value && Term.decode(value) == {:ok, Index.to_data(index)} do
+      :there
     else
-      :complete
+      ranges = if Indexer.build?(index), do: Indexer.drop_ranges(job.tenant, index), else: []
+      clears = for {from, to} <- ranges, do: {:clear_range, from, to}
+      Transaction.write([{:clear, key} | clears])
+      :begun
+    end
+  end
+
+  defp build_page(job, index, schema, {first, cursor, last}) do
+    {records, rest} = Reader.page_of_records(schema, {cursor, last}, job.limit)
+    id_name = Schema.field_source(schema, Schema.primary_key(schema))
+
+    Transaction.write(
+      Enum.flat_map(records, fn record ->
+        data = Record.to_front(record.data, id_name)
+        Indexer.set_all(job.tenant, [index], schema, {record.key, data})
+      end)
+    )
+
+    Transaction.write([Metadata.changed()])
+
+    case rest do
+      {cursor, last} -> {:more, {first, cursor, last}}
+      nil -> :complete
     end
   end
 
@@ -402,11 +432,11 @@ defmodule EctoFoundationDB.Migrator do
   defp claim(job, steps) do
     <<131, steps::binary>> = :erlang.term_to_binary(steps)
     value = <<131, 104, 2, job.owner::binary, steps::binary>>
-    Transaction.write(for claim <- job.claims, do: {:set, {:pack, claim}, value})
+    Transaction.write(for claim <- job.claims, do: {:set, claim, value})
   end
 
   defp clear_claims(job),
-    do: Transaction.write(for claim <- job.claims, do: {:clear, {:pack, claim}})
+    do: Transaction.write(for claim <- job.claims, do: {:clear, claim})
 
   defp log(tenant, {version, what, index}) do
     Logger.notice(

@@ -32,8 +32,8 @@ defmodule EctoFoundationDB.Rebuild do
     records = Keys.range(Keys.records(tenant, query.source))
     [entries] = Indexer.drop_ranges(tenant, index)
 
-    missing = pages(tenant, records, 0, &set(query, name, &1, opts[:step]))
-    wrong = pages(tenant, entries, 0, &clear(query, name, &1, opts[:step]))
+    missing = pages(tenant, records, opts[:step], 0, &set(query, name, &1, &2))
+    wrong = pages(tenant, entries, opts[:step], 0, &clear(query, name, &1, &2))
     # Lists that are synced by the index are read again.
     if missing + wrong > 0,
       do: Transaction.run(tenant, fn -> Transaction.write([Metadata.changed()]) end)
@@ -41,11 +41,11 @@ defmodule EctoFoundationDB.Rebuild do
     %{missing: missing, wrong: wrong}
   end
 
-  defp pages(_tenant, nil, count, _fun), do: count
+  defp pages(_tenant, nil, _step, count, _fun), do: count
 
-  defp pages(tenant, range, count, fun) do
-    {more, rest} = Transaction.run(tenant, fn -> fun.(range) end)
-    pages(tenant, rest, count + more, fun)
+  defp pages(tenant, range, step, count, fun) do
+    {{more, rest}, step} = Transaction.step(tenant, step, &fun.(range, &1))
+    pages(tenant, rest, step, count + more, fun)
   end
 
   # The index may be dropped meanwhile: each step looks for it.

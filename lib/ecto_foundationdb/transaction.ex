@@ -7,6 +7,8 @@ defmodule EctoFoundationDB.Transaction do
   alias EctoFoundationDB.{Connection, Error, Future, Native, Tenant, TimeoutError, Versionstamp}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
 
+  import Bitwise, only: [>>>: 2]
+
   @key __MODULE__
 
   defstruct [
@@ -20,6 +22,8 @@ defmodule EctoFoundationDB.Transaction do
     :began,
     # How many attempts have lasted too long.
     slow: 0,
+    # How many attempts others got ahead of, or time.
+    lost: 0,
     # Operations to run before the next read or the commit, last first.
     writes: [],
     # Whether a commit is needed.
@@ -44,9 +48,19 @@ defmodule EctoFoundationDB.Transaction do
 
   @commit_unknown_result 1021
   @transaction_too_old 1007
+  @not_committed 1020
+  @transaction_timed_out 1031
   @transaction_too_large 2101
   @cluster_version_changed 1039
   @transaction_cancelled 1025
+
+  # Where half of the work may do.
+  @too_much [
+    @transaction_too_large,
+    @transaction_too_old,
+    @transaction_timed_out,
+    @not_committed
+  ]
 
   @doc "Runs a function in a transaction of this tenant; joins the one the process is in."
   def run(%Tenant{} = tenant, fun, opts \\ []) do
@@ -65,6 +79,24 @@ defmodule EctoFoundationDB.Transaction do
                 "struct of another tenant out of its metadata with " <>
                 "`EctoFoundationDB.Schema.put_tenant(struct, nil)`, or use two transactions"
     end
+  end
+
+  @doc """
+  Runs one step of many in a transaction: `fun` is given how many records or keys to take, `size` or
+  fewer. An attempt that lost against others takes half of what the one before it took; where even so
+  the step is too large for a transaction, or too long, it is taken in smaller ones. Gives the result,
+  and the size to go on with.
+  """
+  @spec step(Tenant.t(), pos_integer(), (pos_integer() -> result), keyword()) ::
+          {result, pos_integer()}
+        when result: term()
+  def step(tenant, size, fun, opts \\ []) do
+    {run(tenant, fn -> fun.(max(size >>> current!().lost, 1)) end, opts), size}
+  rescue
+    error in Error ->
+      if error.code in @too_much and size > 1,
+        do: step(tenant, div(size, 2), fun, opts),
+        else: reraise(error, __STACKTRACE__)
   end
 
   @doc "Runs a function in a transaction of its own, of no tenant: for the directory of tenants."
@@ -162,7 +194,10 @@ defmodule EctoFoundationDB.Transaction do
 
   # What an attempt begins with.
   defp again(state) do
-    kept = [:handle, :repo, :tenant, :timeout, :stamp, :slow, :maybe_committed?, :mapped_ranges?]
+    kept =
+      [:handle, :repo, :tenant, :timeout, :stamp] ++
+        [:slow, :lost, :maybe_committed?, :mapped_ranges?]
+
     struct!(__MODULE__, Map.take(state, kept))
   end
 
@@ -170,7 +205,7 @@ defmodule EctoFoundationDB.Transaction do
   defp retry(error, stack, fun) do
     %{pending: pending, watches: watches} = state = Process.get(@key)
     Enum.each(watches, &cancel_watch/1)
-    state = count_slow(state, error)
+    state = state |> count_slow(error) |> count_lost(error)
     if state.slow == @slow_attempts, do: reraise(explain(error), stack)
     ref = make_ref()
     Native.transaction_on_error(state.handle, ref, error.code)
@@ -196,6 +231,11 @@ defmodule EctoFoundationDB.Transaction do
   end
 
   defp count_slow(state, _error), do: state
+
+  defp count_lost(state, %Error{code: code}) when code in [@transaction_too_old, @not_committed],
+    do: %{state | lost: state.lost + 1}
+
+  defp count_lost(state, _error), do: state
 
   @in_steps "Outside of a transaction update_all and delete_all take `step: 1000`, which makes a " <>
               "transaction of every 1,000 records; insert_all takes rows in portions"

@@ -93,6 +93,80 @@ defmodule EctoFoundationDB.MigrationTest do
              TestRepo.all(TestUser, where: [name: "n"], prefix: tenant)
   end
 
+  describe "a step" do
+    defmodule Copies do
+      use EctoFoundationDB.Migration
+      @impl true
+      def change, do: [create(index(TestUser, [:name], options: [mapped?: false]))]
+    end
+
+    defmodule WithCopies do
+      use EctoFoundationDB.Migrator
+      @impl true
+      def migrations, do: [{1, Copies}]
+    end
+
+    test "that is too large for a transaction is taken in smaller ones", %{tenant: tenant} do
+      notes = String.duplicate("x", 90_000)
+
+      for ids <- Enum.chunk_every(1..150, 50) do
+        rows = for i <- ids, do: [id: "u#{i}", name: "n", notes: notes]
+        TestRepo.insert_all(TestUser, rows, prefix: tenant)
+      end
+
+      reopen(tenant, WithCopies)
+      assert claims(tenant) == []
+      users = TestRepo.all(TestUser, where: [name: "n"], key_limit: 200, prefix: tenant)
+      assert length(users) == 150
+    end
+
+    # An index whose builder loses against a writer of the record before, if it has read that one in
+    # the same transaction.
+    defmodule Contended do
+      alias EctoFoundationDB.Indexer.Default
+      @behaviour EctoFoundationDB.Indexer
+
+      @impl true
+      def set(tenant, index, schema, {_key, data} = record) do
+        with fun when is_function(fun) <- Process.get(__MODULE__), do: fun.(data[:id])
+        Default.set(tenant, index, schema, record)
+      end
+
+      @impl true
+      defdelegate clear(tenant, index, schema, record), to: Default
+      @impl true
+      defdelegate drop_ranges(tenant, index), to: Default
+    end
+
+    defmodule ContendedByName do
+      use EctoFoundationDB.Migration
+      @impl true
+      def change, do: [create(index(TestUser, [:name], options: [indexer: Contended]))]
+    end
+
+    defmodule WithContended do
+      use EctoFoundationDB.Migrator
+      @impl true
+      def migrations, do: [{1, ContendedByName}]
+    end
+
+    test "that loses against writers again and again is taken in smaller ones",
+         %{tenant: tenant} do
+      TestRepo.insert_all(TestUser, for(i <- 1..8, do: [id: "u#{i}", name: "n"]), prefix: tenant)
+
+      Process.put(Contended, fn "u" <> i ->
+        before = %TestUser{id: "u#{String.to_integer(i) - 1}"}
+        Task.await(Task.async(fn -> TestRepo.update(before, [notes: "new"], prefix: tenant) end))
+      end)
+
+      reopen(tenant, WithContended)
+      assert claims(tenant) == []
+
+      assert for({{_, "users", "i", _, 1, "n", id}, _} <- dump(tenant), do: id) ==
+               for(i <- 1..8, do: "u#{i}")
+    end
+  end
+
   test "nodes that open a tenant at once do the work once", %{tenant: tenant} do
     fill(tenant, 60)
     before = counter(tenant)

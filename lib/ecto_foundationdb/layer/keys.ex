@@ -50,8 +50,8 @@ defmodule EctoFoundationDB.Layer.Keys do
   def max_version(%Tenant{prefix: prefix}),
     do: {prefix, @migrations, "schema_migrations", "max", "version"}
 
-  def claim(%Tenant{prefix: prefix}, source),
-    do: {prefix, @migrations, "schema_migrations", "claim", "#{source}"}
+  def claims(%Tenant{prefix: prefix}), do: {prefix, @migrations, "schema_migrations", "claim"}
+  def claim(tenant, source), do: append(claims(tenant), ["#{source}"])
 
   def append(tuple, elements), do: List.to_tuple(Tuple.to_list(tuple) ++ elements)
 

@@ -103,10 +103,11 @@ defmodule EctoFoundationDB.Repo.Bulk do
   end
 
   defp in_steps(query, step, range, count, opts, change) do
-    {changed, rest} =
-      Transaction.run(
+    {{changed, rest}, step} =
+      Transaction.step(
         query.tenant,
-        fn ->
+        step,
+        fn step ->
           {records, rest} = Reader.page(query, range, step)
           change.(writer(query), records, false)
           {length(records), rest}
