@@ -52,6 +52,12 @@ defmodule EctoFoundationDB.FileTest do
     assert File.read!(path) == "this is no database"
   end
 
+  test "a file is not wiped under a Repo that has it open", context do
+    wipe = "EctoFoundationDB.Embedded.wipe(Away.Repo)"
+    assert {:error, message} = OtherVM.run(context.config, [], wipe)
+    assert message =~ "this database is in a file: stop the VM and delete the file"
+  end
+
   defp wait_for(port, n) do
     assert_receive {^port, {:data, {:eol, line}}}, 60_000
     unless line == "acknowledged #{n}", do: wait_for(port, n)

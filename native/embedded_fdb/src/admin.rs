@@ -81,7 +81,7 @@ impl Database {
     }
 
     /// Puts a new database in the place of this one, as when a cluster is wiped and set up anew: it holds
-    /// nothing, its versions begin with small ones again, and watches of before stay pending until their
+    /// nothing, its versions are lower than any before, and watches of before stay pending until their
     /// keys change. False where the database is in a file: that one has to be deleted.
     ///
     /// To be called when no transaction is under way: those would be of the old one.

@@ -117,7 +117,7 @@ pub(crate) struct Database {
 }
 
 /// What a new database holds: no user keys, and the system keys a client may come across.
-pub(crate) fn new_map() -> Map {
+pub(crate) fn new_map(version: Version) -> Map {
     let text = |s: &str| -> Key { s.as_bytes().into() };
     let mut map: Map = [
         ("\u{0}conf/commit_proxies", "1"),
@@ -138,10 +138,7 @@ pub(crate) fn new_map() -> Map {
         (Key::from(key), text(value))
     })
     .collect();
-    map.insert(
-        METADATA_VERSION.into(),
-        versionstamp(FIRST_VERSION, 0)[..].into(),
-    );
+    map.insert(METADATA_VERSION.into(), versionstamp(version, 0)[..].into());
     map
 }
 
@@ -149,7 +146,7 @@ impl Database {
     /// A new database in memory.
     pub(crate) fn new() -> Self {
         Database {
-            versions: Versions::new(FIRST_VERSION, new_map()),
+            versions: Versions::new(FIRST_VERSION, new_map(FIRST_VERSION)),
             resolver: Mutex::default(),
             watches: Arc::default(),
             counters: Counters::default(),
@@ -194,11 +191,12 @@ impl Database {
     }
 
     /// What clients see of a cluster that is set up anew in the place of another: it holds nothing, and
-    /// its versions are small again.
+    /// its versions are small again, lower than any of the old one.
     pub(crate) fn wipe(&self) {
         let mut resolver = lock(&self.resolver);
         *resolver = Resolver::default();
-        self.versions.begin_anew(FIRST_VERSION, new_map());
+        let version = FIRST_VERSION / 2;
+        self.versions.begin_anew(version, new_map(version));
     }
 
     /// Fails where a read version is older than the window.

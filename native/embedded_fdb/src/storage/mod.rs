@@ -193,7 +193,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(true);
     let file = Arc::new(DataFile::new(options.open(new).map_err(failed)?));
-    let map = database::new_map();
+    let map = database::new_map(database::FIRST_VERSION);
     Store::create(file, new, &map, database::FIRST_VERSION)?;
     std::fs::rename(new, path).map_err(failed)?;
     let directory = path.parent().unwrap_or(Path::new("/"));
