@@ -51,7 +51,7 @@ defmodule EctoFoundationDB.Rebuild do
   # The index may be dropped meanwhile: each step looks for it.
   defp set(query, name, range, step) do
     index = find!(query, name)
-    {records, rest} = Reader.page(query, range, step)
+    {records, rest} = Reader.page_of_records(query.schema, range, step)
     id_name = Schema.field_source(query.schema, Schema.primary_key(query.schema))
 
     sets =

@@ -243,7 +243,9 @@ defmodule EctoFoundationDB.Repo do
   @doc """
   A lazy stream of records, read in pages of `max_rows:` (500). Inside a transaction it reads there;
   outside, each page is a transaction of its own, so that any size can be read, and a change that is
-  made meanwhile may be seen or not.
+  made meanwhile may be seen or not. A record that moves in the index which the stream goes through, since
+  a field of it is changed, may be met twice or not at all; so collect the records first, where they are to
+  be moved. Where the index is dropped meanwhile, another that answers the query is gone on with.
   """
   @callback stream(queryable(), keyword()) :: Enumerable.t()
 

@@ -5,35 +5,13 @@ defmodule EctoFoundationDB.MigrationTest do
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Term}
 
-  defmodule ByName do
-    use EctoFoundationDB.Migration
-    @impl true
-    def change, do: [create(index(TestUser, [:name])), create(metadata(TestUser))]
-  end
-
-  defmodule ByDept do
-    use EctoFoundationDB.Migration
-    @impl true
-    def change, do: [create(index(TestUser, [:dept])), drop(index(TestUser, [:name]))]
-  end
-
-  defmodule Nothing do
-    use EctoFoundationDB.Migration
-    @impl true
-    def change, do: []
-  end
-
-  defmodule One do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, ByName}]
-  end
-
-  defmodule Two do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, ByName}, {2, ByDept}, {5, Nothing}]
-  end
+  versions([
+    {1, [create(index(TestUser, [:name])), create(metadata(TestUser))]},
+    {2, [create(index(TestUser, [:dept])), drop(index(TestUser, [:name]))]},
+    {5, []},
+    {6, [create(index(TestUser, [:age], options: [indexer: TestIndexer]))]},
+    {7, [create(index(TestUser, [:name], options: [mapped?: false]))]}
+  ])
 
   defp reopen(tenant, migrator, opts \\ []),
     do: Tenant.open!(TestRepo, tenant.id, [migrator: migrator, log: false] ++ opts)
@@ -55,12 +33,12 @@ defmodule EctoFoundationDB.MigrationTest do
 
   test "build and drop indexes of what is there", %{tenant: tenant} do
     fill(tenant, 25)
-    reopen(tenant, One, migration_step: 4)
+    migrate(tenant, 1, migration_step: 4)
     assert stray_entries(tenant, TestUser) == []
     assert [_, _] = TestRepo.all(TestUser, where: [name: "n0"], prefix: tenant)
     assert Migrator.pending_versions(TestRepo, tenant) == []
 
-    reopen(tenant, Two, migration_step: 4)
+    migrate(tenant, 5, migration_step: 4)
     assert stray_entries(tenant, TestUser) == []
     assert [_ | _] = TestRepo.all(TestUser, where: [dept: "d0"], prefix: tenant)
 
@@ -86,7 +64,7 @@ defmodule EctoFoundationDB.MigrationTest do
             prefix: tenant
           )
 
-    reopen(tenant, One, migration_step: 2)
+    migrate(tenant, 1, migration_step: 2)
     assert stray_entries(tenant, TestUser) == []
 
     assert [%{id: "u1"}, %{id: "u2"}, %{id: "u3"}] =
@@ -94,18 +72,6 @@ defmodule EctoFoundationDB.MigrationTest do
   end
 
   describe "a step" do
-    defmodule Copies do
-      use EctoFoundationDB.Migration
-      @impl true
-      def change, do: [create(index(TestUser, [:name], options: [mapped?: false]))]
-    end
-
-    defmodule WithCopies do
-      use EctoFoundationDB.Migrator
-      @impl true
-      def migrations, do: [{1, Copies}]
-    end
-
     test "that is too large for a transaction is taken in smaller ones", %{tenant: tenant} do
       notes = String.duplicate("x", 90_000)
 
@@ -114,56 +80,26 @@ defmodule EctoFoundationDB.MigrationTest do
         TestRepo.insert_all(TestUser, rows, prefix: tenant)
       end
 
-      reopen(tenant, WithCopies)
+      migrate(tenant, 7)
       assert claims(tenant) == []
       users = TestRepo.all(TestUser, where: [name: "n"], key_limit: 200, prefix: tenant)
       assert length(users) == 150
-    end
-
-    # An index whose builder loses against a writer of the record before, if it has read that one in
-    # the same transaction.
-    defmodule Contended do
-      alias EctoFoundationDB.Indexer.Default
-      @behaviour EctoFoundationDB.Indexer
-
-      @impl true
-      def set(tenant, index, schema, {_key, data} = record) do
-        with fun when is_function(fun) <- Process.get(__MODULE__), do: fun.(data[:id])
-        Default.set(tenant, index, schema, record)
-      end
-
-      @impl true
-      defdelegate clear(tenant, index, schema, record), to: Default
-      @impl true
-      defdelegate drop_ranges(tenant, index), to: Default
-    end
-
-    defmodule ContendedByName do
-      use EctoFoundationDB.Migration
-      @impl true
-      def change, do: [create(index(TestUser, [:name], options: [indexer: Contended]))]
-    end
-
-    defmodule WithContended do
-      use EctoFoundationDB.Migrator
-      @impl true
-      def migrations, do: [{1, ContendedByName}]
     end
 
     test "that loses against writers again and again is taken in smaller ones",
          %{tenant: tenant} do
       TestRepo.insert_all(TestUser, for(i <- 1..8, do: [id: "u#{i}", name: "n"]), prefix: tenant)
 
-      Process.put(Contended, fn "u" <> i ->
+      # Whoever has read the record before in the same transaction loses against this writer.
+      TestIndexer.tell(fn data ->
+        "u" <> i = data[:id]
         before = %TestUser{id: "u#{String.to_integer(i) - 1}"}
         Task.await(Task.async(fn -> TestRepo.update(before, [notes: "new"], prefix: tenant) end))
       end)
 
-      reopen(tenant, WithContended)
+      migrate(tenant, 6)
       assert claims(tenant) == []
-
-      assert for({{_, "users", "i", _, 1, "n", id}, _} <- dump(tenant), do: id) ==
-               for(i <- 1..8, do: "u#{i}")
+      assert stray_entries(tenant, TestUser) == []
     end
   end
 
@@ -172,7 +108,7 @@ defmodule EctoFoundationDB.MigrationTest do
     before = counter(tenant)
 
     1..4
-    |> Enum.map(fn _ -> Task.async(fn -> reopen(tenant, Two, migration_step: 5) end) end)
+    |> Enum.map(fn _ -> Task.async(fn -> migrate(tenant, 5, migration_step: 5) end) end)
     |> Task.await_many(60_000)
 
     assert stray_entries(tenant, TestUser) == []
@@ -194,8 +130,8 @@ defmodule EctoFoundationDB.MigrationTest do
         end)
       end
 
-    reopen(tenant, One, migration_step: 7)
-    reopen(tenant, Two, migration_step: 7)
+    migrate(tenant, 1, migration_step: 7)
+    migrate(tenant, 5, migration_step: 7)
     for writer <- writers, do: send(writer, :stop)
     written = for writer <- writers, do: receive(do: ({:wrote, ^writer, n} -> n))
     assert Enum.sum(written) > 0
@@ -250,7 +186,10 @@ defmodule EctoFoundationDB.MigrationTest do
     )
 
     parent = self()
-    open = fn -> Tenant.open!(FaultyRepo, id, migrator: Two, migration_step: 3, log: false) end
+
+    open = fn ->
+      Tenant.open!(FaultyRepo, id, migrator: __MODULE__.Until5, migration_step: 3, log: false)
+    end
 
     writers =
       for seed <- 1..2 do
@@ -282,18 +221,14 @@ defmodule EctoFoundationDB.MigrationTest do
 
   test "a migration whose process is killed is finished by another", %{tenant: tenant} do
     fill(tenant, 200)
-    {pid, monitor} = spawn_monitor(fn -> reopen(tenant, One, migration_step: 1) end)
-    wait_for(fn -> claims(tenant) != [] end)
-    Process.exit(pid, :kill)
-    assert_receive {:DOWN, ^monitor, _, _, _}
+    TestIndexer.die_at("u00100", fn -> migrate(tenant, 6, migration_step: 7) end)
 
     # Records written meanwhile are in the index that nobody builds at the moment.
-    TestRepo.insert!(%TestUser{id: "a", name: "first"}, prefix: tenant)
+    TestRepo.insert!(%TestUser{id: "a", age: 1}, prefix: tenant)
     TestRepo.delete!(%TestUser{id: "u00001"}, prefix: tenant)
-    reopen(tenant, One)
-    assert stray_entries(tenant, TestUser) == []
+    migrate(tenant, 6)
     assert claims(tenant) == []
-    assert [%{id: "a"}] = TestRepo.all(TestUser, where: [name: "first"], prefix: tenant)
+    assert stray_entries(tenant, TestUser) == []
   end
 
   defp wait_for(condition) do
@@ -334,7 +269,7 @@ defmodule EctoFoundationDB.MigrationTest do
       end
 
       # Nobody moves the claim any more.
-      reopen(tenant, One)
+      migrate(tenant, 1)
       assert claims(tenant) == []
       assert stray_entries(tenant, TestUser) == []
       assert [_] = TestRepo.all(TestUser, where: [name: "while building"], prefix: tenant)
@@ -366,14 +301,11 @@ defmodule EctoFoundationDB.MigrationTest do
 
     test "look like those of the recorded library", %{tenant: tenant} do
       fill(tenant, 20)
-      {pid, _} = spawn_monitor(fn -> reopen(tenant, One, migration_step: 1) end)
-      wait_for(fn -> claims(tenant) != [] end)
-      Process.exit(pid, :kill)
-      wait_for(fn -> not Process.alive?(pid) end)
+      TestIndexer.die_at("u00010", fn -> migrate(tenant, 6, migration_step: 1) end)
       [ours | _] = claims(tenant)
       {_, recorded} = hd(Recording.claims())
 
-      assert {owner, [{1, [{{{:create, index}, {key, data}}, {first, cursor, last}} | _]} | _]} =
+      assert {owner, [{6, [{{{:create, index}, {key, data}}, {first, cursor, last}}]}]} =
                :erlang.binary_to_term(ours)
 
       assert is_reference(owner)
@@ -390,7 +322,7 @@ defmodule EctoFoundationDB.MigrationTest do
   describe "another node's migrations" do
     test "are seen by transactions that began with the old indexes", %{tenant: tenant} do
       parent = self()
-      reopen(tenant, One)
+      migrate(tenant, 1)
       TestRepo.insert!(%TestUser{id: "warm", name: "x"}, prefix: tenant)
 
       task =
@@ -403,7 +335,7 @@ defmodule EctoFoundationDB.MigrationTest do
         end)
 
       assert_receive {:attempt, pid}, 5_000
-      reopen(tenant, Two)
+      migrate(tenant, 5)
       send(pid, :go)
       # It conflicted with the migration.
       assert_receive {:attempt, ^pid}, 5_000
@@ -414,7 +346,7 @@ defmodule EctoFoundationDB.MigrationTest do
     end
 
     test "of other tenants make nobody conflict", %{tenant: tenant, id: id} do
-      reopen(tenant, One)
+      migrate(tenant, 1)
       TestRepo.insert!(%TestUser{id: "u", name: "x"}, prefix: tenant)
       attempts = :counters.new(1, [])
 
@@ -423,7 +355,9 @@ defmodule EctoFoundationDB.MigrationTest do
         TestRepo.update!(%TestUser{id: "u"}, name: "y")
 
         Task.await(
-          Task.async(fn -> Tenant.open!(TestRepo, id <> "-other", migrator: Two, log: false) end)
+          Task.async(fn ->
+            Tenant.open!(TestRepo, id <> "-other", migrator: __MODULE__.Until5, log: false)
+          end)
         )
       end)
 
@@ -488,11 +422,11 @@ defmodule EctoFoundationDB.MigrationTest do
     assert_raise ArgumentError, ~r/no fields \[:nope\]/, fn -> index(TestUser, [:nope]) end
 
     defmodule Wrong do
-      def migrations, do: [{"1", Nothing}]
+      def migrations, do: [{"1", __MODULE__}]
     end
 
     defmodule Twice do
-      def migrations, do: [{1, Nothing}, {1, ByName}]
+      def migrations, do: [{1, __MODULE__}, {1, __MODULE__}]
     end
 
     defmodule NoCommands do
@@ -517,7 +451,7 @@ defmodule EctoFoundationDB.MigrationTest do
   end
 
   test "an own transaction sees what is being migrated as it is", %{tenant: tenant} do
-    reopen(tenant, One)
+    migrate(tenant, 1)
 
     Transaction.run(tenant, fn ->
       assert [%{name: :users_name_index}, _] =

@@ -3,39 +3,26 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.Layer.Keys
-  alias EctoFoundationDB.Transaction
 
-  defmodule Users do
-    use EctoFoundationDB.Migration
-    @impl true
-    def change, do: [create(index(TestUser, [:name])), create(index(TestUser, [:dept]))]
+  @told [indexer: TestIndexer]
+
+  # The migrations until 1 are those of the older version.
+  versions([
+    {1,
+     [
+       create(index(TestUser, [:name])),
+       create(index(TestUser, [:dept], options: [indexer: TestIndexer]))
+     ]},
+    {2, EctoFoundationDB.RollingDeploymentTest.accounts()}
+  ])
+
+  def accounts do
+    # What another node does after this one has seen what is left to do.
+    Process.get(:meanwhile, fn -> :ok end).()
+
+    import EctoFoundationDB.Migration
+    [create(index(TestAccount, [:owner], options: @told)), create(index(TestUser, [:age]))]
   end
-
-  defmodule Accounts do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change do
-      # What another node does after this one has seen what is left to do.
-      Process.get(:meanwhile, fn -> :ok end).()
-      [create(index(TestAccount, [:owner])), create(index(TestUser, [:age]))]
-    end
-  end
-
-  defmodule Old do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, Users}]
-  end
-
-  defmodule New do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, Users}, {2, Accounts}]
-  end
-
-  defp open(tenant, migrator, opts \\ []),
-    do: Tenant.open!(TestRepo, tenant.id, [migrator: migrator, log: false] ++ opts)
 
   defp fill(tenant) do
     users = for i <- 1..200, do: [id: "u#{i + 10}", name: "n#{rem(i, 3)}", dept: "d", age: i]
@@ -53,44 +40,17 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
   defp wrong_entries(tenant),
     do: stray_entries(tenant, TestUser) ++ stray_entries(tenant, TestAccount)
 
-  # A node of the newer version that dies while it builds this index.
-  defp die_building(tenant, index) do
-    {pid, monitor} = spawn_monitor(fn -> open(tenant, New, migration_step: 1) end)
-    wait_for_claim(tenant, index)
-    Process.exit(pid, :kill)
-    assert_receive {:DOWN, ^monitor, _, _, _}
-  end
-
-  defp wait_for_claim(tenant, index) do
-    {first, last} = Keys.range(Keys.claims(tenant))
-
-    [claims] =
-      Transaction.run(tenant, fn -> Transaction.read([{:get_range, first, last, %{}}]) end)
-
-    building =
-      for {_, claim} <- claims,
-          {_owner, steps} = :erlang.binary_to_term(claim),
-          {{{:create, %{name: name}}, _}, {start, cursor, _}} <- [next(steps)],
-          cursor > start,
-          do: name
-
-    unless index in building, do: wait_for_claim(tenant, index)
-  end
-
-  defp next([{_version, []} | steps]), do: next(steps)
-  defp next([{_version, [command | _]} | _]), do: command
-
   test "what another node has done meanwhile is not done again", %{tenant: tenant} do
     fill(tenant)
     # An entry that only building the index anew would clear.
     mark = Keys.index_entry(tenant, "users", "users_name_index", ["mark"], "mark")
 
     Process.put(:meanwhile, fn ->
-      Task.await(Task.async(fn -> open(tenant, Old) end))
+      Task.await(Task.async(fn -> migrate(tenant, 1) end))
       operations(tenant, [{:set, {:pack, mark}, "mark"}])
     end)
 
-    open(tenant, New)
+    migrate(tenant, 2)
     assert [{:stray, {_, "mark"}}] = wrong_entries(tenant)
     assert claims(tenant) == []
 
@@ -101,41 +61,39 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
   test "the older version ends its part of what a newer one began, and leaves the rest to it",
        %{tenant: tenant} do
     fill(tenant)
-    die_building(tenant, :users_dept_index)
+    TestIndexer.die_at("u150", fn -> migrate(tenant, 2, migration_step: 7) end)
     assert [{"accounts", claim}, {"users", claim}] = claims(tenant)
 
-    open(tenant, Old)
+    migrate(tenant, 1)
     assert claims(tenant) == []
     assert indexes(tenant) == ~w(users_dept_index users_name_index)
     write(tenant)
     assert wrong_entries(tenant) == []
 
-    open(tenant, New)
+    migrate(tenant, 2)
     assert wrong_entries(tenant) == []
-    assert [_ | _] = TestRepo.all(TestAccount, where: [owner: "new"], prefix: tenant)
   end
 
   test "writers of either version keep up what a dead node of the newer one was building",
        %{tenant: tenant} do
     fill(tenant)
     write(tenant)
-    die_building(tenant, :accounts_owner_index)
+    TestIndexer.die_at(150, fn -> migrate(tenant, 2, migration_step: 7) end)
     assert [{"accounts", claim}, {"users", claim}] = claims(tenant)
 
     # It has nothing left to do.
-    open(tenant, Old)
+    migrate(tenant, 1)
     write(tenant)
 
-    open(tenant, New)
+    migrate(tenant, 2)
     assert claims(tenant) == []
     assert wrong_entries(tenant) == []
-    assert [_ | _] = TestRepo.all(TestAccount, where: [owner: "new"], prefix: tenant)
   end
 
   test "what the older version cannot read of a newer one's claim does not stop it",
        %{tenant: tenant} do
     fill(tenant)
-    die_building(tenant, :users_dept_index)
+    TestIndexer.die_at("u150", fn -> migrate(tenant, 2, migration_step: 7) end)
 
     # As it is where this version has no such schema.
     for {source, claim} <- claims(tenant) do
@@ -144,7 +102,7 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
       operations(tenant, [{:set, {:pack, Keys.claim(tenant, source)}, unknown}])
     end
 
-    open(tenant, Old)
+    migrate(tenant, 1)
     assert claims(tenant) == []
     assert wrong_entries(tenant) == []
     assert indexes(tenant) == ~w(users_dept_index users_name_index)

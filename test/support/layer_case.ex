@@ -9,12 +9,13 @@ defmodule EctoFoundationDB.LayerCase do
   using do
     quote do
       import EctoFoundationDB.LayerCase
-      import EctoFoundationDB.TestMigration, only: [migration: 1]
+      import EctoFoundationDB.TestMigration, only: [migration: 1, versions: 1]
 
       alias EctoFoundationDB.{
         Tenant,
         TestAccount,
         TestEvent,
+        TestIndexer,
         TestMember,
         TestNote,
         TestPost,
@@ -91,7 +92,7 @@ defmodule EctoFoundationDB.LayerCase do
 
     indexes =
       for data <- indexes,
-          data[:indexer] == EctoFoundationDB.Indexer.Default,
+          data[:indexer] in [EctoFoundationDB.Indexer.Default, EctoFoundationDB.TestIndexer],
           do: EctoFoundationDB.Index.from_data(data)
 
     loaded =

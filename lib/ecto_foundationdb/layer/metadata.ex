@@ -48,48 +48,40 @@ defmodule EctoFoundationDB.Layer.Metadata do
   end
 
   @doc """
-  Starts reads that depend on the metadata: what was cached serves as a guess, which the answers
-  confirm. `collect/1` gives the metadata and the answers.
+  Starts reads that depend on the metadata: `plan` gives a plan and its reads. What was cached serves as
+  a guess, which the answers confirm. `collect/1` gives the plan and the answers.
   """
-  def start(%Tenant{} = tenant, source, operations) do
-    case Transaction.metadata(source) || cached(tenant, source) do
-      nil ->
-        metadata = load(tenant, source)
-        {:known, metadata, Transaction.read_async(operations.(metadata))}
-
-      {_version, metadata} = cached ->
-        case guess(operations, metadata) do
-          {:ok, reads} ->
-            reads = Transaction.read_async([version_op() | reads])
-            {:guessed, tenant, source, cached, operations, reads}
-
-          :refused ->
-            metadata = load(tenant, source)
-            {:known, metadata, Transaction.read_async(operations.(metadata))}
-        end
-
-      metadata ->
-        {:known, metadata, Transaction.read_async(operations.(metadata))}
+  def start(%Tenant{} = tenant, source, plan) do
+    with nil <- Transaction.metadata(source),
+         {_version, metadata} = cached <- cached(tenant, source),
+         {plan_made, reads} <- guess(plan, metadata) do
+      reads = Transaction.read_async([version_op() | reads])
+      {:guessed, tenant, source, cached, {plan_made, plan}, reads}
+    else
+      _known_or_no_guess ->
+        {plan_made, reads} = plan.(load(tenant, source))
+        {:known, plan_made, Transaction.read_async(reads)}
     end
   end
 
   # An index that the cache does not know may be there by now.
-  defp guess(operations, metadata) do
-    {:ok, operations.(metadata)}
+  defp guess(plan, metadata) do
+    plan.(metadata)
   rescue
-    Unsupported -> :refused
+    Unsupported -> nil
   end
 
-  def collect({:known, metadata, reads}), do: {metadata, Transaction.collect(reads)}
+  def collect({:known, plan, reads}), do: {plan, Transaction.collect(reads)}
 
-  def collect({:guessed, tenant, source, {version, metadata}, operations, reads}) do
+  def collect({:guessed, tenant, source, {version, metadata}, {plan_made, plan}, reads}) do
     case Transaction.collect(reads) do
       [^version | answers] ->
-        {Transaction.put_metadata(source, metadata), answers}
+        Transaction.put_metadata(source, metadata)
+        {plan_made, answers}
 
       _ ->
-        metadata = load(tenant, source)
-        {metadata, Transaction.read(operations.(metadata))}
+        {plan_made, reads} = plan.(load(tenant, source))
+        {plan_made, Transaction.read(reads)}
     end
   end
 

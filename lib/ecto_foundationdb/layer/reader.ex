@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   @moduledoc false
   # What a transaction reads to answer a query.
 
-  alias EctoFoundationDB.{Future, Schema, Transaction}
+  alias EctoFoundationDB.{Future, Index, Indexer, Native, Schema, Transaction}
   alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record, Values}
 
   @doc "Starts a query in the current transaction: a future of its records."
@@ -11,12 +11,13 @@ defmodule EctoFoundationDB.Layer.Reader do
     if Plan.needs_metadata?(query) do
       reads =
         Metadata.start(query.tenant, query.source, fn metadata ->
-          first_reads(query, Plan.new(query, metadata))
+          plan = Plan.new(query, metadata)
+          {plan, first_reads(query, plan)}
         end)
 
       Future.read(fn ->
-        {metadata, answers} = Metadata.collect(reads)
-        finish(query, Plan.new(query, metadata), answers)
+        {plan, answers} = Metadata.collect(reads)
+        finish(query, plan, answers)
       end)
     else
       plan = Plan.new(query, nil)
@@ -140,32 +141,65 @@ defmodule EctoFoundationDB.Layer.Reader do
     Entries.follow(query, index, entries)
   end
 
-  @doc """
-  A page of a query without ordering: `{records, rest}`, where `rest` is the range still to read, or
-  `nil`.
+  @typedoc """
+  Where the next page begins: in a range of records, or of an index. `given` says what pages gave by
+  indexes that have been dropped since: the records whose entry came before this key.
   """
-  @spec page(Query.t(), Plan.range() | nil, pos_integer()) ::
-          {[Record.t()], Plan.range() | nil}
-  def page(query, range, rows) do
+  @type position ::
+          {:records, Plan.range()}
+          | {Index.t(), Plan.range(), given :: [{Index.t(), binary()}]}
+
+  @doc """
+  A page of a query without ordering, from its beginning or from a position: `{records, position}`, where
+  that is of the next page, or `nil`. Each page may be read in a transaction of its own.
+  """
+  @spec page(Query.t(), position() | nil, pos_integer()) :: {[Record.t()], position() | nil}
+  def page(query, position, rows) do
     query = %{query | limit: nil, key_limit: rows, order_by: []}
 
     metadata =
       if Plan.needs_metadata?(query), do: Metadata.load(query.tenant, query.source), else: nil
 
-    case Plan.new(query, metadata) do
+    case go_on(query, metadata, position) do
       {:nothing} ->
         {[], nil}
 
       {:get, _, _} ->
         {run(%{query | key_limit: nil}), nil}
 
-      {:records, whole, _, _} ->
-        page_of_records(query.schema, range || whole, rows)
+      {:records, range} ->
+        {records, rest} = page_of_records(query.schema, range, rows)
+        {records, rest && {:records, rest}}
 
-      {:index, index, whole, _, _} ->
-        {entries, rest} = page_of_entries(query, index, range || whole, rows)
-        {Entries.records(query, index, entries), rest}
+      {index, range, given} ->
+        {entries, rest} = page_of_entries(query, index, range, rows)
+        records = Entries.records(query, index, entries)
+
+        {Enum.reject(records, &given?(&1, query, given)), rest && {index, rest, given}}
     end
+  end
+
+  defp go_on(_query, _metadata, {:records, _range} = position), do: position
+
+  # An index that is there still is gone on with, also where the query would be planned otherwise now.
+  defp go_on(query, metadata, {index, {first, _last}, given} = position) do
+    if index in metadata.indexes,
+      do: position,
+      else: query |> Plan.new(metadata) |> beginning([{index, first} | given])
+  end
+
+  defp go_on(query, metadata, nil), do: query |> Plan.new(metadata) |> beginning([])
+
+  defp beginning({:records, range, _, _}, _given), do: {:records, range}
+  defp beginning({:index, index, range, _, _}, given), do: {index, range, given}
+  defp beginning(plan, _given), do: plan
+
+  defp given?(%Record{data: data}, query, given) do
+    id = Record.get(data, Schema.field_source(query.schema, Schema.primary_key(query.schema)))
+
+    Enum.any?(given, fn {index, first} ->
+      Native.pack(Indexer.Default.entry(query.tenant, index, query.schema, data, id)) < first
+    end)
   end
 
   @doc "A page of a range of records, as `page/3` gives it."

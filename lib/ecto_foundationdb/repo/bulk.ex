@@ -102,21 +102,21 @@ defmodule EctoFoundationDB.Repo.Bulk do
     end
   end
 
-  defp in_steps(query, step, range, count, opts, change) do
-    {{changed, rest}, step} =
+  defp in_steps(query, step, position, count, opts, change) do
+    {{changed, next}, step} =
       Transaction.step(
         query.tenant,
         step,
         fn step ->
-          {records, rest} = Reader.page(query, range, step)
+          {records, next} = Reader.page(query, position, step)
           change.(writer(query), records, false)
-          {length(records), rest}
+          {length(records), next}
         end,
         opts
       )
 
-    if rest,
-      do: in_steps(query, step, rest, count + changed, opts, change),
+    if next,
+      do: in_steps(query, step, next, count + changed, opts, change),
       else: count + changed
   end
 

@@ -201,12 +201,12 @@ defmodule EctoFoundationDB.Repo.Queries do
             {:halt, :done}
 
           position ->
-            range = if position == :start, do: nil, else: position
+            position = if position == :start, do: nil, else: position
 
-            {records, rest} =
-              Transaction.run(query.tenant, fn -> Reader.page(query, range, rows) end, opts)
+            {records, next} =
+              Transaction.run(query.tenant, fn -> Reader.page(query, position, rows) end, opts)
 
-            {Reader.load(records, query), rest || :done}
+            {Reader.load(records, query), next || :done}
         end,
         fn _ -> :ok end
       )
