@@ -150,14 +150,16 @@ defmodule EctoFoundationDB.Repo do
 
   `on_conflict:` says what happens where there is a record with this primary key: `:raise`,
   `:nothing`, `:replace_all`, `{:replace, fields}`, `{:replace_all_except, fields}`. Fields that are
-  `nil` in the struct are not stored, and replace nothing.
+  `nil` in the struct are not stored, and replace nothing. `conflict_target: []` writes without looking
+  whether there is one: the entries that it has in indexes stay, so only where there is none for sure.
   """
   @callback insert(struct(), keyword()) :: result()
   @callback insert!(struct(), keyword()) :: struct()
 
   @doc """
-  Inserts rows, keyword lists or maps, in one transaction: `{count, nil}`, or `{count, structs}`
-  with `returning: true`. Timestamps are not generated. A conflict is raised.
+  Inserts rows (keyword lists, maps or structs) in one transaction: `{count, nil}`, or `{count, structs}`
+  of those stored with `returning: true`. Timestamps are not generated. `on_conflict:` as in `insert/2`; a
+  conflict is raised, before any row is written.
   """
   @callback insert_all(module(), [map() | keyword()], keyword()) ::
               {non_neg_integer(), nil | [struct()]}

@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.MessagesTest do
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.{Future, Rebuild, Schema, Sync, Versionstamp}
-  alias EctoFoundationDB.{DecodeError, MultipleResultsError}
+  alias EctoFoundationDB.{DecodeError, MultipleResultsError, TestReading}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
   alias EctoFoundationDB.Indexer.SchemaMetadata
   alias EctoFoundationDB.Layer.Keys
@@ -115,7 +115,23 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.update(%TestUser{id: "a"}, [id: "b"], opts(&1)), ArgumentError,
        ~r/the primary key :id cannot be changed: delete the record/},
       {&TestRepo.insert_all(TestUser, [[id: "a", nope: 1]], opts(&1)), ArgumentError,
-       ~r/unknown field :nope of .*TestUser in insert_all, expected one of \[:id/},
+       ~r/insert_all: .*TestUser has no field :nope; it has \[:id/},
+      {&TestRepo.insert_all(TestUser, %{id: "a"}, opts(&1)), ArgumentError,
+       ~r/insert_all: expected a list of rows, got: %{id: "a"}/},
+      {&TestRepo.insert_all(TestUser, [%TestNote{id: "a"}], opts(&1)), ArgumentError,
+       ~r/insert_all: expected rows, keyword lists, maps or structs of .*TestUser, got: %.*TestNote/},
+      {&TestRepo.insert_all(TestUser, ["a"], opts(&1)), ArgumentError,
+       ~r/insert_all: expected rows, .* got: "a"/},
+      {&TestRepo.insert_all(TestUser, [[id: "a"]], opts(&1, placeholders: %{})), ArgumentError,
+       ~r/unknown options \[:placeholders\], known are: \[.*:returning/},
+      {fn _ -> TestRepo.update(%TestUser{id: "a"}, [:name], []) end, ArgumentError,
+       ~r/expected changes, a keyword list or a map, got: \[:name\]/},
+      {fn _ -> TestRepo.update(%TestUser{id: "a"}, %TestUser{name: "b"}, []) end, ArgumentError,
+       ~r/expected changes, a keyword list or a map, got: %.*TestUser/},
+      {&TestRepo.update_all(TestUser, [inc: [age: 1]], opts(&1)), ArgumentError,
+       ~r/update_all: expected `set: \[field: value\]`, got: \[inc: /},
+      {&TestRepo.update_all(TestUser, [set: [nope: 1]], opts(&1)), ArgumentError,
+       ~r/TestUser has no field :nope; it has \[:id/},
       {&TestRepo.insert_all(TestUser, [[name: "a"]], opts(&1)), ArgumentError,
        ~r/the primary key :id of this .*TestUser is nil/},
       {&TestRepo.insert(%TestUser{id: "a"}, prefix: &1, nope: 1), ArgumentError,
@@ -134,6 +150,48 @@ defmodule EctoFoundationDB.MessagesTest do
          TestRepo.update(%Ecto.Changeset{data: data, changes: %{stop: place}, valid?: true})
        end, ArgumentError, ~r/the changeset of an embed is not valid/}
     ])
+  end
+
+  test "of conflicts, before anything is written", %{tenant: tenant} do
+    user = %TestUser{id: "a"}
+
+    for {options, error, message} <- [
+          {[on_conflict: :what], ArgumentError,
+           ~r/on_conflict: expected :raise, :nothing, .* got: :what/},
+          {[on_conflict: {:replace, :name}], ArgumentError,
+           ~r/on_conflict: expected .*, got: {:replace, :name}/},
+          {[on_conflict: [set: [name: "b"]]], ArgumentError,
+           ~r/on_conflict: expected .*, got: \[set: /},
+          {[on_conflict: {:replace, [:name, :nope]}], ArgumentError,
+           ~r/on_conflict: .*TestUser has no fields \[:nope\]; it has \[:id/},
+          {[on_conflict: {:replace_all_except, [:nope]}], ArgumentError,
+           ~r/on_conflict: .*TestUser has no fields \[:nope\]/},
+          {[conflict_target: [:name]], Unsupported,
+           ~r/conflict_target: \[:name\]; records conflict by their primary key alone. Expected :id/},
+          {[conflict_target: [], on_conflict: :nothing], Unsupported,
+           ~r/on_conflict: :nothing needs to know what is there; with `conflict_target: \[\]`/},
+          {[returning: :name], ArgumentError,
+           ~r/returning: expected true, false or fields, got: :name/},
+          {[returning: [:nope]], ArgumentError,
+           ~r/returning: .*TestUser has no fields \[:nope\]; it has \[:id/}
+        ] do
+      all_raise(tenant, [
+        {&TestRepo.insert(user, opts(&1, options)), error, message},
+        {&TestRepo.insert_all(TestUser, [user], opts(&1, options)), error, message},
+        {fn tenant ->
+           TestRepo.transactional(tenant, fn ->
+             TestRepo.async_insert_all!(TestUser, [user], options)
+           end)
+         end, error, message}
+      ])
+    end
+
+    all_raise(tenant, [
+      {&TestRepo.insert(%TestReading{id: "a"}, opts(&1, on_conflict: :nothing)), Unsupported,
+       ~r/on_conflict: :nothing needs to know what is there; .*`write_primary: false`/}
+    ])
+
+    assert dump(tenant) == []
   end
 
   test "of queries", %{tenant: tenant} do

@@ -178,10 +178,46 @@ defmodule EctoFoundationDB.RepoTest do
       assert %{name: "Bob", dept: "ops", age: 36} = TestRepo.get(TestUser, "u1", prefix: tenant)
     end
 
-    test "anything else is an error", %{tenant: tenant} do
-      assert_raise ArgumentError, ~r/on_conflict: expected :raise, :nothing.*got: :what/, fn ->
-        TestRepo.insert(%TestUser{id: "u1"}, prefix: tenant, on_conflict: :what)
+    test "the primary key may be named as the target, and [] overwrites", %{tenant: tenant} do
+      for target <- [:id, [:id]] do
+        assert {:error, %ConflictError{}} =
+                 TestRepo.insert(%TestUser{id: "u1"}, prefix: tenant, conflict_target: target)
       end
+
+      TestRepo.insert!(%TestUser{id: "u1", name: "Bob"}, prefix: tenant, conflict_target: [])
+      assert %{name: "Bob", age: nil} = TestRepo.get(TestUser, "u1", prefix: tenant)
+    end
+
+    test "of many rows: a conflict leaves none of them, also where the transaction goes on",
+         %{tenant: tenant} do
+      rows = fn ids -> for id <- ids, do: [id: id, name: "Bob"] end
+
+      TestRepo.transactional(tenant, fn ->
+        for ids <- [["u0", "u1"], ["u2", "u3", "u2"]] do
+          assert_raise ConflictError, fn -> TestRepo.insert_all(TestUser, rows.(ids)) end
+        end
+      end)
+
+      assert [%{id: "u1"}] = TestRepo.all(TestUser, prefix: tenant)
+
+      assert {1, [%{id: "u2", name: "Bob"}]} =
+               TestRepo.insert_all(TestUser, rows.(["u1", "u2"]),
+                 on_conflict: :nothing,
+                 returning: true,
+                 prefix: tenant
+               )
+
+      assert {3, nil} =
+               TestRepo.insert_all(TestUser, rows.(["u1", "u4", "u4"]),
+                 on_conflict: :replace_all,
+                 prefix: tenant
+               )
+
+      assert {1, [%{id: "u5", active: false}]} =
+               TestRepo.insert_all(TestUser, [%TestUser{id: "u5", active: false}],
+                 returning: [:id],
+                 prefix: tenant
+               )
     end
   end
 

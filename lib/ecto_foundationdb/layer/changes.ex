@@ -80,8 +80,8 @@ defmodule EctoFoundationDB.Layer.Changes do
 
   @doc "The changes of an update as a map, checked."
   @spec check!(Schema.t(), map() | keyword()) :: map()
-  def check!(schema, changes) when is_map(changes) or is_list(changes) do
-    changes = Map.new(changes)
+  def check!(schema, changes) do
+    changes = fields!(changes, "expected changes, a keyword list or a map")
     id = Schema.primary_key(schema)
     known = Schema.fields(schema)
 
@@ -103,20 +103,32 @@ defmodule EctoFoundationDB.Layer.Changes do
     changes
   end
 
-  def check!(_schema, other) do
-    raise ArgumentError, "expected changes, a keyword list or a map, got: #{inspect(other)}"
+  defp fields!(fields, expected) do
+    if (is_map(fields) and not is_struct(fields)) or Keyword.keyword?(fields),
+      do: Map.new(fields),
+      else: raise(ArgumentError, "#{expected}, got: #{inspect(fields)}")
   end
 
-  @doc "One row of insert_all: a map or keyword list of fields, no timestamps."
+  @doc "One row of insert_all: a map or keyword list of fields, or a struct; no timestamps."
   @spec row(Schema.t(), map() | keyword()) :: {Schema.data(), map()}
   def row(schema, row) do
-    row = Map.new(row)
     known = Schema.fields(schema)
+
+    row =
+      case row do
+        %^schema{} -> row |> Map.take(known) |> Map.reject(fn {_, value} -> is_nil(value) end)
+        _ -> row
+      end
+
+    row =
+      fields!(
+        row,
+        "insert_all: expected rows, keyword lists, maps or structs of #{inspect(schema)}"
+      )
 
     for {field, _} <- row, field not in known do
       raise ArgumentError,
-            "unknown field #{inspect(field)} of #{inspect(schema)} in insert_all, " <>
-              "expected one of #{inspect(known)}"
+            "insert_all: #{inspect(schema)} has no field #{inspect(field)}; it has #{inspect(known)}"
     end
 
     primary_key = Schema.primary_key(schema)

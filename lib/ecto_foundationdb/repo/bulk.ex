@@ -7,15 +7,19 @@ defmodule EctoFoundationDB.Repo.Bulk do
   alias EctoFoundationDB.Layer.{Changes, Metadata, Query, Reader, Values, Writer}
   alias EctoFoundationDB.Repo.{Conflicts, Options, Queries, Records}
 
+  @insert_options [:on_conflict, :conflict_target, :returning]
+
   def insert_all(repo, schema, rows, opts) do
-    opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
+    opts = Options.validate!(opts, @insert_options)
+    Conflicts.check!(schema, opts)
     tenant = Options.tenant!(repo, opts)
+
+    unless is_list(rows) do
+      raise ArgumentError, "insert_all: expected a list of rows, got: #{inspect(rows)}"
+    end
 
     rows =
       for row <- rows do
-        row =
-          if is_struct(row), do: row |> Map.take(Schema.fields(schema)) |> drop_nils(), else: row
-
         {data, _values} = Changes.row(schema, row)
         {Changes.stored_id!(schema, data), data}
       end
@@ -27,20 +31,14 @@ defmodule EctoFoundationDB.Repo.Bulk do
           {:error, error} ->
             raise error
 
-          count ->
-            structs =
-              if opts[:returning],
-                do: Enum.map(rows, fn {_, data} -> Values.loader(schema, tenant).(data) end)
-
-            {count, structs}
+          {:ok, stored} ->
+            loader = if opts[:returning], do: Values.loader(schema, tenant)
+            {length(stored), loader && Enum.map(stored, loader)}
         end
       end,
       opts
     )
   end
-
-  defp drop_nils(fields),
-    do: fields |> Enum.reject(fn {_, value} -> is_nil(value) end) |> Map.new()
 
   def update_all(repo, queryable, updates, opts) do
     {query, opts} = Queries.query(repo, queryable, opts, [:step])
@@ -143,7 +141,8 @@ defmodule EctoFoundationDB.Repo.Bulk do
   end
 
   def async_insert_all!(repo, schema, structs, opts) do
-    opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
+    opts = Options.validate!(opts, @insert_options)
+    Conflicts.check!(schema, opts)
     tenant = Options.tenant!(repo, opts)
 
     unless Transaction.in?() do

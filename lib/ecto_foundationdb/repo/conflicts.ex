@@ -3,55 +3,128 @@ defmodule EctoFoundationDB.Repo.Conflicts do
   # Inserting where there may be a record with the same primary key: the option `on_conflict:`.
 
   alias EctoFoundationDB.{ConflictError, Schema, Transaction, Versionstamp}
+  alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Record, Writer}
 
   @doc """
-  Stores rows `{id, data}` in the current transaction; the number of those stored. One call reads what
-  all rows need to know of what is there.
+  Checks what an insert is told to do about conflicts, and to return: errors come before anything is
+  written, not with the first conflict.
   """
-  @spec put_all(Writer.t(), [{term(), Schema.data()}], keyword()) ::
-          non_neg_integer() | {:error, Exception.t()}
-  def put_all(writer, rows, opts) do
-    {known, unknown} =
-      Enum.split_with(rows, fn {id, _} ->
-        Versionstamp.incomplete?(id) or blind?(writer.schema, opts)
-      end)
+  @spec check!(Schema.t(), keyword()) :: :ok
+  def check!(schema, opts) do
+    primary_key = Schema.primary_key(schema)
+    on_conflict = Keyword.get(opts, :on_conflict, :raise)
 
-    duplicate =
-      unknown
-      |> Enum.frequencies_by(fn {id, _} -> Keys.encode_id(id) end)
-      |> Enum.find(fn {_, count} -> count > 1 end)
+    case on_conflict do
+      simple when simple in [:raise, :nothing, :replace_all] ->
+        :ok
 
-    if duplicate do
-      # Rows with the same id must see each other.
-      store(rows, 0, fn {id, data} -> put(writer, id, data, opts) end)
-    else
-      reads =
-        for {id, _} <- unknown do
-          {first, last} = Keys.record_range(writer.tenant, writer.source, id)
-          Record.read(first, last)
-        end
+      {action, fields} when action in [:replace, :replace_all_except] and is_list(fields) ->
+        known!(schema, "on_conflict", fields)
 
-      {metadata, answers} = Metadata.read_for_write(writer.tenant, writer.source, reads)
-      writer = %{writer | metadata: metadata}
-      Enum.each(known, fn {_, data} -> Writer.insert(writer, data) end)
+      other ->
+        raise ArgumentError,
+              "on_conflict: expected :raise, :nothing, :replace_all, {:replace, fields} or " <>
+                "{:replace_all_except, fields}, got: #{inspect(other)}"
+    end
 
-      unknown
-      |> Enum.zip(answers)
-      |> store(length(known), fn {{id, data}, answer} -> put(writer, id, data, answer, opts) end)
+    unless Keyword.get(opts, :conflict_target) in [nil, [], primary_key, [primary_key]] do
+      raise Unsupported,
+            "conflict_target: #{inspect(opts[:conflict_target])}; records conflict by their primary key " <>
+              "alone. Expected #{inspect(primary_key)}, or [], which writes without looking at what is there"
+    end
+
+    if blind?(schema, opts) and on_conflict not in [:raise, :replace_all] do
+      raise Unsupported,
+            "on_conflict: #{inspect(on_conflict)} needs to know what is there; with `conflict_target: []`, " <>
+              "and with a schema's `write_primary: false`, records are written without looking"
+    end
+
+    case Keyword.get(opts, :returning, false) do
+      returning when is_boolean(returning) ->
+        :ok
+
+      fields when is_list(fields) ->
+        known!(schema, "returning", fields)
+
+      other ->
+        raise ArgumentError, "returning: expected true, false or fields, got: #{inspect(other)}"
     end
   end
 
-  # Counts the rows that were stored; the first error ends it.
-  defp store(rows, count, put) do
-    Enum.reduce_while(rows, count, fn row, count ->
-      case put.(row) do
-        {:ok, :nothing} -> {:cont, count}
-        {:ok, _} -> {:cont, count + 1}
-        {:error, _} = error -> {:halt, error}
-      end
+  defp known!(schema, option, fields) do
+    known = Schema.fields(schema)
+
+    with [_ | _] = unknown <- fields -- known do
+      raise ArgumentError,
+            "#{option}: #{inspect(schema)} has no fields #{inspect(unknown)}; it has #{inspect(known)}"
+    end
+
+    :ok
+  end
+
+  @doc """
+  Stores rows `{id, data}` in the current transaction; gives the data of those stored. One call reads
+  what all rows need to know of what is there, and an error comes before any of them is written.
+  """
+  @spec put_all(Writer.t(), [{term(), Schema.data()}], keyword()) ::
+          {:ok, [Schema.data()]} | {:error, Exception.t()}
+  def put_all(writer, rows, opts) do
+    on_conflict = on_conflict(opts)
+    blind? = fn {id, _} -> Versionstamp.incomplete?(id) or blind?(writer.schema, opts) end
+    seen = for {id, _} = row <- rows, not blind?.(row), do: id
+
+    case {repeated(seen), on_conflict} do
+      {nil, _} ->
+        reads = for id <- seen, do: read(writer, id)
+        {metadata, answers} = Metadata.read_for_write(writer.tenant, writer.source, reads)
+        answers = for answer <- answers, do: Record.decode(answer, writer.schema)
+
+        {rows, []} =
+          Enum.map_reduce(rows, answers, fn row, answers ->
+            if blind?.(row), do: {{row, []}, answers}, else: {{row, hd(answers)}, tl(answers)}
+          end)
+
+        put_distinct(%{writer | metadata: metadata}, rows, on_conflict)
+
+      {id, :raise} ->
+        {:error, %ConflictError{schema: writer.schema, id: id}}
+
+      # Rows with the same id must see each other.
+      {_id, _on_conflict} ->
+        {:ok, for({id, data} <- rows, stored?(put(writer, id, data, opts)), do: data)}
+    end
+  end
+
+  # An id that is there twice.
+  defp repeated(ids) do
+    encoded = Enum.map(ids, &Keys.encode_id/1)
+
+    with [again | _] <- encoded -- Enum.uniq(encoded),
+         do: Enum.find(ids, &(Keys.encode_id(&1) == again)),
+         else: ([] -> nil)
+  end
+
+  defp put_distinct(writer, rows, on_conflict) do
+    with :ok <- conflicts(writer, rows, on_conflict) do
+      {:ok,
+       for(
+         {{id, data}, found} <- rows,
+         stored?(put(writer, id, data, found, on_conflict)),
+         do: data
+       )}
+    end
+  end
+
+  defp conflicts(writer, rows, :raise) do
+    Enum.find_value(rows, :ok, fn {{id, data}, found} ->
+      with {:ok, _} <- may_insert(writer, id, data, found), do: nil
     end)
   end
+
+  defp conflicts(_writer, _rows, _on_conflict), do: :ok
+
+  defp stored?({:ok, result}), do: result != :nothing
 
   @doc """
   Whether `conflict_target: []` says to write without looking. Records that are not stored under their
@@ -70,25 +143,19 @@ defmodule EctoFoundationDB.Repo.Conflicts do
       Writer.insert(%{writer | metadata: metadata}, data)
       {:ok, :inserted}
     else
-      {first, last} = Keys.record_range(writer.tenant, writer.source, id)
-      reads = [Record.read(first, last)]
+      reads = [read(writer, id)]
       {metadata, [rows]} = Metadata.read_for_write(writer.tenant, writer.source, reads)
-      put(%{writer | metadata: metadata}, id, data, rows, opts)
+      found = Record.decode(rows, writer.schema)
+      put(%{writer | metadata: metadata}, id, data, found, on_conflict(opts))
     end
   end
 
-  defp put(writer, id, data, rows, opts) do
-    case Record.decode(rows, writer.schema) do
-      [] ->
-        Writer.insert(writer, data)
-        {:ok, :inserted}
-
-      [existing] ->
-        replace(writer, id, existing, data, Keyword.get(opts, :on_conflict, :raise))
-    end
+  defp put(writer, _id, data, [], _on_conflict) do
+    Writer.insert(writer, data)
+    {:ok, :inserted}
   end
 
-  defp replace(writer, id, existing, data, on_conflict) do
+  defp put(writer, id, data, [existing], on_conflict) do
     case on_conflict do
       :nothing ->
         {:ok, :nothing}
@@ -97,25 +164,34 @@ defmodule EctoFoundationDB.Repo.Conflicts do
         Writer.update(writer, existing, data)
         {:ok, :replaced}
 
-      {:replace, fields} when is_list(fields) ->
+      {:replace, fields} ->
         Writer.update(writer, existing, Keyword.take(data, sources(writer, fields)))
         {:ok, :replaced}
 
-      {:replace_all_except, fields} when is_list(fields) ->
+      {:replace_all_except, fields} ->
         Writer.update(writer, existing, Keyword.drop(data, sources(writer, fields)))
         {:ok, :replaced}
 
       :raise ->
-        # An earlier attempt of this very transaction, whose result never came back.
-        if Transaction.maybe_committed?() and existing.data == data,
-          do: {:ok, :inserted},
-          else: {:error, %ConflictError{schema: writer.schema, id: id}}
-
-      other ->
-        raise ArgumentError,
-              "on_conflict: expected :raise, :nothing, :replace_all, {:replace, fields} or " <>
-                "{:replace_all_except, fields}, got: #{inspect(other)}"
+        may_insert(writer, id, data, [existing])
     end
+  end
+
+  # Where a conflict is an error: none, or an earlier attempt of this very transaction, whose result
+  # never came back.
+  defp may_insert(_writer, _id, _data, []), do: {:ok, :inserted}
+
+  defp may_insert(writer, id, data, [existing]) do
+    if Transaction.maybe_committed?() and existing.data == data,
+      do: {:ok, :inserted},
+      else: {:error, %ConflictError{schema: writer.schema, id: id}}
+  end
+
+  defp on_conflict(opts), do: Keyword.get(opts, :on_conflict, :raise)
+
+  defp read(writer, id) do
+    {first, last} = Keys.record_range(writer.tenant, writer.source, id)
+    Record.read(first, last)
   end
 
   defp sources(writer, fields), do: Enum.map(fields, &Schema.field_source(writer.schema, &1))

@@ -10,6 +10,7 @@ defmodule EctoFoundationDB.Repo.Records do
   def insert(repo, struct_or_changeset, opts) do
     with {:ok, %schema{} = struct, given} <- Changeset.check(repo, :insert, struct_or_changeset) do
       opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
+      Conflicts.check!(schema, opts)
       tenant = Options.tenant!(repo, opts, struct)
       # Every attempt of the transaction has the same generated id.
       struct = Changes.generate_id(struct, given)
@@ -71,7 +72,7 @@ defmodule EctoFoundationDB.Repo.Records do
             "got: #{inspect(other)}"
   end
 
-  # Given are changes, or a changeset.
+  # Given are changes that were checked, or a changeset.
   defp update_with(repo, %schema{} = struct, given, opts) do
     opts = Options.validate!(opts, [:force, :returning])
     tenant = Options.tenant!(repo, opts, struct)
@@ -81,8 +82,7 @@ defmodule EctoFoundationDB.Repo.Records do
       {:ok, struct}
     else
       transaction(tenant, given, opts, fn given ->
-        {changes, virtual} = if is_struct(given), do: Changeset.changes(given), else: {given, %{}}
-        changes = Changes.check!(schema, changes)
+        {changes, virtual} = changes(schema, given)
         {data, values} = Changes.update(struct, changes, Keyword.get(opts, :force, false))
         filters = Changeset.filters(given, :update)
         # What an earlier attempt would have written, timestamps aside.
@@ -105,6 +105,13 @@ defmodule EctoFoundationDB.Repo.Records do
       end)
     end
   end
+
+  defp changes(schema, %{__struct__: Ecto.Changeset} = changeset) do
+    {changes, virtual} = Changeset.changes(changeset)
+    {Changes.check!(schema, changes), virtual}
+  end
+
+  defp changes(_schema, checked), do: {checked, %{}}
 
   defp nothing?(%{__struct__: Ecto.Changeset, changes: changes}), do: changes == %{}
   defp nothing?(changes), do: changes == %{}
