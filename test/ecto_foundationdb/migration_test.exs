@@ -10,11 +10,35 @@ defmodule EctoFoundationDB.MigrationTest do
     {2, [create(index(TestUser, [:dept])), drop(index(TestUser, [:name]))]},
     {5, []},
     {6, [create(index(TestUser, [:age], options: [indexer: TestIndexer]))]},
-    {7, [create(index(TestUser, [:name], options: [mapped?: false]))]}
+    {7, [create(index(TestUser, [:name], options: [mapped?: false]))]},
+    {8,
+     [create(index(TestUser, [:name], options: [indexer: EctoFoundationDB.MigrationTest.Count]))]}
   ])
 
   defp reopen(tenant, migrator, opts \\ []),
     do: Tenant.open!(TestRepo, tenant.id, [migrator: migrator, log: false] ++ opts)
+
+  # An index that is nothing but the number of records.
+  defmodule Count do
+    @behaviour EctoFoundationDB.Indexer
+
+    @impl true
+    def set(tenant, index, schema, record) do
+      TestIndexer.set(tenant, index, schema, record)
+      add(tenant, index, 1)
+    end
+
+    @impl true
+    def clear(tenant, index, _schema, _record), do: add(tenant, index, -1)
+
+    @impl true
+    def drop_ranges(tenant, index), do: [EctoFoundationDB.Indexer.range(tenant, index)]
+
+    defp add(tenant, index, n) do
+      key = EctoFoundationDB.Indexer.key(tenant, index, ["count"])
+      [{:atomic, :add, key, <<n::little-64>>}]
+    end
+  end
 
   defp fill(tenant, n) do
     rows =
@@ -229,6 +253,25 @@ defmodule EctoFoundationDB.MigrationTest do
     migrate(tenant, 6)
     assert claims(tenant) == []
     assert stray_entries(tenant, TestUser) == []
+  end
+
+  test "an own indexer that counts does not count twice what is written while it is built",
+       %{tenant: tenant} do
+    fill(tenant, 200)
+    TestIndexer.die_at("u00100", fn -> migrate(tenant, 8, migration_step: 9) end)
+
+    for id <- ["a", "z", "u00001", "u00100", "u00200"] do
+      TestRepo.insert!(%TestUser{id: id, name: "new"}, prefix: tenant, on_conflict: :replace_all)
+    end
+
+    for id <- ["u00002", "u00150"], do: TestRepo.delete!(%TestUser{id: id}, prefix: tenant)
+    migrate(tenant, 8)
+
+    assert TestRepo.aggregate(TestUser, :count, prefix: tenant) == 200
+    assert [200] = for({{_, "users", "i", _, "count"}, <<n::little-64>>} <- dump(tenant), do: n)
+
+    TestRepo.delete_all(TestUser, prefix: tenant)
+    assert [0] = for({{_, "users", "i", _, "count"}, <<n::little-64>>} <- dump(tenant), do: n)
   end
 
   defp wait_for(condition) do

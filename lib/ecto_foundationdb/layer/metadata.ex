@@ -7,22 +7,32 @@ defmodule EctoFoundationDB.Layer.Metadata do
   # every transaction. What writers must not miss is a migration of their own tenant and source, and
   # that always writes the source's claim: so writers conflict with the claim.
 
-  alias EctoFoundationDB.{Connection, DecodeError, Index, Native, Tenant, Transaction}
+  alias EctoFoundationDB.{Connection, DecodeError, Index, Indexer, Native, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Term}
 
   defstruct indexes: [], building: []
 
-  @typedoc "`building`: indexes that a migration is building; written to, but not read from."
-  @type t :: %__MODULE__{indexes: [Index.t()], building: [Index.t()]}
+  @typedoc """
+  `building`: an index that a migration is building, and the key it has come to; written to, but not read
+  from.
+  """
+  @type t :: %__MODULE__{indexes: [Index.t()], building: [{Index.t(), binary()}]}
 
   @version_key "\xff/metadataVersion"
 
   @doc "The operation that tells every node that indexes have changed."
   def changed, do: {:atomic, :set_versionstamped_value, @version_key, <<0::112>>}
 
-  @doc "The indexes to keep in step with a record."
-  def writable(%__MODULE__{indexes: indexes, building: building}), do: indexes ++ building
+  @doc """
+  The indexes to keep in step with the record of this key. Of records that a builder is still to come to,
+  entries may be there already; an own indexer may count, and must not do so twice.
+  """
+  @spec writable(t(), binary()) :: [Index.t()]
+  def writable(%__MODULE__{indexes: indexes, building: building}, key) do
+    indexes ++
+      for {index, cursor} <- building, Indexer.default?(index) or key < cursor, do: index
+  end
 
   @doc """
   The metadata of a source and the answers to other reads, in one call. For writers: the transaction
@@ -118,7 +128,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
   defp claim_of(claim, source, tenant) do
     case Term.decode_foreign(claim) do
       {:ok, {_owner, steps}} when is_list(steps) ->
-        {true, for(index <- building(steps), index.source == source, do: index)}
+        {true, for({%{source: ^source}, _cursor} = building <- building(steps), do: building)}
 
       _ ->
         key = Native.pack(Keys.claim(tenant, source))
@@ -127,9 +137,9 @@ defmodule EctoFoundationDB.Layer.Metadata do
   end
 
   # The first step that is left is the one under way.
-  defp building([{_version, [{{{:create, _}, {_key, data}}, _range} | _]} | _])
-       when is_list(data),
-       do: [Index.from_data(data)]
+  defp building([{_version, [{{{:create, _}, {_key, data}}, {_first, cursor, _last}} | _]} | _])
+       when is_list(data) and is_binary(cursor),
+       do: [{Index.from_data(data), cursor}]
 
   defp building([{_version, []} | steps]), do: building(steps)
   defp building(_steps), do: []

@@ -43,10 +43,9 @@ defmodule EctoFoundationDB.Layer.Writer do
         true -> for {key, value} <- rows, do: {:set, key, value}
       end
 
-    Transaction.write(
-      rows ++
-        Indexer.set_all(writer.tenant, indexes(writer), writer.schema, {Native.pack(tuple), data})
-    )
+    key = Native.pack(tuple)
+    entries = Indexer.set_all(writer.tenant, indexes(writer, key), writer.schema, {key, data})
+    Transaction.write(rows ++ entries)
   end
 
   defp stamped(key, value), do: {:atomic, :set_versionstamped_key, key, value}
@@ -67,13 +66,14 @@ defmodule EctoFoundationDB.Layer.Writer do
     records = if Schema.write_primary?(writer.schema), do: clear ++ set, else: [clear_record(old)]
 
     {old_record, new_record} = {{key, in_front}, {key, data}}
+    indexes = indexes(writer, key)
 
     entries =
       if in_front == old.data do
-        Indexer.update_all(writer.tenant, indexes(writer), writer.schema, old_record, new_record)
+        Indexer.update_all(writer.tenant, indexes, writer.schema, old_record, new_record)
       else
         # Its right entries may never have been written.
-        {default, others} = Enum.split_with(indexes(writer), &Indexer.default?/1)
+        {default, others} = Enum.split_with(indexes, &Indexer.default?/1)
 
         mistaken(writer, old) ++
           Indexer.clear_all(writer.tenant, default, writer.schema, old_record) ++
@@ -88,24 +88,21 @@ defmodule EctoFoundationDB.Layer.Writer do
   @spec delete(t(), Record.t()) :: :ok
   def delete(%__MODULE__{} = writer, %Record{key: key} = record) do
     data = Record.to_front(record.data, id_name(writer))
-    entries = Indexer.clear_all(writer.tenant, indexes(writer), writer.schema, {key, data})
+    entries = Indexer.clear_all(writer.tenant, indexes(writer, key), writer.schema, {key, data})
     Transaction.write([clear_record(record) | mistaken(writer, record) ++ entries])
   end
 
   @doc "These are all records of the schema, and have gone; counters move, and never go back."
   @spec delete_all(t(), [Record.t()]) :: :ok
   def delete_all(%__MODULE__{tenant: tenant, source: source} = writer, records) do
-    {default, others} = Enum.split_with(indexes(writer), &Indexer.default?/1)
-
-    ranges = [
-      Keys.range(Keys.records(tenant, source))
-      | Enum.flat_map(default, &Indexer.drop_ranges(tenant, &1))
-    ]
-
+    records_range = {first, _last} = Keys.range(Keys.records(tenant, source))
+    default = for index <- indexes(writer, first), Indexer.default?(index), do: index
+    ranges = [records_range | Enum.flat_map(default, &Indexer.drop_ranges(tenant, &1))]
     clears = for {first, last} <- ranges, do: {:clear_range, first, last}
 
     entries =
       Enum.flat_map(records, fn %Record{key: key, data: data} ->
+        others = Enum.reject(indexes(writer, key), &Indexer.default?/1)
         data = Record.to_front(data, id_name(writer))
         Indexer.clear_all(tenant, others, writer.schema, {key, data})
       end)
@@ -134,7 +131,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     if first == id_name(writer) do
       []
     else
-      indexes = Enum.filter(indexes(writer), &Indexer.default?/1)
+      indexes = Enum.filter(indexes(writer, key), &Indexer.default?/1)
 
       entries =
         for index <- indexes,
@@ -145,7 +142,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     end
   end
 
-  defp indexes(%__MODULE__{metadata: metadata}), do: Metadata.writable(metadata)
+  defp indexes(%__MODULE__{metadata: metadata}, key), do: Metadata.writable(metadata, key)
 
   defp id_name(%__MODULE__{schema: schema}),
     do: Schema.field_source(schema, Schema.primary_key(schema))
