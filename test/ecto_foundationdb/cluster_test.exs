@@ -38,6 +38,10 @@ defmodule EctoFoundationDB.ClusterTest do
 
   test "a cluster file that does not exist, or holds something else, is named", context do
     library = client_library()
+    missing = [{"FDB_CLUSTER_FILE", "/no/such/fdb.cluster"}]
+    assert {:error, message} = OtherVM.run([library: library], missing)
+    assert message =~ "/no/such/fdb.cluster, that FDB_CLUSTER_FILE names"
+
     assert {:error, message} = OtherVM.run(cluster_file: "/no/such/fdb.cluster", library: library)
     assert message =~ "/no/such/fdb.cluster"
     assert message =~ "embedded: true"

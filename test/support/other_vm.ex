@@ -24,11 +24,11 @@ defmodule EctoFoundationDB.OtherVM do
     IO.puts("answer:" <> Base.encode64(:erlang.term_to_binary(answer)))
     """
 
-    {output, _status} = System.cmd("elixir", args(script), env: env, stderr_to_stdout: true)
+    {output, status} = System.cmd("elixir", args(script), env: env, stderr_to_stdout: true)
 
     case Regex.run(~r/^answer:(.*)$/m, output) do
-      [_all, answer] -> answer |> Base.decode64!() |> :erlang.binary_to_term()
-      nil -> raise "the other VM said:\n#{output}"
+      [_all, answer] when status == 0 -> answer |> Base.decode64!() |> :erlang.binary_to_term()
+      _crashed -> raise "the other VM ended with status #{status}, and said:\n#{output}"
     end
   end
 

@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use foundationdb::api::{FdbApiBuilder, NetworkAutoStop};
 use foundationdb::options::NetworkOption;
@@ -22,6 +23,8 @@ use crate::error::Error;
 const NETWORK_ALREADY_SETUP: i32 = 2009;
 /// FoundationDB's `api_version_already_set`.
 const API_VERSION_ALREADY_SET: i32 = 2201;
+/// The longest time between two registrations of the exit handler, of some 32 bytes each.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 enum State {
     Stopped,
@@ -74,9 +77,7 @@ pub fn start(library: &Library, options: Vec<NetworkOption>) -> Result<(), Error
     match boot(options) {
         Ok(network) => {
             *NETWORK.lock() = Some(network);
-            // SAFETY: `stop_network` takes no arguments, and the library is pinned, so that it is
-            // still there when the process exits.
-            unsafe { libc::atexit(stop_network) };
+            runtime().spawn(stop_at_exit());
             *state = State::Running;
             Ok(())
         }
@@ -119,6 +120,24 @@ fn explain(error: FdbError) -> Error {
     }
 }
 
+/// Has the network stopped before the process exits.
+///
+/// libfdb_c makes some of its C++ objects when it first needs them, and its network thread uses them
+/// to the end. What was made or registered last goes first at exit: a handler registered now would
+/// stop that thread only after such objects have been destroyed under it, and the VM would crash while
+/// it exits. So the handler is registered again and again, ever more rarely.
+async fn stop_at_exit() {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        // SAFETY: `stop_network` takes no arguments, and the library is pinned, so that it is still
+        // there when the process exits.
+        unsafe { libc::atexit(stop_network) };
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Stops the network and waits for its thread, once.
 extern "C" fn stop_network() {
     let network = NETWORK.lock().take();
     let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(network)));

@@ -64,7 +64,10 @@ impl Database {
         options: Vec<DatabaseOption>,
     ) -> Result<ResourceArc<DatabaseHandle>, Error> {
         if let Target::Cluster(path) = target {
-            check_cluster_file(path.as_deref())?;
+            match path {
+                Some(path) => check_cluster_file(Path::new(path), "given as cluster_file:")?,
+                None => check_default_cluster_file()?,
+            }
         }
         let cluster_file = target.cluster_file();
         // The engine itself says why it can't open a file; the C API has only a number for it.
@@ -118,15 +121,32 @@ impl Database {
     }
 }
 
-/// Looks at the cluster file before the client does, whose errors name no file. Without a path,
-/// FoundationDB's own rules find one: the environment, the working directory, the system's default.
-fn check_cluster_file(path: Option<&str>) -> Result<(), Error> {
-    let Some(path) = path else { return Ok(()) };
-    let text = std::fs::read_to_string(Path::new(path)).map_err(|error| {
+/// Looks for the cluster file where FoundationDB's clients do when they are given none.
+fn check_default_cluster_file() -> Result<(), Error> {
+    if let Some(path) = std::env::var_os("FDB_CLUSTER_FILE") {
+        return check_cluster_file(Path::new(&path), "that FDB_CLUSTER_FILE names");
+    }
+    let here = Path::new("fdb.cluster");
+    if here.exists() {
+        return check_cluster_file(here, "in the working directory");
+    }
+    let system = if cfg!(target_os = "macos") {
+        "/usr/local/etc/foundationdb/fdb.cluster"
+    } else {
+        "/etc/foundationdb/fdb.cluster"
+    };
+    check_cluster_file(Path::new(system), "of this machine")
+}
+
+/// Looks at a cluster file before the client does, whose errors name no file, and come only with the
+/// first transaction.
+fn check_cluster_file(path: &Path, which: &str) -> Result<(), Error> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| {
         Error::Explained(
             NO_CLUSTER_FILE,
             format!(
-                "can't read the cluster file {path}: {error}. Give the path of your cluster's \
+                "can't read the cluster file {name}, {which}: {error}. Give the path of your cluster's \
                  fdb.cluster as cluster_file:, or embedded: true for a database in this VM"
             ),
         )
@@ -147,7 +167,7 @@ fn check_cluster_file(path: Option<&str>) -> Result<(), Error> {
     Err(Error::Explained(
         CONNECTION_STRING_INVALID,
         format!(
-            "the cluster file {path} holds no connection string: expected a line like \
+            "the cluster file {name}, {which}, holds no connection string: expected a line like \
              description:id@10.0.0.1:4500, got: {:?}",
             connection_string.unwrap_or("")
         ),
