@@ -16,6 +16,17 @@ defmodule EctoFoundationDB.Error do
 
   @type t :: %__MODULE__{code: non_neg_integer(), message: String.t()}
 
+  @doc false
+  # The NIF's words about a wrong argument become an ArgumentError's.
+  def arguments!(fun) do
+    fun.()
+  rescue
+    error in ErlangError ->
+      if is_binary(error.original),
+        do: raise(ArgumentError, error.original),
+        else: reraise(error, __STACKTRACE__)
+  end
+
   @impl true
   def exception({:fdb, 0, message}), do: %__MODULE__{code: 0, message: message}
 

@@ -5,8 +5,9 @@ defmodule EctoFoundationDB.Future do
 
   - A read is awaited (`Repo.await/1`) inside its transaction.
   - The ids of `async_insert_all!/3` are awaited after it.
-  - A watch is not awaited: `{ref, :ready}` comes as a message, where `ref` is `ref/1` of the future,
-    and `Repo.assign_ready/3` takes it from there.
+  - A watch tells by itself: `{ref, :ready}` comes as a message, where `ref` is `ref/1` of the future,
+    and `Repo.assign_ready/3` takes it from there. A process that has nothing else to do may await it: the
+    result is `:ready`, however long that takes.
   """
 
   alias EctoFoundationDB.Exception.Unsupported
@@ -86,9 +87,9 @@ defmodule EctoFoundationDB.Future do
     end
   end
 
-  defp wait({:watch, reference, describe}) do
+  defp wait({:watch, reference, _describe}) do
     receive do
-      {^reference, :ready} -> describe
+      {^reference, :ready} -> :ready
       {^reference, {:error, error}} -> raise EctoFoundationDB.Error, error
     end
   end

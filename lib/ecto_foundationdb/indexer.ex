@@ -109,28 +109,41 @@ defmodule EctoFoundationDB.Indexer do
 
   @doc false
   def set_all(tenant, indexes, schema, record),
-    do: Enum.flat_map(indexes, &indexer!(&1).set(tenant, &1, schema, record))
+    do: Enum.flat_map(indexes, &call(&1, :set, [tenant, &1, schema, record]))
 
   @doc false
   def clear_all(tenant, indexes, schema, record),
-    do: Enum.flat_map(indexes, &indexer!(&1).clear(tenant, &1, schema, record))
+    do: Enum.flat_map(indexes, &call(&1, :clear, [tenant, &1, schema, record]))
 
   @doc false
   def update_all(tenant, indexes, schema, old, new) do
     Enum.flat_map(indexes, fn index ->
-      indexer = indexer!(index)
-
       cond do
-        function_exported?(indexer, :update, 5) ->
-          indexer.update(tenant, index, schema, old, new)
+        function_exported?(indexer!(index), :update, 5) ->
+          call(index, :update, [tenant, index, schema, old, new])
 
         touched?(index, old, new) ->
-          indexer.clear(tenant, index, schema, old) ++ indexer.set(tenant, index, schema, new)
+          call(index, :clear, [tenant, index, schema, old]) ++
+            call(index, :set, [tenant, index, schema, new])
 
         true ->
           []
       end
     end)
+  end
+
+  defp call(index, callback, args) do
+    indexer = indexer!(index)
+
+    case apply(indexer, callback, args) do
+      operations when is_list(operations) ->
+        operations
+
+      other ->
+        raise ArgumentError,
+              "#{inspect(indexer)}.#{callback}/#{length(args)}: expected a list of operations, " <>
+                "got: #{inspect(other)}"
+    end
   end
 
   @doc false

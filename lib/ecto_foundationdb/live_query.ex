@@ -111,7 +111,11 @@ defmodule EctoFoundationDB.LiveQuery do
     do: {source(query, index), first, last, watch, {query.limit || 0, reverse?}}
 
   defp read(_query, {:nothing}, _watch),
-    do: raise(ArgumentError, "no record has nil as its primary key")
+    do:
+      raise(
+        ArgumentError,
+        "where: the primary key is compared with nil, and no record has such a one"
+      )
 
   defp source(query, index) do
     id_type = Schema.type(query.schema, Schema.primary_key(query.schema))

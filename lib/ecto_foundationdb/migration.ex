@@ -102,11 +102,29 @@ defmodule EctoFoundationDB.Migration do
   @spec metadata(module(), [atom()], keyword()) :: Index.t()
   def metadata(schema, fields \\ [], opts \\ []) do
     options =
-      Keyword.get(opts, :options, [])
+      options!(opts)
       |> Keyword.put(:indexer, SchemaMetadata)
       |> Keyword.put_new(:signals, SchemaMetadata.signal_names())
 
+    signals = options[:signals]
+
+    unless is_list(signals) and signals -- SchemaMetadata.signal_names() == [] do
+      raise ArgumentError,
+            "signals: expected some of #{inspect(SchemaMetadata.signal_names())}, got: #{inspect(signals)}"
+    end
+
     build(schema, fields, Keyword.put(opts, :options, options), "metadata")
+  end
+
+  defp options!(opts) do
+    options = Keyword.get(opts, :options, [])
+
+    unless Keyword.keyword?(options) do
+      raise ArgumentError,
+            "options: expected a keyword list for the indexer, got: #{inspect(options)}"
+    end
+
+    options
   end
 
   defp build(schema, fields, opts, suffix) do
@@ -127,7 +145,7 @@ defmodule EctoFoundationDB.Migration do
       schema: schema,
       columns: fields,
       name: name(schema, fields, suffix),
-      options: opts[:options]
+      options: options!(opts)
     }
   end
 

@@ -26,6 +26,7 @@ defmodule EctoFoundationDB.Migrator do
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record, Term}
+  alias EctoFoundationDB.Repo.Options
 
   @callback migrations() :: [{non_neg_integer(), module()}]
 
@@ -52,7 +53,8 @@ defmodule EctoFoundationDB.Migrator do
   Migrates all tenants of a Repo, or those with the ids in `tenants:`; gives the number of tenants.
 
   `concurrency:` tenants at a time (2). `progress:` a function that is called with the number of
-  tenants done and of all. An interrupted run is safe; the next one goes on where it stopped.
+  tenants done and of all. An interrupted run is safe; the next one goes on where it stopped. An error in
+  one tenant is logged with its id, and raised.
 
       iex> EctoFoundationDB.Migrator.migrate_all(Repo, tenants: ["docs"], concurrency: 4)
       1
@@ -62,20 +64,42 @@ defmodule EctoFoundationDB.Migrator do
     opts =
       Keyword.validate!(opts, [:tenants, concurrency: 2, progress: fn _done, _all -> :ok end])
 
+    Options.positive!(:concurrency, opts[:concurrency])
     ids = opts[:tenants] || Tenant.list(repo)
+
+    unless is_list(ids) do
+      raise ArgumentError, "tenants: expected a list of tenants' ids, got: #{inspect(ids)}"
+    end
+
     all = length(ids)
     opts[:progress].(0, all)
 
     ids
-    |> Task.async_stream(&Tenant.open(repo, &1),
+    |> Task.async_stream(&open(repo, &1),
       max_concurrency: opts[:concurrency],
       ordered: false,
       timeout: :infinity
     )
-    |> Enum.reduce(0, fn {:ok, _tenant}, done ->
-      opts[:progress].(done + 1, all)
-      done + 1
+    |> Enum.reduce(0, fn
+      {:ok, :ok}, done ->
+        opts[:progress].(done + 1, all)
+        done + 1
+
+      {:ok, {id, error, stacktrace}}, _done ->
+        Logger.error(
+          "[EctoFoundationDB] tenant #{inspect(id)} of #{inspect(repo)} is not migrated"
+        )
+
+        reraise error, stacktrace
     end)
+  end
+
+  # An error is raised where all are waited for, and not in a process of its own.
+  defp open(repo, id) do
+    Tenant.open(repo, id)
+    :ok
+  rescue
+    error -> {id, error, __STACKTRACE__}
   end
 
   @doc """
@@ -107,6 +131,12 @@ defmodule EctoFoundationDB.Migrator do
 
       function_exported?(migrator, :migrations, 0) ->
         migrations = migrator.migrations()
+
+        unless is_list(migrations) do
+          raise ArgumentError,
+                "#{inspect(migrator)}.migrations/0: expected a list of {version, module} pairs, " <>
+                  "got: #{inspect(migrations)}"
+        end
 
         for migration <- migrations do
           unless match?(
@@ -153,8 +183,7 @@ defmodule EctoFoundationDB.Migrator do
   defp migrate(tenant, migrations, config) do
     steps =
       for {version, module} <- migrations do
-        commands = for command <- module.change(), do: command_step(tenant, command)
-        {version, commands}
+        {version, for(command <- change(module), do: command_step(tenant, command))}
       end
 
     sources =
@@ -173,6 +202,24 @@ defmodule EctoFoundationDB.Migrator do
       log?: config[:log],
       seen: nil
     })
+  end
+
+  defp change(module) do
+    unless Code.ensure_loaded?(module) and function_exported?(module, :change, 0) do
+      raise ArgumentError,
+            "#{inspect(module)} is no migration: expected a module with `use EctoFoundationDB.Migration` " <>
+              "and change/0"
+    end
+
+    case module.change() do
+      commands when is_list(commands) -> commands
+      other -> unexpected!(other)
+    end
+  end
+
+  defp unexpected!(other) do
+    raise ArgumentError,
+          "change/0 of a migration: expected a list of create(…) and drop(…), got: #{inspect(other)}"
   end
 
   defp command_step(tenant, {action, %EctoFoundationDB.Migration.Index{} = command})
@@ -203,10 +250,7 @@ defmodule EctoFoundationDB.Migrator do
     {{{action, command}, {key, Index.to_data(index)}}, range}
   end
 
-  defp command_step(_tenant, other) do
-    raise ArgumentError,
-          "change/0 of a migration: expected a list of create(…) and drop(…), got: #{inspect(other)}"
-  end
+  defp command_step(_tenant, other), do: unexpected!(other)
 
   defp work(job) do
     case Transaction.step(job.tenant, job.limit, &turn(job, &1)) do

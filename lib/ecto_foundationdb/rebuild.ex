@@ -12,6 +12,7 @@ defmodule EctoFoundationDB.Rebuild do
   alias EctoFoundationDB.{Indexer, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Reader, Record}
+  alias EctoFoundationDB.Repo.Options
 
   @doc """
   Rebuilds one index of a tenant; gives the number of entries that were missing and of those that were
@@ -26,14 +27,15 @@ defmodule EctoFoundationDB.Rebuild do
           wrong: non_neg_integer()
         }
   def index(%Tenant{} = tenant, schema, name, opts \\ []) do
-    opts = Keyword.validate!(opts, step: 500)
+    step = opts |> Keyword.validate!(step: 500) |> Keyword.fetch!(:step)
+    Options.positive!(:step, step)
     query = Query.new(tenant, schema, [])
     index = Transaction.run(tenant, fn -> find!(query, name) end)
     records = Keys.range(Keys.records(tenant, query.source))
     [entries] = Indexer.drop_ranges(tenant, index)
 
-    missing = pages(tenant, records, opts[:step], 0, &set(query, name, &1, &2))
-    wrong = pages(tenant, entries, opts[:step], 0, &clear(query, name, &1, &2))
+    missing = pages(tenant, records, step, 0, &set(query, name, &1, &2))
+    wrong = pages(tenant, entries, step, 0, &clear(query, name, &1, &2))
     # Lists that are synced by the index are read again.
     if missing + wrong > 0,
       do: Transaction.run(tenant, fn -> Transaction.write([Metadata.changed()]) end)

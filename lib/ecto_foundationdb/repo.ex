@@ -343,7 +343,8 @@ defmodule EctoFoundationDB.Repo do
       def insert_or_update(changeset, opts \\ []),
         do: EctoFoundationDB.Repo.__insert_or_update__(__MODULE__, changeset, opts)
 
-      def update(changeset), do: update(changeset, [])
+      def update(changeset),
+        do: Records.update(__MODULE__, changeset, with_defaults(:update, []))
 
       @impl true
       def update(%{__struct__: Ecto.Changeset} = changeset, opts),
@@ -355,7 +356,8 @@ defmodule EctoFoundationDB.Repo do
       def update(struct, changes, opts),
         do: Records.update(__MODULE__, struct, changes, with_defaults(:update, opts))
 
-      def update!(changeset), do: update!(changeset, [])
+      def update!(changeset),
+        do: Records.update!(__MODULE__, changeset, with_defaults(:update, []))
 
       @impl true
       def update!(%{__struct__: Ecto.Changeset} = changeset, opts),
@@ -512,7 +514,7 @@ defmodule EctoFoundationDB.Repo do
     tenant =
       EctoFoundationDB.Repo.Options.tenant!(repo, if(tenant, do: [prefix: tenant], else: []))
 
-    Transaction.run(tenant, fun, opts)
+    Transaction.run(tenant, fun, EctoFoundationDB.Repo.Options.validate!(opts, []))
   end
 
   @instead [

@@ -29,8 +29,8 @@ defmodule EctoFoundationDB.Tenant do
   @doc """
   Opens a tenant, which is created where it does not exist, and migrates it.
 
-  Options override the Repo's configuration: `:migrator`, `:migration_step`, `:log`, and
-  `:timeout` in ms.
+  Options override the Repo's configuration: `:migrator`, `:migration_step`, `:log`,
+  `:max_single_value_size`, `:max_value_size`, and `:timeout` in ms.
 
       iex> Tenant.open!(Repo, "docs").id
       "docs"
@@ -50,9 +50,11 @@ defmodule EctoFoundationDB.Tenant do
   @spec open(module(), id(), keyword()) :: t()
   def open(repo, id, options \\ []), do: open(repo, id, options, :open)
 
+  @options [:migrator, :migration_step, :log, :timeout, :max_single_value_size, :max_value_size]
+
   defp open(repo, id, options, how) do
     check_id!(id)
-    config = Connection.fetch!(repo).config |> Keyword.merge(options)
+    config = Connection.fetch!(repo).config |> Keyword.merge(options!(repo, options))
 
     [prefix] =
       try do
@@ -237,18 +239,14 @@ defmodule EctoFoundationDB.Tenant do
   """
   @spec pack(t(), tuple()) :: binary()
   def pack(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
-    do: Native.pack(Tuple.insert_at(tuple, 0, prefix))
+    do: Error.arguments!(fn -> Native.pack(Tuple.insert_at(tuple, 0, prefix)) end)
 
   @doc "The tuple of a key that `pack/2` made."
   @spec unpack(t(), binary()) :: tuple()
   def unpack(%__MODULE__{prefix: prefix} = tenant, key) when is_binary(key) do
-    case Native.unpack(key) do
-      tuple when tuple_size(tuple) > 0 and elem(tuple, 0) == prefix ->
-        Tuple.delete_at(tuple, 0)
-
-      _ ->
-        raise ArgumentError, "#{inspect(key)} is not a key of #{inspect(tenant)}"
-    end
+    if String.starts_with?(key, Native.pack({prefix})),
+      do: key |> Native.unpack() |> Tuple.delete_at(0),
+      else: raise(ArgumentError, "#{inspect(key)} is not a key of #{inspect(tenant)}")
   end
 
   @doc """
@@ -263,6 +261,16 @@ defmodule EctoFoundationDB.Tenant do
   @spec range(t(), tuple()) :: {binary(), binary()}
   def range(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
     do: Keys.range(Tuple.insert_at(tuple, 0, prefix))
+
+  defp options!(repo, options) do
+    unless Keyword.keyword?(options) and Keyword.keys(options) -- @options == [] do
+      raise ArgumentError,
+            "expected the options of a tenant, some of #{inspect(@options)}, got: #{inspect(options)}"
+    end
+
+    Connection.validate!(repo, options)
+    options
+  end
 
   # Keys are tuples with the prefix as an element; the subspace is what other clients of the
   # directory layer would use.

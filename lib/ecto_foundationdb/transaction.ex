@@ -51,6 +51,7 @@ defmodule EctoFoundationDB.Transaction do
   @not_committed 1020
   @transaction_timed_out 1031
   @transaction_too_large 2101
+  @key_too_large 2102
   @cluster_version_changed 1039
   @transaction_cancelled 1025
 
@@ -109,11 +110,13 @@ defmodule EctoFoundationDB.Transaction do
     start(repo, nil, fun, opts)
   end
 
-  defp describe(nil), do: "no tenant"
   defp describe(%Tenant{id: id, repo: repo}), do: "tenant #{inspect(id)} of #{inspect(repo)}"
 
   @doc "The tenant of the transaction this process is in, or `nil`."
   def tenant, do: with(%{tenant: tenant} <- Process.get(@key), do: tenant)
+
+  @doc "The tenant of the transaction this process is in."
+  def tenant!, do: current!().tenant
 
   @doc "Whether this process is in a transaction."
   def in?, do: Process.get(@key) != nil
@@ -253,6 +256,14 @@ defmodule EctoFoundationDB.Transaction do
     %{error | message: "#{error.message}. #{more}. #{@in_steps}"}
   end
 
+  defp explain(%Error{code: @key_too_large} = error) do
+    more =
+      "FoundationDB's keys have 10,000 bytes at most: that of a record holds its primary key, that of an " <>
+        "index's entry the values of the indexed fields, too. Index or store a digest of long values"
+
+    %{error | message: "#{error.message}. #{more}"}
+  end
+
   defp explain(error), do: error
 
   defp now, do: System.monotonic_time(:millisecond)
@@ -269,7 +280,9 @@ defmodule EctoFoundationDB.Transaction do
     if state.dirty? do
       run_ref = make_ref()
       writes = Enum.reverse(state.writes)
-      if writes != [], do: native(fn -> Native.transaction_run(state.handle, run_ref, writes) end)
+
+      if writes != [],
+        do: Error.arguments!(fn -> Native.transaction_run(state.handle, run_ref, writes) end)
 
       # Writes cannot fail before the commit; what can must not be half done when it comes.
       wait? = not Enum.all?(writes, &write?/1)
@@ -306,7 +319,7 @@ defmodule EctoFoundationDB.Transaction do
     ref = make_ref()
     skip = length(state.writes)
 
-    native(fn ->
+    Error.arguments!(fn ->
       Native.transaction_run(state.handle, ref, Enum.reverse(state.writes, operations))
     end)
 
@@ -435,15 +448,4 @@ defmodule EctoFoundationDB.Transaction do
 
   defp ok!({:ok, result}), do: result
   defp ok!({:error, error}), do: raise(Error, error)
-
-  # The NIF's words about a wrong argument.
-  defp native(fun) do
-    fun.()
-  rescue
-    error in ErlangError ->
-      case error.original do
-        message when is_binary(message) -> raise ArgumentError, message
-        _ -> reraise error, __STACKTRACE__
-      end
-  end
 end

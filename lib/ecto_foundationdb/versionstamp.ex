@@ -133,12 +133,14 @@ defmodule EctoFoundationDB.Versionstamp do
   def type, do: :id
 
   @doc false
-  def cast(id) when is_integer(id), do: {:ok, from_integer(id)}
+  def cast(id) when is_integer(id),
+    do: if(id >= 0 and id < 1 <<< 96, do: {:ok, from_integer(id)}, else: :error)
+
   def cast({:versionstamp, _, _, _} = id), do: {:ok, id}
 
   def cast(id) when is_binary(id) do
     case Integer.parse(id) do
-      {integer, ""} when integer >= 0 -> {:ok, from_integer(integer)}
+      {integer, ""} -> cast(integer)
       _ -> :error
     end
   end

@@ -3,13 +3,13 @@ defmodule EctoFoundationDB.MessagesTest do
   # that belong to a longer story have their tests there.
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{Future, Rebuild, Schema, Sync, Versionstamp}
+  alias EctoFoundationDB.{Future, Indexer, Migrator, Rebuild, Schema, Sync, Versionstamp}
   alias EctoFoundationDB.{DecodeError, MultipleResultsError, TestReading}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
   alias EctoFoundationDB.Indexer.SchemaMetadata
   alias EctoFoundationDB.Layer.Keys
 
-  import EctoFoundationDB.Migration, only: [index: 2, metadata: 2]
+  import EctoFoundationDB.Migration, only: [index: 2, index: 3, metadata: 2, metadata: 3]
 
   defmodule TwoKeys do
     defstruct [:a, :b]
@@ -65,6 +65,63 @@ defmodule EctoFoundationDB.MessagesTest do
     def migrations, do: [:first]
   end
 
+  defmodule NoOperations do
+    @behaviour EctoFoundationDB.Indexer
+    @impl true
+    def set(_tenant, _index, _schema, _record), do: :ok
+    @impl true
+    def clear(_tenant, _index, _schema, _record), do: []
+    @impl true
+    def drop_ranges(_tenant, _index), do: []
+  end
+
+  defmodule WrongOperations do
+    @behaviour EctoFoundationDB.Indexer
+    @impl true
+    def set(_tenant, _index, _schema, _record), do: [{:put, "key", "value"}]
+    @impl true
+    def clear(_tenant, _index, _schema, _record), do: []
+    @impl true
+    def drop_ranges(_tenant, _index), do: []
+  end
+
+  versions([
+    {1,
+     [
+       create(
+         index(TestNote, [:tag], options: [indexer: EctoFoundationDB.MessagesTest.NoOperations])
+       )
+     ]},
+    {2,
+     [
+       create(
+         index(TestPost, [:title],
+           options: [indexer: EctoFoundationDB.MessagesTest.WrongOperations]
+         )
+       )
+     ]},
+    {3, [create(index(TestUser, [:name], options: [indexer: Nowhere]))]},
+    {4, :commands}
+  ])
+
+  defmodule CountAccounts do
+    use EctoFoundationDB.Migration
+    @impl true
+    def change, do: [create(metadata(TestAccount))]
+  end
+
+  defmodule Counted do
+    def migrations, do: [{1, CountAccounts}]
+  end
+
+  defmodule NoList do
+    def migrations, do: :none
+  end
+
+  defmodule NoMigration do
+    def migrations, do: [{1, Nowhere}]
+  end
+
   defp state(tenant), do: %{assigns: %{}, private: %{tenant: tenant}}
 
   # Each a function of the tenant, the error and its words.
@@ -108,6 +165,23 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/insert: expected a struct or a changeset, got: :user/},
       {fn _ -> TestRepo.update(%TestUser{id: "a"}, :name, []) end, ArgumentError,
        ~r/expected changes, a keyword list or a map, got: :name/},
+      {fn _ -> TestRepo.update(%TestUser{id: "a"}) end, ArgumentError,
+       ~r/update: expected a changeset, or a struct and its changes .* got: %.*TestUser/},
+      {fn _ -> TestRepo.update!(%TestUser{id: "a"}) end, ArgumentError,
+       ~r/update: expected a changeset, or a struct and its changes/},
+      {&TestRepo.insert(%TestThing{id: 1, value: self()}, opts(&1)), ArgumentError,
+       ~r/this record cannot be stored: it holds a pid, which is not data: \[id: 1, value: #PID/},
+      {&TestRepo.insert(%TestNote{id: String.duplicate("x", 11_000)}, opts(&1)),
+       EctoFoundationDB.Error, ~r/2102.*10,000 bytes at most.*its primary key/},
+      {fn _ -> TestRepo.insert_or_update(%TestUser{}) end, ArgumentError,
+       ~r/insert_or_update: expected a changeset, got: %.*TestUser/},
+      {fn _ ->
+         TestRepo.insert!(%Ecto.Changeset{valid?: false, data: %TestUser{}, action: nil})
+       end,
+       if(Code.ensure_loaded?(Ecto.InvalidChangesetError),
+         do: Ecto.InvalidChangesetError,
+         else: ArgumentError
+       ), ~r/could not (perform )?insert/},
       {fn _ -> TestRepo.update(%{id: "a"}) end, ArgumentError,
        ~r/expected a changeset, or a struct and its changes/},
       {&TestRepo.update(%TestUser{id: "a"}, [nope: 1], opts(&1)), ArgumentError,
@@ -224,7 +298,34 @@ defmodule EctoFoundationDB.MessagesTest do
          TestRepo.one(TestUser, opts(tenant))
        end, MultipleResultsError, ~r/expected at most one result of .*TestUser, got more/},
       {fn _ -> TestRepo.await(:future) end, ArgumentError,
-       ~r/await: expected a future or a list of them, got: :future/}
+       ~r/await: expected a future or a list of them, got: :future/},
+      {fn _ -> TestRepo.await([:future]) end, ArgumentError,
+       ~r/await: expected a future or a list of them, got: :future/},
+      {&TestRepo.all(TestUser, opts(&1, limit: 0)), ArgumentError,
+       ~r/limit: expected a positive integer, got: 0/},
+      {&TestRepo.all(TestUser, opts(&1, order_by: [up: :name])), ArgumentError,
+       ~r/order_by: expected fields, or `asc: field` and `desc: field`, got: {:up, :name}/},
+      {&TestRepo.all(TestUser, opts(&1, order_by: :nope)), ArgumentError,
+       ~r/TestUser has no field :nope; it has \[:id/},
+      {&TestRepo.all(TestUser, opts(&1, where: [age: {:between, 1, nil}])), ArgumentError,
+       ~r/where: :age is compared with nil; leave that bound out/},
+      {&TestRepo.all(TestUser, opts(&1, where: [age: [>: 1, >=: 2]])), Unsupported,
+       ~r/where: :age is given more than once/},
+      {&TestRepo.all(TestUser, opts(&1, where: [age: Range.new(1, 9, 2)])), ArgumentError,
+       ~r/where: :age is compared with 1..9\/\/2; expected a range whose step is 1/},
+      {&TestRepo.all(TestUser, opts(&1, where: [id: {:>, "a"}], order_by: :name, limit: 1)),
+       Unsupported, ~r/where \[:id\] ordered by .* Read by the primary key, and sort or filter/},
+      {&Sync.sync_all(
+         state(counted(&1)),
+         TestRepo,
+         :users,
+         {TestAccount, where: [id: {:==, nil}]}
+       ), ArgumentError,
+       ~r/where: the primary key is compared with nil, and no record has such a one/},
+      {fn _ -> TestRepo.reload(:user) end, ArgumentError,
+       ~r/reload: expected a struct or a list of them, got: :user/},
+      {fn _ -> TestRepo.aggregate(TestUser, :sum, :age) end, Unsupported,
+       ~r/aggregate: of :sum and :age; only :count, without a field, is supported/}
     ])
   end
 
@@ -232,6 +333,15 @@ defmodule EctoFoundationDB.MessagesTest do
     all_raise(tenant, [
       {&TestRepo.transactional(&1, :fun), ArgumentError,
        ~r/transactional: expected a function of no or one argument, got: :fun/},
+      {&TestRepo.transactional(&1, fn -> 1 end, retries: 0), ArgumentError,
+       ~r/unknown options \[:retries\], known are: \[:prefix, :timeout\]/},
+      {&Tenant.open!(TestRepo, &1.id, migrater: One), ArgumentError,
+       ~r/expected the options of a tenant, some of \[:migrator, .*, got: \[migrater: One\]/},
+      {&Tenant.open!(TestRepo, &1.id, migration_step: 0), ArgumentError,
+       ~r/migration_step: expected a positive integer, got: 0/},
+      {&Tenant.pack(&1, {%{}}), ArgumentError, ~r/expected an element of a tuple, got: #{}/},
+      {&Tenant.unpack(&1, "key"), ArgumentError,
+       ~r/"key" is not a key of #EctoFoundationDB.Tenant/},
       {&TestRepo.transactional(&1, fn -> 1 end, timeout: 0), ArgumentError,
        ~r/timeout: expected milliseconds or :infinity, got: 0/},
       {fn tenant -> TestRepo.transactional(tenant, fn -> Tenant.list(TestRepo) end) end,
@@ -269,7 +379,25 @@ defmodule EctoFoundationDB.MessagesTest do
          TestRepo.transactional(tenant, fn -> SchemaMetadata.watch(TestUser, :reads) end)
        end, ArgumentError, ~r/expected one of the counters \[:inserts, .*, got: :reads/},
       {fn _ -> SchemaMetadata.changes(TestUser) end, IncorrectTenancy,
-       ~r/no tenant is given: pass `prefix: tenant`/}
+       ~r/no tenant is given: pass `prefix: tenant`/},
+      {fn _ -> SchemaMetadata.watch_changes(TestUser) end, IncorrectTenancy,
+       ~r/this must be called inside a transaction/},
+      {fn _ -> SchemaMetadata.async_changes(TestUser) end, IncorrectTenancy,
+       ~r/this must be called inside a transaction/},
+      {fn _ -> SchemaMetadata.clear(TestUser) end, IncorrectTenancy,
+       ~r/this must be called inside a transaction/},
+      {&SchemaMetadata.changes_by(TestUser, %{dept: 1}, opts(&1)), ArgumentError,
+       ~r/expected the counted fields and their values as a keyword list, got: %{dept: 1}/},
+      {&SchemaMetadata.changes_by(TestUser, [dept: "d"], opts(&1)), Unsupported,
+       ~r/keeps no counter :changes .* by \[:dept\]. .*create metadata\(.*TestUser, \[:dept\]\)/},
+      {fn _ -> TestRepo.watch(:user) end, ArgumentError,
+       ~r/watch: expected a struct, got: :user/},
+      {&TestRepo.watch(%TestReading{id: "r"}, opts(&1)), Unsupported,
+       ~r/`write_primary: false`: there is no record to watch/},
+      {&TestRepo.assign_ready([], :ref, opts(&1)), ArgumentError,
+       ~r/assign_ready: expected the references of `{ref, :ready}` messages in a list, got: :ref/},
+      {&TestRepo.assign_ready([:watch], [], opts(&1)), ArgumentError,
+       ~r/assign_ready: expected the futures of watches, .* got: \[:watch\]/}
     ])
   end
 
@@ -281,6 +409,34 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/migrations\/0: expected {version, module} pairs, got: :first/},
       {&Tenant.open!(TestRepo, &1.id, migrator: Nowhere), ArgumentError,
        ~r/the migrator Nowhere is not a module/},
+      {&Tenant.open!(TestRepo, &1.id, migrator: NoList), ArgumentError,
+       ~r/NoList.migrations\/0: expected a list of {version, module} pairs, got: :none/},
+      {&Tenant.open!(TestRepo, &1.id, migrator: NoMigration), ArgumentError,
+       ~r/Nowhere is no migration: expected a module with `use EctoFoundationDB.Migration`/},
+      {&migrate(&1, 4), ArgumentError,
+       ~r/change\/0 of a migration: expected a list of create.* got: :commands/},
+      {fn _ -> Migrator.migrate_all(TestRepo, concurrency: 0) end, ArgumentError,
+       ~r/concurrency: expected a positive integer, got: 0/},
+      {fn _ -> Migrator.migrate_all(TestRepo, tenants: "acme") end, ArgumentError,
+       ~r/tenants: expected a list of tenants' ids, got: "acme"/},
+      {fn _ -> index(TestUser, [:name], options: :none) end, ArgumentError,
+       ~r/options: expected a keyword list for the indexer, got: :none/},
+      {fn _ -> metadata(TestUser, [], options: [signals: [:reads]]) end, ArgumentError,
+       ~r/signals: expected some of \[:inserts, .*, got: \[:reads\]/},
+      {&Rebuild.index(&1, TestUser, :any, step: 0), ArgumentError,
+       ~r/step: expected a positive integer, got: 0/},
+      {&Indexer.all(&1, TestUser, :nope, ["a"]), Unsupported,
+       ~r/has no index :nope of .*TestUser; it has \[\]/},
+      {fn tenant ->
+         migrate(tenant, 1)
+         TestRepo.insert(%TestNote{id: "a"}, opts(tenant))
+       end, ArgumentError, ~r/NoOperations.set\/4: expected a list of operations, got: :ok/},
+      {fn tenant ->
+         migrate(tenant, 2)
+         TestRepo.insert(%TestPost{id: "a"}, opts(tenant))
+       end, ArgumentError, ~r/expected an operation, got: {put,/},
+      {&migrate(&1, 3), Unsupported,
+       ~r/users_name_index of "users" is maintained by Nowhere, which this version/},
       {fn _ -> index(TestUser, [:name, :nope]) end, ArgumentError,
        ~r/TestUser has no fields \[:nope\]; it has \[:id/},
       {fn _ -> metadata(TestUser, :dept) end, ArgumentError,
@@ -298,11 +454,26 @@ defmodule EctoFoundationDB.MessagesTest do
          TestRepo.all(TestUser, opts(tenant, where: [name: "a"]))
        end, DecodeError, ~r/users.*broken.*it is no description of an index/s},
       {fn tenant ->
+         describe(tenant, "broken", "no term")
+         TestRepo.all(TestUser, opts(tenant, where: [name: "a"]))
+       end, DecodeError, ~r/users.*broken.*it is not an Erlang term/s},
+      {fn tenant ->
          claim = {:set, {:pack, Keys.claim(tenant, "accounts")}, :erlang.term_to_binary(1)}
          operations(tenant, [claim])
          TestRepo.insert(%TestAccount{id: 1}, opts(tenant))
        end, DecodeError, ~r/claim.*accounts.*it is no claim of a migration/s}
     ])
+  end
+
+  defp counted(tenant) do
+    Tenant.open!(TestRepo, tenant.id, migrator: __MODULE__.Counted, log: false)
+  end
+
+  test "of ids that are no versionstamps: as of values in a URL, not of programs" do
+    assert Versionstamp.cast("4295098371") == {:ok, {:versionstamp, 1, 2, 3}}
+
+    for id <- [-1, 0x1000000000000000000000000, "-1", String.duplicate("9", 30), "x", nil],
+        do: assert(Versionstamp.cast(id) == :error)
   end
 
   defp describe(tenant, name, value) do

@@ -1,6 +1,8 @@
 defmodule EctoFoundationDB.MigrationTest do
   use EctoFoundationDB.LayerCase, async: true
 
+  import ExUnit.CaptureLog
+
   alias EctoFoundationDB.{Migrator, Native, Recording, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Term}
@@ -491,6 +493,28 @@ defmodule EctoFoundationDB.MigrationTest do
     end
 
     assert_raise ArgumentError, ~r/is not a module/, fn -> reopen(tenant, :nothing_like_it) end
+  end
+
+  test "what was done is logged, and what fails for which tenant", %{tenant: tenant} do
+    fill(tenant, 3)
+
+    log =
+      capture_log(fn ->
+        Tenant.open!(TestRepo, tenant.id, migrator: __MODULE__.Until2, log: true)
+      end)
+
+    assert log =~ ~s(#{tenant.id} (1\) users => :users_name_index)
+    assert log =~ ~s(#{tenant.id} (1\) users => :users_metadata)
+    assert log =~ ~s(#{tenant.id} (2\) users X :users_name_index)
+
+    log =
+      capture_log(fn ->
+        assert_raise EctoFoundationDB.Error, ~r/tenant "nobody's" .* does not exist/, fn ->
+          Migrator.migrate_all(TestRepo, tenants: ["nobody's"])
+        end
+      end)
+
+    assert log =~ ~s(tenant "nobody's" of EctoFoundationDB.TestRepo is not migrated)
   end
 
   test "an own transaction sees what is being migrated as it is", %{tenant: tenant} do

@@ -5,29 +5,16 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
   alias EctoFoundationDB.{Future, LiveQuery, Repo, Sync, TimeoutError}
   alias EctoFoundationDB.Indexer.SchemaMetadata
 
-  defmodule Counters do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change do
-      [
-        create(metadata(TestUser)),
-        create(metadata(TestUser, [:dept])),
-        create(index(TestUser, [:dept])),
-        create(metadata(TestAccount, [], options: [signals: [:changes]])),
-        create(metadata(TestMember, [:team])),
-        create(index(TestMember, [:team]))
-      ]
-    end
+  migration do
+    [
+      create(metadata(TestUser)),
+      create(metadata(TestUser, [:dept])),
+      create(index(TestUser, [:dept])),
+      create(metadata(TestAccount, [], options: [signals: [:changes]])),
+      create(metadata(TestMember, [:team])),
+      create(index(TestMember, [:team]))
+    ]
   end
-
-  defmodule Migrator do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, Counters}]
-  end
-
-  @moduletag tenant_options: [migrator: Migrator, log: false]
 
   defp counters(tenant, by \\ []) do
     for signal <- SchemaMetadata.signal_names(),
@@ -154,6 +141,44 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       ref = Future.ref(futures.b)
       TestRepo.update!(other, name: "Eva")
       refute_receive {^ref, _}, 50
+    end
+
+    test "of every counter, by functions of their own; a process may wait for them",
+         %{tenant: tenant} do
+      user = TestRepo.insert!(%TestUser{id: "u1", dept: "eng"}, prefix: tenant)
+
+      moves = %{
+        inserts: fn -> TestRepo.insert!(%TestUser{id: "u2", dept: "eng"}, prefix: tenant) end,
+        updates: fn -> TestRepo.update!(user, name: "Ada") end,
+        deletes: fn -> TestRepo.delete!(%TestUser{id: "u2"}, prefix: tenant) end,
+        collection: fn -> TestRepo.insert!(%TestUser{id: "u3", dept: "eng"}, prefix: tenant) end,
+        changes: fn -> TestRepo.update!(user, name: "Bea") end
+      }
+
+      for signal <- [:inserts, :updates, :deletes, :collection, :changes] do
+        watches = [
+          apply(SchemaMetadata, :"watch_#{signal}", [TestUser, [prefix: tenant]]),
+          apply(SchemaMetadata, :"watch_#{signal}_by", [TestUser, [dept: "eng"], [prefix: tenant]])
+        ]
+
+        other = SchemaMetadata.watch_by(TestUser, [dept: "ops"], signal, prefix: tenant)
+        moves[signal].()
+        assert TestRepo.await(watches) == [:ready, :ready]
+        ref = Future.ref(other)
+        refute_received {^ref, _}
+        Future.cancel(other)
+
+        [all, by] =
+          TestRepo.transactional(tenant, fn ->
+            TestRepo.await([
+              apply(SchemaMetadata, :"async_#{signal}", [TestUser]),
+              apply(SchemaMetadata, :"async_#{signal}_by", [TestUser, [dept: "eng"]])
+            ])
+          end)
+
+        assert all > 0 and by == all
+        assert apply(SchemaMetadata, signal, [TestUser, [prefix: tenant]]) == all
+      end
     end
 
     test "of a collection", %{tenant: tenant} do

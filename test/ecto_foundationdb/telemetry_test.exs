@@ -63,11 +63,19 @@ defmodule EctoFoundationDB.TelemetryTest do
     state = %{assigns: %{}, private: %{tenant: tenant}}
 
     Embedded.faults(Repo, seed: 1, future_version: 1)
-    page = Task.async(fn -> Sync.sync_one(state, Repo, :note, TestNote, "n1") end)
+
+    page =
+      Task.async(fn ->
+        state = Sync.sync_one(state, Repo, :note, TestNote, "n1")
+        # Without a page there is no watch that could fail.
+        receive do: (:end -> state)
+      end)
+
     assert measured(:retry) == %{code: 1009, queries: 1}
     Embedded.faults(Repo, seed: 1, watch_failure: 1)
-    assert %{assigns: %{note: %TestNote{text: "a"}}} = Task.await(page)
     assert measured(:watch_failed) == %{code: 1009}
+    send(page.pid, :end)
+    assert %{assigns: %{note: %TestNote{text: "a"}}} = Task.await(page)
 
     Embedded.faults(Repo, nil)
     SyncRepo.eventually(fn -> Sync.stats(Repo).subscriptions end, &(&1 == 0))

@@ -265,9 +265,9 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   def watch_changes_by(schema, by, opts \\ []), do: watch_by(schema, by, :changes, opts)
 
   @doc """
-  Watches a counter, inside a transaction: when it moves, this process gets `{ref, :ready}`.
-  `Repo.assign_ready/3` then gives all of the schema's records, or those of the query, under the
-  `:label`.
+  Watches a counter: when it moves, this process gets `{ref, :ready}`. Inside a transaction that reads, so
+  that no change is missed; else with `prefix: tenant`. With `label:`
+  `Repo.assign_ready/3` then gives all of the schema's records, or those of the query, under it.
   """
   @spec watch(EctoFoundationDB.Repo.queryable(), signal(), keyword()) :: Future.t()
   def watch(queryable, signal, opts \\ []), do: watch_by(queryable, [], signal, opts)
@@ -275,8 +275,15 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   @doc "As `watch/3`, of the records with these values: `watch_by(User, [dept: \"eng\"], :changes)`."
   @spec watch_by(EctoFoundationDB.Repo.queryable(), keyword(), signal(), keyword()) :: Future.t()
   def watch_by(queryable, by, signal, opts \\ []) do
+    opts = Keyword.validate!(opts, [:prefix, :label])
+
+    Transaction.run(opts[:prefix] || Transaction.tenant!(), fn ->
+      watch_counter(Transaction.tenant!(), queryable, by, signal, opts)
+    end)
+  end
+
+  defp watch_counter(tenant, queryable, by, signal, opts) do
     {schema, _, _} = EctoQuery.split(queryable)
-    tenant = tenant!()
     index = index!(tenant, schema, by, signal)
     watch = Transaction.watch(key(tenant, index, values_by(index, schema, by), signal))
 
@@ -302,7 +309,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   @doc "Clears the counters of the records with these values, inside a transaction."
   @spec clear_by(module(), keyword()) :: :ok
   def clear_by(schema, by) do
-    tenant = tenant!()
+    tenant = Transaction.tenant!()
     index = index!(tenant, schema, by, nil)
     values = values_by(index, schema, by)
 
@@ -314,14 +321,16 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   defp sync(schema, by, signal, opts) do
     opts = Keyword.validate!(opts, [:prefix, :timeout])
 
-    case opts[:prefix] || Transaction.tenant() do
-      nil -> tenant!()
-      tenant -> Transaction.run(tenant, fn -> Future.result(async(schema, by, signal)) end, opts)
-    end
+    tenant =
+      opts[:prefix] || Transaction.tenant() ||
+        raise IncorrectTenancy,
+              "no tenant is given: pass `prefix: tenant`, or call inside Repo.transactional(tenant, fun)"
+
+    Transaction.run(tenant, fn -> Future.result(async(schema, by, signal)) end, opts)
   end
 
   defp async(schema, by, signal) do
-    tenant = tenant!()
+    tenant = Transaction.tenant!()
     index = index!(tenant, schema, by, signal)
 
     reads =
@@ -337,12 +346,6 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     end)
   end
 
-  defp tenant! do
-    Transaction.tenant() ||
-      raise IncorrectTenancy,
-            "no tenant is given: pass `prefix: tenant`, or call inside Repo.transactional(tenant, fun)"
-  end
-
   @doc false
   # The index that counts these fields, and keeps this counter.
   def index!(tenant, schema, by, signal),
@@ -354,6 +357,11 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     unless is_nil(signal) or signal in @signals do
       raise ArgumentError,
             "expected one of the counters #{inspect(@signals)}, got: #{inspect(signal)}"
+    end
+
+    unless Keyword.keyword?(by) do
+      raise ArgumentError,
+            "expected the counted fields and their values as a keyword list, got: #{inspect(by)}"
     end
 
     fields = by |> Keyword.keys() |> Enum.sort()

@@ -6,6 +6,7 @@ defmodule EctoFoundationDB.Layer.Query do
   alias EctoFoundationDB.{Indexer, Schema, Tenant}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{EctoSelect, Values}
+  alias EctoFoundationDB.Repo.Options
 
   @enforce_keys [:tenant, :schema, :source]
   defstruct [:tenant, :schema, :source, :limit, :key_limit, :select, where: [], order_by: []]
@@ -69,10 +70,7 @@ defmodule EctoFoundationDB.Layer.Query do
   end
 
   defp limit(_name, nil), do: nil
-  defp limit(_name, limit) when is_integer(limit) and limit > 0, do: limit
-
-  defp limit(name, other),
-    do: raise(ArgumentError, "#{name}: expected a positive integer, got: #{inspect(other)}")
+  defp limit(name, limit), do: Options.positive!(name, limit)
 
   defp where(schema, where) do
     where
@@ -120,6 +118,11 @@ defmodule EctoFoundationDB.Layer.Query do
 
       %Range{step: 1} = range ->
         range(schema, field, {range.first, true}, {range.last, true})
+
+      %Range{} = range ->
+        raise ArgumentError,
+              "where: #{inspect(field)} is compared with #{inspect(range)}; expected a range whose " <>
+                "step is 1, `{:between, first, last}`, or `{:==, value}`"
 
       value ->
         {:eq, dump(schema, field, value)}

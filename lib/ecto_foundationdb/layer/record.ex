@@ -34,6 +34,7 @@ defmodule EctoFoundationDB.Layer.Record do
         ]
   def encode(key_tuple, data, options) do
     value = Term.encode_fields(data)
+    check_data!(value, data)
     size = byte_size(value)
     max = options[:max_value_size] || :infinity
     single = options[:max_single_value_size] || 100_000
@@ -55,6 +56,14 @@ defmodule EctoFoundationDB.Layer.Record do
       [{{:pack, key_tuple}, :erlang.term_to_binary({:multikey, {n, -1, crc}})} | rows]
     else
       [{{:pack, key_tuple}, value}]
+    end
+  end
+
+  # What cannot be read again is not written. Fields that this version does not know stay as they are.
+  defp check_data!(value, data) do
+    with true <- Enum.all?(data, fn {name, _} -> is_atom(name) end),
+         {:error, reason} <- Term.skip(value, 1) do
+      raise ArgumentError, "this record cannot be stored: #{reason}: #{inspect(data)}"
     end
   end
 

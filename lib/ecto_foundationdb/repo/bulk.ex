@@ -119,9 +119,7 @@ defmodule EctoFoundationDB.Repo.Bulk do
   end
 
   defp check_step!(query, step) do
-    unless is_integer(step) and step > 0 do
-      raise ArgumentError, "step: expected a positive integer, got: #{inspect(step)}"
-    end
+    Options.positive!(:step, step)
 
     if Query.limited?(query) or query.order_by != [] do
       raise ArgumentError,

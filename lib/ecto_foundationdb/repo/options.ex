@@ -24,6 +24,13 @@ defmodule EctoFoundationDB.Repo.Options do
     end
   end
 
+  @doc "The value of an option that is a number of something."
+  @spec positive!(atom(), term()) :: pos_integer()
+  def positive!(_name, value) when is_integer(value) and value > 0, do: value
+
+  def positive!(name, value),
+    do: raise(ArgumentError, "#{name}: expected a positive integer, got: #{inspect(value)}")
+
   @doc "The tenant a call is about: its option, its struct's, its transaction's, the Repo's only one."
   def tenant!(repo, opts, struct \\ nil) do
     case opts[:prefix] || Schema.tenant(struct) || Transaction.tenant() || single(repo) do

@@ -86,7 +86,8 @@ defmodule EctoFoundationDB.Repo.Queries do
     Future.apply(future(query, opts), fn
       [_, _ | _] ->
         raise MultipleResultsError,
-              "expected at most one result of #{inspect(query.schema)}, got more"
+              "expected at most one result of #{inspect(query.schema)}, got more. " <>
+                "`all` gives them all, `limit: 1` the first of them"
 
       none_or_one ->
         none_or_one
@@ -138,6 +139,10 @@ defmodule EctoFoundationDB.Repo.Queries do
   def reload(_repo, nil, _opts), do: nil
 
   def reload(repo, structs, opts) when is_list(structs) do
+    for other <- structs, not (is_nil(other) or is_struct(other)) do
+      raise ArgumentError, "reload: expected a struct or a list of them, got: #{inspect(other)}"
+    end
+
     case Enum.find(structs, & &1) do
       nil ->
         structs
@@ -163,10 +168,6 @@ defmodule EctoFoundationDB.Repo.Queries do
   defp async_reload(repo, %schema{} = struct, opts),
     do: async_get(repo, schema, Schema.id!(struct), opts)
 
-  defp async_reload(_repo, other, _opts) do
-    raise ArgumentError, "reload: expected a struct or a list of them, got: #{inspect(other)}"
-  end
-
   def reload!(repo, structs, opts) when is_list(structs) do
     reloaded = reload(repo, structs, opts)
 
@@ -184,9 +185,7 @@ defmodule EctoFoundationDB.Repo.Queries do
     {query, opts} = query(repo, queryable, opts, [:max_rows])
     rows = Keyword.get(opts, :max_rows, 500)
 
-    unless is_integer(rows) and rows > 0 do
-      raise ArgumentError, "max_rows: expected a positive integer, got: #{inspect(rows)}"
-    end
+    Options.positive!(:max_rows, rows)
 
     if query.order_by != [] do
       raise Unsupported,
@@ -214,7 +213,7 @@ defmodule EctoFoundationDB.Repo.Queries do
     if query.limit, do: Stream.take(stream, query.limit), else: stream
   end
 
-  def await(futures) when is_list(futures), do: Enum.map(futures, &Future.result/1)
+  def await(futures) when is_list(futures), do: Enum.map(futures, &await/1)
   def await(%Future{} = future), do: Future.result(future)
 
   def await(other),

@@ -61,14 +61,18 @@ defmodule EctoFoundationDB.Repo.Records do
          do: update_with(repo, struct, given, opts)
   end
 
+  def update(_repo, other, _opts), do: no_changes!(other)
+
   def update(repo, %schema{} = struct, changes, opts) do
     {:ok, struct, _given} = Changeset.check(repo, :update, struct)
     update_with(repo, struct, Changes.check!(schema, changes), opts)
   end
 
-  def update(_repo, other, _changes, _opts) do
+  def update(_repo, other, _changes, _opts), do: no_changes!(other)
+
+  defp no_changes!(other) do
     raise ArgumentError,
-          "expected a changeset, or a struct and its changes (`update(struct, name: \"Ada\")`), " <>
+          "update: expected a changeset, or a struct and its changes (`update(struct, name: \"Ada\")`), " <>
             "got: #{inspect(other)}"
   end
 

@@ -18,6 +18,9 @@ defmodule EctoFoundationDB.Repo.Watches do
     watch_record(tenant, schema, Schema.id!(struct), opts)
   end
 
+  def watch(_repo, other, _opts),
+    do: raise(ArgumentError, "watch: expected a struct, got: #{inspect(other)}")
+
   defp watch_record(tenant, schema, id, opts) do
     unless Schema.write_primary?(schema) do
       raise Unsupported,
@@ -39,7 +42,13 @@ defmodule EctoFoundationDB.Repo.Watches do
     )
   end
 
-  def assign_ready(repo, futures, refs, opts) when is_list(refs) do
+  def assign_ready(repo, futures, refs, opts) do
+    unless is_list(refs) and Enum.all?(refs, &is_reference/1) do
+      raise ArgumentError,
+            "assign_ready: expected the references of `{ref, :ready}` messages in a list, got: #{inspect(refs)}"
+    end
+
+    check_futures!(futures)
     opts = Options.validate!(opts, [:watch?])
     tenant = Options.tenant!(repo, opts)
     {ready, others} = find(futures, refs)
@@ -62,6 +71,16 @@ defmodule EctoFoundationDB.Repo.Watches do
     watches = for {label, _, watch} <- new, watch, do: {label, watch}
     watches = if is_map(futures), do: Map.new(watches), else: Enum.map(watches, &elem(&1, 1))
     {assigns, watches, others}
+  end
+
+  defp check_futures!(futures) do
+    list = if is_map(futures) and not is_struct(futures), do: Map.values(futures), else: futures
+
+    unless is_list(list) and Enum.all?(list, &is_struct(&1, Future)) do
+      raise ArgumentError,
+            "assign_ready: expected the futures of watches, in a list or in a map by label, " <>
+              "got: #{inspect(futures)}"
+    end
   end
 
   defp find(futures, refs) when is_map(futures) do
