@@ -44,7 +44,7 @@ defmodule EctoFoundationDB.Transaction do
 
   # What FoundationDB answers where it cannot make a mapped range: after own writes, where its servers
   # cannot follow the entries, and where an entry's value is no key.
-  @no_mapped_range [2030, 2033, 2034, 2035, 2038, 2039]
+  @no_mapped_range [2030, 2033, 2034, 2035, 2038, 2039, 2041, 2042]
 
   @commit_unknown_result 1021
   @transaction_too_old 1007

@@ -31,6 +31,54 @@ defmodule EctoFoundationDB.EctoQueryTest do
 
   defp field(name), do: {{:., [], [{:&, [], [0]}, name]}, [], []}
 
+  defp where(expr, more \\ []),
+    do: Map.merge(%{expr: expr, op: :and, params: []}, Map.new(more))
+
+  test "conditions on fields are those of `where:`", %{tenant: tenant} do
+    tenant = Tenant.open!(TestRepo, tenant.id <> "-where")
+    for id <- ["a", "b"], do: TestRepo.insert!(%TestUser{id: id}, prefix: tenant)
+
+    ids = fn expr, more ->
+      query = %{from(TestUser, nil) | wheres: [where(expr, more)]}
+      for user <- TestRepo.all(query, prefix: tenant), do: user.id
+    end
+
+    assert ids.(true, []) == ["a", "b"]
+    assert ids.({:==, [], [field(:id), "a"]}, []) == ["a"]
+    assert ids.({:==, [], [field(:id), {:^, [], [0]}]}, params: [{"b", :any}]) == ["b"]
+    assert ids.({:>, [], [field(:id), {:type, [], ["a", :string]}]}, []) == ["b"]
+    assert ids.({:is_nil, [], [field(:id)]}, []) == []
+    tagged = %{__struct__: Ecto.Query.Tagged, value: "a", tag: nil, type: :string}
+    assert ids.({:<=, [], [field(:id), tagged]}, []) == ["a"]
+
+    both = {:and, [], [{:>=, [], [field(:id), "a"]}, {:<, [], [field(:id), "b"]}]}
+    assert ids.(both, []) == ["a"]
+  end
+
+  test "a query of more than one range says what it has too much", %{tenant: tenant} do
+    other = %{from(TestUser, nil) | from: %{source: {"others", TestUser}, prefix: nil}}
+    none = %{from(TestUser, nil) | from: %{source: {"users", nil}, prefix: nil}}
+    query = from(TestUser, nil)
+
+    for {query, words} <- [
+          {other,
+           ~r/^another source than the schema's: a query is answered by one get or one range/},
+          {none, ~r/^a query of something else than a schema: /},
+          {Map.put(query, :joins, [:join]), ~r/^join: .* filter and join in Elixir/},
+          {Map.put(query, :distinct, true), ~r/^distinct: /},
+          {%{query | wheres: [where(true, op: :or)]}, ~r/^or_where: /},
+          {%{query | wheres: [where({:like, [], [field(:id), "a%"]})]}, ~r/^this condition: /},
+          {%{query | wheres: [where({:==, [], [{:+, [], [1, 2]}, 3]})]},
+           ~r/^something else than a field of the schema: /},
+          {%{query | wheres: [where({:==, [], [field(:id), {:+, [], [1, 2]}]})]},
+           ~r/^this value: /},
+          {%{query | order_bys: [%{expr: [asc_nulls_last: field(:id)]}]},
+           ~r/^order_by asc_nulls_last: /}
+        ] do
+      assert_raise Unsupported, words, fn -> TestRepo.all(query, prefix: tenant) end
+    end
+  end
+
   test "a select gives what can be made of a record", %{tenant: tenant} do
     user = TestRepo.insert!(%TestUser{id: "u1", name: "Ada", notes: "n"}, prefix: tenant)
     all = fn select -> TestRepo.all(from(TestUser, select), prefix: tenant) end

@@ -184,6 +184,17 @@ if Code.ensure_loaded?(Ecto.Schema) do
       end
     end
 
+    test "a stored value that is not of its field's type is an error that names both",
+         %{tenant: tenant} do
+      %{id: id} = insert(tenant)
+      key = {:pack, EctoFoundationDB.Layer.Keys.record(tenant, "people", id)}
+      operations(tenant, [{:set, key, :erlang.term_to_binary(id: id, born: "yesterday")}])
+
+      assert_raise ArgumentError,
+                   ~r/the stored value "yesterday" of .*Person.born cannot be loaded as :date/,
+                   fn -> TestRepo.get(Person, id, prefix: tenant) end
+    end
+
     test "a list that is synced by a query, and the records that it names", %{tenant: tenant} do
       %{id: id} = person = insert(tenant)
       TestRepo.insert!(%Person{name: "B", nick: "other"}, prefix: tenant)

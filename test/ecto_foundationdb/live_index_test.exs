@@ -86,4 +86,53 @@ defmodule EctoFoundationDB.LiveIndexTest do
     # Without an order the limit is kept all the same.
     for limit <- 1..7, do: assert(length(ids.(limit: limit)) == min(limit, 6))
   end
+
+  test "by a range, which records leave and come to", %{tenant: tenant} do
+    for {id, age} <- [{"u1", 10}, {"u2", 20}, {"u3", nil}],
+        do: TestRepo.insert!(%TestUser{id: id, dept: "d", age: age}, prefix: tenant)
+
+    ids = fn assigns -> for user <- assigns.list, do: user.id end
+    adults = page(tenant, TestUser, where: [dept: "d", age: {:>=, 18}])
+    young = page(tenant, TestUser, where: [dept: "d", age: [<: 18, >: 1]])
+    assert ids.(SyncPage.assigns(adults)) == ["u2"]
+    assert ids.(SyncPage.assigns(young)) == ["u1"]
+
+    TestRepo.update!(%TestUser{id: "u1"}, [age: 18], prefix: tenant)
+    assert SyncPage.await(adults, &(ids.(&1) == ["u1", "u2"]))
+    assert SyncPage.await(young, &(ids.(&1) == []))
+
+    # As another client leaves it: an entry of a value that its record has no more.
+    entry = Keys.index_entry(tenant, "users", "users_dept_age_index", ["d", 99], "u3")
+    operations(tenant, [{:set, {:pack, entry}, Native.pack(Keys.record(tenant, "users", "u3"))}])
+    TestRepo.delete!(%TestUser{id: "u1"}, prefix: tenant)
+    assert SyncPage.await(adults, &(ids.(&1) == ["u2"]))
+  end
+
+  test "one record of which is asked for by its primary key and a value", %{tenant: tenant} do
+    TestRepo.insert!(%TestUser{id: "u1", dept: "d"}, prefix: tenant)
+    TestRepo.insert!(%TestUser{id: "u2", dept: "d"}, prefix: tenant)
+    page = page(tenant, TestUser, where: [id: "u1", dept: "d"])
+    assert [%{id: "u1"}] = SyncPage.assigns(page).list
+    TestRepo.update!(%TestUser{id: "u1"}, [dept: "e"], prefix: tenant)
+    assert SyncPage.await(page, &(&1.list == []))
+  end
+
+  versions([
+    {1, [create(metadata(TestNote)), create(index(TestNote, [:tag]))]},
+    {2, [create(index(TestNote, [:tag, :text])), drop(index(TestNote, [:tag]))]}
+  ])
+
+  test "are planned anew where their indexes have changed since they were last asked for",
+       %{tenant: tenant} do
+    tenant = Tenant.open!(TestRepo, tenant.id <> "-versions")
+    migrate(tenant, 1)
+    note = TestRepo.insert!(%TestNote{id: "n", tag: "t"}, prefix: tenant)
+    page = page(tenant, TestNote, where: [tag: "t"])
+    assert SyncPage.assigns(page).list == [note]
+
+    # The node's indexes of before are those that the next page is planned with.
+    migrate(tenant, 2)
+    assert SyncPage.assigns(page(tenant, TestNote, where: [tag: "t"])).list == [note]
+    assert [] = SyncPage.assigns(page(tenant, TestNote, where: [tag: "t", text: "x"])).list
+  end
 end

@@ -344,6 +344,32 @@ defmodule EctoFoundationDB.MigrationTest do
       end
     end
 
+    test "that are none, or have nothing left, do not stop a migration", %{tenant: tenant} do
+      migrate(tenant, 1)
+      [{command, key_and_data, range}] = [{:create, {"key", [source: "users"]}, {"a", "a", "b"}}]
+      left = {make_ref(), [{1, [{{{command, %{schema: TestUser}}, key_and_data}, range}]}]}
+
+      tenants =
+        for {claim, n} <- Enum.with_index(["no claim", :erlang.term_to_binary(left)]) do
+          tenant = Tenant.open!(TestRepo, "#{tenant.id}-#{n}")
+          migrate(tenant, 1)
+          fill(tenant, 3)
+          operations(tenant, [{:set, {:pack, Keys.claim(tenant, "users")}, claim}])
+          tenant
+        end
+
+      # Both wait until the claims are stale.
+      tenants
+      |> Enum.map(&Task.async(fn -> migrate(&1, 2) end))
+      |> Task.await_many(:infinity)
+
+      for tenant <- tenants do
+        assert claims(tenant) == []
+        assert index_names(tenant) == ["users_dept_index"]
+        assert stray_entries(tenant, TestUser) == []
+      end
+    end
+
     test "look like those of the recorded library", %{tenant: tenant} do
       fill(tenant, 20)
       TestIndexer.die_at("u00010", fn -> migrate(tenant, 6, migration_step: 1) end)

@@ -1,8 +1,9 @@
 defmodule EctoFoundationDB.QueryTest do
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{MultipleResultsError, NoResultsError, Transaction, Versionstamp}
+  alias EctoFoundationDB.{MultipleResultsError, Native, NoResultsError, Transaction, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.Keys
 
   migration do
     [
@@ -135,6 +136,14 @@ defmodule EctoFoundationDB.QueryTest do
       end
     end
 
+    test "by a range with bounds in either order, or one", %{tenant: tenant} do
+      for age <- [[<: 40, >=: 25], [>=: 25, <: 40], {:between, 25, 30}, 25..30] do
+        assert ids(tenant, where: [dept: "eng", age: age]) == ["a"]
+      end
+
+      assert ids(tenant, where: [dept: "eng", age: [>: 20]]) == ["a"]
+    end
+
     test "one, get_by, exists?", %{tenant: tenant} do
       assert %{id: "b"} = TestRepo.get_by(TestUser, [name: "Bob"], prefix: tenant)
       assert TestRepo.get_by(TestUser, [name: "Nobody"], prefix: tenant) == nil
@@ -243,6 +252,37 @@ defmodule EctoFoundationDB.QueryTest do
 
     assert for(u <- TestRepo.stream(TestNote, max_rows: 3, prefix: tenant), do: u.id) ==
              ~w(a b c d)
+  end
+
+  test "index entries whose values are no keys, which FoundationDB cannot follow, are no results",
+       %{tenant: tenant} do
+    for {value, tag} <- [{"no key", "a"}, {Native.pack({"short"}), "b"}] do
+      TestRepo.insert!(%TestNote{id: tag, tag: tag}, prefix: tenant)
+      entry = Keys.index_entry(tenant, "notes", "notes_tag_index", [tag], "0")
+      operations(tenant, [{:set, {:pack, entry}, value}])
+      attempts = :counters.new(1, [])
+
+      assert [%{id: ^tag}] =
+               TestRepo.transactional(tenant, fn ->
+                 :counters.add(attempts, 1, 1)
+                 TestRepo.all(TestNote, where: [tag: tag])
+               end)
+
+      # Without mapped ranges the second time.
+      assert :counters.get(attempts, 1) == 2
+    end
+  end
+
+  test "by the primary key alone: streams and steps have one record, or none", %{tenant: tenant} do
+    for id <- ["u1", "u2"], do: TestRepo.insert!(%TestUser{id: id}, prefix: tenant)
+    stream = &Enum.to_list(TestRepo.stream(TestUser, where: [id: &1], prefix: tenant))
+    assert [%{id: "u1"}] = stream.("u1")
+    assert [] = stream.({:==, nil})
+    assert TestRepo.all(TestUser, where: [id: {:==, nil}], prefix: tenant) == []
+
+    assert {1, nil} = TestRepo.delete_all(TestUser, where: [id: "u2"], step: 1, prefix: tenant)
+    assert {0, nil} = TestRepo.delete_all(TestUser, where: [id: "u2"], step: 1, prefix: tenant)
+    assert [%{id: "u1"}] = TestRepo.all(TestUser, prefix: tenant)
   end
 
   test "streams page through", %{tenant: tenant} do
@@ -359,6 +399,19 @@ defmodule EctoFoundationDB.QueryTest do
       assert [%{id: id}] = TestRepo.await(future)
       assert %{data: ^data} = TestRepo.get(TestEvent, id, prefix: tenant)
       assert [%{data: ^data}] = TestRepo.all(TestEvent, where: [kind: "x"], prefix: tenant)
+    end
+
+    test "may be the application's own where it says that nothing is to be looked at",
+         %{tenant: tenant} do
+      users = [%TestUser{id: "a"}, %TestUser{id: "b"}]
+
+      future =
+        TestRepo.transactional(tenant, fn ->
+          TestRepo.async_insert_all!(TestUser, users, conflict_target: [])
+        end)
+
+      assert [%{id: "a"}, %{id: "b"}] = TestRepo.await(future)
+      assert ids(tenant, []) == ["a", "b"]
     end
 
     test "have their errors", %{tenant: tenant} do

@@ -66,8 +66,16 @@ defmodule EctoFoundationDB.RebuildTest do
     assert capture_io(fn -> Mix.Tasks.EctoFoundationdb.Rebuild.run(args) end) =~
              "2 entries were missing, 3 were wrong"
 
+    assert capture_io(fn ->
+             Mix.Tasks.EctoFoundationdb.Rebuild.run(args ++ ["--tenant", tenant.id])
+           end) == "#{tenant.id}: 0 entries were missing, 0 were wrong\n"
+
     assert_raise Mix.Error, ~r/expected a Repo/, fn ->
       Mix.Tasks.EctoFoundationdb.Rebuild.run(["--schema", "X", "--index", "y"])
+    end
+
+    assert_raise Mix.Error, ~r/expected options, got: --schemas X/, fn ->
+      Mix.Tasks.EctoFoundationdb.Rebuild.run(["--schemas", "X"])
     end
 
     assert_raise Mix.Error, ~r/is not a module with/, fn ->
@@ -86,6 +94,10 @@ defmodule EctoFoundationDB.RebuildTest do
       capture_io(fn -> Mix.Tasks.EctoFoundationdb.Migrate.run(["-r", inspect(TaskRepo)]) end)
 
     assert output =~ "6/6 tenants migrated"
+
+    args = ["-r", inspect(TaskRepo), "--tenant", "t1", "--tenant", "t2", "--concurrency", "1"]
+    output = capture_io(fn -> Mix.Tasks.EctoFoundationdb.Migrate.run(args) end)
+    assert output =~ "2/2 tenants migrated"
 
     for id <- ["t1", "t5", tenant.id] do
       assert Migrator.pending_versions(TaskRepo, Tenant.open(TaskRepo, id, migrator: Migrator)) ==

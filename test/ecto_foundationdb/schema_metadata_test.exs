@@ -104,6 +104,36 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
     assert_raise IncorrectTenancy, fn -> SchemaMetadata.watch_changes(TestUser) end
   end
 
+  versions([
+    {1, [create(metadata(TestUser)), create(metadata(TestUser, [:dept]))]},
+    {2, [drop(metadata(TestUser, [:dept]))]},
+    {3, [drop(metadata(TestUser))]}
+  ])
+
+  test "are dropped one by one", %{id: id} do
+    tenant = Tenant.open!(TestRepo, id <> "-drop")
+    keys = fn -> for {key, _} <- dump(tenant), elem(key, 2) == "m", do: tuple_size(key) end
+    migrate(tenant, 1)
+    TestRepo.insert!(%TestUser{id: "u1", dept: "eng"}, prefix: tenant)
+    # {data, source, "m", signal}, and {data, source, "m", index, 1, value, signal}
+    assert keys.() == [4, 4, 4, 7, 7, 7]
+    migrate(tenant, 2)
+    assert keys.() == [4, 4, 4]
+    assert SchemaMetadata.inserts(TestUser, prefix: tenant) == 1
+
+    assert_raise Unsupported, ~r/keeps no counter/, fn ->
+      SchemaMetadata.inserts_by(TestUser, [dept: "eng"], prefix: tenant)
+    end
+
+    # Those of all records stay: made anew, they go on, and never have a value again that they had.
+    migrate(tenant, 3)
+    assert keys.() == [4, 4, 4]
+
+    assert_raise Unsupported, ~r/keeps no counter/, fn ->
+      SchemaMetadata.inserts(TestUser, prefix: tenant)
+    end
+  end
+
   describe "watches" do
     test "of a record are assigned", %{tenant: tenant} do
       user = TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)

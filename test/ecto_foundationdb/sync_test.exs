@@ -815,6 +815,14 @@ defmodule EctoFoundationDB.SyncTest do
         Sync.sync_one(state, Repo, :user, User, "u1", asign: fn state, _ -> state end)
       end
 
+      for hook <- [:attach_container_hook, :detach_container_hook] do
+        assert_raise ArgumentError,
+                     ~r/expected #{inspect(hook)} to be a function of 4 arguments/,
+                     fn ->
+                       Sync.sync_all(state, Repo, :users, User, [{hook, :none}])
+                     end
+      end
+
       assert_raise ArgumentError, ~r/expected :assign to be a function of 2 or 4 arguments/, fn ->
         Sync.sync_one(state, Repo, :user, User, "u1", assign: fn state -> state end)
       end
