@@ -14,6 +14,7 @@ use crate::resolver::{single_key, KeyRange, Resolver};
 use crate::status::CONNECTION_STRING;
 use crate::storage::{Answer, Committer};
 use crate::sync::{lock, Mutex, RwLock};
+use crate::tenant;
 use crate::watches::{Allowance, Watches};
 
 /// The first version of a new database: far enough from zero that a client may name versions before
@@ -37,6 +38,8 @@ pub(crate) struct Counters {
 pub(crate) struct CommitRequest {
     /// Where the transaction read; a transaction that read nothing commits at any version.
     pub(crate) read_version: Option<Version>,
+    /// The tenant that must exist.
+    pub(crate) tenant: Option<i64>,
     pub(crate) reads: Vec<KeyRange>,
     pub(crate) writes: Vec<KeyRange>,
     pub(crate) mutations: Vec<Mutation>,
@@ -236,7 +239,7 @@ impl Database {
     /// Commits, or says why not.
     pub(crate) fn commit(&self, request: CommitRequest) -> Answer {
         let mut resolver = lock(&self.resolver);
-        self.resolve(&resolver, &request)?;
+        self.resolve(&resolver, &request, |key| self.versions.get(key).is_some())?;
         let mut stamp = [0; 10];
         let (version, changes) = self.versions.apply(&request.mutations, |version| {
             stamp = versionstamp(version, 0);
@@ -265,7 +268,8 @@ impl Database {
         let mut resolver = lock(&self.resolver);
         let mut answers = Vec::with_capacity(requests.len());
         for (order, request) in (0..).zip(requests) {
-            answers.push(self.resolve(&resolver, request).map(|()| {
+            let resolved = self.resolve(&resolver, request, |key| draft.contains(key));
+            answers.push(resolved.map(|()| {
                 let stamp = versionstamp(version, order);
                 draft.apply(&request.mutations, &stamp);
                 // If persisting fails, the record is one of a write that never was: a transaction
@@ -293,12 +297,20 @@ impl Database {
         answers
     }
 
-    /// Whether a transaction may commit: nothing it read was written meanwhile.
+    /// Whether a transaction may commit: nothing it read was written meanwhile, and its tenant is still
+    /// there.
     fn resolve(
         &self,
         resolver: &Resolver,
         request: &CommitRequest,
+        is_there: impl FnOnce(&[u8]) -> bool,
     ) -> std::result::Result<(), Refused> {
+        if request
+            .tenant
+            .is_some_and(|id| !is_there(&tenant::id_key(id)))
+        {
+            return Err(Refused::with(Error::TENANT_NOT_FOUND));
+        }
         let Some(version) = request.read_version else {
             return Ok(());
         };

@@ -96,12 +96,15 @@ impl KeySelector {
     }
 }
 
-/// How much one range read may return. At least one row is returned whatever the byte limit is.
+/// How much one range read may return. At least `min_rows` rows are returned whatever the byte limit
+/// is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    rows: Option<usize>,
-    bytes: Option<usize>,
-    min_rows: usize,
+    pub(crate) rows: Option<usize>,
+    pub(crate) bytes: Option<usize>,
+    pub(crate) min_rows: usize,
+    /// The client gave numbers that mean nothing.
+    pub(crate) valid: bool,
 }
 
 impl Limits {
@@ -110,6 +113,7 @@ impl Limits {
             rows,
             bytes,
             min_rows: 1,
+            valid: true,
         }
     }
 
@@ -121,11 +125,16 @@ impl Limits {
         self.rows == Some(0) || (self.bytes == Some(0) && self.min_rows == 0)
     }
 
-    /// Takes one row from the limits; FoundationDB counts 8 bytes for each beside its key and value.
+    /// Whether the rows that must be returned have been, so that a byte limit may end the read.
+    pub(crate) fn has_satisfied_min_rows(&self) -> bool {
+        self.bytes.is_some() && self.min_rows == 0
+    }
+
+    /// Takes one row from the limits; a client counts 8 bytes for each beside its key and value.
     pub(crate) fn count(&mut self, key: &[u8], value: &[u8]) {
-        self.min_rows = 0;
+        self.min_rows = self.min_rows.saturating_sub(1);
         if let Some(rows) = &mut self.rows {
-            *rows -= 1;
+            *rows = rows.saturating_sub(1);
         }
         if let Some(bytes) = &mut self.bytes {
             *bytes = bytes.saturating_sub(8 + key.len() + value.len());
@@ -134,13 +143,35 @@ impl Limits {
 }
 
 /// The rows of a range read, and where it stopped.
-#[derive(Default, Debug)]
-pub(crate) struct Rows {
-    pub(crate) rows: Vec<(Key, Value)>,
-    /// A limit stopped the read: there may be more rows in the range.
+#[derive(Debug)]
+pub(crate) struct Rows<R = (Key, Value)> {
+    pub(crate) rows: Vec<R>,
+    /// There may be more rows in the range.
     pub(crate) more: bool,
     /// A selector ran off the beginning of the keys.
     pub(crate) read_to_begin: bool,
     /// A selector ran off the end of the keys.
     pub(crate) read_through_end: bool,
+}
+
+impl<R> Default for Rows<R> {
+    fn default() -> Self {
+        Rows {
+            rows: Vec::new(),
+            more: false,
+            read_to_begin: false,
+            read_through_end: false,
+        }
+    }
+}
+
+impl<R> Rows<R> {
+    /// Adds rows, without a copy where they are the first.
+    pub(crate) fn append(&mut self, mut rows: Vec<R>) {
+        if self.rows.is_empty() {
+            self.rows = rows;
+        } else {
+            self.rows.append(&mut rows);
+        }
+    }
 }

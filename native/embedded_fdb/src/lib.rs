@@ -78,6 +78,7 @@ mod network;
 mod options;
 mod output;
 mod random;
+mod range_read;
 mod range_set;
 mod registry;
 mod resolver;

@@ -13,8 +13,9 @@ use crate::tuple::{elements, encode_bytes, Element};
 enum Part {
     /// Encoded already.
     Literal(Vec<u8>),
-    FromKey(usize),
-    FromValue(usize),
+    /// A number that is none shows when there is a row to map.
+    FromKey(Result<usize>),
+    FromValue(Result<usize>),
 }
 
 /// A mapper, checked.
@@ -40,7 +41,7 @@ impl Mapper {
                     parsed.range = true;
                     continue;
                 }
-                Some(string) => parse_string(*element, &string)?,
+                Some(string) => parse_string(*element, &string),
                 None => Part::Literal(element.0.to_vec()),
             };
             parsed.parts.push(part);
@@ -57,8 +58,8 @@ impl Mapper {
         for part in &self.parts {
             mapped.extend_from_slice(match part {
                 Part::Literal(bytes) => bytes,
-                Part::FromKey(index) => pick(&key, *index)?,
-                Part::FromValue(index) => pick(&value, *index)?,
+                Part::FromKey(index) => pick(&key, (*index)?)?,
+                Part::FromValue(index) => pick(&value, (*index)?)?,
             });
         }
         Ok(mapped.into())
@@ -71,31 +72,36 @@ fn pick<'t>(elements: &Result<Vec<Element<'t>>>, index: usize) -> Result<&'t [u8
     Ok(element.0)
 }
 
-fn parse_string(element: Element, string: &[u8]) -> Result<Part> {
+fn parse_string(element: Element, string: &[u8]) -> Part {
     let unescaped = unescape(&unescape(string, b'{'), b'}');
     if unescaped != string {
-        return Ok(Part::Literal(encode_bytes(&unescaped)));
+        return Part::Literal(encode_bytes(&unescaped));
     }
-    let index = |rest: &[u8]| -> Result<usize> {
-        let text = std::str::from_utf8(rest).map_err(|_| Error::MAPPER_BAD_INDEX)?;
-        text.trim_start()
-            .parse()
-            .map_err(|_| Error::MAPPER_BAD_INDEX)
+    let number = |rest: &[u8]| leading_number(rest).ok_or(Error::MAPPER_BAD_INDEX);
+    match string {
+        [b'{', b'K', b'[', rest @ .., b']', b'}'] if !rest.is_empty() => {
+            Part::FromKey(number(rest))
+        }
+        [b'{', b'V', b'[', rest @ .., b']', b'}'] if !rest.is_empty() => {
+            Part::FromValue(number(rest))
+        }
+        _ => Part::Literal(element.0.to_vec()),
+    }
+}
+
+/// The number at the beginning of a text, as C's `strtol` finds it: what follows does not matter.
+fn leading_number(text: &[u8]) -> Option<usize> {
+    let text = text.trim_ascii_start();
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
     };
-    let inner = string.strip_suffix(b"]}");
-    if let Some(rest) = inner
-        .and_then(|s| s.strip_prefix(b"{K["))
-        .filter(|rest| !rest.is_empty())
-    {
-        return Ok(Part::FromKey(index(rest)?));
-    }
-    if let Some(rest) = inner
-        .and_then(|s| s.strip_prefix(b"{V["))
-        .filter(|rest| !rest.is_empty())
-    {
-        return Ok(Part::FromValue(index(rest)?));
-    }
-    Ok(Part::Literal(element.0.to_vec()))
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit());
+    let digits = &digits[..end.unwrap_or(digits.len())];
+    let number: i32 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    let number = if negative { -number } else { number };
+    usize::try_from(number).ok()
 }
 
 /// Two of the same brace become one.
@@ -144,9 +150,18 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_as_c_reads_them() {
+        assert_eq!(map(&["{K[ +1x]}"]), Ok(tuple(&["k1"])));
+        assert_eq!(map(&["{K[-0]}"]), Ok(tuple(&["k0"])));
+        assert_eq!(map(&["{K[]}", "{k[0]}"]), Ok(tuple(&["{K[]}", "{k[0]}"])));
+    }
+
+    #[test]
     fn mistakes_have_errors_of_their_own() {
         assert_eq!(map(&["{K[2]}"]), Err(Error::MAPPER_BAD_INDEX));
         assert_eq!(map(&["{K[x]}"]), Err(Error::MAPPER_BAD_INDEX));
+        assert_eq!(map(&["{K[-1]}"]), Err(Error::MAPPER_BAD_INDEX));
+        assert_eq!(map(&["{V[99999999999]}"]), Err(Error::MAPPER_BAD_INDEX));
         assert_eq!(map(&["{...}", "x"]), Err(Error::MAPPER_BAD_RANGE_DECRIPTOR));
         assert_eq!(Mapper::parse(b"\xfe").err(), Some(Error::MAPPER_NOT_TUPLE));
         let by_key = Mapper::parse(&tuple(&["{K[0]}"])).and_then(|m| m.map(b"\xfe", b""));

@@ -256,6 +256,11 @@ impl Draft<'_> {
         });
     }
 
+    /// Whether there is a key after the commits so far.
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// Shows the commits to everybody; read versions may then rise up to `lease`.
     pub(crate) fn publish(mut self, lease: Version) -> Vec<Change> {
         let versions = self.versions;

@@ -81,6 +81,10 @@ pub(crate) struct MappedRow {
     pub(crate) begin: Key,
     pub(crate) end: Key,
     pub(crate) rows: Vec<(Key, Value)>,
+    /// There are more rows in the mapped range than a server answers with.
+    pub(crate) more: bool,
+    /// Whether the row leads to a range.
+    pub(crate) is_range: bool,
 }
 
 /// Rows of a mapped range with the arrays that C code reads.

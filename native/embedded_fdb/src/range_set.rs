@@ -1,9 +1,9 @@
 //! A set of keys as ranges that neither overlap nor touch.
 
 use std::collections::BTreeMap;
-use std::ops::Bound::{Included, Unbounded};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use crate::keys::Key;
+use crate::keys::{Key, ALL_END};
 use crate::resolver::KeyRange;
 
 /// Ranges by begin, with their ends.
@@ -18,6 +18,36 @@ impl RangeSet {
             .range::<[u8], _>((Unbounded, Included(begin)))
             .next_back();
         begin >= end || around.is_some_and(|(_, last)| end <= &last[..])
+    }
+
+    /// The range of the set, or the one between two of them, that `key` is in, and whether it is in
+    /// the set.
+    pub(crate) fn around(&self, key: &[u8]) -> (bool, &[u8], &[u8]) {
+        let before = self
+            .0
+            .range::<[u8], _>((Unbounded, Included(key)))
+            .next_back();
+        let begin: &[u8] = match before {
+            Some((begin, end)) if key < &end[..] => return (true, begin, end),
+            Some((_, end)) => end,
+            None => &[],
+        };
+        let after = self.0.range::<[u8], _>((Excluded(key), Unbounded)).next();
+        (false, begin, after.map_or(ALL_END, |(begin, _)| begin))
+    }
+
+    /// The begin of the range, or of what is between two of them, in which the keys right before
+    /// `key` are, and whether they are in the set.
+    pub(crate) fn before(&self, key: &[u8]) -> (bool, &[u8]) {
+        let before = self
+            .0
+            .range::<[u8], _>((Unbounded, Excluded(key)))
+            .next_back();
+        match before {
+            Some((begin, end)) if key <= &end[..] => (true, begin),
+            Some((_, end)) => (false, end),
+            None => (false, &[]),
+        }
     }
 
     /// Adds a range, joined with the ranges it overlaps or touches.
@@ -71,6 +101,13 @@ mod tests {
         let expected = vec![(key("b"), key("d")), (key("d0"), key("f"))];
         assert_eq!(set.ranges().collect::<Vec<_>>(), expected);
         assert!(set.covers(b"b", b"c\0") && set.covers(b"x", b"x") && !set.covers(b"c", b"d0"));
+        assert_eq!(set.around(b"c"), (true, &b"b"[..], &b"d"[..]));
+        assert_eq!(set.around(b"d"), (false, &b"d"[..], &b"d0"[..]));
+        assert_eq!(set.before(b"d"), (true, &b"b"[..]));
+        assert_eq!(set.before(b"d0"), (false, &b"d"[..]));
+        assert_eq!(set.before(b"b"), (false, &b""[..]));
+        assert_eq!(set.around(b""), (false, &b""[..], &b"b"[..]));
+        assert_eq!(set.around(b"f"), (false, &b"f"[..], ALL_END));
         set.insert(key("a"), key("g"));
         assert_eq!(set.ranges().collect::<Vec<_>>(), vec![(key("a"), key("g"))]);
     }

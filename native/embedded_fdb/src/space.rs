@@ -2,7 +2,7 @@
 
 use std::ops::Bound::{Excluded, Included};
 
-use crate::keys::{Key, Value};
+use crate::keys::{Key, Value, METADATA_VERSION};
 use crate::mvcc::Map;
 
 /// A snapshot as seen below a prefix, which is empty outside of tenants.
@@ -17,6 +17,11 @@ pub(crate) struct Space {
 impl Space {
     pub(crate) fn new(map: Map, prefix: Key) -> Self {
         Space { map, prefix }
+    }
+
+    /// Whether there is a prefix.
+    pub(crate) fn is_tenant(&self) -> bool {
+        !self.prefix.is_empty()
     }
 
     /// The snapshot below the prefix and elsewhere.
@@ -34,6 +39,15 @@ impl Space {
             self.map.get(key)
         } else {
             self.map.get(&self.outer(key)[..])
+        }
+    }
+
+    /// As `get`; the metadata version is the same for all tenants.
+    pub(crate) fn get_or_metadata_version(&self, key: &[u8]) -> Option<&Value> {
+        if key == METADATA_VERSION {
+            self.map.get(key)
+        } else {
+            self.get(key)
         }
     }
 

@@ -38,6 +38,7 @@ const MODULES: &[(&[u8], &[u8])] = &[
     ),
 ];
 
+pub(crate) const WORKER_INTERFACES: &[u8] = b"\xff\xff/worker_interfaces";
 pub(crate) const STATUS_JSON: &[u8] = b"\xff\xff/status/json";
 pub(crate) const CONNECTION_STRING: &[u8] = b"\xff\xff/connection_string";
 pub(crate) const CLUSTER_FILE_PATH: &[u8] = b"\xff\xff/cluster_file_path";

@@ -3,7 +3,7 @@
 //! A tenant is a number; its keys are stored below the number as eight bytes. The names are system
 //! keys (in a layout of our own), so that creating and deleting tenants is transactional.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::database::Handle;
 use crate::error::{Error, Result};
@@ -23,27 +23,25 @@ const LAST_ID: &[u8] = b"\xff/tenant/lastId";
 /// What `fdb_database_open_tenant` gives.
 pub(crate) struct Tenant {
     pub(crate) handle: Arc<Handle>,
-    name: Key,
-    /// Found when the tenant is first used: opening does not look.
-    id: OnceLock<i64>,
+    /// Looked up once, when the tenant is opened: one that is created later needs another handle.
+    id: Result<i64>,
 }
 
 impl Tenant {
-    pub(crate) fn new(handle: Arc<Handle>, name: Key) -> Self {
-        Tenant {
-            handle,
-            name,
-            id: OnceLock::new(),
-        }
+    pub(crate) fn open(handle: Arc<Handle>, name: &[u8]) -> Self {
+        let id = find(&handle.database.snapshot().map, name).ok_or(Error::TENANT_NOT_FOUND);
+        Tenant { handle, id }
+    }
+
+    /// The number of the tenant, whether it still exists or not.
+    pub(crate) fn id(&self) -> Result<i64> {
+        self.id
     }
 
     /// The number of the tenant, which must exist in the snapshot.
-    pub(crate) fn id(&self, map: &Map) -> Result<i64> {
-        if let Some(&id) = self.id.get() {
-            return check(map, id);
-        }
-        let id = find(map, &self.name).ok_or(Error::TENANT_NOT_FOUND)?;
-        Ok(*self.id.get_or_init(|| id))
+    pub(crate) fn id_at(&self, map: &Map) -> Result<i64> {
+        let id = self.id?;
+        exists(map, id).then_some(id).ok_or(Error::TENANT_NOT_FOUND)
     }
 }
 
@@ -59,12 +57,32 @@ fn find(map: &Map, name: &[u8]) -> Option<i64> {
     number(map.get(&key(BY_NAME, name)[..])?)
 }
 
-fn check(map: &Map, id: i64) -> Result<i64> {
-    if map.contains_key(&id_key(id)[..]) {
-        Ok(id)
+/// Whether there is a tenant with that number.
+pub(crate) fn exists(map: &Map, id: i64) -> bool {
+    map.contains_key(&id_key(id)[..])
+}
+
+/// Whether there are tenants whose keys may be in a range.
+pub(crate) fn any_in(map: &Map, begin: &[u8], end: &[u8]) -> bool {
+    let id = |key: &[u8]| {
+        let mut id = [0; 8];
+        let length = key.len().min(8);
+        id[..length].copy_from_slice(&key[..length]);
+        u64::from_be_bytes(id)
+    };
+    // A tenant is not in the range where that ends with its first key.
+    let last = if end.len() > 8 {
+        Some(id(end))
     } else {
-        Err(Error::TENANT_NOT_FOUND)
-    }
+        id(end).checked_sub(1)
+    };
+    let Some(last) = last.filter(|last| id(begin) <= *last) else {
+        return false;
+    };
+    let (first, last) = (id(begin).to_be_bytes(), last.to_be_bytes());
+    map.range(key(BY_ID, &first)..=key(BY_ID, &last))
+        .next()
+        .is_some()
 }
 
 /// The system key that exists as long as the tenant does.

@@ -10,6 +10,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{begin, code, database};
+use foundationdb::future::FdbKeyValue;
 use foundationdb::options::{MutationType, StreamingMode};
 use foundationdb::{Database, KeySelector, RangeOption, Transaction};
 use futures::executor::block_on;
@@ -108,16 +109,13 @@ fn run(transaction: &Transaction, step: &Step) -> Option<Seen> {
             let options = RangeOption {
                 begin: KeySelector::first_greater_or_equal(begin.clone()),
                 end: KeySelector::first_greater_or_equal(end.clone()),
-                limit: Some(*limit),
+                // To the crate, zero rows are left where a limit of zero was.
+                limit: Some(*limit).filter(|&limit| limit > 0),
                 reverse: *reverse,
                 mode: StreamingMode::WantAll,
                 ..RangeOption::default()
             };
-            let rows = block_on(transaction.get_range(&options, 1, false)).expect("a fresh read");
-            let rows = rows
-                .iter()
-                .map(|row| (row.key().to_vec(), row.value().to_vec()));
-            return Some(Seen::Rows(rows.collect()));
+            return Some(Seen::Rows(all_rows(transaction, options)));
         }
         Step::Select {
             key,
@@ -131,6 +129,19 @@ fn run(transaction: &Transaction, step: &Step) -> Option<Seen> {
         Step::Commit => {}
     }
     None
+}
+
+/// All rows of a range, in as many replies as it takes.
+fn all_rows(transaction: &Transaction, options: RangeOption) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut rows = Vec::new();
+    let mut next = Some(options);
+    while let Some(options) = next {
+        let reply = block_on(transaction.get_range(&options, 1, false)).expect("a fresh read");
+        let row = |row: &FdbKeyValue| (row.key().to_vec(), row.value().to_vec());
+        rows.extend(reply.iter().map(row));
+        next = options.next_range(&reply);
+    }
+    rows
 }
 
 /// The same step on the model.

@@ -172,12 +172,8 @@ pub(super) fn limits(rows: c_int, bytes: c_int, mode: c_int, iteration: c_int) -
     const PROGRESSION: [usize; 10] = [
         4_096, 6_144, 9_216, 13_824, 20_736, 31_104, 46_656, 69_984, 80_000, 120_000,
     ];
-    let limit = |value: c_int| match value {
-        0 | -1 => Ok(None),
-        value => usize::try_from(value)
-            .map(Some)
-            .map_err(|_| Error::RANGE_LIMITS_INVALID),
-    };
+    // Limits below that are wrong, which the read itself says.
+    let limit = |value: c_int| usize::try_from(value).ok().filter(|&value| value > 0);
     if mode == EXACT && matches!((rows, bytes), (0 | -1, 0 | -1)) {
         return Err(Error::EXACT_MODE_WITHOUT_LIMITS);
     }
@@ -192,12 +188,15 @@ pub(super) fn limits(rows: c_int, bytes: c_int, mode: c_int, iteration: c_int) -
         mode @ 1..=SERIAL => Some(BYTES[mode as usize]),
         _ => return Err(Error::CLIENT_INVALID_OPERATION),
     };
-    let bytes = limit(bytes)?;
-    let bytes = match (bytes, of_mode) {
+    let valid = rows >= -1 && bytes >= -1;
+    let bytes = match (limit(bytes), of_mode) {
         (Some(bytes), Some(of_mode)) => Some(bytes.min(of_mode)),
         (bytes, of_mode) => bytes.or(of_mode),
     };
-    Ok(Limits::new(limit(rows)?, bytes))
+    Ok(Limits {
+        valid,
+        ..Limits::new(limit(rows), bytes)
+    })
 }
 
 /// An out value of a future's result of another kind than asked for.

@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use super::arguments::{database, into_c, key, place, put, tenant};
+use super::arguments::{bytes, database, into_c, place, put, tenant};
 use super::network::api_version;
 use crate::c_types::{FDBDatabase, FDBError, FDBFuture, FDBTenant, FDBTransaction};
 use crate::future::Future;
@@ -14,10 +14,10 @@ use crate::transaction::Transaction;
 c_functions! {
     for_each_tenant_function;
 
-    /// Opens a tenant by name. Whether it exists shows when it is used.
+    /// Opens a tenant by name. That it does not exist shows when it is used.
     fn fdb_database_open_tenant(d: *mut FDBDatabase, name: *const u8, name_length: c_int, out_tenant: *mut *mut FDBTenant) -> FDBError {
         let out_tenant = place(out_tenant)?;
-        let tenant = Tenant::new(database(d)?, key(name, name_length)?);
+        let tenant = Tenant::open(database(d)?, bytes(name, name_length)?);
         put(out_tenant, Arc::into_raw(Arc::new(tenant)).cast_mut().cast()).map(|()| 0)
     }
 
@@ -31,9 +31,7 @@ c_functions! {
 
     /// The number of a tenant.
     fn fdb_tenant_get_id(t: *mut FDBTenant) -> *mut FDBFuture {
-        let tenant = tenant(t)?;
-        let id = tenant.id(&tenant.handle.database.snapshot().map);
-        Ok(into_c(Future::ready(id.map(Output::Int64))))
+        Ok(into_c(Future::ready(tenant(t)?.id().map(Output::Int64))))
     }
 
     /// Destroys a handle of a tenant; the tenant lives on.

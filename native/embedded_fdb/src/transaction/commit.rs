@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::database::Refused;
+use crate::view::Stop;
 
 /// How far a commit got at once.
 enum Begun {
@@ -38,9 +39,18 @@ impl Transaction {
         if key.len() > max_write_key_size(&key, inner.options.raw_access) {
             return Err(Error::KEY_TOO_LARGE);
         }
-        self.sight(inner)?;
         inner.has_read = true;
-        let value = self.value(inner, &key, false)?;
+        let value = match inner.value(&key, false) {
+            Err(Stop::NeedsDatabase) => {
+                self.sight(inner)?;
+                inner.value(&key, false)
+            }
+            answer => answer,
+        };
+        let value = value.map_err(|stop| match stop {
+            Stop::Failed(error) => error,
+            Stop::NeedsDatabase => Error::INTERNAL_ERROR,
+        })?;
         let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
         let (future, owner) = new_watch(permit);
         let waiting = future.clone();
@@ -192,6 +202,7 @@ impl Transaction {
         let (mutations, writes) = inner.writes.collect(&[], ALL_END);
         let mut request = CommitRequest {
             read_version: None,
+            tenant: None,
             reads: std::mem::take(&mut inner.plain_reads),
             writes: std::mem::take(&mut inner.plain_writes),
             mutations: std::mem::take(&mut inner.mutations),
@@ -205,8 +216,10 @@ impl Transaction {
             request.writes.extend(edited.writes);
             request.mutations.extend(edited.mutations);
         }
+        let plain = std::mem::take(&mut inner.plain_range_reads);
         if inner.options.read_your_writes_disabled {
-            inner.committed_conflicts = (request.reads.clone(), request.writes.clone());
+            let reads = request.reads.iter().chain(&plain).cloned();
+            inner.committed_conflicts = (reads.collect(), request.writes.clone());
         }
         if request.writes.is_empty() && request.mutations.is_empty() {
             inner.committed_version = -1;
@@ -221,10 +234,11 @@ impl Transaction {
         if commit_size(&request) > inner.options.size_limit {
             return Err(Error::TRANSACTION_TOO_LARGE);
         }
+        request.reads.extend(plain);
         let tenant = match &self.tenant {
-            Some(_) => {
+            Some(tenant) => {
                 self.sight(inner)?;
-                inner.sighted()?.tenant
+                Some(tenant.id()?)
             }
             None => None,
         };
@@ -241,7 +255,7 @@ impl Transaction {
         let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
         if let Some(id) = tenant {
             request.move_below(&prefix);
-            request.reads.push(single_key(&tenant::id_key(id)));
+            request.tenant = Some(id);
         }
         Ok(Some((request, prefix)))
     }
@@ -269,7 +283,7 @@ impl Transaction {
     /// Arms the watches of a transaction that wrote nothing.
     pub(super) fn arm_watches(&self, inner: &mut Inner) -> Result<()> {
         if !inner.watches.is_empty() {
-            let tenant = inner.sighted()?.tenant;
+            let tenant = inner.sighted()?.tenant?;
             let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
             self.arm_watches_below(inner, &prefix);
         }

@@ -5,11 +5,15 @@ use crate::sample;
 
 impl Transaction {
     pub(crate) fn get_addresses_for_key(self: &Arc<Self>) -> Arc<Future> {
-        self.read(|_, _| {
-            let address = std::ffi::CString::new(crate::status::ADDRESS);
-            let addresses = vec![address.map_err(|_| Error::INTERNAL_ERROR)?];
-            Ok(Output::Strings(StringArray::new(addresses)))
-        })
+        self.read(
+            |_| Ok(None),
+            |_, inner| {
+                inner.plain_space()?;
+                let address = std::ffi::CString::new(crate::status::ADDRESS);
+                let addresses = vec![address.map_err(|_| Error::INTERNAL_ERROR)?];
+                Ok(Output::Strings(StringArray::new(addresses)))
+            },
+        )
     }
 
     pub(crate) fn get_estimated_range_size_bytes(
@@ -68,8 +72,7 @@ impl Transaction {
             let prefix = match &self.tenant {
                 Some(_) => {
                     self.sight(inner)?;
-                    inner.check_fresh()?;
-                    inner.sighted()?.tenant.map(tenant::prefix)
+                    inner.sighted()?.tenant?.map(tenant::prefix)
                 }
                 None => None,
             };

@@ -8,6 +8,7 @@
 mod commit;
 mod conflicts;
 mod estimates;
+mod mapped_range;
 mod reads;
 mod set_option;
 mod special_keys;
@@ -25,12 +26,11 @@ use crate::keys::{
     clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, Key, KeySelector,
     Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END, VALUE_SIZE_LIMIT,
 };
-use crate::mapped::{prefix_end, Mapper};
 use crate::mutation::{place_versionstamp, versionstamp, versionstamp_position, Mutation, Op};
 use crate::mvcc::Version;
 use crate::network;
 use crate::options::{self, transaction as option, TransactionOptions};
-use crate::output::{KeyArray, KeyValues, MappedRow, MappedRows, Output, StringArray};
+use crate::output::{KeyArray, KeyValues, MappedRows, Output, StringArray};
 use crate::range_set::RangeSet;
 use crate::resolver::{single_key, KeyRange};
 use crate::space::Space;
@@ -38,9 +38,9 @@ use crate::special;
 use crate::storage::Answer;
 use crate::sync::{lock, read, Mutex};
 use crate::tenant::{self, Tenant};
-use crate::view::{range_in_database, resolve_in_database, View};
+use crate::view::View;
 use crate::watches::{new_watch, Permit, WatchOwner};
-use crate::write_map::{Segment, WriteMap};
+use crate::write_map::WriteMap;
 
 /// The size of FoundationDB's record of a key range, which counts against a transaction's limit.
 const RANGE_RECORD: usize = 24;
@@ -50,6 +50,8 @@ const MUTATION_RECORD: usize = 44;
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 /// Back-off after `transaction_too_old` and `future_version`.
 const VERSION_BACKOFF: Duration = Duration::from_millis(10);
+/// The API version from which on special keys are a space of their own.
+const SPECIAL_KEYS_SINCE: i32 = 630;
 /// A read waits this many versions (about a second) for its read version to come.
 const FUTURE_VERSION_PATIENCE: Version = 1_000_000;
 
@@ -77,8 +79,8 @@ enum Stamp {
 struct Sighted {
     version: Version,
     space: Space,
-    /// The number of the transaction's tenant.
-    tenant: Option<i64>,
+    /// The number of the transaction's tenant, or why it cannot be used.
+    tenant: Result<Option<i64>>,
 }
 
 /// The state of a transaction, from one `reset` to the next.
@@ -96,11 +98,15 @@ struct Inner {
     /// The read version has left the window: only what was read before can be read again.
     stale: bool,
     writes: WriteMap,
+    /// The keys whose values a client would have at hand.
+    known: RangeSet,
     read_conflicts: RangeSet,
     /// Mutations made without read-your-writes, or before an unreadable range.
     mutations: Vec<Mutation>,
     /// Conflict ranges made without read-your-writes.
     plain_reads: Vec<KeyRange>,
+    /// Those of selectors and ranges, which do not count against the size of a transaction.
+    plain_range_reads: Vec<KeyRange>,
     plain_writes: Vec<KeyRange>,
     versionstamped_keys: Vec<Key>,
     approximate_size: usize,
@@ -168,9 +174,11 @@ impl Transaction {
             version_fault: Fault::default(),
             stale: false,
             writes: WriteMap::default(),
+            known: RangeSet::default(),
             read_conflicts: RangeSet::default(),
             mutations: Vec::new(),
             plain_reads: Vec::new(),
+            plain_range_reads: Vec::new(),
             plain_writes: Vec::new(),
             versionstamped_keys: Vec::new(),
             approximate_size: 0,
@@ -234,13 +242,10 @@ impl Transaction {
                     database.snapshot()
                 }
             };
-            let tenant = self
-                .tenant
-                .as_ref()
-                .map(|tenant| tenant.id(&snapshot.map))
-                .transpose()?;
-            let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
-            let space = Space::new(snapshot.map, prefix);
+            let tenant = self.tenant.as_ref();
+            let tenant = tenant.map(|tenant| tenant.id_at(&snapshot.map)).transpose();
+            let prefix = tenant.ok().flatten().map(tenant::prefix);
+            let space = Space::new(snapshot.map, prefix.unwrap_or_default());
             inner.sighted = Some(Sighted {
                 version: snapshot.version,
                 space,
@@ -289,7 +294,11 @@ impl Transaction {
                 inner.backoff_after(error)
             };
             let Some(backoff) = backoff else {
-                inner.cancel_with(Error::TRANSACTION_CANCELLED);
+                if self.api_version >= 610 {
+                    inner.cancel_with(Error::TRANSACTION_CANCELLED);
+                } else {
+                    self.restart(inner);
+                }
                 let error = if error.0 == 0 {
                     Error::CLIENT_INVALID_OPERATION
                 } else {
@@ -325,6 +334,7 @@ impl Transaction {
         inner.end_pending(Error::TRANSACTION_CANCELLED);
         inner.generation += 1;
         inner.writes = WriteMap::default();
+        inner.known = RangeSet::default();
         inner.read_conflicts = RangeSet::default();
         inner.approximate_size = 0;
         inner.has_read = false;
@@ -360,7 +370,6 @@ impl Transaction {
         self.with(|inner| {
             inner.fail_watches(Error::TRANSACTION_CANCELLED);
             inner.forget_for_retry();
-            inner.committed_version = -1;
             inner.retries = 0;
             inner.backoff = FIRST_BACKOFF;
             inner.created = Instant::now();
@@ -525,13 +534,12 @@ impl Inner {
         self.requested_version = None;
         self.version_fault = Fault::default();
         self.stale = false;
-        self.conflicts = RangeSet::default();
         self.committed_conflicts = Default::default();
         self.mutations.clear();
         self.plain_reads.clear();
+        self.plain_range_reads.clear();
         self.plain_writes.clear();
         self.versionstamped_keys.clear();
-        self.committed_version = -1;
         self.set_stamp(Stamp::Never(Error::TRANSACTION_CANCELLED));
         self.stamp = Stamp::Unknown;
     }

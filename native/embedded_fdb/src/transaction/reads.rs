@@ -2,6 +2,10 @@
 
 use super::conflicts::{key_conflict, plain_range_conflict, range_conflict};
 use super::*;
+use std::sync::LazyLock;
+
+use crate::range_read::{get_range, resolve};
+use crate::view::{Answer, Stop};
 
 /// Whose writes a read sees.
 #[derive(Clone, Copy)]
@@ -15,9 +19,13 @@ pub(super) enum Sight {
 
 impl Transaction {
     /// Runs a read: at once, or once its read version has come.
+    ///
+    /// `check` may refuse the read, or answer it: that is as if there had been none. `f` is first asked
+    /// without the database, which what was written or read before may make unnecessary.
     pub(super) fn read(
         self: &Arc<Self>,
-        f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
+        check: impl FnOnce(&Inner) -> Result<Option<Output>>,
+        mut f: impl FnMut(&Self, &mut Inner) -> Answer<Output> + Send + 'static,
     ) -> Arc<Future> {
         self.handle
             .database
@@ -29,10 +37,23 @@ impl Transaction {
                 return Future::ready(Err(error));
             }
             inner.settle_watches();
+            if let Some(answer) = check(inner).transpose() {
+                return Future::ready(answer);
+            }
+            inner.has_read = true;
             let fault = self.handle.database.faults.read();
             if let Some(error) = fault.error {
-                let result = self.run_read(inner, |_, _| Err(error));
+                let result = self.run_read(inner, |_, _| Err(error.into()));
                 return self.answer_after(inner, fault.delay, result);
+            }
+            if inner.sighted.is_none() && !inner.writes.is_empty() {
+                match f(self, inner) {
+                    Err(Stop::NeedsDatabase) => {}
+                    answer => {
+                        let result = inner.end_read(answer);
+                        return self.answer_after(inner, fault.delay, result);
+                    }
+                }
             }
             if let (None, Some(version)) = (&inner.sighted, inner.requested_version) {
                 let wait = self.handle.database.versions_until(version);
@@ -41,6 +62,41 @@ impl Transaction {
                 }
             }
             let result = self.run_read(inner, f);
+            self.answer_after(inner, fault.delay, result)
+        })
+    }
+
+    /// Runs what reads beside the transaction's reads: no commit waits for it, and it makes nothing
+    /// known. `check` is as in [`Transaction::read`].
+    pub(super) fn aside(
+        self: &Arc<Self>,
+        check: impl FnOnce(&Inner) -> Result<Option<Output>>,
+        f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
+    ) -> Arc<Future> {
+        self.with(|inner| {
+            if let Err(error) = inner.check_usable() {
+                return Future::ready(Err(error));
+            }
+            inner.settle_watches();
+            if let Some(answer) = check(inner).transpose() {
+                return Future::ready(answer);
+            }
+            let fault = self.handle.database.faults.read();
+            if let Some(error) = fault.error {
+                return self.answer_after(inner, fault.delay, Err(error));
+            }
+            let read = move |transaction: &Self, inner: &mut Inner| {
+                transaction.sight(inner)?;
+                f(transaction, inner)
+            };
+            if let (None, Some(version)) = (&inner.sighted, inner.requested_version) {
+                let wait = self.handle.database.versions_until(version);
+                if wait > 0 {
+                    let delay = Duration::from_micros(wait.unsigned_abs());
+                    return self.read_after(inner, delay, read);
+                }
+            }
+            let result = read(self, inner);
             self.answer_after(inner, fault.delay, result)
         })
     }
@@ -63,23 +119,20 @@ impl Transaction {
     pub(super) fn run_read(
         &self,
         inner: &mut Inner,
-        f: impl FnOnce(&Self, &mut Inner) -> Result<Output>,
+        mut f: impl FnMut(&Self, &mut Inner) -> Answer<Output>,
     ) -> Result<Output> {
-        let result = self.sight(inner).and_then(|()| {
-            inner.has_read = true;
-            f(self, inner)
-        });
-        if let Err(error) = result {
-            inner.failed_read.get_or_insert(error);
-        }
-        result
+        let answer = match self.sight(inner) {
+            Ok(()) => f(self, inner),
+            Err(error) => Err(error.into()),
+        };
+        inner.end_read(answer)
     }
 
     pub(super) fn read_later(
         self: &Arc<Self>,
         inner: &mut Inner,
         versions: Version,
-        f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
+        f: impl FnMut(&Self, &mut Inner) -> Answer<Output> + Send + 'static,
     ) -> Arc<Future> {
         let delay = Duration::from_micros(versions.unsigned_abs());
         self.read_after(inner, delay, |transaction, inner| {
@@ -158,72 +211,43 @@ impl Transaction {
     }
 
     pub(crate) fn get(self: &Arc<Self>, key: Key, snapshot: bool) -> Arc<Future> {
-        if special::is_special(&key) {
+        if self.api_version >= SPECIAL_KEYS_SINCE && special::is_special(&key) {
             return self.get_special(key);
         }
-        self.read(move |transaction, inner| {
-            if key[..] >= *inner.max_read_key() && key[..] != *METADATA_VERSION {
+        let name = key.clone();
+        let check = move |inner: &Inner| {
+            if name[..] >= *inner.max_read_key() && name[..] != *METADATA_VERSION {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
             }
-            if key.len() > max_key_size(&key) {
-                return Ok(Output::Value(None));
-            }
-            transaction.value(inner, &key, snapshot).map(Output::Value)
+            // No key is so long.
+            Ok((name.len() > max_key_size(&name)).then_some(Output::Value(None)))
+        };
+        self.read(check, move |_, inner| {
+            inner.value(&key, snapshot).map(Output::Value)
         })
     }
 
-    pub(super) fn value(
-        &self,
-        inner: &mut Inner,
-        key: &Key,
-        snapshot: bool,
-    ) -> Result<Option<Value>> {
-        let next = key_after(key);
-        let sight = inner.sees(snapshot);
-        let space = &inner.sighted()?.space;
-        let stored = || match &key[..] {
-            // There is one for all tenants.
-            METADATA_VERSION => space.everything().get(METADATA_VERSION).cloned(),
-            key => space.get(key).cloned(),
-        };
-        let value = match sight {
-            Sight::Plain | Sight::Snapshot => stored(),
-            Sight::OwnWrites if inner.writes.segment(key).1 == &Segment::default() => stored(),
-            Sight::OwnWrites => inner.view(&inner.writes)?.get(key)?,
-        };
-        inner.check_known(key, &next)?;
-        match sight {
-            _ if snapshot => {}
-            Sight::Plain => inner.plain_reads.push((key.clone(), next)),
-            Sight::Snapshot => {}
-            Sight::OwnWrites => {
-                if inner.writes.segment(key).1.reads_database() {
-                    inner.approximate_size += 2 * key.len() + 1 + RANGE_RECORD;
-                    inner.read_conflicts.insert(key.clone(), next);
-                }
-            }
-        }
-        Ok(value)
-    }
-
     pub(crate) fn get_key(self: &Arc<Self>, selector: KeySelector, snapshot: bool) -> Arc<Future> {
-        self.read(move |_, inner| {
-            let max_key = inner.max_read_key();
-            if selector.key[..] > *max_key {
+        let name = selector.key.clone();
+        let check = move |inner: &Inner| {
+            if name[..] > *inner.max_read_key() {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
             }
+            Ok(None)
+        };
+        self.read(check, move |_, inner| {
+            let max_key = inner.max_read_key();
             let sight = inner.sees(snapshot);
             let key = match sight {
-                Sight::Plain => resolve_in_database(&inner.sighted()?.space, &selector).key,
-                Sight::Snapshot => inner.view(&WriteMap::default())?.get_key(&selector)?,
-                Sight::OwnWrites => inner.view(&inner.writes)?.get_key(&selector)?,
+                Sight::Plain => resolve(inner.plain_space()?, &selector).key,
+                Sight::Snapshot => inner.view(true).get_key(&selector)?,
+                Sight::OwnWrites => inner.view(false).get_key(&selector)?,
             };
             let (begin, end) = key_conflict(&selector, &key);
-            inner.check_known(&begin, &end)?;
             match sight {
                 _ if snapshot => {}
-                Sight::Plain => inner.plain_reads.push((begin, end)),
-                Sight::Snapshot => {}
+                Sight::Plain if begin < end => inner.plain_range_reads.push((begin, end)),
+                Sight::Plain | Sight::Snapshot => {}
                 Sight::OwnWrites => inner.add_read_conflict(begin, end),
             }
             Ok(Output::Key(key.min(max_key.into())))
@@ -238,17 +262,20 @@ impl Transaction {
         snapshot: bool,
         reverse: bool,
     ) -> Arc<Future> {
-        if special::is_special_range(&begin, &end) {
+        if self.api_version >= SPECIAL_KEYS_SINCE && special::is_special_range(&begin, &end) {
             return self.get_special_range(begin, end, limits, reverse);
         }
-        self.read(move |_, inner| {
-            let rows = inner.range(begin, end, limits, snapshot, reverse)?;
+        let nothing = || Output::KeyValues(KeyValues::new(Vec::new(), false));
+        let check = check_range(&begin, &end, limits, nothing);
+        let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
+        self.read(check, move |_, inner| {
+            let rows = inner.range(&begin, &end, limits, snapshot, reverse)?;
             Ok(Output::KeyValues(KeyValues::new(rows.rows, rows.more)))
         })
     }
 
     /// A range read of an index, with what each row leads to. Never sees own writes: it fails
-    /// where it would have to.
+    /// where it would have to. No commit waits for it, or fails with it.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn get_mapped_range(
         self: &Arc<Self>,
@@ -259,53 +286,71 @@ impl Transaction {
         snapshot: bool,
         reverse: bool,
     ) -> Arc<Future> {
-        self.read(move |_, inner| {
-            let max_key = inner.max_read_key();
-            if begin.key[..] > *max_key || end.key[..] > *max_key {
-                return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
-            }
-            let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
-            if limits.reached() || (begin.offset >= end.offset && begin.key >= end.key) {
-                return Ok(Output::Mapped(MappedRows::new(Vec::new(), false)));
-            }
-            if snapshot || inner.options.read_your_writes_disabled {
-                return Err(Error::UNSUPPORTED_OPERATION);
-            }
-            let mapper = Mapper::parse(&mapper)?;
-            inner.check_fresh()?;
-            let space = inner.sighted()?.space.clone();
-            let rows = range_in_database(&space, &begin, &end, limits, reverse);
-            let (from, to) = range_conflict(&begin, &end, &rows, reverse, max_key);
-            inner.add_unwritten_conflict(from, to)?;
-            let mut mapped = Vec::with_capacity(rows.rows.len());
-            for (key, value) in rows.rows {
-                let begin = mapper.map(&key, &value)?;
-                let (end, rows) = if mapper.range {
-                    let end = prefix_end(&begin).unwrap_or_else(|| ALL_END.into());
-                    let run = space.range(&begin, &end);
-                    let rows = run.map(|(key, value)| (key, value.clone())).collect();
-                    (end, rows)
-                } else {
-                    let row = space
-                        .get(&begin)
-                        .map(|value| (begin.clone(), value.clone()));
-                    (key_after(&begin), row.into_iter().collect())
-                };
-                inner.add_unwritten_conflict(begin.clone(), end.clone())?;
-                mapped.push(MappedRow {
-                    key,
-                    value,
-                    begin,
-                    end,
-                    rows,
-                });
-            }
-            Ok(Output::Mapped(MappedRows::new(mapped, rows.more)))
-        })
+        let is_special = self.api_version >= SPECIAL_KEYS_SINCE
+            && special::is_special_range(&begin, &end)
+            || begin.key[..] == *special::WORKER_INTERFACES;
+        let check = check_range(&begin, &end, limits, || {
+            Output::Mapped(MappedRows::new(Vec::new(), false))
+        });
+        let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
+        self.aside(
+            move |inner| {
+                if is_special {
+                    return Err(Error::CLIENT_INVALID_OPERATION);
+                }
+                let answer = check(inner)?;
+                let unsupported = snapshot || inner.options.read_your_writes_disabled;
+                if answer.is_none() && unsupported {
+                    return Err(Error::UNSUPPORTED_OPERATION);
+                }
+                Ok(answer)
+            },
+            move |_, inner| inner.mapped_range(&begin, &end, &mapper, limits, reverse),
+        )
     }
 }
 
+/// What is checked of a range read before it begins. `nothing` makes the answer without rows.
+fn check_range(
+    begin: &KeySelector,
+    end: &KeySelector,
+    limits: Limits,
+    nothing: impl FnOnce() -> Output,
+) -> impl FnOnce(&Inner) -> Result<Option<Output>> {
+    let keys = (begin.key.clone(), end.key.clone());
+    let inverted = begin.offset >= end.offset
+        && begin.clone().without_or_equal().key >= end.clone().without_or_equal().key;
+    move |inner| {
+        let max_key = inner.max_read_key();
+        if keys.0[..] > *max_key || keys.1[..] > *max_key {
+            return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
+        }
+        if limits.reached() {
+            return Ok(Some(nothing()));
+        }
+        if !limits.valid {
+            return Err(Error::RANGE_LIMITS_INVALID);
+        }
+        Ok(inverted.then(nothing))
+    }
+}
+
+/// For reads that do not see what their transaction wrote.
+static NO_WRITES: LazyLock<WriteMap> = LazyLock::new(WriteMap::default);
+
 impl Inner {
+    /// Notes how a read ended: a commit fails as the first read that failed.
+    fn end_read(&mut self, answer: Answer<Output>) -> Result<Output> {
+        let result = answer.map_err(|stop| match stop {
+            Stop::Failed(error) => error,
+            Stop::NeedsDatabase => Error::INTERNAL_ERROR,
+        });
+        if let Err(error) = result {
+            self.failed_read.get_or_insert(error);
+        }
+        result
+    }
+
     pub(super) fn sees(&self, snapshot: bool) -> Sight {
         if self.options.read_your_writes_disabled {
             Sight::Plain
@@ -320,67 +365,81 @@ impl Inner {
         self.sighted.as_ref().ok_or(Error::INTERNAL_ERROR)
     }
 
-    pub(super) fn view<'a>(&'a self, writes: &'a WriteMap) -> Result<View<'a>> {
-        Ok(View {
-            space: &self.sighted()?.space,
-            writes,
+    /// The database for reads without read-your-writes, which all need it.
+    pub(super) fn plain_space(&self) -> Answer<&Space> {
+        let sighted = self.sighted.as_ref().ok_or(Stop::NeedsDatabase)?;
+        self.failure().map_or(Ok(()), Err)?;
+        Ok(&sighted.space)
+    }
+
+    /// Why the database cannot be read, although there is a read version.
+    pub(super) fn failure(&self) -> Option<Error> {
+        let stale = self.stale.then_some(Error::TRANSACTION_TOO_OLD);
+        stale.or(self.sighted.as_ref()?.tenant.err())
+    }
+
+    fn view(&mut self, without_writes: bool) -> View<'_> {
+        let failure = self.failure();
+        View {
             max_key: self.max_read_key(),
             bypass_unreadable: self.options.bypass_unreadable,
-        })
+            space: self.sighted.as_ref().map(|sighted| &sighted.space),
+            failure,
+            writes: if without_writes {
+                &NO_WRITES
+            } else {
+                &self.writes
+            },
+            known: &mut self.known,
+        }
+    }
+
+    /// The value of a key, and its conflict range.
+    pub(super) fn value(&mut self, key: &Key, snapshot: bool) -> Answer<Option<Value>> {
+        let next = key_after(key);
+        let sight = self.sees(snapshot);
+        let value = match sight {
+            Sight::Plain => {
+                let space = self.plain_space()?;
+                let value = space.get_or_metadata_version(key).cloned();
+                if !snapshot {
+                    self.plain_reads.push((key.clone(), next));
+                }
+                return Ok(value);
+            }
+            Sight::Snapshot => self.view(true).get(key, &next)?,
+            Sight::OwnWrites => self.view(false).get(key, &next)?,
+        };
+        if !snapshot && self.writes.segment(key).1.reads_database() {
+            self.approximate_size += 2 * key.len() + 1 + RANGE_RECORD;
+            self.read_conflicts.insert(key.clone(), next);
+        }
+        Ok(value)
     }
 
     /// The rows between two selectors, and their conflict range.
-    pub(super) fn range(
+    fn range(
         &mut self,
-        begin: KeySelector,
-        end: KeySelector,
+        begin: &KeySelector,
+        end: &KeySelector,
         limits: Limits,
         snapshot: bool,
         reverse: bool,
-    ) -> Result<Rows> {
-        let max_key = self.max_read_key();
-        if begin.key[..] > *max_key || end.key[..] > *max_key {
-            return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
-        }
-        let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
-        if limits.reached() || (begin.offset >= end.offset && begin.key >= end.key) {
-            return Ok(Rows::default());
-        }
-        let sight = self.sees(snapshot);
-        let (from, to) = (begin.clone(), end.clone());
-        let rows = match sight {
+    ) -> Answer<Rows> {
+        let without_writes = match self.sees(snapshot) {
             Sight::Plain => return self.plain_range(begin, end, limits, snapshot, reverse),
-            Sight::Snapshot => self
-                .view(&WriteMap::default())?
-                .range(from, to, limits, reverse)?,
-            Sight::OwnWrites => self.view(&self.writes)?.range(from, to, limits, reverse)?,
+            Sight::Snapshot => true,
+            Sight::OwnWrites => false,
         };
-        let (from, to) = range_conflict(&begin, &end, &rows, reverse, max_key);
-        self.check_known(&from, &to)?;
+        let max_key = self.max_read_key();
+        let rows = self
+            .view(without_writes)
+            .range(begin, end, limits, reverse)?;
         if !snapshot {
+            let (from, to) = range_conflict(begin, end, &rows, reverse, max_key);
             self.add_read_conflict(from, to);
         }
         Ok(rows)
-    }
-
-    /// Fails where a read needs the database, whose version at hand is too old.
-    pub(super) fn check_fresh(&self) -> Result<()> {
-        if self.stale {
-            Err(Error::TRANSACTION_TOO_OLD)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Fails where a read of the range needs more than what was read while the version was good.
-    pub(super) fn check_known(&self, begin: &[u8], end: &[u8]) -> Result<()> {
-        let known =
-            |key: &[u8], next: &[u8]| self.read_conflicts.covers(begin.max(key), end.min(next));
-        let mut segments = self.writes.segments(begin, end);
-        if self.stale && segments.any(|(key, s, next)| s.reads_database() && !known(key, next)) {
-            return Err(Error::TRANSACTION_TOO_OLD);
-        }
-        Ok(())
     }
 
     /// Adds a read conflict range, without the parts where only own writes were read.
@@ -398,43 +457,32 @@ impl Inner {
         }
     }
 
-    /// Adds a read conflict range that must not contain own writes.
-    pub(super) fn add_unwritten_conflict(&mut self, begin: Key, end: Key) -> Result<()> {
-        let mut segments = self.writes.segments(&begin, &end);
-        if begin < end && segments.any(|(_, segment, _)| !segment.is_unmodified()) {
-            return Err(Error::GET_MAPPED_RANGE_READS_YOUR_WRITES);
-        }
-        drop(segments);
-        self.add_read_conflict(begin, end);
-        Ok(())
-    }
-
     /// A range read with read-your-writes off.
-    pub(super) fn plain_range(
+    fn plain_range(
         &mut self,
-        begin: KeySelector,
-        mut end: KeySelector,
+        begin: &KeySelector,
+        end: &KeySelector,
         limits: Limits,
         snapshot: bool,
         reverse: bool,
-    ) -> Result<Rows> {
-        self.check_fresh()?;
+    ) -> Answer<Rows> {
         let max_key = self.max_read_key();
-        let space = &self.sighted()?.space;
+        let space = self.plain_space()?;
         let mut conflicts = Vec::new();
+        let mut end = end.clone();
         if reverse && end.offset > 1 {
-            let key = resolve_in_database(space, &end).key;
+            let key = resolve(space, &end).key;
             conflicts.push(key_conflict(&end, &key));
             end = KeySelector::first_greater_or_equal(key.min(max_key.into()));
         }
         let mut rows = Rows::default();
         if begin.offset < end.offset || begin.key < end.key {
-            rows = range_in_database(space, &begin, &end, limits, reverse);
-            conflicts.push(plain_range_conflict(&begin, &end, &rows, reverse));
+            rows = get_range(space, begin, &end, limits, reverse)?;
+            conflicts.push(plain_range_conflict(begin, &end, &rows, reverse));
         }
         if !snapshot {
-            self.plain_reads
-                .extend(conflicts.into_iter().filter(|(begin, end)| begin < end));
+            let ranges = conflicts.into_iter().filter(|(begin, end)| begin < end);
+            self.plain_range_reads.extend(ranges);
         }
         if !reverse && rows.rows.last().is_some_and(|(key, _)| key[..] >= *max_key) {
             let keep = rows.rows.partition_point(|(key, _)| key[..] < *max_key);

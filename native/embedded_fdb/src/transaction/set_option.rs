@@ -8,22 +8,17 @@ impl Transaction {
         if !option::exists(code) {
             return Err(Error::INVALID_OPTION);
         }
-        self.with(|inner| {
+        self.write(|inner| {
             // A timeout that is over stays so, whatever is set now.
             inner.check_timeout();
-            match self.apply_option(inner, code, value) {
-                Ok(()) => {
-                    if option::is_persistent(code) {
-                        inner.persistent.push((code, value.map(<[u8]>::to_vec)));
-                    }
-                    if code == option::TIMEOUT && !inner.pending.is_empty() {
-                        self.set_timer(inner);
-                    }
-                }
-                Err(error) => {
-                    inner.deferred.get_or_insert(error);
-                }
+            self.apply_option(inner, code, value)?;
+            if option::is_persistent(code) {
+                inner.persistent.push((code, value.map(<[u8]>::to_vec)));
             }
+            if code == option::TIMEOUT && !inner.pending.is_empty() {
+                self.set_timer(inner);
+            }
+            Ok(())
         });
         Ok(())
     }

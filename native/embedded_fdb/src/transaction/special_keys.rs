@@ -151,6 +151,7 @@ impl Inner {
             .0
             .iter()
             .chain(&self.plain_reads)
+            .chain(&self.plain_range_reads)
             .cloned();
         for (begin, end) in committed.chain(self.read_conflicts.ranges()) {
             all.insert(begin, end);

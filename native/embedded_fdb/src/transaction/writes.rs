@@ -3,11 +3,12 @@
 use super::*;
 
 impl Transaction {
-    /// Runs a write: its error, if any, is the answer of the next call that can fail.
+    /// Runs a write: its error, if any, is the answer of the next call that can fail. After such an
+    /// error nothing is written any more, and no option is set.
     pub(super) fn write(&self, f: impl FnOnce(&mut Inner) -> Result<()>) {
         self.with(|inner| {
-            if let Err(error) = f(inner) {
-                inner.deferred.get_or_insert(error);
+            if inner.deferred.is_none() {
+                inner.deferred = f(inner).err();
             }
         });
     }
