@@ -189,6 +189,29 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
+  test "another tenant's migration has a list planned anew, and not read" do
+    :ok = stop_supervised(Repo)
+    start_supervised!({Repo, embedded: true, log: false, stale_after: 400})
+    tenant = Tenant.open!(Repo, "plans")
+    Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
+    page = Page.start(Repo, tenant, &Sync.sync_all(&1, Repo, :users, User))
+    before = Sync.stats(Repo)
+    assert before.pending_watches == 1
+
+    Tenant.open!(Repo, "plans-too")
+    # Some heartbeats, each of which looks at the metadata version.
+    %{read_versions: first} = Embedded.stats(Repo)
+    SyncRepo.eventually(fn -> Embedded.stats(Repo) end, &(&1.read_versions >= first + 10))
+    assert Sync.stats(Repo) == before
+
+    Repo.insert!(%User{id: "u2", name: "Bea"}, prefix: tenant)
+    assert Page.await(page, &match?(%{users: [_, _]}, &1))
+    Process.exit(page, :kill)
+    nothing_left!()
+    :ok = Tenant.clear_delete!(Repo, "plans")
+    :ok = Tenant.clear_delete!(Repo, "plans-too")
+  end
+
   test "a message is handled without waiting for the database", %{tenant: tenant} do
     user = Repo.insert!(%User{id: "u1", name: "before"}, prefix: tenant)
     state = %{assigns: %{}, private: %{tenant: tenant}}

@@ -303,7 +303,10 @@ impl Entry {
         state.planned_at = version;
         state.asked = None;
         state.unplanned = false;
-        self.refresh(&mut state);
+        // With a watch pending what is shown is the newest; without, a re-read may have been refused.
+        if state.watch.is_none() {
+            self.refresh(&mut state);
+        }
     }
 
     /// There is no plan under this metadata version.
