@@ -5,59 +5,25 @@ defmodule EctoFoundationDB.IndexerTest do
   alias EctoFoundationDB.Indexer
   alias EctoFoundationDB.Exception.Unsupported
 
-  defmodule WordIndexer do
-    @behaviour EctoFoundationDB.Indexer
-
-    alias EctoFoundationDB.Indexer
-
-    @impl true
-    def set(tenant, index, _schema, {key, data}) do
-      for word <- words(index, data),
-          do: {:set, Indexer.key(tenant, index, [word, data[:id]]), key}
-    end
-
-    @impl true
-    def clear(tenant, index, _schema, {_key, data}) do
-      for word <- words(index, data),
-          do: {:clear, Indexer.key(tenant, index, [word, data[:id]])}
-    end
-
-    @impl true
-    def drop_ranges(tenant, index), do: [Indexer.range(tenant, index)]
-
-    defp words(%{fields: [field]}, data) do
-      (data[field] || "")
-      |> String.downcase()
-      |> String.split(~r/\W+/u, trim: true)
-      |> Enum.uniq()
-    end
+  for {code, line} <- EctoFoundationDB.Guides.blocks("guides/indexes_and_queries.md"),
+      code =~ "defmodule MyApp.WordIndexer" do
+    code |> String.replace("MyApp", inspect(__MODULE__)) |> Code.eval_string([], line: line)
   end
 
-  defmodule IndexWords do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change, do: [create(index(TestPost, [:title], options: [indexer: WordIndexer]))]
-  end
-
-  defmodule DropWords do
-    use EctoFoundationDB.Migration
-
-    @impl true
-    def change, do: [drop(index(TestPost, [:title], options: [indexer: WordIndexer]))]
-  end
-
-  defmodule Migrator do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, IndexWords}]
-  end
-
-  defmodule DropMigrator do
-    use EctoFoundationDB.Migrator
-    @impl true
-    def migrations, do: [{1, IndexWords}, {2, DropWords}]
-  end
+  versions([
+    {1,
+     [
+       create(
+         index(TestPost, [:title], options: [indexer: EctoFoundationDB.IndexerTest.WordIndexer])
+       )
+     ]},
+    {2,
+     [
+       drop(
+         index(TestPost, [:title], options: [indexer: EctoFoundationDB.IndexerTest.WordIndexer])
+       )
+     ]}
+  ])
 
   defp find(tenant, word) do
     for post <- Indexer.all(tenant, TestPost, :posts_title_index, [word]), do: post.title
@@ -65,7 +31,7 @@ defmodule EctoFoundationDB.IndexerTest do
 
   test "an own indexer is built, kept up, read and dropped", %{tenant: tenant} do
     TestRepo.insert!(%TestPost{id: "1", title: "Hello, World"}, prefix: tenant)
-    tenant = Tenant.open!(TestRepo, tenant.id, migrator: Migrator, log: false)
+    tenant = migrate(tenant, 1)
     assert find(tenant, "hello") == ["Hello, World"]
 
     post = TestRepo.insert!(%TestPost{id: "2", title: "Hello hello"}, prefix: tenant)
@@ -78,7 +44,7 @@ defmodule EctoFoundationDB.IndexerTest do
     assert for({tuple, _} <- dump(tenant), elem(tuple, 1) == "posts", do: tuple) == []
 
     TestRepo.insert!(%TestPost{id: "1", title: "Hello"}, prefix: tenant)
-    Tenant.open!(TestRepo, tenant.id, migrator: DropMigrator, log: false)
+    migrate(tenant, 2)
 
     assert [{<<0xFD>>, "posts", "d", "1"}] =
              for({tuple, _} <- dump(tenant), elem(tuple, 1) == "posts", do: tuple)
@@ -87,7 +53,7 @@ defmodule EctoFoundationDB.IndexerTest do
   end
 
   test "is no default index: queries do not use it", %{tenant: tenant} do
-    tenant = Tenant.open!(TestRepo, tenant.id, migrator: Migrator, log: false)
+    tenant = migrate(tenant, 1)
 
     assert_raise Unsupported, fn ->
       TestRepo.all(TestPost, where: [title: "x"], prefix: tenant)

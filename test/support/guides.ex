@@ -1,0 +1,255 @@
+defmodule EctoFoundationDB.Guides do
+  @moduledoc false
+  # The examples of a guide as a program: its blocks are run one after the other, in a namespace that
+  # takes the place of `MyApp`. What a block is shows in its first lines: settings, functions of a
+  # LiveView, migrations, tests, or what an application does.
+
+  alias EctoFoundationDB.{Connection, Migration, Tenant, TestRepo}
+
+  defstruct [:namespace, :value, binding: [], modules: [], migrations: []]
+
+  defmodule LiveView do
+    @moduledoc false
+    # What a LiveView's functions in the guides call; a stream's items are in `private.streams`.
+
+    def put_private(socket, key, value), do: put_in(socket.private[key], value)
+
+    def stream(socket, name, items),
+      do: put_private(socket, :streams, Map.put(socket.private[:streams] || %{}, name, items))
+
+    def stream_delete(socket, name, item),
+      do: change(socket, name, &Enum.reject(&1, fn other -> other.id == item.id end))
+
+    def stream_insert(socket, name, item, at: at) do
+      change(socket, name, fn items ->
+        case Enum.find_index(items, &(&1.id == item.id)) do
+          nil -> List.insert_at(items, at, item)
+          place -> List.replace_at(items, place, item)
+        end
+      end)
+    end
+
+    defp change(socket, name, fun),
+      do: put_private(socket, :streams, Map.update!(socket.private.streams, name, fun))
+  end
+
+  @doc "The blocks of Elixir in a file: their code and the line each begins at."
+  def blocks(file) do
+    text = File.read!(file)
+
+    for [{_, _}, {_, indent}, {first, length}] <-
+          Regex.scan(~r/^( *)```elixir\n(.*?)^\1```$/ms, text, return: :index) do
+      line = text |> binary_part(0, first) |> String.split("\n") |> length()
+      code = binary_part(text, first, length)
+      {String.replace(code, ~r/^ {#{indent}}/m, ""), line}
+    end
+  end
+
+  @doc """
+  Runs a guide. `given` is what it takes for granted: `{words, code}`, code to be run before the block
+  with these words, or before all where they are nil.
+  """
+  def run(file, namespace, given) do
+    state = %__MODULE__{namespace: namespace}
+    state = for({nil, code} <- given, reduce: state, do: (state -> block(state, {code, 1}, file)))
+
+    for {code, _line} = block <- blocks(file), not tests?(code), reduce: state do
+      state ->
+        before = for {words, given} <- given, words != nil, code =~ words, do: {given, 1}
+        Enum.reduce(before ++ [block], state, &block(&2, &1, file))
+    end
+  end
+
+  @doc """
+  Defines the tests of a guide, when tests are loaded: its modules as they are, and each other block in a
+  module that uses its case template, with `more` code.
+  """
+  def tests(file, namespace, given, such, more \\ "") do
+    state = %__MODULE__{namespace: namespace}
+    state = Enum.reduce(given, state, &block(&2, {&1, 1}, file))
+
+    for {code, line} <- blocks(file), tests?(code), such.(code), reduce: state do
+      state ->
+        if code =~ ~r/^defmodule /,
+          do: block(state, {code, line}, file),
+          else: block(state, {in_case(code, line, more), line - 2}, file)
+    end
+  end
+
+  defp in_case(code, line, more) do
+    """
+    defmodule MyApp.Line#{line}Test do
+      use MyApp.Case, async: true
+      #{code}
+      #{more}
+    end
+    """
+  end
+
+  defp tests?(code),
+    do: code =~ ~r/^(test|setup) / or code =~ "use ExUnit.CaseTemplate"
+
+  defp block(%{namespace: namespace} = state, {code, line}, file) do
+    code = String.replace(code, "MyApp", inspect(namespace))
+
+    cond do
+      code =~ "config :my_app, " ->
+        settings(code, file)
+        state
+
+      code =~ ~r/^(def|defp|use) /m ->
+        # None of them is called by another of the same block.
+        code = String.replace(code, ~r/^defp /m, "def ")
+        module = Module.concat(namespace, "Line#{line}")
+
+        body = [
+          quote(do: import(EctoFoundationDB.Guides.LiveView, warn: false))
+          | parse(code, line, file)
+        ]
+
+        evaluate(
+          state,
+          [quote(do: defmodule(unquote(module), do: (unquote_splicing(body))))],
+          file
+        )
+
+        %{state | modules: state.modules ++ [module]}
+
+      true ->
+        forms = parse(code, line, file)
+        {value, binding} = evaluate(state, forms, file)
+        state = %{state | binding: binding, value: value}
+        start(state)
+        migrate(state, value, defined(forms))
+    end
+  end
+
+  defp parse(code, line, file) do
+    case Code.string_to_quoted!(code, line: line, file: file) do
+      {:__block__, _, forms} -> forms
+      form -> [form]
+    end
+    |> Enum.map(&without_ecto/1)
+  end
+
+  defp evaluate(%{namespace: namespace} = state, forms, file) do
+    names =
+      for name <- [:Repo, :User, :Account, :Post, :Reading], do: Module.concat(namespace, name)
+
+    prelude =
+      for module <- names ++ [EctoFoundationDB.Sync, Tenant],
+          do: quote(do: alias(unquote(module), warn: false))
+
+    imports = [quote(do: import(EctoFoundationDB.Migration, warn: false))]
+    Code.eval_quoted({:__block__, [], prelude ++ imports ++ forms}, state.binding, file: file)
+  end
+
+  # Each setting stands for itself: they are alternatives.
+  defp settings(code, file) do
+    settings = for form <- parse(code, 1, file), do: Macro.to_string(form)
+
+    for setting <- settings,
+        {_app, repos} <- Config.Reader.eval!(file, "import Config\n" <> setting) do
+      for {repo, config} <- repos, do: Connection.validate!(repo, config)
+    end
+  end
+
+  @doc "A Repo's configuration, with tenants of its own."
+  def config(namespace),
+    do: TestRepo.test_config() ++ [storage_id: "#{inspect(namespace)}-#{System.os_time()}"]
+
+  defp start(%{namespace: namespace}) do
+    repo = Module.concat(namespace, Repo)
+
+    if Code.ensure_loaded?(repo) and Process.whereis(repo) == nil,
+      do: {:ok, _} = repo.start_link(config(namespace))
+  end
+
+  # What the guide has defined as a migration, or as a command of one, the tenant has from then on.
+  defp migrate(%{namespace: namespace} = state, value, defined) do
+    defined = Enum.filter(defined, &function_exported?(&1, :change, 0))
+
+    new =
+      case List.wrap(value) do
+        [{action, %Migration.Index{}} | _] = commands when action in [:create, :drop] ->
+          module = Module.concat(namespace, "Migration#{length(state.migrations)}")
+          change = quote(do: def(change, do: unquote(Macro.escape(commands))))
+          Module.create(module, change, Macro.Env.location(__ENV__))
+          [module | defined]
+
+        _no_commands ->
+          defined
+      end
+
+    state = %{state | migrations: state.migrations ++ new}
+
+    if state.binding[:tenant] && new != [] do
+      migrations = Enum.with_index(state.migrations, fn module, n -> {n, module} end)
+      migrator = Module.concat(namespace, "Migrator#{length(migrations)}")
+      body = quote(do: def(migrations, do: unquote(Macro.escape(migrations))))
+      Module.create(migrator, body, Macro.Env.location(__ENV__))
+      %Tenant{repo: repo, id: id} = state.binding[:tenant]
+      tenant = Tenant.open!(repo, id, migrator: migrator, log: false)
+      %{state | binding: Keyword.put(state.binding, :tenant, tenant)}
+    else
+      state
+    end
+  end
+
+  defp defined(forms) do
+    for {:defmodule, _, [{:__aliases__, _, name}, _]} <- forms, do: Module.concat(name)
+  end
+
+  # Where Ecto is not there, its schemas are written as such an application writes them.
+  defp without_ecto({:defmodule, meta, [name, [do: body]]} = form) do
+    if Macro.to_string(body) =~ "use Ecto.Schema" and not Code.ensure_loaded?(Ecto.Schema),
+      do: {:defmodule, meta, [name, [do: {:__block__, [], [schema(body)]}]]},
+      else: form
+  end
+
+  defp without_ecto(form), do: form
+
+  defp schema(body) do
+    {_, found} =
+      Macro.prewalk(body, [], fn
+        {:@, _, [{:primary_key, _, [{:{}, _, [name, type, options]}]}]} = node, found ->
+          {node, [{:primary_key, {name, type, options[:autogenerate]}} | found]}
+
+        {:@, _, [{:schema_context, _, [context]}]} = node, found ->
+          {node, [{:context, context} | found]}
+
+        {:schema, _, [source, _]} = node, found ->
+          {node, [{:source, source} | found]}
+
+        {:field, _, [name, type]} = node, found ->
+          {node, [{:field, {name, type}} | found]}
+
+        {:timestamps, _, _} = node, found ->
+          {node, [{:timestamps, true} | found]}
+
+        node, found ->
+          {node, found}
+      end)
+
+    {id, type, generated?} = found[:primary_key]
+    times = if found[:timestamps], do: [inserted_at: :naive_datetime, updated_at: :naive_datetime]
+    fields = found |> Keyword.get_values(:field) |> Enum.reverse()
+
+    generated =
+      if(generated?, do: [autogenerate_id: {id, id, type}], else: []) ++
+        if times,
+          do: [
+            autogenerate: [{[:inserted_at, :updated_at], {EctoFoundationDB.TestPost, :now, []}}]
+          ],
+          else: []
+
+    quote do
+      use EctoFoundationDB.TestSchema,
+          [
+            source: unquote(found[:source]),
+            context: unquote(found[:context]),
+            fields: unquote([{id, type}] ++ fields ++ (times || []))
+          ] ++ unquote(Macro.escape(generated))
+    end
+  end
+end
