@@ -175,7 +175,11 @@ defmodule EctoFoundationDB.Connection do
   def init({repo, config}) do
     with :ok <- start_client(config),
          {:ok, database} <-
-           Native.database_open(target(repo, config), Keyword.take(config, @database_options)) do
+           Native.database_open(
+             inspect(repo),
+             target(repo, config),
+             Keyword.take(config, @database_options)
+           ) do
       :ets.new(repo, [:named_table, :public, read_concurrency: true])
       connection = %__MODULE__{database: database, timeout: config[:timeout], config: config}
       :ets.insert(repo, {:connection, connection})

@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.Native do
   #
   # None of these waits for the database: whatever needs an answer takes a `ref` made by the caller
   # (`make_ref/0`) and answers with one message `{ref, answer}`. `client_start/1` and
-  # `database_open/2` touch the file system and run on a dirty I/O scheduler.
+  # `database_open/3` touch the file system and run on a dirty I/O scheduler.
 
   @typedoc "An error of the database or of the client; `code` is FoundationDB's, or 0."
   @type error :: {:fdb, code :: non_neg_integer(), message :: String.t()}
@@ -144,13 +144,15 @@ defmodule EctoFoundationDB.Native do
   @doc """
   Opens a database: `{:memory, name}` or `{:file, path}` of the embedded engine, or
   `{:cluster_file, path | nil}`. `options`: a keyword list of database options
-  (`:max_watches`, `:transaction_timeout`, `:transaction_retry_limit`, …).
+  (`:max_watches`, `:transaction_timeout`, `:transaction_retry_limit`, …). `name` is the Repo's: under
+  a name that is still in use, by subscriptions of before the Repo was restarted, it is that database.
   """
   @spec database_open(
+          binary(),
           {:memory, binary()} | {:file, binary()} | {:cluster_file, binary() | nil},
           keyword()
         ) :: {:ok, database()} | {:error, error()}
-  def database_open(_target, _options), do: :erlang.nif_error(:nif_not_loaded)
+  def database_open(_name, _target, _options), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "A transaction that belongs to the calling process and is gone with it."
   @spec transaction_new(database()) :: {:ok, transaction()} | {:error, error()}

@@ -189,27 +189,64 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
-  test "another tenant's migration has a list planned anew, and not read" do
-    :ok = stop_supervised(Repo)
-    start_supervised!({Repo, embedded: true, log: false, stale_after: 400})
-    tenant = Tenant.open!(Repo, "plans")
-    Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
+  @tag :capture_log
+  test "pages go on when the Repo's process is killed and started again", %{tenant: tenant} do
     page = Page.start(Repo, tenant, &Sync.sync_all(&1, Repo, :users, User))
-    before = Sync.stats(Repo)
-    assert before.pending_watches == 1
+    before = Process.whereis(Repo)
+    Process.exit(before, :kill)
+    SyncRepo.eventually(fn -> Process.whereis(Repo) end, &(&1 not in [nil, before]))
+    Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
+    assert Page.await(page, &match?(%{users: [_]}, &1))
 
-    Tenant.open!(Repo, "plans-too")
-    # Some heartbeats, each of which looks at the metadata version.
-    %{read_versions: first} = Embedded.stats(Repo)
-    SyncRepo.eventually(fn -> Embedded.stats(Repo) end, &(&1.read_versions >= first + 10))
-    assert Sync.stats(Repo) == before
-
+    # Lists are planned anew by the new process.
+    migrate_another!()
     Repo.insert!(%User{id: "u2", name: "Bea"}, prefix: tenant)
     assert Page.await(page, &match?(%{users: [_, _]}, &1))
+
+    # And shared with pages of before.
+    another = Page.start(Repo, tenant, &Sync.sync_all(&1, Repo, :users, User))
+    assert %{subscriptions: 2, live_queries: 1, pending_watches: 1} = Sync.stats(Repo)
+    for page <- [page, another], do: Process.exit(page, :kill)
+    nothing_left!()
+  end
+
+  test "where nobody plans lists anew, they are stale, until somebody does" do
+    :ok = stop_supervised(Repo)
+    start_supervised!({Repo, embedded: true, log: false, stale_after: 400})
+    tenant = Tenant.open!(Repo, "plans-nobody")
+    test = self()
+
+    page =
+      Page.start(Repo, tenant, fn state ->
+        state
+        |> Sync.attach_callback(Repo, :handle_stale, fn state, stale ->
+          send(test, stale)
+          {:cont, state}
+        end)
+        |> Sync.sync_all(Repo, :users, User)
+      end)
+
+    # A process that has ended.
+    database = Connection.fetch!(Repo).database
+    Task.await(Task.async(fn -> Native.planner(database) end))
+    migrate_another!()
+    Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
+    assert_receive %{users: %{message: message}}, 60_000
+    assert message =~ "the Repo's process has not said how to read the list now"
+
+    :ok = stop_supervised(Repo)
+    start_supervised!({Repo, embedded: true, log: false, stale_after: 400})
+    assert_receive %{users: nil}, 60_000
+    assert Page.await(page, &match?(%{users: [%{name: "Ada"}]}, &1))
     Process.exit(page, :kill)
     nothing_left!()
-    :ok = Tenant.clear_delete!(Repo, "plans")
-    :ok = Tenant.clear_delete!(Repo, "plans-too")
+  end
+
+  # What is known of indexes is asked for again, by everybody.
+  defp migrate_another! do
+    id = "plans-#{System.unique_integer([:positive])}"
+    Tenant.open!(Repo, id)
+    :ok = Tenant.clear_delete!(Repo, id)
   end
 
   test "a message is handled without waiting for the database", %{tenant: tenant} do

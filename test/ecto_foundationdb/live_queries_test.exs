@@ -8,7 +8,8 @@ defmodule EctoFoundationDB.LiveQueriesTest do
 
   setup context do
     :ok = Native.client_start(%{library: :embedded, options: []})
-    {:ok, db} = Native.database_open({:memory, inspect({context.module, context.test})}, [])
+    name = inspect({context.module, context.test})
+    {:ok, db} = Native.database_open(name, {:memory, name}, [])
     {:ok, db: db}
   end
 

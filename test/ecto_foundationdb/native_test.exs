@@ -80,7 +80,7 @@ defmodule EctoFoundationDB.NativeTest do
     @tag :embedded
     test "answers, though nobody holds it any more" do
       :ok = Native.client_start(%{library: :embedded, options: []})
-      {:ok, db} = Native.database_open({:memory, "collected"}, [])
+      {:ok, db} = Native.database_open("collected", {:memory, "collected"}, [])
       parent = self()
       collector = spawn_link(fn -> collect(parent) end)
 
@@ -102,7 +102,7 @@ defmodule EctoFoundationDB.NativeTest do
     @tag :embedded
     test "that is cancelled answers no more" do
       :ok = Native.client_start(%{library: :embedded, options: []})
-      {:ok, db} = Native.database_open({:memory, "cancelled"}, [])
+      {:ok, db} = Native.database_open("cancelled", {:memory, "cancelled"}, [])
 
       late =
         for n <- 1..3000 do

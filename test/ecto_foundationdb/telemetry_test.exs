@@ -90,7 +90,7 @@ defmodule EctoFoundationDB.TelemetryTest do
   @tag :embedded
   @tag :capture_log
   test "nobody asks the database for events where the application does not run" do
-    {:ok, database} = Native.database_open({:memory, "telemetry"}, [])
+    {:ok, database} = Native.database_open("telemetry", {:memory, "telemetry"}, [])
     :ok = Application.stop(:telemetry)
     assert Telemetry.start_link(Repo, database) == :ignore
     {:ok, _started} = Application.ensure_all_started(:telemetry)

@@ -1,10 +1,11 @@
 //! Databases, one for each running Repo.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use foundationdb::options::DatabaseOption;
 use foundationdb::Transaction;
+use parking_lot::Mutex;
 use rustler::{Resource, ResourceArc};
 
 use crate::error::Error;
@@ -16,7 +17,11 @@ const NO_CLUSTER_FILE: i32 = 1515;
 /// FoundationDB's `connection_string_invalid`.
 const CONNECTION_STRING_INVALID: i32 = 2104;
 
+/// What is open, by the name it was opened under.
+static OPEN: Mutex<Vec<(String, Target, Weak<Database>)>> = Mutex::new(Vec::new());
+
 /// Where a database is.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Target {
     /// The embedded engine, in memory, under a name.
     Memory(String),
@@ -58,11 +63,36 @@ pub struct DatabaseHandle(pub Arc<Database>);
 impl Resource for DatabaseHandle {}
 
 impl Database {
-    /// Opens it. Touches the file system.
+    /// Opens it, with these options. Touches the file system.
+    ///
+    /// Under the name of one that is still in use it is that one: a Repo that was restarted goes on
+    /// with the live queries that pages have, and plans them.
     pub fn open(
-        target: &Target,
+        name: String,
+        target: Target,
         options: Vec<DatabaseOption>,
     ) -> Result<ResourceArc<DatabaseHandle>, Error> {
+        let mut open = OPEN.lock();
+        open.retain(|(_, _, database)| database.strong_count() > 0);
+        let in_use = open
+            .iter()
+            .find(|(other, at, _)| *other == name && *at == target)
+            .and_then(|(_, _, database)| database.upgrade());
+        let database = match in_use {
+            Some(database) => database,
+            None => {
+                let database = Arc::new(Database::new(&target)?);
+                open.push((name, target, Arc::downgrade(&database)));
+                database
+            }
+        };
+        for option in options {
+            database.inner.set_option(option)?;
+        }
+        Ok(ResourceArc::new(DatabaseHandle(database)))
+    }
+
+    fn new(target: &Target) -> Result<Database, Error> {
         if let Target::Cluster(path) = target {
             match path {
                 Some(path) => check_cluster_file(Path::new(path), "given as cluster_file:")?,
@@ -78,17 +108,12 @@ impl Database {
             ),
             _ => None,
         };
-        let inner = foundationdb::Database::new(cluster_file.as_deref())?;
-        for option in options {
-            inner.set_option(option)?;
-        }
-        let database = Arc::new(Database {
-            inner,
+        Ok(Database {
+            inner: foundationdb::Database::new(cluster_file.as_deref())?,
             embedded,
             stats: Stats::default(),
             live: LiveQueries::default(),
-        });
-        Ok(ResourceArc::new(DatabaseHandle(database)))
+        })
     }
 
     /// A new transaction.

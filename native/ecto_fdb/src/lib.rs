@@ -86,6 +86,7 @@ fn client_start<'a>(env: Env<'a>, config: Term<'a>) -> NifResult<Term<'a>> {
 #[rustler::nif(schedule = "DirtyIo")]
 fn database_open<'a>(
     env: Env<'a>,
+    name: String,
     target: Term<'a>,
     options: Vec<(Atom, Term<'a>)>,
 ) -> NifResult<Term<'a>> {
@@ -102,7 +103,7 @@ fn database_open<'a>(
         .into_iter()
         .map(|(name, value)| options::database(env, name, value))
         .collect::<NifResult<_>>()?;
-    Ok(answer(env, Database::open(&target, options)))
+    Ok(answer(env, Database::open(name, target, options)))
 }
 
 #[rustler::nif]

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::delivery::{self, Due};
 use super::events::Event;
+use super::plan;
 use super::query::{Found, MetadataVersion, Query};
 use super::reader::{self, WatchFuture};
 use super::snapshot::Snapshot;
@@ -278,12 +279,21 @@ impl Entry {
         if state.planned_at == *version {
             return !state.unplanned;
         }
-        // A planner that was restarted may have lost the question.
-        let waiting = |asked: Instant| asked.elapsed() < reader::LONGEST_DELAY;
-        if !state.closed && !state.asked.is_some_and(waiting) {
-            state.asked = Some(Instant::now());
-            self.database.live.planner.ask(self);
+        if state.closed {
+            return false;
         }
+        // A planner that has crashed, or is being restarted, may have lost the question.
+        if let Some(asked) = state.asked {
+            if asked.elapsed() < reader::LONGEST_DELAY {
+                return false;
+            }
+            let since = *state.failing_since.get_or_insert(asked);
+            if since.elapsed() >= self.database.live.heartbeat.stale_after() {
+                self.set_stale(&mut state, Some(plan::unanswered()));
+            }
+        }
+        state.asked = Some(Instant::now());
+        self.database.live.planner.ask(self);
         false
     }
 
@@ -303,10 +313,9 @@ impl Entry {
         state.planned_at = version;
         state.asked = None;
         state.unplanned = false;
-        // With a watch pending what is shown is the newest; without, a re-read may have been refused.
-        if state.watch.is_none() {
-            self.refresh(&mut state);
-        }
+        // A re-read may have been refused meanwhile, and an index may have been rebuilt, which no watch
+        // notices.
+        self.refresh(&mut state);
     }
 
     /// There is no plan under this metadata version.

@@ -43,17 +43,26 @@ impl Planner {
         *self.0.lock() = Some(env.pid());
     }
 
-    /// Sends `{:replan, request, what_was_asked_for}`. False where nobody is there to hear it.
-    pub fn ask(&self, entry: &Arc<Entry>) -> bool {
+    /// Sends `{:replan, request, what_was_asked_for}`. Nobody may be there to hear it: whoever gets no
+    /// answer asks again.
+    pub fn ask(&self, entry: &Arc<Entry>) {
         let (Some(planner), Some(plan)) = (*self.0.lock(), entry.query.plan.as_deref()) else {
-            return false;
+            return;
         };
         let request = ResourceArc::new(Request(Arc::downgrade(entry)));
-        let sent = OwnedEnv::new().send_and_clear(&planner, |env| {
+        let _ = OwnedEnv::new().send_and_clear(&planner, |env| {
             (atoms::replan(), request, plan_term(env, plan)).encode(env)
         });
-        sent.is_ok()
     }
+}
+
+/// Why data are stale that no plan has been made for.
+pub fn unanswered() -> Error {
+    Error::Client(
+        "the indexes of the database have changed, and the Repo's process has not said how to read \
+         the list now: is it running?"
+            .into(),
+    )
 }
 
 fn plan_term<'a>(env: Env<'a>, plan: &[u8]) -> Term<'a> {
