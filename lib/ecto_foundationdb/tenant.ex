@@ -159,18 +159,9 @@ defmodule EctoFoundationDB.Tenant do
   """
   @spec clear(module(), id()) :: :ok
   def clear(repo, id) do
-    check_id!(id)
-    path = path(Connection.fetch!(repo).config, id)
-
-    Transaction.run_database(repo, fn ->
-      case Transaction.read([{:directory, :exists, path}]) do
-        [true] ->
-          [prefix] = Transaction.read([{:directory, :open, path}])
-          Transaction.write(clear_ops(prefix))
-
-        [false] ->
-          raise missing(repo, id)
-      end
+    in_directory(repo, id, fn
+      _path, nil -> raise missing(repo, id)
+      _path, prefix -> Transaction.write(clear_ops(prefix))
     end)
   end
 
@@ -186,16 +177,9 @@ defmodule EctoFoundationDB.Tenant do
   """
   @spec clear_delete!(module(), id()) :: :ok
   def clear_delete!(repo, id) do
-    check_id!(id)
-    path = path(Connection.fetch!(repo).config, id)
-
-    Transaction.run_database(repo, fn ->
-      with [true] <- Transaction.read([{:directory, :exists, path}]) do
-        [prefix] = Transaction.read([{:directory, :open, path}])
-        change(clear_ops(prefix) ++ [{:directory, :remove, path}])
-      end
-
-      :ok
+    in_directory(repo, id, fn
+      _path, nil -> :ok
+      path, prefix -> delete_directory(path, prefix)
     end)
   end
 
@@ -209,25 +193,35 @@ defmodule EctoFoundationDB.Tenant do
   """
   @spec delete(module(), id()) :: :ok | {:error, :tenant_nonempty | :tenant_does_not_exist}
   def delete(repo, id) do
+    in_directory(repo, id, fn
+      _path, nil ->
+        if Transaction.maybe_committed?(), do: :ok, else: {:error, :tenant_does_not_exist}
+
+      path, prefix ->
+        {first, last} = Keys.range({prefix, <<0xFD>>})
+
+        case Transaction.read([{:get_range, first, last, %{limit: 1}}]) do
+          [[]] -> delete_directory(path, prefix)
+          [_] -> {:error, :tenant_nonempty}
+        end
+    end)
+  end
+
+  # A transaction on a tenant's directory: its path, and its prefix, or nil where there is none.
+  defp in_directory(repo, id, fun) do
     check_id!(id)
     path = path(Connection.fetch!(repo).config, id)
 
     Transaction.run_database(repo, fn ->
       case Transaction.read([{:directory, :exists, path}]) do
-        [false] ->
-          if Transaction.maybe_committed?(), do: :ok, else: {:error, :tenant_does_not_exist}
-
-        [true] ->
-          [prefix] = Transaction.read([{:directory, :open, path}])
-          {first, last} = Keys.range({prefix, <<0xFD>>})
-
-          case Transaction.read([{:get_range, first, last, %{limit: 1}}]) do
-            [[]] -> change(clear_ops(prefix) ++ [{:directory, :remove, path}])
-            [_] -> {:error, :tenant_nonempty}
-          end
+        [true] -> fun.(path, hd(Transaction.read([{:directory, :open, path}])))
+        [false] -> fun.(path, nil)
       end
     end)
   end
+
+  defp delete_directory(path, prefix),
+    do: change(clear_ops(prefix) ++ [{:directory, :remove, path}])
 
   @doc """
   Packs a tuple to a key of the tenant's own, for keys that the application writes itself.

@@ -12,45 +12,32 @@ defmodule EctoFoundationDB.MessagesTest do
   import EctoFoundationDB.Migration, only: [index: 2, index: 3, metadata: 2, metadata: 3]
 
   defmodule TwoKeys do
-    defstruct [:a, :b]
-    def __schema__(:source), do: "two"
-    def __schema__(:primary_key), do: [:a, :b]
-    def __schema__(:fields), do: [:a, :b]
-    def __schema__(:type, _field), do: :string
+    use EctoFoundationDB.TestSchema,
+      source: "two",
+      primary_key: [:a, :b],
+      fields: [a: :string, b: :string]
   end
 
   defmodule NoField do
-    defstruct [:name]
-    def __schema__(:source), do: "nofield"
-    def __schema__(:primary_key), do: [:id]
-    def __schema__(:fields), do: [:id, :name]
-    def __schema__(:type, _field), do: :string
+    use EctoFoundationDB.TestSchema,
+      source: "nofield",
+      primary_key: [:id],
+      fields: [name: :string]
   end
 
   defmodule NoSource do
-    defstruct [:id]
-    def __schema__(:source), do: nil
-    def __schema__(:primary_key), do: [:id]
-    def __schema__(:fields), do: [:id]
-    def __schema__(:type, _field), do: :string
+    use EctoFoundationDB.TestSchema, source: nil, fields: [id: :string]
   end
 
   defmodule Serial do
-    defstruct [:id]
-    def __schema__(:source), do: "serials"
-    def __schema__(:primary_key), do: [:id]
-    def __schema__(:fields), do: [:id]
-    def __schema__(:autogenerate_id), do: {:id, :id, :id}
-    def __schema__(:type, _field), do: :id
+    use EctoFoundationDB.TestSchema,
+      source: "serials",
+      fields: [id: :id],
+      autogenerate_id: {:id, :id, :id}
   end
 
   defmodule Priced do
-    defstruct [:id, :price]
-    def __schema__(:source), do: "priced"
-    def __schema__(:primary_key), do: [:id]
-    def __schema__(:fields), do: [:id, :price]
-    def __schema__(:type, :id), do: :string
-    def __schema__(:type, :price), do: :decimal
+    use EctoFoundationDB.TestSchema, source: "priced", fields: [id: :string, price: :decimal]
   end
 
   defmodule Twice do
@@ -101,17 +88,19 @@ defmodule EctoFoundationDB.MessagesTest do
        )
      ]},
     {3, [create(index(TestUser, [:name], options: [indexer: Nowhere]))]},
-    {4, :commands}
+    {4, [:oops]}
   ])
 
-  defmodule CountAccounts do
+  defmodule Counted do
     use EctoFoundationDB.Migration
+    def migrations, do: [{1, __MODULE__}]
     @impl true
     def change, do: [create(metadata(TestAccount))]
   end
 
-  defmodule Counted do
-    def migrations, do: [{1, CountAccounts}]
+  defmodule NoCommands do
+    def migrations, do: [{1, __MODULE__}]
+    def change, do: :commands
   end
 
   defmodule NoList do
@@ -414,6 +403,8 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Tenant.open!(TestRepo, &1.id, migrator: NoMigration), ArgumentError,
        ~r/Nowhere is no migration: expected a module with `use EctoFoundationDB.Migration`/},
       {&migrate(&1, 4), ArgumentError,
+       ~r/change\/0 of a migration: expected a list of create.* got: :oops/},
+      {&Tenant.open!(TestRepo, &1.id, migrator: NoCommands), ArgumentError,
        ~r/change\/0 of a migration: expected a list of create.* got: :commands/},
       {fn _ -> Migrator.migrate_all(TestRepo, concurrency: 0) end, ArgumentError,
        ~r/concurrency: expected a positive integer, got: 0/},

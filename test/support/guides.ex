@@ -74,6 +74,9 @@ defmodule EctoFoundationDB.Guides do
           do: block(state, {code, line}, file),
           else: block(state, {in_case(code, line, more), line - 2}, file)
     end
+
+    # The process that loads tests ends before they run.
+    namespace |> Module.concat(Repo) |> Process.whereis() |> Process.unlink()
   end
 
   defp in_case(code, line, more) do

@@ -10,14 +10,14 @@ defmodule EctoFoundationDB.TestIndexer do
   @doc "Has a function of a record's fields called whenever this process writes such an index."
   def tell(fun), do: Process.put(__MODULE__, fun)
 
-  @doc "Starts a process, and kills it when it writes such an index for the record with this id."
+  @doc "Starts a process, and kills it when it writes such an index for a record with this id or a later."
   def die_at(id, fun) do
     parent = self()
 
     {pid, monitor} =
       spawn_monitor(fn ->
         tell(fn data ->
-          if data[:id] == id do
+          if data[:id] >= id do
             send(parent, {:there, self()})
             Process.sleep(:infinity)
           end

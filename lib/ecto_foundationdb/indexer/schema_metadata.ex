@@ -124,145 +124,60 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
   ## Reading
 
-  @doc """
-  The `inserts` counter of a schema; `prefix: tenant` outside a transaction.
+  # What the counters are in the examples, where two users were inserted, one of them in the red team.
+  for {signal, {all, red}} <- [
+        inserts: {2, 1},
+        deletes: {0, 0},
+        collection: {2, 1},
+        updates: {0, 0},
+        changes: {2, 1}
+      ] do
+    @doc """
+    The `#{signal}` counter of a schema; `prefix: tenant` outside a transaction.
 
-      iex> tenant = Tenant.open!(Repo, "docs")
-      iex> SchemaMetadata.inserts(User, prefix: tenant)
-      2
-  """
-  @spec inserts(module(), keyword()) :: non_neg_integer()
-  def inserts(schema, opts \\ []), do: inserts_by(schema, [], opts)
+        iex> tenant = Tenant.open!(Repo, "docs")
+        iex> SchemaMetadata.#{signal}(User, prefix: tenant)
+        #{all}
+    """
+    @spec unquote(signal)(module(), keyword()) :: non_neg_integer()
+    def unquote(signal)(schema, opts \\ []), do: sync(schema, [], unquote(signal), opts)
 
-  @doc """
-  The `inserts` counter of the records with these values.
+    @doc """
+    The `#{signal}` counter of the records with these values.
 
-      iex> tenant = Tenant.open!(Repo, "docs")
-      iex> SchemaMetadata.inserts_by(User, [team: "red"], prefix: tenant)
-      1
-  """
-  @spec inserts_by(module(), keyword(), keyword()) :: non_neg_integer()
-  def inserts_by(schema, by, opts \\ []), do: sync(schema, by, :inserts, opts)
+        iex> tenant = Tenant.open!(Repo, "docs")
+        iex> SchemaMetadata.#{signal}_by(User, [team: "red"], prefix: tenant)
+        #{red}
+    """
+    @spec unquote(:"#{signal}_by")(module(), keyword(), keyword()) :: non_neg_integer()
+    def unquote(:"#{signal}_by")(schema, by, opts \\ []),
+      do: sync(schema, by, unquote(signal), opts)
 
-  @doc """
-  As `inserts/2`, a future; inside a transaction.
+    @doc """
+    As `#{signal}/2`, a future; inside a transaction.
 
-      iex> tenant = Tenant.open!(Repo, "docs")
-      iex> Repo.transactional(tenant, fn ->
-      ...>   Repo.await([SchemaMetadata.async_inserts(User), SchemaMetadata.async_deletes(User)])
-      ...> end)
-      [2, 0]
-  """
-  @spec async_inserts(module()) :: Future.t()
-  def async_inserts(schema), do: async_inserts_by(schema, [])
+        iex> tenant = Tenant.open!(Repo, "docs")
+        iex> Repo.transactional(tenant, fn -> Repo.await(SchemaMetadata.async_#{signal}(User)) end)
+        #{all}
+    """
+    @spec unquote(:"async_#{signal}")(module()) :: Future.t()
+    def unquote(:"async_#{signal}")(schema), do: async(schema, [], unquote(signal))
 
-  @doc "As `inserts_by/3`, a future; inside a transaction."
-  @spec async_inserts_by(module(), keyword()) :: Future.t()
-  def async_inserts_by(schema, by), do: async(schema, by, :inserts)
+    @doc "As `#{signal}_by/3`, a future; inside a transaction."
+    @spec unquote(:"async_#{signal}_by")(module(), keyword()) :: Future.t()
+    def unquote(:"async_#{signal}_by")(schema, by), do: async(schema, by, unquote(signal))
 
-  @doc "As `watch(schema, :inserts, opts)`."
-  @spec watch_inserts(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
-  def watch_inserts(schema, opts \\ []), do: watch(schema, :inserts, opts)
+    @doc "As `watch(schema, :#{signal}, opts)`."
+    @spec unquote(:"watch_#{signal}")(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
+    def unquote(:"watch_#{signal}")(schema, opts \\ []),
+      do: watch(schema, unquote(signal), opts)
 
-  @doc "As `watch_by(schema, by, :inserts, opts)`."
-  @spec watch_inserts_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
-  def watch_inserts_by(schema, by, opts \\ []), do: watch_by(schema, by, :inserts, opts)
-
-  @doc "The `deletes` counter of a schema; `prefix: tenant` outside a transaction."
-  @spec deletes(module(), keyword()) :: non_neg_integer()
-  def deletes(schema, opts \\ []), do: deletes_by(schema, [], opts)
-
-  @doc "The `deletes` counter of the records with these values."
-  @spec deletes_by(module(), keyword(), keyword()) :: non_neg_integer()
-  def deletes_by(schema, by, opts \\ []), do: sync(schema, by, :deletes, opts)
-
-  @doc "As `deletes/2`, a future; inside a transaction."
-  @spec async_deletes(module()) :: Future.t()
-  def async_deletes(schema), do: async_deletes_by(schema, [])
-
-  @doc "As `deletes_by/3`, a future; inside a transaction."
-  @spec async_deletes_by(module(), keyword()) :: Future.t()
-  def async_deletes_by(schema, by), do: async(schema, by, :deletes)
-
-  @doc "As `watch(schema, :deletes, opts)`."
-  @spec watch_deletes(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
-  def watch_deletes(schema, opts \\ []), do: watch(schema, :deletes, opts)
-
-  @doc "As `watch_by(schema, by, :deletes, opts)`."
-  @spec watch_deletes_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
-  def watch_deletes_by(schema, by, opts \\ []), do: watch_by(schema, by, :deletes, opts)
-
-  @doc "The `collection` counter of a schema; `prefix: tenant` outside a transaction."
-  @spec collection(module(), keyword()) :: non_neg_integer()
-  def collection(schema, opts \\ []), do: collection_by(schema, [], opts)
-
-  @doc "The `collection` counter of the records with these values."
-  @spec collection_by(module(), keyword(), keyword()) :: non_neg_integer()
-  def collection_by(schema, by, opts \\ []), do: sync(schema, by, :collection, opts)
-
-  @doc "As `collection/2`, a future; inside a transaction."
-  @spec async_collection(module()) :: Future.t()
-  def async_collection(schema), do: async_collection_by(schema, [])
-
-  @doc "As `collection_by/3`, a future; inside a transaction."
-  @spec async_collection_by(module(), keyword()) :: Future.t()
-  def async_collection_by(schema, by), do: async(schema, by, :collection)
-
-  @doc "As `watch(schema, :collection, opts)`."
-  @spec watch_collection(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
-  def watch_collection(schema, opts \\ []), do: watch(schema, :collection, opts)
-
-  @doc "As `watch_by(schema, by, :collection, opts)`."
-  @spec watch_collection_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
-  def watch_collection_by(schema, by, opts \\ []), do: watch_by(schema, by, :collection, opts)
-
-  @doc "The `updates` counter of a schema; `prefix: tenant` outside a transaction."
-  @spec updates(module(), keyword()) :: non_neg_integer()
-  def updates(schema, opts \\ []), do: updates_by(schema, [], opts)
-
-  @doc "The `updates` counter of the records with these values."
-  @spec updates_by(module(), keyword(), keyword()) :: non_neg_integer()
-  def updates_by(schema, by, opts \\ []), do: sync(schema, by, :updates, opts)
-
-  @doc "As `updates/2`, a future; inside a transaction."
-  @spec async_updates(module()) :: Future.t()
-  def async_updates(schema), do: async_updates_by(schema, [])
-
-  @doc "As `updates_by/3`, a future; inside a transaction."
-  @spec async_updates_by(module(), keyword()) :: Future.t()
-  def async_updates_by(schema, by), do: async(schema, by, :updates)
-
-  @doc "As `watch(schema, :updates, opts)`."
-  @spec watch_updates(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
-  def watch_updates(schema, opts \\ []), do: watch(schema, :updates, opts)
-
-  @doc "As `watch_by(schema, by, :updates, opts)`."
-  @spec watch_updates_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
-  def watch_updates_by(schema, by, opts \\ []), do: watch_by(schema, by, :updates, opts)
-
-  @doc "The `changes` counter of a schema; `prefix: tenant` outside a transaction."
-  @spec changes(module(), keyword()) :: non_neg_integer()
-  def changes(schema, opts \\ []), do: changes_by(schema, [], opts)
-
-  @doc "The `changes` counter of the records with these values."
-  @spec changes_by(module(), keyword(), keyword()) :: non_neg_integer()
-  def changes_by(schema, by, opts \\ []), do: sync(schema, by, :changes, opts)
-
-  @doc "As `changes/2`, a future; inside a transaction."
-  @spec async_changes(module()) :: Future.t()
-  def async_changes(schema), do: async_changes_by(schema, [])
-
-  @doc "As `changes_by/3`, a future; inside a transaction."
-  @spec async_changes_by(module(), keyword()) :: Future.t()
-  def async_changes_by(schema, by), do: async(schema, by, :changes)
-
-  @doc "As `watch(schema, :changes, opts)`."
-  @spec watch_changes(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
-  def watch_changes(schema, opts \\ []), do: watch(schema, :changes, opts)
-
-  @doc "As `watch_by(schema, by, :changes, opts)`."
-  @spec watch_changes_by(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Future.t()
-  def watch_changes_by(schema, by, opts \\ []), do: watch_by(schema, by, :changes, opts)
+    @doc "As `watch_by(schema, by, :#{signal}, opts)`."
+    @spec unquote(:"watch_#{signal}_by")(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) ::
+            Future.t()
+    def unquote(:"watch_#{signal}_by")(schema, by, opts \\ []),
+      do: watch_by(schema, by, unquote(signal), opts)
+  end
 
   @doc """
   Watches a counter: when it moves, this process gets `{ref, :ready}`. Inside a transaction that reads, so
