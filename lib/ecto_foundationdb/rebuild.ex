@@ -16,8 +16,7 @@ defmodule EctoFoundationDB.Rebuild do
 
   @doc """
   Rebuilds one index of a tenant; gives the number of entries that were missing and of those that were
-  wrong. `step:` records or entries in a transaction, 500 by default. Records whose entries were missing
-  count as inserted, so that lists which are synced by the index are read again.
+  wrong. `step:` records or entries in a transaction, 500 by default.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> EctoFoundationDB.Rebuild.index(tenant, User, :users_team_index)
@@ -53,37 +52,32 @@ defmodule EctoFoundationDB.Rebuild do
     {records, rest} = Reader.page_of_records(query.schema, range, step)
     id_name = Schema.field_source(query.schema, Schema.primary_key(query.schema))
 
-    records =
-      for %Record{key: key, data: data} <- records, do: {key, Record.to_front(data, id_name)}
-
     sets =
-      for record <- records, do: hd(Indexer.set_all(query.tenant, [index], query.schema, record))
+      Enum.flat_map(records, fn record ->
+        data = Record.to_front(record.data, id_name)
+        Indexer.set_all(query.tenant, [index], query.schema, {record.key, data})
+      end)
 
     present = Transaction.read(for {:set, key, _value} <- sets, do: {:get, key, false})
 
     missing =
-      for {record, {:set, _, value} = set, stored} <- Enum.zip([records, sets, present]),
-          stored != value,
-          do: [set | come(query, record)]
+      for {{:set, _, value} = set, stored} <- Enum.zip(sets, present), stored != value, do: set
 
-    Transaction.write(List.flatten(missing))
+    mend(missing)
     {length(missing), rest}
-  end
-
-  # For who follows a list by the index the record comes now: its counters move.
-  defp come(query, record) do
-    {metadata, []} = Metadata.read_for_write(query.tenant, query.source, [])
-    counters = for %{indexer: Indexer.SchemaMetadata} = index <- metadata.indexes, do: index
-    Indexer.set_all(query.tenant, counters, query.schema, record)
   end
 
   defp clear(query, name, range, step) do
     index = find!(query, name)
     {entries, rest} = Reader.page_of_entries(query, index, range, step)
     wrong = Entries.wrong(query, index, entries)
-    Transaction.write(for key <- wrong, do: {:clear, key})
+    mend(for key <- wrong, do: {:clear, key})
     {length(wrong), rest}
   end
+
+  # Lists that are synced by the index are read again.
+  defp mend([]), do: :ok
+  defp mend(operations), do: Transaction.write([Metadata.changed() | operations])
 
   defp find!(query, name) do
     {metadata, []} = Metadata.read_for_write(query.tenant, query.source, [])
