@@ -1,6 +1,6 @@
 //! A database: its versions, the commits that make them, and its watches.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -14,12 +14,15 @@ use crate::resolver::{single_key, KeyRange, Resolver};
 use crate::status::CONNECTION_STRING;
 use crate::storage::{Answer, Committer};
 use crate::sync::{lock, Mutex, RwLock};
-use crate::tenant;
+use crate::tenant::{self, Lookups};
 use crate::watches::{Allowance, Watches};
 
 /// The first version of a new database: far enough from zero that a client may name versions before
 /// it, as it may on a cluster.
 pub(crate) const FIRST_VERSION: Version = 1_000_000_000;
+
+/// The key that is there while the database is locked.
+pub(crate) const LOCKED: &[u8] = b"\xff/dbLocked";
 
 /// Steps of the resolver's map looked at for each range that a commit writes. It adds two.
 const SWEEP: usize = 8;
@@ -45,6 +48,8 @@ pub(crate) struct CommitRequest {
     pub(crate) mutations: Vec<Mutation>,
     /// Commit without making sure that the transaction cannot be committed twice.
     pub(crate) causal_write_risky: bool,
+    /// Commit although the database is locked.
+    pub(crate) lock_aware: bool,
 }
 
 impl CommitRequest {
@@ -113,6 +118,9 @@ pub(crate) struct Database {
     pub(crate) watches: Arc<Watches>,
     pub(crate) counters: Counters,
     pub(crate) faults: Injector,
+    pub(crate) lookups: Lookups,
+    /// Whether it was ever locked: if not, nobody needs to look.
+    lockable: AtomicBool,
     /// How often the database began to work.
     generation: AtomicU64,
     /// Commits for a database in a file, which [`Database::commit`] is not for.
@@ -154,6 +162,8 @@ impl Database {
             watches: Arc::default(),
             counters: Counters::default(),
             faults: Injector::default(),
+            lookups: Lookups::default(),
+            lockable: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             committer: None,
         }
@@ -163,10 +173,12 @@ impl Database {
     ///
     /// Its read versions do not rise before [`Database::set_lease`].
     pub(crate) fn with_committer(first: Version, map: Map, committer: Arc<Committer>) -> Self {
+        let locked = map.contains_key(LOCKED);
         let versions = Versions::new(first, map);
         versions.set_lease(first);
         Database {
             versions,
+            lockable: AtomicBool::new(locked),
             committer: Some(committer),
             ..Database::new()
         }
@@ -221,6 +233,16 @@ impl Database {
         self.versions.now()
     }
 
+    /// Whether the database was locked at a version.
+    pub(crate) fn is_locked(&self, map: &Map) -> bool {
+        self.lockable.load(Ordering::Acquire) && map.contains_key(LOCKED)
+    }
+
+    /// What the database holds now.
+    pub(crate) fn newest_map(&self) -> Map {
+        self.versions.newest()
+    }
+
     /// The newest value of a key.
     pub(crate) fn newest(&self, key: &[u8]) -> Option<Value> {
         self.versions.get(key)
@@ -239,6 +261,7 @@ impl Database {
     /// Commits, or says why not.
     pub(crate) fn commit(&self, request: CommitRequest) -> Answer {
         let mut resolver = lock(&self.resolver);
+        self.lookups.before_commit(|| self.newest_map());
         self.resolve(&resolver, &request, |key| self.versions.get(key).is_some())?;
         let mut stamp = [0; 10];
         let (version, changes) = self.versions.apply(&request.mutations, |version| {
@@ -249,6 +272,7 @@ impl Database {
         resolver.sweep(version - WINDOW, SWEEP * (request.writes.len() + 1));
         // Still under the lock: watches see commits in their order.
         self.watches.changed(&changes);
+        self.lookups.after_commit(|| self.newest_map());
         drop(resolver);
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         Ok(Committed { version, stamp })
@@ -288,13 +312,30 @@ impl Database {
             let refused = |answer: Answer| answer.and_then(|_| Err(Refused::with(error)));
             return answers.into_iter().map(refused).collect();
         }
+        self.lookups.before_commit(|| draft.before.clone());
         let changes = draft.publish(lease);
         self.watches.changed(&changes);
+        self.lookups.after_commit(|| self.newest_map());
         let committed = u64::try_from(committed).unwrap_or(u64::MAX);
         self.counters
             .commits
             .fetch_add(committed, Ordering::Relaxed);
         answers
+    }
+
+    /// Whether a transaction may commit although the database is locked, if it is.
+    fn check_lock(
+        &self,
+        request: &CommitRequest,
+        is_there: impl FnOnce(&[u8]) -> bool,
+    ) -> std::result::Result<(), Refused> {
+        if !request.lock_aware && self.lockable.load(Ordering::Acquire) && is_there(LOCKED) {
+            return Err(Refused::with(Error::DATABASE_LOCKED));
+        }
+        if locks(request) {
+            self.lockable.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Whether a transaction may commit: nothing it read was written meanwhile, and its tenant is still
@@ -303,7 +344,7 @@ impl Database {
         &self,
         resolver: &Resolver,
         request: &CommitRequest,
-        is_there: impl FnOnce(&[u8]) -> bool,
+        is_there: impl Fn(&[u8]) -> bool,
     ) -> std::result::Result<(), Refused> {
         if request
             .tenant
@@ -312,7 +353,7 @@ impl Database {
             return Err(Refused::with(Error::TENANT_NOT_FOUND));
         }
         let Some(version) = request.read_version else {
-            return Ok(());
+            return self.check_lock(request, is_there);
         };
         // A transaction that must not be committed twice conflicts with itself, so that it has
         // at least one read conflict range, and is held to the window.
@@ -326,13 +367,19 @@ impl Database {
             .cloned()
             .collect();
         if conflicts.is_empty() {
-            return Ok(());
+            return self.check_lock(request, is_there);
         }
         Err(Refused {
             error: Error::NOT_COMMITTED,
             conflicts,
         })
     }
+}
+
+/// Whether a commit may lock the database.
+fn locks(request: &CommitRequest) -> bool {
+    let is_lock = |mutation: &Mutation| matches!(mutation, Mutation::Single { key, .. } if key[..] == *LOCKED);
+    request.mutations.iter().any(is_lock)
 }
 
 /// Tells the resolver what a commit wrote.

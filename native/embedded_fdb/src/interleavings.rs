@@ -226,6 +226,7 @@ fn set(key: &Key, value: &[u8]) -> Mutation {
 fn write(key: &Key, value: &[u8]) -> CommitRequest {
     CommitRequest {
         tenant: None,
+        lock_aware: false,
         writes: vec![single_key(key)],
         mutations: vec![set(key, value)],
         ..CommitRequest::default()

@@ -78,11 +78,17 @@ impl KeySelector {
         }
     }
 
-    /// The same selector without `or_equal`: offset 1 is then the first key at or after `key`.
+    /// The same selector without `or_equal`: offset 1 is then the first key at or after `key`. To a
+    /// client, nothing comes after the end of what is stored.
     pub(crate) fn without_or_equal(self) -> Self {
         if self.or_equal {
+            let is_end = self.key[..] == *ALL_END;
             KeySelector {
-                key: key_after(&self.key),
+                key: if is_end {
+                    self.key
+                } else {
+                    key_after(&self.key)
+                },
                 or_equal: false,
                 offset: self.offset,
             }

@@ -88,6 +88,7 @@ mod special;
 mod status;
 mod storage;
 mod sync;
+mod system_edit;
 mod tenant;
 mod transaction;
 mod tuple;

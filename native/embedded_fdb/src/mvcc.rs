@@ -153,6 +153,11 @@ impl Versions {
         Ok(Snapshot { version, map })
     }
 
+    /// The newest version, which is not counted as read.
+    pub(crate) fn newest(&self) -> Map {
+        read(&self.newest).clone()
+    }
+
     /// The newest value of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         read(&self.newest).get(key).cloned()

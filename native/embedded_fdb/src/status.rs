@@ -8,6 +8,9 @@ pub(crate) const CONNECTION_STRING: &str = "embedded:embedded@127.0.0.1:4500";
 /// The address of the cluster's only process, which is this one.
 pub(crate) const ADDRESS: &str = "127.0.0.1:4500";
 
+/// In the place of what tells one cluster from another.
+pub(crate) const CLUSTER_ID: &str = "656d626564646564656d626564646564";
+
 /// The status of a cluster that is this process alone: what holds here, and nothing made up.
 pub(crate) fn json(version: Version, generation: u64) -> String {
     let connection_string = CONNECTION_STRING;

@@ -3,45 +3,111 @@
 //! A tenant is a number; its keys are stored below the number as eight bytes. The names are system
 //! keys (in a layout of our own), so that creating and deleting tenants is transactional.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use crate::database::Handle;
 use crate::error::{Error, Result};
 use crate::keys::{Key, Value};
 use crate::mapped::prefix_end;
-use crate::mutation::{Mutation, Op};
 use crate::mvcc::Map;
-use crate::resolver::{single_key, KeyRange};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{lock, Mutex};
+use crate::system_edit::Edit;
 
 /// Name to number.
 const BY_NAME: &[u8] = b"\xff/tenant/nameIndex/";
 /// Number to name.
 const BY_ID: &[u8] = b"\xff/tenant/map/";
+/// Number to group, where a tenant is in one.
+const GROUP: &[u8] = b"\xff/tenant/groupOf/";
 /// The number of the tenant created last.
 const LAST_ID: &[u8] = b"\xff/tenant/lastId";
+
+/// A cluster looks a name up with the next commit that it makes, and makes one for that, so soon.
+const LOOK_UP: Duration = Duration::from_millis(10);
 
 /// What `fdb_database_open_tenant` gives.
 pub(crate) struct Tenant {
     pub(crate) handle: Arc<Handle>,
-    /// Looked up once, when the tenant is opened: one that is created later needs another handle.
-    id: Result<i64>,
+    name: Key,
+    opened: Instant,
+    /// Looked up once: a tenant that is created later needs another handle.
+    id: OnceLock<Result<i64>>,
 }
 
 impl Tenant {
-    pub(crate) fn open(handle: Arc<Handle>, name: &[u8]) -> Self {
-        let id = find(&handle.database.snapshot().map, name).ok_or(Error::TENANT_NOT_FOUND);
-        Tenant { handle, id }
+    pub(crate) fn open(handle: Arc<Handle>, name: Key) -> Arc<Self> {
+        let tenant = Arc::new(Tenant {
+            handle,
+            name,
+            opened: Instant::now(),
+            id: OnceLock::new(),
+        });
+        tenant.handle.database.lookups.add(&tenant);
+        tenant
     }
 
     /// The number of the tenant, whether it still exists or not.
     pub(crate) fn id(&self) -> Result<i64> {
-        self.id
+        match self.id.get() {
+            Some(id) => *id,
+            None => self.look_up(&self.handle.database.newest_map()),
+        }
+    }
+
+    fn look_up(&self, map: &Map) -> Result<i64> {
+        let id = || find(map, &self.name).ok_or(Error::TENANT_NOT_FOUND);
+        *self.id.get_or_init(id)
     }
 
     /// The number of the tenant, which must exist in the snapshot.
     pub(crate) fn id_at(&self, map: &Map) -> Result<i64> {
-        let id = self.id?;
+        let id = self.id()?;
         exists(map, id).then_some(id).ok_or(Error::TENANT_NOT_FOUND)
+    }
+}
+
+/// The tenants that were opened and not looked up yet.
+#[derive(Default)]
+pub(crate) struct Lookups {
+    any: AtomicBool,
+    tenants: Mutex<Vec<Weak<Tenant>>>,
+}
+
+impl Lookups {
+    fn add(&self, tenant: &Arc<Tenant>) {
+        lock(&self.tenants).push(Arc::downgrade(tenant));
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Looks up the tenants before a commit that were opened long enough before.
+    pub(crate) fn before_commit(&self, map: impl FnOnce() -> Map) {
+        if self.any.load(Ordering::Acquire) {
+            self.look_up(&map(), |tenant| tenant.opened.elapsed() > LOOK_UP);
+        }
+    }
+
+    /// Looks up all tenants, after a commit.
+    pub(crate) fn after_commit(&self, map: impl FnOnce() -> Map) {
+        if self.any.swap(false, Ordering::AcqRel) {
+            self.look_up(&map(), |_| true);
+        }
+    }
+
+    fn look_up(&self, map: &Map, due: impl Fn(&Tenant) -> bool) {
+        lock(&self.tenants).retain(|tenant| {
+            let tenant = tenant.upgrade().filter(|tenant| tenant.id.get().is_none());
+            tenant.is_some_and(|tenant| {
+                let due = due(&tenant);
+                if due {
+                    // What it was looked up to be shows when it is used.
+                    let _ = tenant.look_up(map);
+                }
+                !due
+            })
+        });
     }
 }
 
@@ -95,23 +161,30 @@ pub(crate) fn prefix(id: i64) -> Key {
     id.to_be_bytes()[..].into()
 }
 
-/// Tenants whose names are in a range, with their descriptions as JSON.
-pub(crate) fn list(map: &Map) -> Vec<(Key, Value)> {
-    let Some(end) = prefix_end(BY_NAME) else {
-        return Vec::new();
-    };
-    map.range(Key::from(BY_NAME)..end)
-        .filter_map(|(key, value)| {
-            let name: Key = key[BY_NAME.len()..].into();
-            let description = describe(&name, number(value)?);
-            Some((name, description.into_bytes().into()))
+/// Tenants whose names are in a range, with their descriptions as JSON: the first ones, up to `limit`.
+pub(crate) fn list(map: &Map, begin: &[u8], end: &[u8], limit: Option<usize>) -> Vec<(Key, Value)> {
+    ids(map, begin, end)
+        .take(limit.unwrap_or(usize::MAX))
+        .map(|(name, id)| {
+            let group = map.get(&key(GROUP, &id.to_be_bytes())[..]);
+            let description = describe(&name, id, group.map(|group| &group[..]));
+            (name, description.into_bytes().into())
         })
         .collect()
 }
 
-fn describe(name: &[u8], id: i64) -> String {
+/// The names in a range, with the numbers they stand for.
+fn ids<'a>(map: &'a Map, begin: &[u8], end: &[u8]) -> impl Iterator<Item = (Key, i64)> + 'a {
+    map.range(key(BY_NAME, begin)..key(BY_NAME, end.max(begin)))
+        .filter_map(|(key, value)| Some((key[BY_NAME.len()..].into(), number(value)?)))
+}
+
+fn describe(name: &[u8], id: i64, group: Option<&[u8]>) -> String {
+    let group = group.map_or_else(String::new, |group| {
+        format!(r#","tenant_group":{}"#, binary(group))
+    });
     format!(
-        r#"{{"id":{id},"lock_state":"unlocked","name":{},"prefix":{}}}"#,
+        r#"{{"id":{id},"lock_state":"unlocked","name":{},"prefix":{}{group}}}"#,
         binary(name),
         binary(&prefix(id))
     )
@@ -154,132 +227,121 @@ fn base64(bytes: &[u8]) -> String {
     encoded
 }
 
-/// The changes of one transaction to the tenants, made against its snapshot.
-pub(crate) struct Edit<'a> {
-    map: &'a Map,
-    mutations: Vec<Mutation>,
-    reads: Vec<KeyRange>,
-    writes: Vec<KeyRange>,
-    last_id: Option<i64>,
+/// What a transaction does to the tenants, as told by its writes to special keys. It is done at once,
+/// on the snapshot: what one change does, another one does not see.
+#[derive(Default)]
+pub(crate) struct Changes {
+    /// By name, with the configuration of each.
+    pub(crate) create: BTreeMap<Key, Configuration>,
+    pub(crate) delete: Vec<Key>,
+    pub(crate) delete_ranges: Vec<(Key, Key)>,
+    pub(crate) configure: BTreeMap<Key, Configuration>,
+    pub(crate) rename: Vec<(Key, Key)>,
 }
 
-/// What [`Edit`] amounts to.
-pub(crate) struct Edited {
-    pub(crate) mutations: Vec<Mutation>,
-    pub(crate) reads: Vec<KeyRange>,
-    pub(crate) writes: Vec<KeyRange>,
-}
+/// Parameters with their values; without one, a parameter is unset.
+pub(crate) type Configuration = Vec<(Key, Option<Value>)>;
 
-impl<'a> Edit<'a> {
-    pub(crate) fn new(map: &'a Map) -> Self {
-        Edit {
-            map,
-            mutations: Vec::new(),
-            reads: Vec::new(),
-            writes: Vec::new(),
-            last_id: None,
+impl Changes {
+    pub(crate) fn apply(self, edit: &mut Edit) -> Result<()> {
+        for name in &self.delete {
+            delete(edit, name)?;
         }
-    }
-
-    /// Creates a tenant; one that exists stays as it is.
-    pub(crate) fn create(&mut self, name: &[u8]) -> Result<()> {
-        check_name(name)?;
-        self.reads.push(single_key(&key(BY_NAME, name)));
-        if find(self.map, name).is_some() {
-            return Ok(());
-        }
-        self.reads.push(single_key(&LAST_ID.into()));
-        let last = self
-            .last_id
-            .or_else(|| number(self.map.get(LAST_ID)?))
-            .unwrap_or(-1);
-        let id = last + 1;
-        self.last_id = Some(id);
-        self.set(LAST_ID.into(), &id.to_be_bytes());
-        self.set(key(BY_NAME, name), &id.to_be_bytes());
-        self.set(id_key(id), name);
-        Ok(())
-    }
-
-    /// Deletes a tenant, which must be empty; one that does not exist is no error.
-    pub(crate) fn delete(&mut self, name: &[u8]) -> Result<()> {
-        check_name(name)?;
-        self.reads.push(single_key(&key(BY_NAME, name)));
-        let Some(id) = find(self.map, name) else {
-            return Ok(());
-        };
-        let begin = prefix(id);
-        let end = prefix_end(&begin).ok_or(Error::INTERNAL_ERROR)?;
-        if self.map.range(begin.clone()..end.clone()).next().is_some() {
-            return Err(Error::TENANT_NOT_EMPTY);
-        }
-        self.reads.push((begin, end));
-        self.clear(key(BY_NAME, name));
-        self.clear(id_key(id));
-        Ok(())
-    }
-
-    /// Deletes the tenants whose names are in a range.
-    pub(crate) fn delete_range(&mut self, begin: &[u8], end: &[u8]) -> Result<()> {
-        self.reads.push((key(BY_NAME, begin), key(BY_NAME, end)));
-        for (name, _) in list(self.map) {
-            if &name[..] >= begin && &name[..] < end {
-                self.delete(&name)?;
+        for (begin, end) in &self.delete_ranges {
+            edit.reads.push((key(BY_NAME, begin), key(BY_NAME, end)));
+            let names: Vec<Key> = ids(edit.map, begin, end).map(|(name, _)| name).collect();
+            for name in names {
+                delete(edit, &name)?;
             }
         }
-        Ok(())
-    }
-
-    /// Renames a tenant; its keys stay with it.
-    pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
-        check_name(to)?;
-        self.reads.push(single_key(&key(BY_NAME, from)));
-        self.reads.push(single_key(&key(BY_NAME, to)));
-        let id = find(self.map, from).ok_or(Error::TENANT_NOT_FOUND)?;
-        if find(self.map, to).is_some() {
-            return Err(Error::TENANT_ALREADY_EXISTS);
+        create(edit, &self.create)?;
+        for (name, configuration) in &self.configure {
+            let id = edit.get(&key(BY_NAME, name)).and_then(number);
+            configure(edit, id.ok_or(Error::TENANT_NOT_FOUND)?, configuration)?;
         }
-        self.clear(key(BY_NAME, from));
-        self.set(key(BY_NAME, to), &id.to_be_bytes());
-        self.set(id_key(id), to);
-        Ok(())
-    }
-
-    pub(crate) fn finish(self) -> Edited {
-        Edited {
-            mutations: self.mutations,
-            reads: self.reads,
-            writes: self.writes,
+        for (from, to) in &self.rename {
+            rename(edit, from, to)?;
         }
-    }
-
-    fn set(&mut self, key: Key, value: &[u8]) {
-        self.writes.push(single_key(&key));
-        self.mutations.push(Mutation::Single {
-            op: Op::Set,
-            key,
-            operand: value.into(),
-        });
-    }
-
-    fn clear(&mut self, key: Key) {
-        let (begin, end) = single_key(&key);
-        self.writes.push((begin.clone(), end.clone()));
-        self.mutations.push(Mutation::ClearRange { begin, end });
+        Ok(())
     }
 }
 
-fn check_name(name: &[u8]) -> Result<()> {
-    if name.first() == Some(&0xff) {
-        Err(Error::INVALID_TENANT_NAME)
-    } else {
-        Ok(())
+/// Creates tenants; one that exists stays as it is, but for its number another one is left out.
+fn create(edit: &mut Edit, tenants: &BTreeMap<Key, Configuration>) -> Result<()> {
+    let mut last = edit.get(LAST_ID).and_then(number).unwrap_or(0);
+    for (name, configuration) in tenants {
+        last += 1;
+        if name.first() == Some(&0xff) {
+            return Err(Error::INVALID_TENANT_NAME);
+        }
+        if edit.get(&key(BY_NAME, name)).is_some() {
+            continue;
+        }
+        let begin = prefix(last);
+        let end = prefix_end(&begin).ok_or(Error::INTERNAL_ERROR)?;
+        if edit.any(begin, end) {
+            return Err(Error::TENANT_PREFIX_ALLOCATOR_CONFLICT);
+        }
+        configure(edit, last, configuration)?;
+        edit.set(key(BY_NAME, name), &last.to_be_bytes());
+        edit.set(id_key(last), name);
     }
+    if !tenants.is_empty() {
+        edit.set(LAST_ID.into(), &last.to_be_bytes());
+    }
+    Ok(())
+}
+
+fn configure(edit: &mut Edit, id: i64, configuration: &Configuration) -> Result<()> {
+    for (parameter, value) in configuration {
+        if parameter[..] != *b"tenant_group" {
+            return Err(Error::INVALID_TENANT_CONFIGURATION);
+        }
+        let group = key(GROUP, &id.to_be_bytes());
+        match value {
+            Some(value) if value.first() == Some(&0xff) => {
+                return Err(Error::INVALID_TENANT_GROUP_NAME);
+            }
+            Some(value) => edit.set(group, value),
+            None => edit.clear(group),
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a tenant, which must be empty; one that does not exist is no error.
+fn delete(edit: &mut Edit, name: &[u8]) -> Result<()> {
+    let Some(id) = edit.get(&key(BY_NAME, name)).and_then(number) else {
+        return Ok(());
+    };
+    let begin = prefix(id);
+    let end = prefix_end(&begin).ok_or(Error::INTERNAL_ERROR)?;
+    if edit.any(begin, end) {
+        return Err(Error::TENANT_NOT_EMPTY);
+    }
+    edit.clear(key(BY_NAME, name));
+    edit.clear(id_key(id));
+    edit.clear(key(GROUP, &id.to_be_bytes()));
+    Ok(())
+}
+
+/// Renames a tenant; its keys stay with it.
+fn rename(edit: &mut Edit, from: &[u8], to: &[u8]) -> Result<()> {
+    let id = edit.get(&key(BY_NAME, from)).and_then(number);
+    let id = id.ok_or(Error::TENANT_NOT_FOUND)?;
+    if edit.get(&key(BY_NAME, to)).is_some() {
+        return Err(Error::TENANT_ALREADY_EXISTS);
+    }
+    edit.clear(key(BY_NAME, from));
+    edit.set(key(BY_NAME, to), &id.to_be_bytes());
+    edit.set(id_key(id), to);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutation::Mutation;
 
     #[test]
     fn base64_is_padded() {
@@ -295,30 +357,91 @@ mod tests {
         let expected = concat!(
             r#"{"id":1,"lock_state":"unlocked","name":{"base64":"YSIA","printable":"a\"\\x00"},"#,
             r#""prefix":{"base64":"AAAAAAAAAAE=","#,
-            r#""printable":"\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x01"}}"#
+            r#""printable":"\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x01"},"#,
+            r#""tenant_group":{"base64":"Zw==","printable":"g"}}"#
         );
-        assert_eq!(describe(b"a\"\0", 1), expected);
+        assert_eq!(describe(b"a\"\0", 1, Some(b"g")), expected);
+    }
+
+    /// Applies changes, and what they come to if they can be made.
+    fn apply(map: &mut Map, changes: Changes) -> Result<()> {
+        let snapshot = map.clone();
+        let mut edit = Edit::new(&snapshot);
+        changes.apply(&mut edit)?;
+        for mutation in edit.mutations {
+            match mutation {
+                Mutation::Single { key, operand, .. } => map.insert(key, operand),
+                Mutation::ClearRange { begin, .. } => map.remove(&begin[..]),
+            };
+        }
+        Ok(())
+    }
+
+    fn name(name: &str) -> Key {
+        name.as_bytes().into()
+    }
+
+    fn creating(names: &[&str]) -> Changes {
+        Changes {
+            create: names.iter().map(|n| (name(n), Vec::new())).collect(),
+            ..Changes::default()
+        }
     }
 
     #[test]
-    fn an_edit_sees_only_the_snapshot() {
+    fn numbers_are_given_in_the_order_of_names_and_not_given_twice() {
         let mut map = Map::new();
-        let mut edit = Edit::new(&map);
-        assert_eq!(edit.create(b"a"), Ok(()));
-        assert_eq!(edit.create(b"b"), Ok(()));
-        assert_eq!(edit.create(b"\xff"), Err(Error::INVALID_TENANT_NAME));
-        assert_eq!(edit.rename(b"a", b"c"), Err(Error::TENANT_NOT_FOUND));
-        for mutation in edit.finish().mutations {
-            if let Mutation::Single { key, operand, .. } = mutation {
-                map.insert(key, operand);
-            }
-        }
-        assert_eq!((find(&map, b"a"), find(&map, b"b")), (Some(0), Some(1)));
-        map.insert([&prefix(0)[..], b"x"].concat().into(), b""[..].into());
-        let mut edit = Edit::new(&map);
-        assert_eq!(edit.delete(b"a"), Err(Error::TENANT_NOT_EMPTY));
-        assert_eq!(edit.rename(b"a", b"b"), Err(Error::TENANT_ALREADY_EXISTS));
-        assert_eq!(edit.delete_range(b"b", b"c"), Ok(()));
-        assert_eq!(edit.finish().mutations.len(), 2);
+        assert_eq!(apply(&mut map, creating(&["b", "a"])), Ok(()));
+        assert_eq!((find(&map, b"a"), find(&map, b"b")), (Some(1), Some(2)));
+        assert_eq!(apply(&mut map, creating(&["b"])), Ok(()));
+        assert_eq!(apply(&mut map, creating(&["c"])), Ok(()));
+        assert_eq!((find(&map, b"b"), find(&map, b"c")), (Some(2), Some(4)));
+        map.insert([&prefix(5)[..], b"x"].concat().into(), b""[..].into());
+        assert_eq!(
+            apply(&mut map, creating(&["d"])),
+            Err(Error::TENANT_PREFIX_ALLOCATOR_CONFLICT)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_done_has_errors_of_its_own() {
+        let mut map = Map::new();
+        assert_eq!(apply(&mut map, creating(&["a", "b"])), Ok(()));
+        map.insert([&prefix(1)[..], b"x"].concat().into(), b""[..].into());
+        let delete = |key: &str| Changes {
+            delete: vec![name(key)],
+            ..Changes::default()
+        };
+        assert_eq!(apply(&mut map, delete("a")), Err(Error::TENANT_NOT_EMPTY));
+        assert_eq!(apply(&mut map, delete("c")), Ok(()));
+        let rename = |from: &str, to: &str| Changes {
+            rename: vec![(name(from), name(to))],
+            ..Changes::default()
+        };
+        assert_eq!(
+            apply(&mut map, rename("a", "b")),
+            Err(Error::TENANT_ALREADY_EXISTS)
+        );
+        assert_eq!(
+            apply(&mut map, rename("c", "d")),
+            Err(Error::TENANT_NOT_FOUND)
+        );
+        let range = Changes {
+            delete_ranges: vec![(name("b"), name("z"))],
+            ..Changes::default()
+        };
+        assert_eq!(apply(&mut map, range), Ok(()));
+        assert_eq!((find(&map, b"a"), find(&map, b"b")), (Some(1), None));
+        let group = |parameter: &str, value: &str| Changes {
+            configure: BTreeMap::from([(name("a"), vec![(name(parameter), Some(name(value)))])]),
+            ..Changes::default()
+        };
+        assert_eq!(
+            apply(&mut map, group("other", "x")),
+            Err(Error::INVALID_TENANT_CONFIGURATION)
+        );
+        assert_eq!(apply(&mut map, group("tenant_group", "g")), Ok(()));
+        let listed = list(&map, b"", b"\xff", None);
+        assert!(listed[0].1.ends_with(br#""printable":"g"}}"#));
     }
 }

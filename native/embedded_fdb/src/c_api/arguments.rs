@@ -7,7 +7,7 @@ use crate::c_types::{FDBBool, FDBDatabase, FDBFuture, FDBTenant, FDBTransaction}
 use crate::database::Handle;
 use crate::error::{Error, Result};
 use crate::future::Future;
-use crate::keys::{Key, KeySelector, Limits};
+use crate::keys::{clamp_boundary, Key, KeySelector, Limits};
 use crate::tenant::Tenant;
 use crate::transaction::Transaction;
 
@@ -114,9 +114,9 @@ pub(super) unsafe fn selector(
     offset: c_int,
 ) -> Result<KeySelector> {
     // SAFETY: passed on to the caller.
-    let key = unsafe { key(pointer, length) }?;
+    let key = unsafe { bytes(pointer, length) }?;
     Ok(KeySelector {
-        key,
+        key: clamp_boundary(key).into(),
         or_equal: or_equal != 0,
         offset,
     })

@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use super::arguments::{bytes, database, into_c, place, put, tenant};
+use super::arguments::{database, into_c, key, place, put, tenant};
 use super::network::api_version;
 use crate::c_types::{FDBDatabase, FDBError, FDBFuture, FDBTenant, FDBTransaction};
 use crate::future::Future;
@@ -17,8 +17,8 @@ c_functions! {
     /// Opens a tenant by name. That it does not exist shows when it is used.
     fn fdb_database_open_tenant(d: *mut FDBDatabase, name: *const u8, name_length: c_int, out_tenant: *mut *mut FDBTenant) -> FDBError {
         let out_tenant = place(out_tenant)?;
-        let tenant = Tenant::open(database(d)?, bytes(name, name_length)?);
-        put(out_tenant, Arc::into_raw(Arc::new(tenant)).cast_mut().cast()).map(|()| 0)
+        let tenant = Tenant::open(database(d)?, key(name, name_length)?);
+        put(out_tenant, Arc::into_raw(tenant).cast_mut().cast()).map(|()| 0)
     }
 
     /// Begins a transaction in a tenant.

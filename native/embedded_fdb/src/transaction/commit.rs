@@ -1,7 +1,9 @@
 //! Watches, and the commit that arms them.
 
+use super::management::Refusal;
 use super::*;
 use crate::database::Refused;
+use crate::system_edit::Edit;
 use crate::view::Stop;
 
 /// How far a commit got at once.
@@ -106,10 +108,15 @@ impl Transaction {
 
     /// Commits, but for the wait for a file.
     fn begin_commit(&self, inner: &mut Inner) -> Begun {
+        // What fails before the commit is sent leaves versionstamps and watches alone.
+        let system = match self.edit_system_keys(inner) {
+            Ok(system) => system,
+            Err(error) => return Begun::Done(Err(error)),
+        };
         if let Some(error) = inner.failed_read {
             return Begun::Done(Err(error));
         }
-        let (request, prefix) = match self.request_commit(inner) {
+        let (request, prefix) = match self.request_commit(inner, system) {
             Ok(Some(request)) => request,
             Ok(None) => return Begun::Done(Ok(Output::Unit)),
             Err(error) => return Begun::Done(Err(inner.commit_failed(error))),
@@ -194,11 +201,11 @@ impl Transaction {
 
     /// What the committer is asked for, and the prefix of the transaction's tenant; nothing where the
     /// transaction wrote nothing.
-    fn request_commit(&self, inner: &mut Inner) -> Result<Option<(CommitRequest, Key)>> {
-        if inner.late_tracing {
-            return Err(Error::SPECIAL_KEYS_API_FAILURE);
-        }
-        let tenants = self.edit_tenants(inner)?;
+    fn request_commit(
+        &self,
+        inner: &mut Inner,
+        system: CommitRequest,
+    ) -> Result<Option<(CommitRequest, Key)>> {
         let (mutations, writes) = inner.writes.collect(&[], ALL_END);
         let mut request = CommitRequest {
             read_version: None,
@@ -207,15 +214,14 @@ impl Transaction {
             writes: std::mem::take(&mut inner.plain_writes),
             mutations: std::mem::take(&mut inner.mutations),
             causal_write_risky: inner.options.causal_write_risky,
+            lock_aware: inner.options.lock_aware,
         };
         request.reads.extend(inner.read_conflicts.ranges());
         request.writes.extend(writes);
         request.mutations.extend(mutations);
-        if let Some(edited) = tenants {
-            request.reads.extend(edited.reads);
-            request.writes.extend(edited.writes);
-            request.mutations.extend(edited.mutations);
-        }
+        request.reads.extend(system.reads);
+        request.writes.extend(system.writes);
+        request.mutations.extend(system.mutations);
         let plain = std::mem::take(&mut inner.plain_range_reads);
         if inner.options.read_your_writes_disabled {
             let reads = request.reads.iter().chain(&plain).cloned();
@@ -260,24 +266,40 @@ impl Transaction {
         Ok(Some((request, prefix)))
     }
 
-    /// What the changes made through special keys come to.
-    pub(super) fn edit_tenants(&self, inner: &mut Inner) -> Result<Option<tenant::Edited>> {
-        if inner.special.is_empty() {
-            return Ok(None);
+    /// What the writes to special keys come to among the system keys.
+    fn edit_system_keys(&self, inner: &mut Inner) -> Result<CommitRequest> {
+        if !inner.options.special_keys_writable {
+            return Ok(CommitRequest::default());
         }
+        if inner.late_tracing {
+            return Err(Error::SPECIAL_KEYS_API_FAILURE);
+        }
+        if inner.special.is_empty() {
+            return Ok(CommitRequest::default());
+        }
+        inner.options.lock_aware = true;
         self.sight(inner)?;
-        let mut edit = tenant::Edit::new(inner.sighted()?.space.everything());
-        for change in &inner.special {
-            match change {
-                special::Change::CreateTenant(name) => edit.create(name)?,
-                special::Change::DeleteTenants(begin, end) if is_key_after(end, begin) => {
-                    edit.delete(begin)?;
+        let Sighted { space, version, .. } = inner.sighted()?;
+        let mut edit = Edit::new(space.everything());
+        for part in special::parts(self.api_version) {
+            if inner.special.within(part.begin, part.end).next().is_none() {
+                continue;
+            }
+            match management::commit(part, &inner.special, &mut edit, *version) {
+                Ok(()) => {}
+                Err(Refusal::Error(error)) => return Err(error),
+                Err(Refusal::Message(command, message)) => {
+                    inner.error_message = Some(special::failure(command, &message));
+                    return Err(Error::SPECIAL_KEYS_API_FAILURE);
                 }
-                special::Change::DeleteTenants(begin, end) => edit.delete_range(begin, end)?,
-                special::Change::RenameTenant(from, to) => edit.rename(from, to)?,
             }
         }
-        Ok(Some(edit.finish()))
+        Ok(CommitRequest {
+            reads: edit.reads,
+            writes: edit.writes,
+            mutations: edit.mutations,
+            ..CommitRequest::default()
+        })
     }
 
     /// Arms the watches of a transaction that wrote nothing.

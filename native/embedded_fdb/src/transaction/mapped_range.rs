@@ -2,7 +2,7 @@
 
 use super::conflicts::range_conflict;
 use super::*;
-use crate::mapped::{prefix_end, Mapper};
+use crate::mapped::Mapper;
 use crate::output::MappedRow;
 use crate::range_read::{
     get_range, read_rows, resolve, Reply, Request, Row, Server, REPLY_LIMIT, ROW_RECORD,

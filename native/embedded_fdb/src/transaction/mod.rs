@@ -8,6 +8,7 @@
 mod commit;
 mod conflicts;
 mod estimates;
+mod management;
 mod mapped_range;
 mod reads;
 mod set_option;
@@ -18,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::database::{CommitRequest, Handle};
+use crate::database::{CommitRequest, Handle, LOCKED};
 use crate::error::{Error, Result};
 use crate::faults::{CommitFault, Fault};
 use crate::future::Future;
@@ -26,15 +27,18 @@ use crate::keys::{
     clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, Key, KeySelector,
     Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END, VALUE_SIZE_LIMIT,
 };
+use crate::mapped::prefix_end;
 use crate::mutation::{place_versionstamp, versionstamp, versionstamp_position, Mutation, Op};
-use crate::mvcc::Version;
+use crate::mvcc::{Map, Version};
 use crate::network;
 use crate::options::{self, transaction as option, TransactionOptions};
 use crate::output::{KeyArray, KeyValues, MappedRows, Output, StringArray};
+use crate::random;
 use crate::range_set::RangeSet;
 use crate::resolver::{single_key, KeyRange};
 use crate::space::Space;
 use crate::special;
+use crate::status;
 use crate::storage::Answer;
 use crate::sync::{lock, read, Mutex};
 use crate::tenant::{self, Tenant};
@@ -131,8 +135,8 @@ struct Inner {
     /// The read and write conflict ranges of the last commit without read-your-writes; with it they
     /// are still where they were.
     committed_conflicts: (Vec<KeyRange>, Vec<KeyRange>),
-    /// Changes made through special keys.
-    special: Vec<special::Change>,
+    /// What was written to special keys.
+    special: special::Writes,
     error_message: Option<String>,
     /// Made up when it is asked for.
     trace: Option<special::Trace>,
@@ -196,7 +200,7 @@ impl Transaction {
             pending: Vec::new(),
             conflicts: RangeSet::default(),
             committed_conflicts: Default::default(),
-            special: Vec::new(),
+            special: special::Writes::default(),
             error_message: None,
             trace: None,
             late_tracing: false,
@@ -239,7 +243,11 @@ impl Transaction {
                         inner.version_fault = database.faults.read_version();
                     }
                     inner.version_fault.error.map_or(Ok(()), Err)?;
-                    database.snapshot()
+                    let snapshot = database.snapshot();
+                    if !inner.options.lock_aware && database.is_locked(&snapshot.map) {
+                        return Err(Error::DATABASE_LOCKED);
+                    }
+                    snapshot
                 }
             };
             let tenant = self.tenant.as_ref();
@@ -344,7 +352,7 @@ impl Transaction {
         inner.commit_started = false;
         inner.reads_under_way = 0;
         inner.waiting_commit = None;
-        inner.special.clear();
+        inner.special = special::Writes::default();
         inner.error_message = None;
         inner.trace = None;
         inner.late_tracing = false;

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The API version from which on special keys can be written.
+const SPECIAL_WRITES_SINCE: i32 = 700;
+
 impl Transaction {
     /// Runs a write: its error, if any, is the answer of the next call that can fail. After such an
     /// error nothing is written any more, and no option is set.
@@ -13,17 +16,17 @@ impl Transaction {
         });
     }
 
+    fn has_writable_special_keys(&self) -> bool {
+        self.api_version >= SPECIAL_WRITES_SINCE
+    }
+
     pub(crate) fn set(&self, key: Key, value: Value) {
         self.write(|inner| {
             if key[..] == *METADATA_VERSION {
                 return Err(Error::CLIENT_INVALID_OPERATION);
             }
-            if key.starts_with(special::TRACING) {
-                self.write_special(inner, &key, || Ok(None))?;
-                return inner.set_tracing(&key, &value);
-            }
-            if self.write_special(inner, &key, || special::set(&key, &value).map(Some))? {
-                return Ok(());
+            if self.has_writable_special_keys() && special::is_special(&key) {
+                return self.set_special(inner, &key, &value);
             }
             let conflict = !std::mem::take(&mut inner.options.next_write_no_conflict);
             inner.check_not_committing()?;
@@ -106,8 +109,8 @@ impl Transaction {
         self.write(|inner| {
             let conflict = !std::mem::take(&mut inner.options.next_write_no_conflict);
             inner.check_not_committing()?;
-            if self.write_special(inner, &key, || special::clear(&key, &key_after(&key)))? {
-                return Ok(());
+            if self.has_writable_special_keys() && special::is_special(&key) {
+                return self.clear_special(inner, &key, &key_after(&key), false);
             }
             if key[..] >= *inner.max_write_key() {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
@@ -137,10 +140,11 @@ impl Transaction {
             }
             let conflict = !std::mem::take(&mut inner.options.next_write_no_conflict);
             inner.check_not_committing()?;
-            let special = end[..] <= *SPECIAL_END
-                && self.write_special(inner, &begin, || special::clear(&begin, &end))?;
-            if special {
-                return Ok(());
+            if self.has_writable_special_keys()
+                && special::is_special(&begin)
+                && end[..] <= *SPECIAL_END
+            {
+                return self.clear_special(inner, &begin, &end, true);
             }
             let max_key = inner.max_write_key();
             if begin[..] > *max_key || end[..] > *max_key {

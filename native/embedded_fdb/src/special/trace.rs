@@ -1,0 +1,46 @@
+//! The names by which traces know a transaction.
+
+use crate::error::{Error, Result};
+use crate::random;
+
+pub(crate) const TOKEN: &[u8] = b"\xff\xff/tracing/token";
+pub(crate) const TRANSACTION: &[u8] = b"\xff\xff/tracing/transaction_id";
+
+/// The names by which traces know a transaction. Nothing is traced here, but a client may pass them
+/// on to what does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Trace {
+    pub(crate) transaction: (u64, u64),
+    pub(crate) token: u64,
+}
+
+impl Trace {
+    pub(crate) fn new() -> Self {
+        Trace {
+            transaction: (random::number(), random::number()),
+            token: random::number(),
+        }
+    }
+
+    /// Sets what a key of this module names.
+    pub(crate) fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        if key.ends_with(b"transaction_id") {
+            // A client does not expect anything else, and says that it is broken.
+            self.transaction = parse_id(value).ok_or(Error::INTERNAL_ERROR)?;
+        } else if key.ends_with(b"token") {
+            self.token = match value {
+                b"true" => random::number(),
+                b"false" => 0,
+                _ => return Err(Error::SPECIAL_KEYS_API_FAILURE),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Two numbers of 16 hexadecimal digits each.
+pub(crate) fn parse_id(id: &[u8]) -> Option<(u64, u64)> {
+    let digits = std::str::from_utf8(id).ok().filter(|id| id.len() == 32)?;
+    let number = |part: Option<&str>| u64::from_str_radix(part?, 16).ok();
+    Some((number(digits.get(..16))?, number(digits.get(16..))?))
+}
