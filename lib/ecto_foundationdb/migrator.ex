@@ -40,6 +40,9 @@ defmodule EctoFoundationDB.Migrator do
   # A claim that has not moved for this long belongs to nobody any more: no transaction lasts longer.
   @stale_ms 5_100
 
+  # FoundationDB's limit of a value.
+  @longest_claim 100_000
+
   @doc false
   @spec up(module(), Tenant.t(), keyword()) :: :ok
   def up(repo, %Tenant{} = tenant, config) do
@@ -110,8 +113,10 @@ defmodule EctoFoundationDB.Migrator do
       []
   """
   @spec pending_versions(module(), Tenant.t()) :: [non_neg_integer()]
-  def pending_versions(repo, tenant),
-    do: for({version, _} <- pending(repo, tenant, repo.config()), do: version)
+  def pending_versions(repo, %Tenant{options: options} = tenant) do
+    config = Keyword.merge(repo.config(), options)
+    for {version, _} <- pending(repo, tenant, config), do: version
+  end
 
   defp pending(repo, tenant, config) do
     case migrations(config[:migrator] || repo) do
@@ -473,10 +478,23 @@ defmodule EctoFoundationDB.Migrator do
   # `claim/2` of no steps ends the claim.
   defp claim(job, []), do: clear_claims(job)
 
+  # Later versions that do not fit into it are gone on with when these are done.
   defp claim(job, steps) do
-    <<131, steps::binary>> = :erlang.term_to_binary(steps)
-    value = <<131, 104, 2, job.owner::binary, steps::binary>>
-    Transaction.write(for claim <- job.claims, do: {:set, claim, value})
+    <<131, encoded::binary>> = :erlang.term_to_binary(steps)
+    value = <<131, 104, 2, job.owner::binary, encoded::binary>>
+
+    cond do
+      byte_size(value) <= @longest_claim ->
+        Transaction.write(for claim <- job.claims, do: {:set, claim, value})
+
+      match?([_, _ | _], steps) ->
+        claim(job, Enum.take(steps, div(length(steps), 2)))
+
+      true ->
+        raise ArgumentError,
+              "migration #{elem(hd(steps), 0)} has #{length(elem(hd(steps), 1))} commands left to do, and " <>
+                "those are kept in one value of 100,000 bytes. Make several migrations of it"
+    end
   end
 
   defp clear_claims(job),

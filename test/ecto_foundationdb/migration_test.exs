@@ -56,10 +56,12 @@ defmodule EctoFoundationDB.MigrationTest do
 
   test "build and drop indexes of what is there", %{tenant: tenant} do
     fill(tenant, 25)
-    migrate(tenant, 1, migration_step: 4)
+    tenant = migrate(tenant, 1, migration_step: 4)
     assert stray_entries(tenant, TestUser) == []
     assert [_, _] = TestRepo.all(TestUser, where: [name: "n0"], prefix: tenant)
     assert Migrator.pending_versions(TestRepo, tenant) == []
+    newer = %{tenant | options: [migrator: __MODULE__.Until5]}
+    assert Migrator.pending_versions(TestRepo, newer) == [2, 5]
 
     migrate(tenant, 5, migration_step: 4)
     assert stray_entries(tenant, TestUser) == []
@@ -123,6 +125,62 @@ defmodule EctoFoundationDB.MigrationTest do
       migrate(tenant, 6)
       assert claims(tenant) == []
       assert stray_entries(tenant, TestUser) == []
+    end
+  end
+
+  describe "the migrations of years" do
+    defp migrator(name, migrations) do
+      name = Module.concat(__MODULE__, name)
+      body = quote do: def(migrations, do: unquote(Macro.escape(migrations)))
+      Module.create(name, body, Macro.Env.location(__ENV__))
+      name
+    end
+
+    defp migration(name, fields) do
+      name = Module.concat(__MODULE__, name)
+
+      commands =
+        for field <- fields, do: EctoFoundationDB.Migration.index(TestUser, [:name, field])
+
+      change = Macro.escape(for command <- commands, do: {:create, command})
+
+      Module.create(
+        name,
+        quote(do: def(change, do: unquote(change))),
+        Macro.Env.location(__ENV__)
+      )
+
+      name
+    end
+
+    @fields [:dept, :age, :active, :score, :joined, :seen_at, :notes]
+
+    test "are more than a claim can hold, and done all the same", %{tenant: tenant} do
+      fill(tenant, 3)
+      years = migration("Years", @fields)
+      # The same commands again and again: what is there is not built again.
+      migrator = migrator("Years.Migrator", for(version <- 1..40, do: {version, years}))
+      tenant = Tenant.open!(TestRepo, tenant.id, migrator: migrator, log: false)
+      assert Migrator.pending_versions(TestRepo, tenant) == []
+      assert claims(tenant) == []
+      assert length(index_names(tenant)) == length(@fields)
+      assert stray_entries(tenant, TestUser) == []
+
+      assert 40 =
+               length(
+                 for {{_, "schema_migrations", "d", version}, _} <- dump(tenant), do: version
+               )
+    end
+
+    test "cannot be one", %{tenant: tenant} do
+      all = migration("AtOnce", List.flatten(List.duplicate(@fields, 40)))
+      migrator = migrator("AtOnce.Migrator", [{1, all}])
+
+      assert_raise ArgumentError,
+                   ~r/migration 1 has \d+ commands left to do, .* Make several migrations/,
+                   fn ->
+                     Tenant.open!(TestRepo, tenant.id, migrator: migrator, log: false)
+                   end
     end
   end
 

@@ -5,6 +5,10 @@ defmodule EctoFoundationDB.QueryTest do
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.Keys
 
+  defmodule Priced do
+    use EctoFoundationDB.TestSchema, source: "priced", fields: [id: :string, price: :map]
+  end
+
   migration do
     [
       create(index(TestUser, [:name])),
@@ -14,7 +18,8 @@ defmodule EctoFoundationDB.QueryTest do
       create(index(TestEvent, [:kind])),
       create(index(TestNote, [:tag])),
       create(index(TestThing, [:value])),
-      create(index(TestUser, [:active, :id]))
+      create(index(TestUser, [:active, :id])),
+      create(index(EctoFoundationDB.QueryTest.Priced, [:price]))
     ]
   end
 
@@ -271,6 +276,23 @@ defmodule EctoFoundationDB.QueryTest do
       # Without mapped ranges the second time.
       assert :counters.get(attempts, 1) == 2
     end
+  end
+
+  test "an entry of a type without an order counts only where its record has the value",
+       %{tenant: tenant} do
+    old = %{amount: 1}
+    TestRepo.insert!(%Priced{id: "p", price: %{amount: 2}}, prefix: tenant)
+
+    # As a version of the application leaves it that does not know the field's type.
+    key =
+      Keys.index_entry(tenant, "priced", "priced_price_index", [:erlang.term_to_binary(old)], "p")
+
+    operations(tenant, [{:set, {:pack, key}, Native.pack(Keys.record(tenant, "priced", "p"))}])
+
+    assert TestRepo.all(Priced, where: [price: {:==, old}], prefix: tenant) == []
+
+    assert [%{id: "p"}] =
+             TestRepo.all(Priced, where: [price: {:==, %{amount: 2}}], prefix: tenant)
   end
 
   test "by the primary key alone: streams and steps have one record, or none", %{tenant: tenant} do

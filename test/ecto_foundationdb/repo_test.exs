@@ -188,6 +188,22 @@ defmodule EctoFoundationDB.RepoTest do
       assert %{name: "Bob", age: nil} = TestRepo.get(TestUser, "u1", prefix: tenant)
     end
 
+    test "[] leaves nothing of a large record that was there", %{tenant: tenant} do
+      large = %TestNote{id: "a", text: String.duplicate("x", 250_000)}
+      larger = %{large | text: large.text <> "y"}
+      small = %{large | text: "small"}
+
+      for note <- [large, larger, small, large] do
+        TestRepo.insert!(note, prefix: tenant, conflict_target: [])
+        assert [%{text: text}] = TestRepo.all(TestNote, prefix: tenant)
+        assert text == note.text
+
+        fields = [id: "a", text: "row"]
+        TestRepo.insert_all(TestNote, [fields], prefix: tenant, conflict_target: [])
+        assert [%{text: "row"}] = TestRepo.all(TestNote, prefix: tenant)
+      end
+    end
+
     test "of many rows: a conflict leaves none of them, also where the transaction goes on",
          %{tenant: tenant} do
       rows = fn ids -> for id <- ids, do: [id: id, name: "Bob"] end

@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Layer.Entries do
   # the right one is missing.
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Transaction, Versionstamp}
-  alias EctoFoundationDB.Layer.{Keys, Query, Record}
+  alias EctoFoundationDB.Layer.{Keys, Order, Query, Record}
 
   @typedoc """
   An entry's key and value, and the rows of the record it leads to; without those where the value is
@@ -122,7 +122,7 @@ defmodule EctoFoundationDB.Layer.Entries do
 
   # A function that says of an entry's key and its record's fields: `:right`, `:stale`, or
   # `{:unless, key}`, right unless there is that entry. What all records have in common is done once.
-  defp judge(%Query{tenant: tenant, schema: schema}, index) do
+  defp judge(%Query{tenant: tenant, schema: schema} = query, index) do
     names = Indexer.Default.key_fields(index, schema)
     fields = for name <- names, do: {source(schema, name), Schema.type(schema, name)}
     id_name = Schema.field_source(schema, Schema.primary_key(schema))
@@ -146,8 +146,12 @@ defmodule EctoFoundationDB.Layer.Entries do
             else: :stale
 
         true ->
-          # Keys of such types depend on the release that wrote them.
-          if String.ends_with?(entry, Native.pack({id})), do: :right, else: {:unless, right}
+          # Keys of such types depend on the release that wrote them: the values tell what is out of date.
+          cond do
+            not Order.matches?(data, schema, query.where) -> :stale
+            String.ends_with?(entry, Native.pack({id})) -> :right
+            true -> {:unless, right}
+          end
       end
     end
   end

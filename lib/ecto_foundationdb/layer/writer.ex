@@ -48,6 +48,21 @@ defmodule EctoFoundationDB.Layer.Writer do
     Transaction.write(rows ++ entries)
   end
 
+  @doc "A record comes, whatever is there: of a large one, that is parts."
+  @spec overwrite(t(), Schema.data()) :: :ok
+  def overwrite(%__MODULE__{} = writer, data) do
+    id = Record.get(data, id_name(writer))
+
+    unless Versionstamp.incomplete?(id) or not Schema.write_primary?(writer.schema) do
+      key = Native.pack(Keys.record(writer.tenant, writer.source, id))
+      Transaction.write([clear_parts(key)])
+    end
+
+    insert(writer, data)
+  end
+
+  defp clear_parts(key), do: {:clear_range, key <> <<0>>, key <> <<0xFF>>}
+
   defp stamped(key, value), do: {:atomic, :set_versionstamped_key, key, value}
 
   @doc "A record has changed: fields are set, others keep their values."
@@ -61,7 +76,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     rows = Record.encode(tuple, data, writer.options)
 
     # The names of parts hold the checksum: those of the old value are not overwritten.
-    clear = if old.parts > 0, do: [{:clear_range, key <> <<0>>, key <> <<0xFF>>}], else: []
+    clear = if old.parts > 0, do: [clear_parts(key)], else: []
     set = for {key, value} <- rows, do: {:set, key, value}
     records = if Schema.write_primary?(writer.schema), do: clear ++ set, else: [clear_record(old)]
 

@@ -82,7 +82,7 @@ defmodule EctoFoundationDB.Repo.Conflicts do
 
         {rows, []} =
           Enum.map_reduce(rows, answers, fn row, answers ->
-            if blind?.(row), do: {{row, []}, answers}, else: {{row, hd(answers)}, tl(answers)}
+            if blind?.(row), do: {{row, :blind}, answers}, else: {{row, hd(answers)}, tl(answers)}
           end)
 
         put_distinct(%{writer | metadata: metadata}, rows, on_conflict)
@@ -140,7 +140,7 @@ defmodule EctoFoundationDB.Repo.Conflicts do
   def put(writer, id, data, opts) do
     if Versionstamp.incomplete?(id) or blind?(writer.schema, opts) do
       {metadata, []} = Metadata.read_for_write(writer.tenant, writer.source, [])
-      Writer.insert(%{writer | metadata: metadata}, data)
+      Writer.overwrite(%{writer | metadata: metadata}, data)
       {:ok, :inserted}
     else
       reads = [read(writer, id)]
@@ -148,6 +148,11 @@ defmodule EctoFoundationDB.Repo.Conflicts do
       found = Record.decode(rows, writer.schema)
       put(%{writer | metadata: metadata}, id, data, found, on_conflict(opts))
     end
+  end
+
+  defp put(writer, _id, data, :blind, _on_conflict) do
+    Writer.overwrite(writer, data)
+    {:ok, :inserted}
   end
 
   defp put(writer, _id, data, [], _on_conflict) do
@@ -179,7 +184,7 @@ defmodule EctoFoundationDB.Repo.Conflicts do
 
   # Where a conflict is an error: none, or an earlier attempt of this very transaction, whose result
   # never came back.
-  defp may_insert(_writer, _id, _data, []), do: {:ok, :inserted}
+  defp may_insert(_writer, _id, _data, none) when none in [[], :blind], do: {:ok, :inserted}
 
   defp may_insert(writer, id, data, [existing]) do
     if Transaction.maybe_committed?() and existing.data == data,
