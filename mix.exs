@@ -42,7 +42,7 @@ defmodule EctoFdbSync.MixProject do
   defp package do
     [
       licenses: ["Apache-2.0"],
-      files: ~w(lib native Cargo.toml Cargo.lock .cargo mix.exs .formatter.exs
+      files: ~w(lib native guides Cargo.toml Cargo.lock .cargo mix.exs .formatter.exs
                 README.md ARCHITECTURE.md CHANGELOG.md LICENSE)
     ]
   end
