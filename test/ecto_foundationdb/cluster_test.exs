@@ -54,6 +54,14 @@ defmodule EctoFoundationDB.ClusterTest do
     assert message =~ "description:id@"
   end
 
+  test "a network option with a wrong value is named" do
+    for config <- [[embedded: true], [library: client_library()]] do
+      options = [trace_log_group: "a", trace_format: "yaml"]
+      assert {:error, message} = OtherVM.run([network_options: options] ++ config)
+      assert message =~ "trace_format is wrong"
+    end
+  end
+
   # FoundationDB's own libfdb_c finds nobody there.
   @tag :client_library
   test "a cluster that is not there is an error of sync_one's, within its timeout", context do

@@ -63,9 +63,9 @@ pub fn library(cluster: Option<Option<String>>) -> Library {
     }
 }
 
-/// Binds the library, applies the network options and starts the network. Again with the same
-/// library: nothing happens.
-pub fn start(library: &Library, options: Vec<NetworkOption>) -> Result<(), Error> {
+/// Binds the library, applies the network options, each with its name, and starts the network. Again
+/// with the same library: nothing happens.
+pub fn start(library: &Library, options: Vec<(String, NetworkOption)>) -> Result<(), Error> {
     let mut state = STATE.lock();
     bind(library).map_err(|error| Error::Client(error.to_string()))?;
     match &*state {
@@ -82,23 +82,27 @@ pub fn start(library: &Library, options: Vec<NetworkOption>) -> Result<(), Error
             Ok(())
         }
         Err(error) => {
-            let error = explain(error);
             *state = State::Failed(error.clone());
             Err(error)
         }
     }
 }
 
-fn boot(options: Vec<NetworkOption>) -> Result<NetworkAutoStop, FdbError> {
-    let mut network = FdbApiBuilder::default().build()?;
-    for option in options {
-        network = network.set_option(option)?;
+fn boot(options: Vec<(String, NetworkOption)>) -> Result<NetworkAutoStop, Error> {
+    let all = "one of the network options";
+    let mut network = FdbApiBuilder::default()
+        .build()
+        .map_err(|error| explain(error, all))?;
+    for (name, option) in options {
+        network = network
+            .set_option(option)
+            .map_err(|error| explain(error, &name))?;
     }
     // SAFETY: the network is stopped and joined by `stop_network` before the process exits.
-    unsafe { network.boot() }
+    unsafe { network.boot() }.map_err(|error| explain(error, all))
 }
 
-fn explain(error: FdbError) -> Error {
+fn explain(error: FdbError, option: &str) -> Error {
     match error.code() {
         code @ (NETWORK_ALREADY_SETUP | API_VERSION_ALREADY_SET) => Error::Explained(
             code,
@@ -112,9 +116,9 @@ fn explain(error: FdbError) -> Error {
         code => Error::Explained(
             code,
             format!(
-                "the FoundationDB client did not start: {}. Check the network options of the Repo, \
-                 and restart the VM: libfdb_c can be set up only once",
-                error.message()
+                "the FoundationDB client did not start, {option} is wrong: {}. Check the \
+                 network_options: of the Repo, and restart the VM: libfdb_c can be set up only once",
+                error.message().trim_end_matches('.')
             ),
         ),
     }

@@ -78,7 +78,7 @@ fn client_start<'a>(env: Env<'a>, config: Term<'a>) -> NifResult<Term<'a>> {
     let options: Vec<(Atom, Term<'a>)> = config.map_get(atoms::options())?.decode()?;
     let options = options
         .into_iter()
-        .map(|(name, value)| options::network(env, name, value))
+        .map(|(name, value)| Ok((format!("{name:?}"), options::network(env, name, value)?)))
         .collect::<NifResult<_>>()?;
     Ok(done_or_error(env, client::start(&library, options)))
 }
