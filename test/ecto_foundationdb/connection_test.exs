@@ -111,6 +111,18 @@ defmodule EctoFoundationDB.ConnectionTest do
                  end
   end
 
+  @tag :embedded
+  test "what is known of tenants' indexes is not kept without bound" do
+    start_supervised!({AnotherRepo, embedded: true, log: false, storage_id: "cache"})
+    tenant = Tenant.open!(AnotherRepo, "last", migrator: EctoFoundationDB.SyncRepo)
+    :ets.insert(AnotherRepo, for(n <- 1..100_000, do: {{"tenant #{n}", "users"}, {"", nil}}))
+    AnotherRepo.insert!(%EctoFoundationDB.SyncUser{id: "u1", name: "Ada"}, prefix: tenant)
+    assert :ets.info(AnotherRepo, :size) < 10
+
+    assert [%{id: "u1"}] =
+             AnotherRepo.all(EctoFoundationDB.SyncUser, where: [name: "Ada"], prefix: tenant)
+  end
+
   test "a Repo with one tenant needs no prefix" do
     LayerCase.start_repo()
     id = LayerCase.tenant_id(%{module: __MODULE__, test: "one"})

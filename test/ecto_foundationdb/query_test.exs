@@ -1,7 +1,7 @@
 defmodule EctoFoundationDB.QueryTest do
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{MultipleResultsError, Native, NoResultsError, Transaction, Versionstamp}
+  alias EctoFoundationDB.{MultipleResultsError, Native, NoResultsError, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.Keys
 
@@ -459,14 +459,12 @@ defmodule EctoFoundationDB.QueryTest do
     end
   end
 
-  test "an index query is one read", %{tenant: tenant} do
+  test "an index query is one read, and so is a page of a stream", %{tenant: tenant} do
     users(%{tenant: tenant})
-
-    TestRepo.transactional(tenant, fn ->
-      TestRepo.get(TestUser, "a")
-      future = TestRepo.async_all(TestUser, where: [dept: "eng"])
-      assert [_, _, _] = TestRepo.await(future)
-      assert Transaction.in?()
-    end)
+    eng = [where: [dept: "eng"], prefix: tenant]
+    assert calls(fn _ -> TestRepo.all(TestUser, eng) end) == [:run]
+    assert calls(fn _ -> TestRepo.aggregate(TestUser, :count, eng) end) == [:run]
+    stream = TestRepo.stream(TestUser, [max_rows: 2] ++ eng)
+    assert calls(fn _ -> Enum.to_list(stream) end) == [:run, :run]
   end
 end

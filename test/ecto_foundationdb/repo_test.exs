@@ -1,9 +1,8 @@
 defmodule EctoFoundationDB.RepoTest do
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{ConflictError, Native, NoResultsError, StaleEntryError, Transaction}
+  alias EctoFoundationDB.{ConflictError, NoResultsError, StaleEntryError}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
-  alias EctoFoundationDB.Layer.Keys
   alias EctoFoundationDB.TestNoKey
 
   describe "records" do
@@ -396,21 +395,24 @@ defmodule EctoFoundationDB.RepoTest do
   end
 
   test "an insert is two calls and a commit", %{tenant: tenant} do
+    user = fn n -> %TestUser{id: "u#{System.unique_integer()}-#{n}", name: "Ada"} end
     # The guess of the cache is confirmed by the read that the insert makes anyway.
-    TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+    assert calls(&TestRepo.insert!(user.(&1), prefix: tenant)) == [:run, :run, :commit]
 
-    TestRepo.transactional(tenant, fn ->
-      TestRepo.insert!(%TestUser{id: "u2", name: "Ada"})
-      TestRepo.insert!(%TestUser{id: "u3", name: "Ada"})
-      # Writes travel with the next read.
-      [rows] =
-        Transaction.read([
-          {:get_range, Native.pack(Keys.records(tenant, "users")) <> <<0>>,
-           Native.pack(Keys.records(tenant, "users")) <> <<0xFF>>, %{}}
-        ])
+    # Writes travel with the next read.
+    assert calls(fn n ->
+             TestRepo.transactional(tenant, fn ->
+               for _ <- 1..2, do: TestRepo.insert!(user.(n))
+             end)
+           end) == [:run, :run, :run, :commit]
 
-      assert length(rows) == 3
-    end)
+    assert calls(fn n ->
+             TestRepo.insert_all(TestUser, for(_ <- 1..100, do: user.(n)), prefix: tenant)
+           end) == [:run, :run, :commit]
+
+    [%{id: id} | _] = users = TestRepo.all(TestUser, prefix: tenant)
+    assert calls(fn _ -> TestRepo.get!(TestUser, id, prefix: tenant) end) == [:run]
+    assert calls(&TestRepo.delete!(Enum.at(users, &1))) == [:run, :run, :commit]
   end
 
   describe "reload" do

@@ -123,6 +123,41 @@ defmodule EctoFoundationDB.LayerCase do
 
   defp first_three(_tuple), do: nil
 
+  @doc """
+  The calls for the database that a function makes: `:run` for operations, `:commit`. It is given a number,
+  and called several times: migrations of other tests make the node look at the tenant's indexes again.
+  """
+  def calls(fun),
+    do: Enum.min_by(for(n <- 1..10, do: traced(fn -> fun.(n) end)), &length/1)
+
+  defp traced(fun) do
+    for {function, arity} <- [transaction_run: 3, transaction_commit: 2],
+        do: :erlang.trace_pattern({Native, function, arity}, true, [:global])
+
+    task =
+      Task.async(fn ->
+        receive do: (:go -> fun.())
+      end)
+
+    :erlang.trace(task.pid, true, [:call])
+    send(task.pid, :go)
+    Task.await(task, :infinity)
+    delivered = :erlang.trace_delivered(task.pid)
+
+    receive do
+      {:trace_delivered, _, ^delivered} -> called(task.pid)
+    end
+  end
+
+  defp called(pid) do
+    receive do
+      {:trace, ^pid, :call, {Native, :transaction_run, _}} -> [:run | called(pid)]
+      {:trace, ^pid, :call, {Native, :transaction_commit, _}} -> [:commit | called(pid)]
+    after
+      0 -> []
+    end
+  end
+
   @doc "Runs operations in a transaction of the tenant: what other clients would write."
   def operations(tenant, operations) do
     EctoFoundationDB.Transaction.run(tenant, fn ->

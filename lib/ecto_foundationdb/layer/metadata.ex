@@ -181,8 +181,13 @@ defmodule EctoFoundationDB.Layer.Metadata do
   def forget(%Tenant{repo: repo, prefix: prefix}, source),
     do: :ets.delete(repo, {prefix, source})
 
+  # Tenants come and go: with too many the cache begins anew.
+  @most_cached 100_000
+
   defp cache(%Tenant{repo: repo, prefix: prefix}, source, cached) do
-    if Connection.fetch!(repo).config[:metadata_cache] == :enabled,
-      do: :ets.insert(repo, {{prefix, source}, cached})
+    if Connection.fetch!(repo).config[:metadata_cache] == :enabled do
+      if :ets.info(repo, :size) > @most_cached, do: :ets.match_delete(repo, {{:_, :_}, :_})
+      :ets.insert(repo, {{prefix, source}, cached})
+    end
   end
 end

@@ -8,27 +8,31 @@ defmodule EctoFoundationDB.Layer.Reader do
   @doc "Starts a query in the current transaction: a future of its records."
   @spec start(Query.t()) :: Future.t()
   def start(%Query{} = query) do
-    if Plan.needs_metadata?(query) do
-      reads =
-        Metadata.start(query.tenant, query.source, fn metadata ->
-          plan = Plan.new(query, metadata)
-          {plan, first_reads(query, plan)}
-        end)
-
-      Future.read(fn ->
-        {plan, answers} = Metadata.collect(reads)
-        finish(query, plan, answers)
+    collect =
+      planned(query, fn metadata ->
+        plan = Plan.new(query, metadata)
+        {plan, first_reads(query, plan)}
       end)
+
+    Future.read(fn ->
+      {plan, answers} = collect.()
+      finish(query, plan, answers)
+    end)
+  end
+
+  # Starts the reads of a plan, which `plan` gives with it; a function that gives the plan and the answers.
+  defp planned(query, plan) do
+    if Plan.needs_metadata?(query) do
+      reads = Metadata.start(query.tenant, query.source, plan)
+      fn -> Metadata.collect(reads) end
     else
-      plan = Plan.new(query, nil)
+      case plan.(nil) do
+        {plan, []} ->
+          fn -> {plan, []} end
 
-      case first_reads(query, plan) do
-        [] ->
-          Future.resolved([])
-
-        reads ->
+        {plan, reads} ->
           reads = Transaction.read_async(reads)
-          Future.read(fn -> finish(query, plan, Transaction.collect(reads)) end)
+          fn -> {plan, Transaction.collect(reads)} end
       end
     end
   end
@@ -68,6 +72,8 @@ defmodule EctoFoundationDB.Layer.Reader do
 
     %{limit: limit, reverse: reverse?}
   end
+
+  defp finish(_query, {:nothing}, []), do: []
 
   defp finish(query, {:get, _id, filter}, [rows]) do
     rows
@@ -157,24 +163,32 @@ defmodule EctoFoundationDB.Layer.Reader do
   def page(query, position, rows) do
     query = %{query | limit: nil, key_limit: rows, order_by: []}
 
-    metadata =
-      if Plan.needs_metadata?(query), do: Metadata.load(query.tenant, query.source), else: nil
+    collect =
+      planned(query, fn metadata ->
+        case go_on(query, metadata, position) do
+          {%Index{} = index, range, _} = plan ->
+            {plan, [Entries.operation(query, index, range, %{limit: rows})]}
 
-    case go_on(query, metadata, position) do
-      {:nothing} ->
+          plan ->
+            {plan, []}
+        end
+      end)
+
+    case collect.() do
+      {{:nothing}, []} ->
         {[], nil}
 
-      {:get, _, _} ->
+      {{:get, _, _}, []} ->
         {run(%{query | key_limit: nil}), nil}
 
-      {:records, range} ->
+      {{:records, range}, []} ->
         {records, rest} = page_of_records(query.schema, range, rows)
         {records, rest && {:records, rest}}
 
-      {index, range, given} ->
-        {entries, rest} = page_of_entries(query, index, range, rows)
+      {{index, range, given}, [answer]} ->
+        entries = Entries.follow(query, index, answer)
         records = Entries.records(query, index, entries)
-
+        rest = rest_of_entries(entries, range, rows)
         {Enum.reject(records, &given?(&1, query, given)), rest && {index, rest, given}}
     end
   end
@@ -214,7 +228,8 @@ defmodule EctoFoundationDB.Layer.Reader do
       not full? -> {records, nil}
       # One record takes more rows than a page.
       records == [] -> page_of_records(schema, {first, last}, rows * 2)
-      left == [] -> {records, {(answer |> List.last() |> elem(0)) <> <<0>>, last}}
+      # Its parts have other names by the time of the next page, if it is updated.
+      left == [] -> {records, {List.last(records).key <> <<0xFF>>, last}}
       true -> {records, {left |> hd() |> elem(0), last}}
     end
   end
@@ -222,12 +237,13 @@ defmodule EctoFoundationDB.Layer.Reader do
   @doc "A page of an index's entries with their records, and the rest of the range, or `nil`."
   @spec page_of_entries(Query.t(), EctoFoundationDB.Index.t(), Plan.range(), pos_integer()) ::
           {[Entries.entry()], Plan.range() | nil}
-  def page_of_entries(query, index, {first, last}, rows) do
-    entries = read_entries(query, index, {first, last}, %{limit: rows})
+  def page_of_entries(query, index, range, rows) do
+    entries = read_entries(query, index, range, %{limit: rows})
+    {entries, rest_of_entries(entries, range, rows)}
+  end
 
-    if length(entries) >= rows,
-      do: {entries, {(entries |> List.last() |> elem(0)) <> <<0>>, last}},
-      else: {entries, nil}
+  defp rest_of_entries(entries, {_first, last}, rows) do
+    if length(entries) >= rows, do: {(entries |> List.last() |> elem(0)) <> <<0>>, last}
   end
 
   @doc "The records that the entries of a range point to, by their values; each once."
