@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Connection do
 
   use GenServer
 
-  alias EctoFoundationDB.{Error, Native}
+  alias EctoFoundationDB.{Error, Native, Schema}
 
   @defaults [
     storage_id: "Ecto.Adapters.FoundationDB",
@@ -173,6 +173,10 @@ defmodule EctoFoundationDB.Connection do
 
   @impl true
   def init({repo, config}) do
+    # Asked before thousands of pages ask at once, each of which would have the code server search the
+    # disk where Ecto is not there.
+    Schema.ecto?()
+
     with :ok <- start_client(config),
          {:ok, database} <-
            Native.database_open(
