@@ -82,17 +82,34 @@ defmodule EctoFoundationDB.Transaction do
     end
   end
 
+  @typedoc "How many records or keys the next step takes, and how many at the most; or both in one."
+  @type pace :: pos_integer() | {pos_integer(), pos_integer()}
+
   @doc """
-  Runs one step of many in a transaction: `fun` is given how many records or keys to take, `size` or
-  fewer. An attempt that lost against others takes half of what the one before it took; where even so
-  the step is too large for a transaction, or too long, it is taken in smaller ones. Gives the result,
-  and the size to go on with.
+  Runs one step of many in a transaction: `fun` is given how many records or keys to take. An attempt that
+  lost against others takes half of what the one before it took, and the step that follows twice of that
+  again; where a step is too large for a transaction, or too long, all that follow are smaller. Gives the
+  result, and the pace to go on with.
   """
-  @spec step(Tenant.t(), pos_integer(), (pos_integer() -> result), keyword()) ::
-          {result, pos_integer()}
+  @spec step(Tenant.t(), pace(), (pos_integer() -> result), keyword()) :: {result, pace()}
         when result: term()
-  def step(tenant, size, fun, opts \\ []) do
-    {run(tenant, fn -> fun.(max(size >>> current!().lost, 1)) end, opts), size}
+  def step(tenant, pace, fun, opts \\ [])
+
+  def step(tenant, size, fun, opts) when is_integer(size),
+    do: step(tenant, {size, size}, fun, opts)
+
+  def step(tenant, {size, most}, fun, opts) do
+    {result, taken} =
+      run(
+        tenant,
+        fn ->
+          taken = max(size >>> current!().lost, 1)
+          {fun.(taken), taken}
+        end,
+        opts
+      )
+
+    {result, {min(taken * 2, most), most}}
   rescue
     error in Error ->
       if error.code in @too_much and size > 1,
