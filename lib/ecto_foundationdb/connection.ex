@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Connection do
 
   use GenServer
 
-  alias EctoFoundationDB.{Error, Native, Schema}
+  alias EctoFoundationDB.{Error, Native, Planner, Schema}
 
   @defaults [
     storage_id: "Ecto.Adapters.FoundationDB",
@@ -188,7 +188,7 @@ defmodule EctoFoundationDB.Connection do
       connection = %__MODULE__{database: database, timeout: config[:timeout], config: config}
       :ets.insert(repo, {:connection, connection})
       :ok = Native.stale_after(database, config[:stale_after])
-      :ok = Native.planner(database)
+      {:ok, _pid} = Planner.start_link(database)
       EctoFoundationDB.Telemetry.start_link(repo, database)
       {:ok, database}
     else
@@ -218,20 +218,6 @@ defmodule EctoFoundationDB.Connection do
   end
 
   defp explain(error, _config), do: error
-
-  # Live queries of lists are plans, which hold as long as the tenant's indexes are what they were.
-  # Made anew in a process of their own: a database that does not answer must not stop others.
-  @impl true
-  def handle_info({:replan, request, asked_for}, database) do
-    spawn(fn ->
-      {answer, version} = EctoFoundationDB.LiveQuery.replan(asked_for)
-      Native.replanned(request, answer, version)
-    end)
-
-    {:noreply, database}
-  end
-
-  def handle_info(_message, database), do: {:noreply, database}
 
   defp start_client(config) do
     library = if config[:embedded], do: :embedded, else: {:cluster, config[:library]}

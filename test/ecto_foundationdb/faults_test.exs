@@ -242,6 +242,26 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
+  test "after a migration many lists are planned anew, each once", %{tenant: tenant} do
+    labels = for limit <- 1..100, do: {:users, limit}
+
+    page =
+      Page.start(Repo, tenant, fn state ->
+        Enum.reduce(labels, state, fn {_, limit} = label, state ->
+          Sync.sync_all(state, Repo, label, {User, limit: limit})
+        end)
+      end)
+
+    %{reads: before} = Sync.stats(Repo)
+    migrate_another!()
+    # Each list is read again when it has a new plan.
+    SyncRepo.eventually(fn -> Sync.stats(Repo) end, &(&1.reads >= before + 100))
+    Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
+    assert Page.await(page, fn assigns -> Enum.all?(labels, &match?([_], assigns[&1])) end)
+    Process.exit(page, :kill)
+    nothing_left!()
+  end
+
   # What is known of indexes is asked for again, by everybody.
   defp migrate_another! do
     id = "plans-#{System.unique_integer([:positive])}"
