@@ -31,16 +31,16 @@ defmodule EctoFoundationDB.Indexer do
   @type op :: EctoFoundationDB.Native.op()
 
   @doc "A record has come, with these contents."
-  @callback set(Tenant.t(), Index.t(), Schema.t() | nil, record()) :: [op()]
+  @callback set(Tenant.t(), Index.t(), Schema.t(), record()) :: [op()]
 
   @doc "A record with these contents has gone."
-  @callback clear(Tenant.t(), Index.t(), Schema.t() | nil, record()) :: [op()]
+  @callback clear(Tenant.t(), Index.t(), Schema.t(), record()) :: [op()]
 
   @doc """
   A record has changed. Without this callback an update that touches an indexed field is a `clear`
   of the old contents and a `set` of the new.
   """
-  @callback update(Tenant.t(), Index.t(), Schema.t() | nil, old :: record(), new :: record()) :: [
+  @callback update(Tenant.t(), Index.t(), Schema.t(), old :: record(), new :: record()) :: [
               op()
             ]
 

@@ -89,10 +89,8 @@ defmodule EctoFoundationDB.Schema do
       iex> EctoFoundationDB.Schema.type(MyApp.User, :name)
       :string
   """
-  @spec type(t() | nil, atom() | String.t()) :: term()
-  def type(nil, _field), do: nil
+  @spec type(t(), atom() | String.t()) :: term()
   def type(_schema, field) when is_binary(field), do: nil
-
   def type(schema, field), do: Map.get(info(schema).types, field)
 
   @doc """

@@ -453,8 +453,6 @@ defmodule EctoFoundationDB.Transaction do
     end
   end
 
-  defp flush({ref, _skip}), do: flush(ref)
-
   defp flush(ref) do
     receive do
       {^ref, _} -> :ok

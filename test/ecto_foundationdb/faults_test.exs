@@ -285,6 +285,14 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
+  test "a watch that fails is an error for who waits for it", %{tenant: tenant} do
+    user = Repo.insert!(%User{id: "u1"}, prefix: tenant)
+    Embedded.faults(Repo, seed: 1, watch_failure: 1)
+    watch = Repo.watch(user)
+    assert_raise EctoFoundationDB.Error, ~r/1009/, fn -> Repo.await(watch) end
+    Embedded.faults(Repo, nil)
+  end
+
   test "faults are checked" do
     assert_raise ArgumentError, ~r/a keyword list of numbers/, fn ->
       Embedded.faults(Repo, :many)

@@ -381,7 +381,12 @@ defmodule EctoFoundationDB.MigrationTest do
 
     test "that are none, or have nothing left, do not stop a migration", %{tenant: tenant} do
       migrate(tenant, 1)
-      [{command, key_and_data, range}] = [{:create, {"key", [source: "users"]}, {"a", "a", "b"}}]
+
+      [{command, key_and_data, range}] = [
+        {:create, {"key", [source: "users", indexer: EctoFoundationDB.Indexer.Default]},
+         {"a", "a", "b"}}
+      ]
+
       left = {make_ref(), [{1, [{{{command, %{schema: TestUser}}, key_and_data}, range}]}]}
 
       tenants =

@@ -307,6 +307,16 @@ defmodule EctoFoundationDB.QueryTest do
     assert [%{id: "u1"}] = TestRepo.all(TestUser, prefix: tenant)
   end
 
+  test "a limit backwards goes on beyond a large record", %{tenant: tenant} do
+    for {id, size} <- [{"a", 1}, {"b", 250_000}, {"c", 1}],
+        do: TestRepo.insert!(%TestNote{id: id, text: String.duplicate("x", size)}, prefix: tenant)
+
+    for limit <- 1..4 do
+      notes = TestRepo.all(TestNote, order_by: [desc: :id], limit: limit, prefix: tenant)
+      assert for(note <- notes, do: note.id) == Enum.take(["c", "b", "a"], limit)
+    end
+  end
+
   test "streams page through", %{tenant: tenant} do
     rows = for i <- 1..50, do: [id: String.pad_leading("#{i}", 3, "0"), name: "n#{rem(i, 2)}"]
     TestRepo.insert_all(TestUser, rows, prefix: tenant)
@@ -421,6 +431,32 @@ defmodule EctoFoundationDB.QueryTest do
       assert [%{id: id}] = TestRepo.await(future)
       assert %{data: ^data} = TestRepo.get(TestEvent, id, prefix: tenant)
       assert [%{data: ^data}] = TestRepo.all(TestEvent, where: [kind: "x"], prefix: tenant)
+    end
+
+    test "lead from index entries to records also after own writes", %{tenant: tenant} do
+      event = %TestEvent{kind: "x", data: "a"}
+
+      future =
+        TestRepo.transactional(tenant, fn -> TestRepo.async_insert_all!(TestEvent, [event]) end)
+
+      [event] = TestRepo.await(future)
+
+      TestRepo.transactional(tenant, fn ->
+        TestRepo.update!(event, data: "b")
+        assert [%{data: "b"}] = TestRepo.all(TestEvent, where: [kind: "x"])
+      end)
+    end
+
+    test "of a transaction may be asked for by the handle it gives", %{tenant: tenant} do
+      {id, stamp} =
+        TestRepo.transactional(tenant, fn transaction ->
+          id = Versionstamp.next(transaction)
+          TestRepo.insert!(%TestEvent{id: id, kind: "own"})
+          {id, Versionstamp.get(transaction)}
+        end)
+
+      id = Versionstamp.resolve(id, TestRepo.await(stamp))
+      assert [%{id: ^id}] = TestRepo.all(TestEvent, prefix: tenant)
     end
 
     test "may be the application's own where it says that nothing is to be looked at",

@@ -154,6 +154,17 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       assert {[user: nil], [], []} = TestRepo.assign_ready([again], [ref], prefix: tenant)
     end
 
+    test "of nothing are none, and other futures have no reference to end", %{tenant: tenant} do
+      assert TestRepo.watch(nil) == nil
+
+      TestRepo.transactional(tenant, fn ->
+        future = TestRepo.async_all(TestUser)
+        assert Future.ref(future) == nil
+        assert Future.cancel(future) == :ok
+        assert TestRepo.await(future) == []
+      end)
+    end
+
     test "in a map need no label", %{tenant: tenant} do
       user = TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
       other = TestRepo.insert!(%TestUser{id: "u2", name: "Eve"}, prefix: tenant)

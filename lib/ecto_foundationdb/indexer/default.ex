@@ -67,7 +67,6 @@ defmodule EctoFoundationDB.Indexer.Default do
 
   @doc false
   # The fields in an entry's key: the primary key's value comes last anyway.
-  def key_fields(%Index{fields: fields}, nil), do: fields
   def key_fields(%Index{fields: fields}, schema), do: fields -- [id_name(schema)]
 
   @doc false
@@ -80,7 +79,6 @@ defmodule EctoFoundationDB.Indexer.Default do
   def values(schema, fields, data),
     do: for(field <- fields, do: encode(value(schema, field, data), Schema.type(schema, field)))
 
-  defp value(nil, field, data), do: Record.get(data, field)
   defp value(_schema, field, data) when is_binary(field), do: Record.get(data, field)
   defp value(schema, field, data), do: Record.get(data, Schema.field_source(schema, field))
 
@@ -97,7 +95,6 @@ defmodule EctoFoundationDB.Indexer.Default do
 
   defp id_name(schema), do: Schema.field_source(schema, Schema.primary_key(schema))
 
-  defp id(nil, [{_, id} | _]), do: id
   defp id(schema, data), do: Record.get(data, id_name(schema))
 
   defp incomplete?(id), do: EctoFoundationDB.Versionstamp.incomplete?(id)

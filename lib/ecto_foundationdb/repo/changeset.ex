@@ -99,8 +99,6 @@ defmodule EctoFoundationDB.Repo.Changeset do
     end
   end
 
-  def prepare(struct), do: {:ok, struct}
-
   @doc """
   The changes to be stored, and those of virtual fields, which the resulting struct has all the same.
   """
