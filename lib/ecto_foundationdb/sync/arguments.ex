@@ -23,8 +23,13 @@ defmodule EctoFoundationDB.Sync.Arguments do
   defp queryable?(%{__struct__: Ecto.Query}), do: true
   defp queryable?(schema), do: schema?(schema)
 
-  defp schema?(module) do
-    is_atom(module) and Code.ensure_loaded?(module) and function_exported?(module, :__schema__, 1)
+  defp schema?(module),
+    do: is_atom(module) and loaded?(module) and function_exported?(module, :__schema__, 1)
+
+  # The code server would search the disk for a label's name, each time.
+  defp loaded?(module) do
+    :erlang.module_loaded(module) or
+      (String.starts_with?(Atom.to_string(module), "Elixir.") and Code.ensure_loaded?(module))
   end
 
   @doc "The label of a list that is given none: its schema's source. There are no more of them than schemas."
