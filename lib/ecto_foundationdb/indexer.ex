@@ -26,6 +26,7 @@ defmodule EctoFoundationDB.Indexer do
   alias EctoFoundationDB.{Index, Indexer, Schema, Tenant}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Reader, Record}
+  alias EctoFoundationDB.Repo.Options
 
   @type record :: {key :: binary(), Schema.data()}
   @type op :: EctoFoundationDB.Native.op()
@@ -85,7 +86,8 @@ defmodule EctoFoundationDB.Indexer do
   """
   @spec all(Tenant.t(), Schema.t(), atom(), [term()], keyword()) :: [struct()]
   def all(tenant, schema, name, elements, opts \\ []) do
-    opts = Keyword.validate!(opts, [:timeout, limit: 0, reverse: false])
+    opts = Keyword.validate!(opts, [:timeout, :limit, reverse: false])
+    limit = if opts[:limit], do: Options.positive!(:limit, opts[:limit]), else: 0
     query = Query.new(tenant, schema, [])
 
     EctoFoundationDB.Transaction.run(
@@ -100,7 +102,7 @@ defmodule EctoFoundationDB.Indexer do
         end
 
         range = Keys.range(Keys.append(Keys.index(tenant, query.source, name), elements))
-        options = %{limit: opts[:limit], reverse: opts[:reverse]}
+        options = %{limit: limit, reverse: opts[:reverse]}
         query |> Reader.by_entries(range, options) |> Reader.load(query)
       end,
       Keyword.take(opts, [:timeout])

@@ -268,17 +268,18 @@ defmodule EctoFoundationDB.Repo do
   @callback await(Future.t() | [Future.t()]) :: term()
 
   @doc """
-  Watches the struct's record: when it changes, this process gets `{ref, :ready}`, once.
-  `:label` is the key under which `assign_ready/3` gives the changed record.
+  Watches the struct's record: when it changes, this process gets `{ref, :ready}`, once; or
+  `{ref, {:error, error}}` where the watch failed, since there are more than `max_watches:`, or the database
+  was away. `:label` is the key under which `assign_ready/3` gives the record, changed or not.
   """
   @callback watch(struct(), keyword()) :: Future.t()
 
   @doc """
   What has become of watches: given the futures of `watch/2` (a list, or a map by label) and the refs
-  of the `{ref, :ready}` messages that came, gives `{assigns, new_futures, other_futures}`.
+  of the messages that came, gives `{assigns, new_futures, other_futures}`.
   `watch?: true` watches anew, in the transaction that reads.
 
-      def handle_info({ref, :ready}, state) when is_reference(ref) do
+      def handle_info({ref, _ready_or_error}, state) when is_reference(ref) do
         {assigns, new, others} = Repo.assign_ready(state.futures, [ref], watch?: true, prefix: state.tenant)
         {:noreply, %{state | futures: new ++ others, assigns: Map.merge(state.assigns, Map.new(assigns))}}
       end

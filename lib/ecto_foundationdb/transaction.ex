@@ -52,6 +52,7 @@ defmodule EctoFoundationDB.Transaction do
   @transaction_timed_out 1031
   @transaction_too_large 2101
   @key_too_large 2102
+  @accessed_unreadable 1036
   @cluster_version_changed 1039
   @transaction_cancelled 1025
 
@@ -277,6 +278,14 @@ defmodule EctoFoundationDB.Transaction do
     more =
       "FoundationDB's keys have 10,000 bytes at most: that of a record holds its primary key, that of an " <>
         "index's entry the values of the indexed fields, too. Index or store a digest of long values"
+
+    %{error | message: "#{error.message}. #{more}"}
+  end
+
+  defp explain(%Error{code: @accessed_unreadable} = error) do
+    more =
+      "Ids of EctoFoundationDB.Versionstamp are made by the commit, so what this transaction inserted with " <>
+        "one cannot be read in it, nor a range that it may be in"
 
     %{error | message: "#{error.message}. #{more}"}
   end

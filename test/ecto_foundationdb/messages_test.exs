@@ -280,6 +280,8 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/ranges on \[:age, :dept\]: a query can have one range/},
       {&TestRepo.stream(TestUser, opts(&1, max_rows: 0)), ArgumentError,
        ~r/max_rows: expected a positive integer, got: 0/},
+      {&TestRepo.stream(TestUser, opts(&1, key_limit: 1)), Unsupported,
+       ~r/stream: key_limit is not supported; a page is of `max_rows:`/},
       {&TestRepo.stream(TestUser, opts(&1, order_by: :name)), Unsupported,
        ~r/stream: order_by is not supported; a stream is in the order of/},
       {fn tenant ->
@@ -343,6 +345,13 @@ defmodule EctoFoundationDB.MessagesTest do
       {fn tenant ->
          tenant |> TestRepo.transactional(fn -> Versionstamp.get() end) |> Future.result()
        end, Unsupported, ~r/the transaction wrote nothing, and so has no versionstamp/},
+      {fn tenant ->
+         TestRepo.transactional(tenant, fn ->
+           TestRepo.async_insert_all!(TestEvent, [%TestEvent{}])
+           TestRepo.all(TestEvent)
+         end)
+       end, EctoFoundationDB.Error,
+       ~r/1036.*are made by the commit, so what this transaction inserted/},
       {fn _ -> Versionstamp.from_integer("1") end, ArgumentError,
        ~r/expected an integer of at most 96 bits, got: "1"/},
       {fn _ -> Tenant.open!(TestRepo, :acme) end, ArgumentError,
@@ -416,6 +425,8 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/signals: expected some of \[:inserts, .*, got: \[:reads\]/},
       {&Rebuild.index(&1, TestUser, :any, step: 0), ArgumentError,
        ~r/step: expected a positive integer, got: 0/},
+      {&Indexer.all(&1, TestUser, :nope, ["a"], limit: -1), ArgumentError,
+       ~r/limit: expected a positive integer, got: -1/},
       {&Indexer.all(&1, TestUser, :nope, ["a"]), Unsupported,
        ~r/has no index :nope of .*TestUser; it has \[\]/},
       {fn tenant ->

@@ -165,6 +165,27 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       end)
     end
 
+    defmodule Watching do
+      use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
+    end
+
+    test "that fail say so, and are made anew by who hears it", %{id: id} do
+      start_supervised!({Watching, TestRepo.test_config() ++ [max_watches: 1]})
+      tenant = Tenant.open!(Watching, id)
+      user = Watching.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
+      first = Watching.watch(%TestUser{id: "other"}, prefix: tenant)
+      future = Watching.watch(user, label: :user)
+      ref = Future.ref(future)
+      assert_receive {^ref, {:error, {:fdb, 1032, _too_many}}}, 60_000
+      :ok = Future.cancel(first)
+
+      assert {[user: %{name: "Ada"}], [again], []} =
+               Watching.assign_ready([future], [ref], watch?: true, prefix: tenant)
+
+      Watching.update!(user, name: "Bea")
+      assert Watching.await(again) == :ready
+    end
+
     test "in a map need no label", %{tenant: tenant} do
       user = TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
       other = TestRepo.insert!(%TestUser{id: "u2", name: "Eve"}, prefix: tenant)

@@ -192,6 +192,11 @@ defmodule EctoFoundationDB.Repo.Queries do
             "stream: order_by is not supported; a stream is in the order of the primary key, or of the index"
     end
 
+    if query.key_limit do
+      raise Unsupported,
+            "stream: key_limit is not supported; a page is of `max_rows:`, and Enum.take ends a stream"
+    end
+
     stream =
       Stream.resource(
         fn -> :start end,
