@@ -27,8 +27,8 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
   defp fill(tenant) do
     users = for i <- 1..200, do: [id: "u#{i + 10}", name: "n#{rem(i, 3)}", dept: "d", age: i]
     accounts = for i <- 1..200, do: [id: i, owner: "o#{rem(i, 3)}"]
-    TestRepo.insert_all(TestUser, users, prefix: tenant)
-    TestRepo.insert_all(TestAccount, accounts, prefix: tenant)
+    tenant.repo.insert_all(TestUser, users, prefix: tenant)
+    tenant.repo.insert_all(TestAccount, accounts, prefix: tenant)
   end
 
   defp claims(tenant),
@@ -56,6 +56,55 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
 
     assert indexes(tenant) ==
              ~w(accounts_owner_index users_age_index users_dept_index users_name_index)
+  end
+
+  defmodule FaultyRepo do
+    use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
+  end
+
+  @tag :embedded
+  test "nodes of both versions and writers, all at once on a bad day", %{id: id} do
+    start_supervised!({FaultyRepo, embedded: true, log: false})
+    tenant = Tenant.open!(FaultyRepo, id)
+    fill(tenant)
+    seed = System.os_time()
+    faults = [not_committed: 0.1, commit_unknown_result: 0.1, future_version: 0.02]
+    EctoFoundationDB.Embedded.faults(FaultyRepo, [seed: seed] ++ faults)
+
+    writers = for n <- 1..2, do: Task.async(fn -> write_until_told({seed, n, 0}, tenant) end)
+
+    for(last <- [1, 2, 1, 2], do: Task.async(fn -> migrate(tenant, last, migration_step: 5) end))
+    |> Task.await_many(:infinity)
+
+    for writer <- writers, do: send(writer.pid, :stop)
+    Task.await_many(writers, :infinity)
+    EctoFoundationDB.Embedded.faults(FaultyRepo, nil)
+    assert claims(tenant) == []
+    assert {seed, wrong_entries(tenant)} == {seed, []}
+    assert length(indexes(tenant)) == 4
+  end
+
+  defp write_until_told(seed, tenant) do
+    :rand.seed(:exsss, seed)
+
+    Stream.repeatedly(fn ->
+      i = :rand.uniform(250)
+      value = "v#{:rand.uniform(5)}"
+      user = %TestUser{id: "u#{i + 10}", name: value, dept: value, age: i}
+
+      for record <- [user, %TestAccount{id: i, owner: value}] do
+        if :rand.uniform(3) == 1,
+          do: FaultyRepo.delete(record, prefix: tenant),
+          else: FaultyRepo.insert!(record, prefix: tenant, on_conflict: :replace_all)
+      end
+
+      receive do
+        :stop -> :stopped
+      after
+        0 -> :goes_on
+      end
+    end)
+    |> Enum.find(&(&1 == :stopped))
   end
 
   test "the older version ends its part of what a newer one began, and leaves the rest to it",
