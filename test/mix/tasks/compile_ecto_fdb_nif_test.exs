@@ -179,6 +179,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
         {"MIX_HOME", nil},
         {"CARGO_TARGET_DIR", nil},
         {"HOME", home},
+        {"MIX_BUILD_PATH", nil},
         {"CARGO_HOME", System.get_env("CARGO_HOME") || Path.join(System.user_home!(), ".cargo")},
         {"RUSTUP_HOME",
          System.get_env("RUSTUP_HOME") || Path.join(System.user_home!(), ".rustup")}
