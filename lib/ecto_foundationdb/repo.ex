@@ -184,8 +184,8 @@ defmodule EctoFoundationDB.Repo do
 
   All in one transaction, which may take 5 seconds and write 10 MB. For more, `step: 1000` makes a
   transaction of every 1,000 records: each is all or nothing, the whole is not, and a change that is
-  made meanwhile may be met or not. (Where the records are found by an index on a field that is set,
-  some may be counted twice.)
+  made meanwhile may be met or not. (Where the records are found by an index on a field that is set, they
+  are read twice, so that none is met again where it has moved to.)
   """
   @callback update_all(queryable(), [set: keyword()], keyword()) :: {non_neg_integer(), nil}
 

@@ -193,6 +193,8 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/expected changes, a keyword list or a map, got: %.*TestUser/},
       {&TestRepo.update_all(TestUser, [inc: [age: 1]], opts(&1)), ArgumentError,
        ~r/update_all: expected `set: \[field: value\]`, got: \[inc: /},
+      {&TestRepo.update_all(TestUser, [set: [name: "a", name: "b"]], opts(&1)), ArgumentError,
+       ~r/update_all: \[:name\] is set more than once/},
       {&TestRepo.update_all(TestUser, [set: [nope: 1]], opts(&1)), ArgumentError,
        ~r/TestUser has no field :nope; it has \[:id/},
       {&TestRepo.insert_all(TestUser, [[name: "a"]], opts(&1)), ArgumentError,

@@ -216,6 +216,15 @@ defmodule EctoFoundationDB.Layer.Reader do
     end)
   end
 
+  @doc "The fields of the index that a query goes through; none where it goes through records."
+  @spec index_fields(Query.t()) :: [atom()]
+  def index_fields(query) do
+    case planned(query, &{Plan.new(query, &1), []}).() do
+      {{:index, index, _, _, _}, []} -> index.fields
+      {_plan, []} -> []
+    end
+  end
+
   @doc "A page of a range of records, as `page/3` gives it."
   @spec page_of_records(Schema.t(), Plan.range(), pos_integer()) ::
           {[Record.t()], Plan.range() | nil}

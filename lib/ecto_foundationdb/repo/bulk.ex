@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.Repo.Bulk do
 
   alias EctoFoundationDB.{Future, Schema, Transaction, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Changes, Metadata, Query, Reader, Values, Writer}
+  alias EctoFoundationDB.Layer.{Changes, Metadata, Query, Reader, Record, Values, Writer}
   alias EctoFoundationDB.Repo.{Conflicts, Options, Queries, Records}
 
   @insert_options [:on_conflict, :conflict_target, :returning]
@@ -53,13 +53,34 @@ defmodule EctoFoundationDB.Repo.Bulk do
                 "update_all: expected `set: [field: value]`, got: #{inspect(updates)}"
       end
 
-    Changes.check!(query.schema, set)
+    fields = query.schema |> Changes.check!(set) |> Map.keys()
+
+    with [_ | _] = twice <- Enum.map(set, &elem(&1, 0)) -- fields do
+      raise ArgumentError, "update_all: #{inspect(twice)} is set more than once"
+    end
+
     # In the order in which they are given.
     set = Values.dump(query.schema, :update_all, set)
 
-    run(query, opts, fn writer, records, _all? ->
+    change = fn writer, records, _all? ->
       Enum.each(records, &Writer.update(writer, &1, set))
-    end)
+    end
+
+    run(query, opts, change, fn opts -> rounds(query, fields, set, opts) end)
+  end
+
+  # A record that moves on in the index it is found by would be met again. So those that are already what
+  # they are to be come first, for they do not move, and then those that are not.
+  defp rounds(query, fields, set, opts) do
+    index_fields = Transaction.run(query.tenant, fn -> Reader.index_fields(query) end, opts)
+
+    done? = fn %{data: data} ->
+      Enum.all?(set, fn {name, value} -> Record.get(data, name) === value end)
+    end
+
+    if Enum.any?(fields, &(&1 in index_fields)),
+      do: [done?, &(not done?.(&1))],
+      else: [fn _record -> true end]
   end
 
   def delete_all(repo, queryable, opts) do
@@ -72,14 +93,17 @@ defmodule EctoFoundationDB.Repo.Bulk do
     end)
   end
 
-  # Has records of a query changed: all of them in one transaction, or with `step:` so many in each.
-  defp run(%{select: select}, _opts, _change) when not is_nil(select) do
+  # Has records of a query changed: all of them in one transaction, or with `step:` so many in each, in
+  # rounds, of which each takes the records that fulfil its condition.
+  defp run(query, opts, change, rounds \\ fn _opts -> [fn _record -> true end] end)
+
+  defp run(%{select: select}, _opts, _change, _rounds) when not is_nil(select) do
     raise Unsupported,
           "select: update_all and delete_all give no records. Read them first, in the same " <>
             "Repo.transactional(tenant, fn -> … end)"
   end
 
-  defp run(query, opts, change) do
+  defp run(query, opts, change, rounds) do
     case Keyword.pop(opts, :step) do
       {nil, opts} ->
         all? = query.where == [] and not Query.limited?(query)
@@ -96,17 +120,22 @@ defmodule EctoFoundationDB.Repo.Bulk do
 
       {step, opts} ->
         check_step!(query, step)
-        {in_steps(query, step, nil, 0, opts, change), nil}
+
+        counts =
+          for round <- rounds.(opts), do: in_steps(query, step, nil, 0, opts, {round, change})
+
+        {Enum.sum(counts), nil}
     end
   end
 
-  defp in_steps(query, step, position, count, opts, change) do
+  defp in_steps(query, step, position, count, opts, {round, change}) do
     {{changed, next}, step} =
       Transaction.step(
         query.tenant,
         step,
         fn step ->
           {records, next} = Reader.page(query, position, step)
+          records = Enum.filter(records, round)
           change.(writer(query), records, false)
           {length(records), next}
         end,
@@ -114,7 +143,7 @@ defmodule EctoFoundationDB.Repo.Bulk do
       )
 
     if next,
-      do: in_steps(query, step, next, count + changed, opts, change),
+      do: in_steps(query, step, next, count + changed, opts, {round, change}),
       else: count + changed
   end
 
