@@ -181,7 +181,7 @@ defmodule EctoFoundationDB.GuidesTest do
     [{code, line}] = Guides.blocks("guides/moving_from_ecto_foundationdb.md")
     [_before, uses] = String.split(code, "# after\n")
     assert uses =~ "use EctoFoundationDB.Repo"
-    repo = MyApp.Moving.Repo
+    repo = Module.concat(MyApp.Moving, Repo)
     Code.eval_string("defmodule #{inspect(repo)} do\n#{uses}end", [], line: line)
     assert {:ok, _pid} = repo.start_link(Guides.config(MyApp.Moving))
     assert %Tenant{} = Tenant.open!(repo, "default")

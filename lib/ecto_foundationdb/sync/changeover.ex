@@ -12,7 +12,7 @@ defmodule EctoFoundationDB.Sync.Changeover do
   @nothing {_begun = [], _ended = []}
 
   @doc "Runs a call of Sync."
-  @spec run((() -> result)) :: result when result: term()
+  @spec run(fun()) :: term()
   def run(fun) do
     if Process.get(@key), do: fun.(), else: outermost(fun)
   end
