@@ -53,8 +53,8 @@ defmodule EctoFoundationDB.Embedded do
   def faults(repo, faults) do
     unless Keyword.keyword?(faults) and Enum.all?(faults, fn {_, value} -> is_number(value) end) do
       raise ArgumentError,
-            "expected faults as a keyword list of numbers, as in [not_committed: 0.1]. " <>
-              "Got: #{inspect(faults)}"
+            "expected faults as a keyword list of numbers, as in [not_committed: 0.1], " <>
+              "got: #{inspect(faults)}"
     end
 
     text = Enum.map_join(faults, ",", fn {name, value} -> "#{name}=#{value}" end)

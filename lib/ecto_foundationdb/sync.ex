@@ -206,7 +206,7 @@ defmodule EctoFoundationDB.Sync do
   defp sync_list(state, repo, label, queryable, by, opts) do
     unless by == [] or Arguments.by?(by) do
       raise ArgumentError,
-            "expected the values to sync by, as in [department: \"engineering\"]. Got: #{inspect(by)}"
+            "expected the values to sync by, as in [department: \"engineering\"], got: #{inspect(by)}"
     end
 
     {action, opts} = opts |> Options.keyword!() |> Keyword.pop(:watch_action, :changes)

@@ -913,7 +913,7 @@ defmodule EctoFoundationDB.SyncTest do
     end
 
     test "an action that is none, values that are none", %{state: state} do
-      assert_raise ArgumentError, ~r/expected :watch_action to be one of .*Got: :change$/, fn ->
+      assert_raise ArgumentError, ~r/expected :watch_action to be one of .*got: :change$/, fn ->
         Sync.sync_all(state, Repo, :users, User, watch_action: :change)
       end
 
@@ -933,7 +933,7 @@ defmodule EctoFoundationDB.SyncTest do
     test "requests that are none, labels that are equal", %{state: state} do
       one = %Sync.One{label: :user, schema: User, id: "u1"}
 
-      assert_raise ArgumentError, ~r/expected different labels. Got \[:user\]/, fn ->
+      assert_raise ArgumentError, ~r/expected different labels, got \[:user\]/, fn ->
         Sync.sync(state, Repo, [one, one])
       end
 
@@ -941,7 +941,7 @@ defmodule EctoFoundationDB.SyncTest do
         Sync.sync(state, Repo, [User])
       end
 
-      assert_raise ArgumentError, ~r/expected a list of primary keys, or nil. Got: "u1"/, fn ->
+      assert_raise ArgumentError, ~r/expected a list of primary keys, or nil, got: "u1"/, fn ->
         Sync.sync_many(state, Repo, :users, User, "u1")
       end
     end

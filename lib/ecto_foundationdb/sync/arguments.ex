@@ -52,23 +52,23 @@ defmodule EctoFoundationDB.Sync.Arguments do
     unless is_list(requests) and
              Enum.all?(requests, &(is_struct(&1) and &1.__struct__ in [One, Many, All])) do
       raise ArgumentError,
-            "expected a list of EctoFoundationDB.Sync.One, .Many and .All. Got: #{inspect(requests)}"
+            "expected a list of EctoFoundationDB.Sync.One, .Many and .All, got: #{inspect(requests)}"
     end
 
     for %All{watch_action: action} <- requests, action not in @watch_actions do
       raise ArgumentError,
-            "expected :watch_action to be one of #{inspect(@watch_actions)}. Got: #{inspect(action)}"
+            "expected :watch_action to be one of #{inspect(@watch_actions)}, got: #{inspect(action)}"
     end
 
     for %Many{ids: ids} <- requests, not (is_list(ids) or is_nil(ids)) do
-      raise ArgumentError, "expected a list of primary keys, or nil. Got: #{inspect(ids)}"
+      raise ArgumentError, "expected a list of primary keys, or nil, got: #{inspect(ids)}"
     end
 
     labels = Enum.map(requests, & &1.label)
 
     if labels != Enum.uniq(labels) do
       raise ArgumentError,
-            "expected different labels. Got #{inspect(labels -- Enum.uniq(labels))} more than once"
+            "expected different labels, got #{inspect(labels -- Enum.uniq(labels))} more than once"
     end
 
     :ok

@@ -13,7 +13,7 @@ defmodule EctoFoundationDB.Sync.Callbacks do
     unless is_function(callback, 2) do
       raise ArgumentError,
             "expected a callback for #{inspect(event)} to be a function of two arguments, the " <>
-              "state and a map by label. Got: #{inspect(callback)}"
+              "state and a map by label, got: #{inspect(callback)}"
     end
 
     opts = Keyword.validate!(opts, replace: false)
@@ -77,7 +77,7 @@ defmodule EctoFoundationDB.Sync.Callbacks do
       other ->
         raise ArgumentError,
               "expected the callback #{inspect(name)} to return {:cont, state} or " <>
-                "{:halt, state}. Got: #{inspect(other)}"
+                "{:halt, state}, got: #{inspect(other)}"
     end
   end
 
@@ -97,6 +97,6 @@ defmodule EctoFoundationDB.Sync.Callbacks do
 
   defp check_event!(event) do
     raise ArgumentError,
-          "expected an event of #{inspect(@events)} to attach a callback to. Got: #{inspect(event)}"
+          "expected an event of #{inspect(@events)} to attach a callback to, got: #{inspect(event)}"
   end
 end

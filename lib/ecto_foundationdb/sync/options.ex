@@ -15,7 +15,7 @@ defmodule EctoFoundationDB.Sync.Options do
   @spec keyword!(term()) :: keyword()
   def keyword!(opts) do
     unless Keyword.keyword?(opts) do
-      raise ArgumentError, "expected options as a keyword list. Got: #{inspect(opts)}"
+      raise ArgumentError, "expected options as a keyword list, got: #{inspect(opts)}"
     end
 
     opts
@@ -48,7 +48,7 @@ defmodule EctoFoundationDB.Sync.Options do
                 "unknown option #{inspect(key)}: expected one of #{inspect(@options)}"
       end
 
-    raise ArgumentError, "expected #{inspect(key)} to be #{expected}. Got: #{inspect(value)}"
+    raise ArgumentError, "expected #{inspect(key)} to be #{expected}, got: #{inspect(value)}"
   end
 
   @doc "Options of cancelling: whether to assign, and the others. `assign:` may be a boolean here."

@@ -25,7 +25,7 @@ defmodule EctoFoundationDB.Sync.State do
   def check!(state) do
     raise ArgumentError,
           "expected a state with :assigns and :private, both maps: a Phoenix.LiveView.Socket, or a " <>
-            "map such as %{assigns: %{}, private: %{tenant: tenant}}. Got: #{inspect(state)}"
+            "map such as %{assigns: %{}, private: %{tenant: tenant}}, got: #{inspect(state)}"
   end
 
   @spec get(map(), module()) :: t()
