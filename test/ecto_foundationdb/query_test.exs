@@ -6,7 +6,9 @@ defmodule EctoFoundationDB.QueryTest do
   alias EctoFoundationDB.Layer.Keys
 
   defmodule Priced do
-    use EctoFoundationDB.TestSchema, source: "priced", fields: [id: :string, price: :map]
+    use EctoFoundationDB.TestSchema,
+      source: "priced",
+      fields: [id: :string, price: {:array, :integer}]
   end
 
   migration do
@@ -280,8 +282,8 @@ defmodule EctoFoundationDB.QueryTest do
 
   test "an entry of a type without an order counts only where its record has the value",
        %{tenant: tenant} do
-    old = %{amount: 1}
-    TestRepo.insert!(%Priced{id: "p", price: %{amount: 2}}, prefix: tenant)
+    old = [1]
+    TestRepo.insert!(%Priced{id: "p", price: [2]}, prefix: tenant)
 
     # As a version of the application leaves it that does not know the field's type.
     key =
@@ -291,8 +293,28 @@ defmodule EctoFoundationDB.QueryTest do
 
     assert TestRepo.all(Priced, where: [price: {:==, old}], prefix: tenant) == []
 
-    assert [%{id: "p"}] =
-             TestRepo.all(Priced, where: [price: {:==, %{amount: 2}}], prefix: tenant)
+    assert [%{id: "p"}] = TestRepo.all(Priced, where: [price: {:==, [2]}], prefix: tenant)
+  end
+
+  test "a type whose keys have no order is sorted by its values, and has no limit",
+       %{tenant: tenant} do
+    amounts = for n <- [-1, 300, 2, 70_000, -5], do: [n]
+    rows = for [n] = amount <- amounts, do: [id: "#{n}", price: amount]
+    TestRepo.insert_all(Priced, rows, prefix: tenant)
+    sorted = Enum.sort(amounts)
+    prices = fn opts -> for p <- TestRepo.all(Priced, [prefix: tenant] ++ opts), do: p.price end
+
+    assert prices.(order_by: :price) == sorted
+    assert prices.(order_by: [desc: :price]) == Enum.reverse(sorted)
+    assert prices.(where: [price: {:==, [2]}], order_by: :price, limit: 1) == [[2]]
+
+    for order <- [:price, [desc: :price], [:price, :id]] do
+      assert_raise Unsupported,
+                   ~r/\[:price\] are not in the order of the values.*without a limit/,
+                   fn ->
+                     prices.(order_by: order, limit: 2)
+                   end
+    end
   end
 
   test "by the primary key alone: streams and steps have one record, or none", %{tenant: tenant} do

@@ -56,11 +56,12 @@ defmodule EctoFoundationDB.Layer.Plan do
     end
   end
 
-  defp unsorted_limit?(query, id), do: limited?(query) and not sorted?(query.order_by, [id])
+  defp unsorted_limit?(query, id),
+    do: limited?(query) and not sorted?(query, query.order_by, [id])
 
   defp plan_records(query, id, metadata) do
     cond do
-      sorted?(query.order_by, [id]) ->
+      sorted?(query, query.order_by, [id]) ->
         {:records, records_range(query, id), reverse?(query.order_by), []}
 
       not limited?(query) ->
@@ -118,7 +119,7 @@ defmodule EctoFoundationDB.Layer.Plan do
       not covered? ->
         nil
 
-      sorted?(order, rest) ->
+      sorted?(query, order, rest) ->
         {:index, index, index_range(query, index, first, rest, key_fields, id), reverse?(order),
          []}
 
@@ -179,10 +180,20 @@ defmodule EctoFoundationDB.Layer.Plan do
 
   # Whether keys in the order of `fields`, or in its reverse, are in this order. What comes after the
   # last of the fields, the primary key, orders nothing any more.
-  defp sorted?(order, fields) do
+  defp sorted?(query, order, fields) do
     directions = order |> Enum.uniq_by(&elem(&1, 0)) |> length()
     names = fields(order)
-    directions <= 1 and (List.starts_with?(fields, names) or List.starts_with?(names, fields))
+
+    directions <= 1 and unordered(query, order) == [] and
+      (List.starts_with?(fields, names) or List.starts_with?(names, fields))
+  end
+
+  # The fields of an order whose keys are not in the order of their values.
+  defp unordered(%{schema: schema}, order) do
+    for field <- fields(order),
+        type = Schema.type(schema, field),
+        not Indexer.Default.ordered?(type) and type != EctoFoundationDB.Versionstamp,
+        do: field
   end
 
   defp reverse?([{:desc, _} | _]), do: true
@@ -205,6 +216,10 @@ defmodule EctoFoundationDB.Layer.Plan do
       cond do
         limited?(query) and not same_direction? ->
           "Order by fields in one direction, or sort without a limit"
+
+        limited?(query) and unordered(query, query.order_by) != [] ->
+          "The keys of #{inspect(unordered(query, query.order_by))} are not in the order of the values, by their type. " <>
+            "Sort without a limit"
 
         not Schema.write_primary?(query.schema) ->
           fields = with [] <- fields -- [id], do: [:field]
