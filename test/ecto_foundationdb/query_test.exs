@@ -520,9 +520,9 @@ defmodule EctoFoundationDB.QueryTest do
   test "an index query is one read, and so is a page of a stream", %{tenant: tenant} do
     users(%{tenant: tenant})
     eng = [where: [dept: "eng"], prefix: tenant]
-    assert calls(fn _ -> TestRepo.all(TestUser, eng) end) == [:run]
-    assert calls(fn _ -> TestRepo.aggregate(TestUser, :count, eng) end) == [:run]
+    assert_calls([:run], fn _ -> TestRepo.all(TestUser, eng) end)
+    assert_calls([:run], fn _ -> TestRepo.aggregate(TestUser, :count, eng) end)
     stream = TestRepo.stream(TestUser, [max_rows: 2] ++ eng)
-    assert calls(fn _ -> Enum.to_list(stream) end) == [:run, :run]
+    assert_calls([:run, :run], fn _ -> Enum.to_list(stream) end)
   end
 end

@@ -397,22 +397,20 @@ defmodule EctoFoundationDB.RepoTest do
   test "an insert is two calls and a commit", %{tenant: tenant} do
     user = fn n -> %TestUser{id: "u#{System.unique_integer()}-#{n}", name: "Ada"} end
     # The guess of the cache is confirmed by the read that the insert makes anyway.
-    assert calls(&TestRepo.insert!(user.(&1), prefix: tenant)) == [:run, :run, :commit]
+    assert_calls([:run, :run, :commit], &TestRepo.insert!(user.(&1), prefix: tenant))
 
     # Writes travel with the next read.
-    assert calls(fn n ->
-             TestRepo.transactional(tenant, fn ->
-               for _ <- 1..2, do: TestRepo.insert!(user.(n))
-             end)
-           end) == [:run, :run, :run, :commit]
+    assert_calls([:run, :run, :run, :commit], fn n ->
+      TestRepo.transactional(tenant, fn -> for _ <- 1..2, do: TestRepo.insert!(user.(n)) end)
+    end)
 
-    assert calls(fn n ->
-             TestRepo.insert_all(TestUser, for(_ <- 1..100, do: user.(n)), prefix: tenant)
-           end) == [:run, :run, :commit]
+    assert_calls([:run, :run, :commit], fn n ->
+      TestRepo.insert_all(TestUser, for(_ <- 1..100, do: user.(n)), prefix: tenant)
+    end)
 
     [%{id: id} | _] = users = TestRepo.all(TestUser, prefix: tenant)
-    assert calls(fn _ -> TestRepo.get!(TestUser, id, prefix: tenant) end) == [:run]
-    assert calls(&TestRepo.delete!(Enum.at(users, &1))) == [:run, :run, :commit]
+    assert_calls([:run], fn _ -> TestRepo.get!(TestUser, id, prefix: tenant) end)
+    assert_calls([:run, :run, :commit], &TestRepo.delete(Enum.at(users, &1)))
   end
 
   describe "reload" do
