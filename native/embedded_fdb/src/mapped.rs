@@ -13,9 +13,10 @@ use crate::tuple::{elements, encode_bytes, Element};
 enum Part {
     /// Encoded already.
     Literal(Vec<u8>),
-    /// A number that is none shows when there is a row to map.
-    FromKey(Result<usize>),
-    FromValue(Result<usize>),
+    /// What is no number shows when there is a row to map, and a number that is too low or too high
+    /// once that row is split.
+    FromKey(Result<i32>),
+    FromValue(Result<i32>),
 }
 
 /// A mapper, checked.
@@ -66,9 +67,11 @@ impl Mapper {
     }
 }
 
-fn pick<'t>(elements: &Result<Vec<Element<'t>>>, index: usize) -> Result<&'t [u8]> {
+fn pick<'t>(elements: &Result<Vec<Element<'t>>>, index: i32) -> Result<&'t [u8]> {
     let elements = elements.as_ref().map_err(|error| *error)?;
-    let element = elements.get(index).ok_or(Error::MAPPER_BAD_INDEX)?;
+    let element = usize::try_from(index).ok();
+    let element = element.and_then(|index| elements.get(index));
+    let element = element.ok_or(Error::MAPPER_BAD_INDEX)?;
     Ok(element.0)
 }
 
@@ -90,7 +93,7 @@ fn parse_string(element: Element, string: &[u8]) -> Part {
 }
 
 /// The number at the beginning of a text, as C's `strtol` finds it: what follows does not matter.
-fn leading_number(text: &[u8]) -> Option<usize> {
+fn leading_number(text: &[u8]) -> Option<i32> {
     let text = text.trim_ascii_start();
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -100,8 +103,7 @@ fn leading_number(text: &[u8]) -> Option<usize> {
     let end = digits.iter().position(|byte| !byte.is_ascii_digit());
     let digits = &digits[..end.unwrap_or(digits.len())];
     let number: i32 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    let number = if negative { -number } else { number };
-    usize::try_from(number).ok()
+    Some(if negative { -number } else { number })
 }
 
 /// Two of the same brace become one.
@@ -166,6 +168,8 @@ mod tests {
         assert_eq!(Mapper::parse(b"\xfe").err(), Some(Error::MAPPER_NOT_TUPLE));
         let by_key = Mapper::parse(&tuple(&["{K[0]}"])).and_then(|m| m.map(b"\xfe", b""));
         assert_eq!(by_key, Err(Error::KEY_NOT_TUPLE));
+        let by_key = Mapper::parse(&tuple(&["{K[-1]}"])).and_then(|m| m.map(b"\xfe", b""));
+        assert_eq!(by_key, Err(Error::KEY_NOT_TUPLE), "the key is split first");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(crate) struct TransactionOptions {
     pub(crate) special_keys_relaxed: bool,
     pub(crate) special_keys_writable: bool,
     pub(crate) identifier: Option<Vec<u8>>,
-    pub(crate) tags: usize,
+    pub(crate) tags: Vec<Vec<u8>>,
 }
 
 /// The largest transaction, in bytes of keys, values and conflict ranges.
@@ -57,7 +57,7 @@ impl TransactionOptions {
             special_keys_relaxed: false,
             special_keys_writable: false,
             identifier: None,
-            tags: 0,
+            tags: Vec::new(),
         }
     }
 }
@@ -110,20 +110,21 @@ pub(crate) mod transaction {
     pub(crate) const AUTO_THROTTLE_TAG: i32 = 801;
     pub(crate) const SPAN_PARENT: i32 = 900;
     pub(crate) const BYPASS_UNREADABLE: i32 = 1100;
+    pub(crate) const USE_GRV_CACHE: i32 = 1101;
 
     /// Options that take no value and only matter to a cluster: checked, and without effect.
-    pub(crate) const FLAGS_FOR_A_CLUSTER: &[i32] = &[
-        20, 23, 40, 50, 52, 110, 120, 130, 200, 201, 400, 406, 710, 1000, 1101, 1102,
-    ];
+    pub(crate) const FLAGS_FOR_A_CLUSTER: &[i32] =
+        &[20, 23, 40, 50, 52, 200, 201, 400, 406, 710, 1000, 1102];
     /// Options of which a cluster ignores the value as well.
-    pub(crate) const IGNORED: &[i32] = &[21, 304, 401, 507, 508, 509, 510, 511, 2000];
+    pub(crate) const IGNORED: &[i32] =
+        &[21, 110, 120, 130, 304, 401, 507, 508, 509, 510, 511, 2000];
 
     /// Whether the code names an option of API version 730.
     pub(crate) fn exists(code: i32) -> bool {
         FLAGS_FOR_A_CLUSTER.contains(&code)
             || IGNORED.contains(&code)
             || matches!(code, 10 | 30 | 51 | 300..=303 | 402..=405 | 500..=505 | 600 | 601)
-            || matches!(code, 700..=702 | 711..=714 | 800 | 801 | 900 | 1100)
+            || matches!(code, 700..=702 | 711..=714 | 800 | 801 | 900 | 1100 | 1101)
     }
 
     /// Whether `reset` of a retry keeps the option.

@@ -6,7 +6,7 @@ use common::{begin, code, database, put, stats};
 use foundationdb::directory::{Directory, DirectoryLayer};
 use foundationdb::options::{ConflictRangeType, DatabaseOption, MutationType, TransactionOption};
 use foundationdb::tuple::{pack, Subspace};
-use foundationdb::{FdbBindingError, RangeOption};
+use foundationdb::{FdbBindingError, FdbError, RangeOption};
 use futures::executor::block_on;
 use futures::FutureExt;
 
@@ -82,6 +82,39 @@ fn a_watch_of_a_transaction_that_ends_fails() {
     let watch = transaction.watch(b"k");
     drop(transaction);
     assert_eq!(code(block_on(watch)), 1025);
+}
+
+#[test]
+fn a_watch_that_still_reads_its_value_goes_on_in_the_next_try() {
+    let database = database("next-try");
+    let fires = || {
+        let transaction = begin(&database);
+        let mut watch = transaction.watch(b"k");
+        let retried = block_on(transaction.on_error(FdbError::from_code(1020)));
+        assert_eq!(
+            code(block_on(retried.expect("a retry").commit()).map_err(Into::into)),
+            0
+        );
+        (&mut watch).now_or_never().is_none()
+    };
+    // A machine that is busy may be too slow once.
+    assert!((0..20).any(|_| fires()));
+}
+
+#[test]
+fn a_span_has_a_protocol_version() {
+    let database = database("span");
+    let read_with = |span: Vec<u8>| {
+        let transaction = begin(&database);
+        transaction
+            .set_option(TransactionOption::SpanParent(span))
+            .expect("told later");
+        code(block_on(transaction.get(b"k", false)))
+    };
+    let span = |version: u64| [&version.to_le_bytes()[..], &[0; 25]].concat();
+    assert_eq!(read_with(vec![0; 32]), 2006);
+    assert_eq!(read_with(span(0)), 2100);
+    assert_eq!(read_with(span(0x0fdb_00b0_7300_0000)), 0);
 }
 
 #[test]

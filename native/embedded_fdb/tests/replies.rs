@@ -16,6 +16,7 @@ fn rows(name: &str) -> Database {
     database
 }
 
+#[derive(Clone, Copy)]
 struct Ask {
     mode: StreamingMode,
     iteration: usize,
@@ -143,4 +144,35 @@ fn only_the_read_of_one_key_bypasses_what_is_unreadable() {
     let value = block_on(transaction.get(b"k50", false)).expect("bypassed");
     assert_eq!(value.as_deref(), Some(&operand[..]));
     assert_eq!(reply(&transaction, "k", "l", ALL), Err(1036));
+}
+
+#[test]
+fn there_is_no_more_where_the_last_row_ends_the_range() {
+    let database = rows("last-row");
+    let forward = Ask {
+        mode: StreamingMode::Small,
+        ..ALL
+    };
+    let backward = Ask {
+        reverse: true,
+        ..forward
+    };
+    // The server stops at its limit, but the client need not ask it again to know the rest.
+    let read = |begin_key, end, ask| reply(&begin(&database), begin_key, end, ask);
+    assert_eq!(read("k10", "k15\0", forward), Ok((6, false)));
+    assert_eq!(read("k10", "k15\0", backward), Ok((6, false)));
+    assert_eq!(read("k10", "k15\0\0", forward), Ok((6, true)));
+    assert_eq!(read("k09\0", "k16", backward), Ok((6, true)));
+}
+
+#[test]
+fn a_selector_that_is_at_the_edge_needs_no_read_version() {
+    let database = rows("edge");
+    let transaction = begin(&database);
+    let edge = KeySelector::new(b"\xff"[..].into(), true, 1);
+    let key = block_on(transaction.get_key(&edge, false)).expect("the end");
+    assert_eq!(&key[..], b"\xff");
+    put(&database, b"k50", b"new");
+    let value = block_on(transaction.get(b"k50", false)).expect("read");
+    assert_eq!(value.as_deref(), Some(&b"new"[..]));
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{begin, code, database, put};
-use foundationdb::options::{ConflictRangeType, TransactionOption};
+use foundationdb::options::{ConflictRangeType, MutationType, TransactionOption};
 use foundationdb::{Database, KeySelector, RangeOption, Transaction};
 use futures::executor::block_on;
 
@@ -218,5 +218,44 @@ fn what_a_client_knows_can_be_read_from_a_transaction_that_has_ended() {
     assert_eq!(
         get(transaction, "/connection_string").map(|s| s.is_some()),
         Ok(true)
+    );
+}
+
+#[test]
+fn the_conflict_range_of_a_versionstamped_key_ends_with_the_keys_of_applications() {
+    let database = database("stamped-conflict");
+    let transaction = begin(&database);
+    let key = [&b"..........x"[..], &[0; 4]].concat();
+    transaction.atomic_op(&key, b"v", MutationType::SetVersionstampedKey);
+    let conflicts = "/transaction/write_conflict_range/";
+    let names = names(
+        &transaction,
+        from(conflicts),
+        "/transaction/write_conflict_range0",
+    );
+    let ends: Vec<_> = names
+        .iter()
+        .flatten()
+        .map(|name| name.ends_with('x'))
+        .collect();
+    assert_eq!(ends, [true, false]);
+}
+
+#[test]
+fn names_of_the_global_configuration_are_cut_by_their_lengths() {
+    let database = database("global-config");
+    let transaction = begin(&database);
+    let end = "/global_config0";
+    assert_eq!(
+        names(&transaction, from("/global_config/"), end),
+        Ok(vec![])
+    );
+    assert_eq!(
+        names(&transaction, from("/global_config/a"), end),
+        Err(2005)
+    );
+    assert_eq!(
+        names(&transaction, from("/global_config/a"), "/global_config/b"),
+        Ok(vec![])
     );
 }

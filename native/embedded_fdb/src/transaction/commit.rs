@@ -61,7 +61,7 @@ impl Transaction {
             value,
             future,
             owner,
-            fresh: true,
+            fresh_since: Some(Instant::now()),
             fault: self.handle.database.faults.watch(),
         });
         Ok(waiting)
@@ -165,6 +165,15 @@ impl Transaction {
         }
     }
 
+    /// Old clients forget the read version with the commit.
+    fn end_old_commit(&self, inner: &mut Inner) {
+        if self.api_version < 700 {
+            inner.sighted = None;
+            inner.requested_version = None;
+            inner.committing = false;
+        }
+    }
+
     /// Takes over what came of a commit. `hidden` is what the client hears of its success.
     fn take_answer(
         &self,
@@ -179,12 +188,14 @@ impl Transaction {
         });
         match answer {
             Ok(committed) => {
+                self.end_old_commit(inner);
                 inner.committed_version = committed.version;
                 inner.set_stamp(Stamp::Known(committed.stamp));
                 self.arm_watches_below(inner, prefix);
                 Ok(Output::Unit)
             }
             Err(refused) => {
+                self.end_old_commit(inner);
                 inner.conflicts = RangeSet::default();
                 if inner.options.report_conflicting_keys {
                     for (begin, end) in refused.conflicts {
@@ -241,6 +252,7 @@ impl Transaction {
             return Err(Error::TRANSACTION_TOO_LARGE);
         }
         request.reads.extend(plain);
+        inner.committing = true;
         let tenant = match &self.tenant {
             Some(tenant) => {
                 self.sight(inner)?;
@@ -305,6 +317,8 @@ impl Transaction {
     /// Arms the watches of a transaction that wrote nothing.
     pub(super) fn arm_watches(&self, inner: &mut Inner) -> Result<()> {
         if !inner.watches.is_empty() {
+            // A watch of the try before can be all there is.
+            self.sight(inner)?;
             let tenant = inner.sighted()?.tenant?;
             let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
             self.arm_watches_below(inner, &prefix);

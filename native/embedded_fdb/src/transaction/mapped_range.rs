@@ -155,15 +155,19 @@ impl Inner {
         Ok(Output::Mapped(MappedRows::new(read.rows, read.more)))
     }
 
-    /// Adds a read conflict range that must not contain own writes.
+    /// Adds a read conflict range up to the first own write in it, which is an error.
     fn add_unwritten_conflict(&mut self, begin: Key, end: Key) -> Result<()> {
-        let mut segments = self.writes.segments(&begin, &end);
-        let written = begin < end && segments.any(|(_, segment, _)| !segment.is_unmodified());
-        drop(segments);
-        if written {
-            return Err(Error::GET_MAPPED_RANGE_READS_YOUR_WRITES);
+        for (key, segment, next) in self.writes.segments(&begin, &end) {
+            if !segment.is_unmodified() {
+                return Err(Error::GET_MAPPED_RANGE_READS_YOUR_WRITES);
+            }
+            let from = begin.clone().max(key.clone());
+            let to: Key = next.min(&end[..]).into();
+            if from < to {
+                self.approximate_size += begin.len() + end.len() + RANGE_RECORD;
+                self.read_conflicts.insert(from, to);
+            }
         }
-        self.add_read_conflict(begin, end);
         Ok(())
     }
 }

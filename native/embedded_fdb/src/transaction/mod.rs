@@ -59,16 +59,27 @@ const SPECIAL_KEYS_SINCE: i32 = 630;
 /// A read waits this many versions (about a second) for its read version to come.
 const FUTURE_VERSION_PATIENCE: Version = 1_000_000;
 
+/// How long a watch reads its value.
+const WATCH_READ: Duration = Duration::from_millis(10);
+
 /// A watch whose transaction is not committed yet.
 struct PendingWatch {
     key: Key,
     value: Option<Value>,
     future: Arc<Future>,
     owner: Weak<WatchOwner>,
-    /// Nothing has been waited for since: to a cluster's client the watch would still be reading
-    /// its value, and end up in the next try of the transaction.
-    fresh: bool,
+    /// When it was set, unless something was waited for since.
+    fresh_since: Option<Instant>,
     fault: Fault,
+}
+
+impl PendingWatch {
+    /// To a cluster's client the watch would still be reading its value, and end up in the next try
+    /// of the transaction.
+    fn is_fresh(&self) -> bool {
+        self.fresh_since
+            .is_some_and(|since| since.elapsed() < WATCH_READ)
+    }
 }
 
 /// The versionstamp of a transaction, once it is known.
@@ -97,6 +108,8 @@ struct Inner {
     sighted: Option<Sighted>,
     /// A read version set by the client, or that of a commit.
     requested_version: Option<Version>,
+    /// A commit was sent, for which a client takes a read version if there was none.
+    committing: bool,
     /// What went wrong on purpose when the read version was asked for.
     version_fault: Fault,
     /// The read version has left the window: only what was read before can be read again.
@@ -175,6 +188,7 @@ impl Transaction {
             created: Instant::now(),
             sighted: None,
             requested_version: None,
+            committing: false,
             version_fault: Fault::default(),
             stale: false,
             writes: WriteMap::default(),
@@ -487,7 +501,7 @@ impl Inner {
             self.cancelled = Some(error);
             let (fresh, waiting) = std::mem::take(&mut self.watches)
                 .into_iter()
-                .partition(|watch| watch.fresh);
+                .partition(PendingWatch::is_fresh);
             self.watches = waiting;
             let fresh: Vec<PendingWatch> = fresh;
             self.outbox
@@ -511,7 +525,7 @@ impl Inner {
 
     fn settle_watches(&mut self) {
         for watch in &mut self.watches {
-            watch.fresh = false;
+            watch.fresh_since = None;
         }
     }
 
@@ -533,13 +547,14 @@ impl Inner {
     fn forget_for_retry(&mut self) {
         let (fresh, old): (Vec<_>, Vec<_>) = std::mem::take(&mut self.watches)
             .into_iter()
-            .partition(|watch| watch.fresh);
+            .partition(PendingWatch::is_fresh);
         self.watches = fresh;
         let cancelled = old.into_iter().map(|watch| watch.future);
         self.outbox
             .extend(cancelled.map(|future| (future, Err(Error::TRANSACTION_CANCELLED))));
         self.sighted = None;
         self.requested_version = None;
+        self.committing = false;
         self.version_fault = Fault::default();
         self.stale = false;
         self.committed_conflicts = Default::default();

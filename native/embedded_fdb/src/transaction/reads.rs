@@ -46,7 +46,7 @@ impl Transaction {
                 let result = self.run_read(inner, |_, _| Err(error.into()));
                 return self.answer_after(inner, fault.delay, result);
             }
-            if inner.sighted.is_none() && !inner.writes.is_empty() {
+            if inner.sighted.is_none() {
                 match f(self, inner) {
                     Err(Stop::NeedsDatabase) => {}
                     answer => {
@@ -199,7 +199,8 @@ impl Transaction {
 
     pub(crate) fn set_read_version(&self, version: Version) {
         self.write(|inner| {
-            if inner.sighted.is_some() || inner.requested_version.is_some() {
+            let taken = inner.sighted.is_some() || inner.requested_version.is_some();
+            if taken || inner.committing {
                 return Err(Error::READ_VERSION_ALREADY_SET);
             }
             if version <= 0 {

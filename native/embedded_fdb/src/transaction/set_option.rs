@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// The API version from which on cached read versions are those of several clients.
+const GRV_CACHE_IS_SHARED_SINCE: i32 = 720;
+/// The part of a protocol version that is compared; the rest are flags.
+const PROTOCOL_VERSION: u64 = 0x0fff_ffff_ffff_ffff;
+/// The protocol versions that a 7.3 client can read.
+const PROTOCOL_VERSIONS: std::ops::Range<u64> = 0x0fdb_00a2_0006_0001..0x0fdb_00b0_7500_0000;
+
 impl Transaction {
     /// `fdb_transaction_set_option`: only an unknown code is an error at once.
     pub(crate) fn set_option(self: &Arc<Self>, code: i32, value: Option<&[u8]>) -> Result<()> {
@@ -147,22 +154,37 @@ impl Transaction {
             option::SPECIAL_KEY_SPACE_ENABLE_WRITES => flag(&mut options.special_keys_writable),
             option::TAG | option::AUTO_THROTTLE_TAG => {
                 let tag = options::some_value(value)?;
-                if options.tags >= 5 {
-                    return Err(Error::TOO_MANY_TAGS);
-                }
                 if tag.len() > 255 {
                     return Err(Error::TAG_TOO_LONG);
                 }
-                options.tags += 1;
+                if options.tags.len() >= 5 {
+                    return Err(Error::TOO_MANY_TAGS);
+                }
+                if !options.tags.iter().any(|known| known == tag) {
+                    options.tags.push(tag.to_vec());
+                }
                 Ok(())
             }
             option::SPAN_PARENT => {
-                let length = options::some_value(value)?.len();
-                (length == 33)
+                let span = options::some_value(value)?;
+                let (version, _) = span
+                    .split_first_chunk::<8>()
+                    .filter(|_| span.len() == 33)
+                    .ok_or(Error::INVALID_OPTION_VALUE)?;
+                let version = u64::from_le_bytes(*version) & PROTOCOL_VERSION;
+                PROTOCOL_VERSIONS
+                    .contains(&version)
                     .then_some(())
-                    .ok_or(Error::INVALID_OPTION_VALUE)
+                    .ok_or(Error::INCOMPATIBLE_PROTOCOL_VERSION)
             }
             option::BYPASS_UNREADABLE => flag(&mut options.bypass_unreadable),
+            option::USE_GRV_CACHE => {
+                options::no_value(value)?;
+                // Later versions need a client that is shared with other clients for it.
+                (self.api_version < GRV_CACHE_IS_SHARED_SINCE)
+                    .then_some(())
+                    .ok_or(Error::INVALID_OPTION)
+            }
             option::AUTOMATIC_IDEMPOTENCY | option::USE_PROVISIONAL_PROXIES => {
                 options::no_value(value)
             }

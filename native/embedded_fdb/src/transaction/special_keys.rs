@@ -182,7 +182,15 @@ impl Transaction {
                 inner.check_cancelled()?;
                 Vec::new()
             }
-            Subject::GlobalConfiguration | Subject::ProfilerConfiguration => Vec::new(),
+            Subject::GlobalConfiguration => {
+                // A client cuts the ends to names by their lengths alone.
+                let cut = part.begin.len();
+                if begin[cut..] > *end.get(cut..).unwrap_or_default() {
+                    return Err(Error::INVERTED_RANGE);
+                }
+                Vec::new()
+            }
+            Subject::ProfilerConfiguration => Vec::new(),
         };
         let inside = |(key, _): &(Key, Value)| begin <= &key[..] && key[..] < *end;
         Ok(rows.into_iter().filter(inside).collect())
@@ -375,11 +383,17 @@ impl Inner {
 
     /// Where versionstamped keys may come to lie, or have come to lie.
     fn stamped_keys(&self) -> impl Iterator<Item = KeyRange> + '_ {
+        let last: Key = self.max_read_key().into();
         self.versionstamped_keys
             .iter()
-            .filter_map(|key| match self.stamp {
+            .filter_map(move |key| match self.stamp {
                 Stamp::Known(stamp) => Some(single_key(&place_versionstamp(key, &stamp))),
-                _ => stamp_range(key).ok(),
+                _ => {
+                    let (_, end) = stamp_range(key).ok()?;
+                    let begin = place_versionstamp(key, &self.lowest_stamp());
+                    Some((begin, end.min(last.clone())))
+                }
             })
+            .filter(|(begin, end)| begin < end)
     }
 }

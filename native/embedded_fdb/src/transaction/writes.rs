@@ -62,8 +62,7 @@ impl Transaction {
             inner.check_sizes(&key, &operand)?;
             let (mut key, operand) = self.with_long_positions(op, key, operand);
             if op == Op::SetVersionstampedKey {
-                let known = inner.sighted.as_ref().map(|sighted| sighted.version);
-                let lowest = versionstamp(known.or(inner.requested_version).unwrap_or(0), 0);
+                let lowest = inner.lowest_stamp();
                 let position = versionstamp_position(&key)?.0;
                 let mut stamped = key.to_vec();
                 stamped[position..position + 10].copy_from_slice(&lowest);
@@ -220,6 +219,12 @@ pub(super) fn stamp_range(key: &[u8]) -> Result<KeyRange> {
 }
 
 impl Inner {
+    /// No versionstamp of this transaction can be lower, by what is known.
+    pub(super) fn lowest_stamp(&self) -> [u8; 10] {
+        let known = self.sighted.as_ref().map(|sighted| sighted.version);
+        versionstamp(known.or(self.requested_version).unwrap_or(0), 0)
+    }
+
     pub(super) fn count_write(&mut self, bytes: usize, conflict_bytes: usize, conflict: bool) {
         self.approximate_size += bytes + MUTATION_RECORD;
         if conflict {

@@ -98,12 +98,14 @@ impl View<'_> {
         } else {
             known_range(&reply, begin, end)
         };
+        // A reply that ends with the last key there can be tells all, even where it says otherwise.
+        let all = !reply.more || (from <= begin.key && end.key <= to);
         self.known.insert(from, to);
         for (key, value) in &reply.rows {
             limits.count(key, value);
         }
-        let more = limits.reached() || reply.more;
-        let over = !reply.more || limits.reached() || limits.has_satisfied_min_rows();
+        let more = limits.reached() || !all;
+        let over = all || limits.reached() || limits.has_satisfied_min_rows();
         Ok(over.then_some(Rows {
             rows: reply.rows,
             more,
