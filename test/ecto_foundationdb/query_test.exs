@@ -317,6 +317,26 @@ defmodule EctoFoundationDB.QueryTest do
     end
   end
 
+  test "records whose ids go on with a zero byte are told apart by an index", %{tenant: tenant} do
+    ids = ["u1", "u1\0", "u1\0\0", "u1\0x"]
+    for id <- ids, do: TestRepo.insert!(%TestNote{id: id, tag: "n"}, prefix: tenant)
+    tagged = &for(note <- TestRepo.all(TestNote, where: [tag: &1], prefix: tenant), do: note.id)
+    large = String.duplicate("x", 150_000)
+
+    for changed <- [nil | ids] do
+      if changed, do: TestRepo.update!(%TestNote{id: changed}, [text: large], prefix: tenant)
+      assert tagged.("n") == ids
+    end
+
+    TestRepo.delete!(%TestNote{id: "u1"}, prefix: tenant)
+    assert tagged.("n") == tl(ids)
+
+    # An entry whose record is gone leads to no other.
+    entry = Keys.index_entry(tenant, "notes", "notes_tag_index", ["m"], "u1")
+    operations(tenant, [{:set, {:pack, entry}, Native.pack(Keys.record(tenant, "notes", "u1"))}])
+    assert tagged.("m") == []
+  end
+
   test "by the primary key alone: streams and steps have one record, or none", %{tenant: tenant} do
     for id <- ["u1", "u2"], do: TestRepo.insert!(%TestUser{id: id}, prefix: tenant)
     stream = &Enum.to_list(TestRepo.stream(TestUser, where: [id: &1], prefix: tenant))

@@ -56,7 +56,7 @@ defmodule EctoFoundationDB.Layer.Entries do
 
   # An entry's value is the record's key, but the commit completes versionstamps in keys only.
   defp record_key(query, entry, value) do
-    if Schema.type(query.schema, Schema.primary_key(query.schema)) == Versionstamp,
+    if versionstamps?(query),
       do: Native.pack(Keys.record(query.tenant, query.source, last_element(entry))),
       else: value
   end
@@ -101,7 +101,10 @@ defmodule EctoFoundationDB.Layer.Entries do
   defp record(_query, {_entry, _value, []}), do: []
 
   defp record(query, {entry, value, rows}) do
-    case Record.decode_some(rows, query.schema, false) do
+    case query |> own(value, rows) |> Record.decode_some(query.schema, false) do
+      {[], []} ->
+        []
+
       {[record], []} ->
         [{entry, record}]
 
@@ -119,6 +122,22 @@ defmodule EctoFoundationDB.Layer.Entries do
     key = Native.pack(Keys.append(records, [last_element(entry)]))
     [{entry, %Record{key: key, data: Record.data(entry, value, query.schema)}}]
   end
+
+  # The servers follow an entry to all keys that begin with the record's: also to those of another one whose
+  # id goes on with a zero byte. (Versionstamps are all of one length.)
+  defp own(_query, key, [{key, _}] = rows), do: rows
+
+  defp own(query, key, rows) do
+    if versionstamps?(query) do
+      rows
+    else
+      last = key <> <<0xFF>>
+      Enum.filter(rows, fn {other, _value} -> other >= key and other < last end)
+    end
+  end
+
+  defp versionstamps?(%Query{schema: schema}),
+    do: Schema.type(schema, Schema.primary_key(schema)) == Versionstamp
 
   # A function that says of an entry's key and its record's fields: `:right`, `:stale`, or
   # `{:unless, key}`, right unless there is that entry. What all records have in common is done once.
