@@ -32,7 +32,12 @@ defmodule EctoFoundationDB.LiveQuery do
   def decoder(tenant, schema) do
     load = Values.loader(schema, tenant)
 
-    fn rows -> for record <- records(rows, schema), do: load.(record.data) end
+    fn rows ->
+      case records(rows, schema) do
+        [record] -> [load.(record.data)]
+        [] -> []
+      end
+    end
   end
 
   @doc """

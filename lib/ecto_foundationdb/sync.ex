@@ -336,7 +336,11 @@ defmodule EctoFoundationDB.Sync do
     %{synced | results: results, value: request.__struct__.value(request, results)}
   end
 
-  defp stale(%{results: results}), do: Enum.find_value(results, fn {_records, stale} -> stale end)
+  defp stale(%{results: results}), do: first_stale(results)
+
+  defp first_stale([]), do: nil
+  defp first_stale([{_records, nil} | results]), do: first_stale(results)
+  defp first_stale([{_records, reason} | _results]), do: reason
 
   defp empty_value(request), do: {request, request.__struct__.empty(request)}
 
@@ -406,11 +410,11 @@ defmodule EctoFoundationDB.Sync do
   end
 
   defp take_labels(state, repo, data, labels, opts) do
-    {now, changes, stale} = Enum.reduce(labels, {data, [], %{}}, &take_label/2)
+    {now, changes, stale} = take_all(labels, data, [], %{})
 
     state
     |> State.put(repo, now)
-    |> assign(repo, Enum.reverse(changes), opts)
+    |> assign(repo, changes, opts)
     |> notify_stale(repo, stale)
   catch
     kind, reason ->
@@ -419,7 +423,10 @@ defmodule EctoFoundationDB.Sync do
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  defp take_label(label, {%State{labels: labels} = data, changes, stale}) do
+  # Every page does this with every change: a recursion costs less than functions that are made for it.
+  defp take_all([], data, changes, stale), do: {data, Enum.reverse(changes), stale}
+
+  defp take_all([label | others], %State{labels: labels} = data, changes, stale) do
     %{^label => before} = labels
     now = take(before)
 
@@ -428,7 +435,7 @@ defmodule EctoFoundationDB.Sync do
 
     reason = stale(now)
     stale = if stale(before) == reason, do: stale, else: Map.put(stale, label, reason)
-    {%{data | labels: %{labels | label => now}}, changes, stale}
+    take_all(others, %{data | labels: %{labels | label => now}}, changes, stale)
   end
 
   defp notify_stale(state, _repo, stale) when stale == %{}, do: state
@@ -616,17 +623,30 @@ defmodule EctoFoundationDB.Sync do
   defp assign(state, _repo, [], _opts), do: state
 
   defp assign(state, repo, changes, opts) do
-    old =
-      Map.new(changes, fn {request, _value} ->
-        {request.label, Map.get(state.assigns, request.label, request.__struct__.empty(request))}
-      end)
-
-    {idlist, std} = Enum.split_with(changes, &match?({%Many{}, _value}, &1))
-    by_label = fn {request, value} -> {request.label, value} end
+    {old, std, idlist} = by_label(changes, state.assigns, {%{}, [], []})
 
     state
-    |> Container.assign(Enum.map(std, by_label), Enum.map(idlist, by_label), opts)
+    |> Container.assign(Enum.reverse(std), Enum.reverse(idlist), opts)
     |> Callbacks.run(repo, :handle_assigns, old)
+  end
+
+  defp by_label([], _assigns, labelled), do: labelled
+
+  defp by_label([{%module{label: label} = request, value} | changes], assigns, {old, std, idlist}) do
+    was =
+      case assigns do
+        %{^label => was} -> was
+        _none -> module.empty(request)
+      end
+
+    old = Map.put(old, label, was)
+
+    labelled =
+      if module == Many,
+        do: {old, std, [{label, value} | idlist]},
+        else: {old, [{label, value} | std], idlist}
+
+    by_label(changes, assigns, labelled)
   end
 
   # The hook handles messages with the options of the sync that attached it; other options: again.

@@ -51,25 +51,23 @@ defmodule EctoFoundationDB.Sync.Callbacks do
   `:halt`. While they run their labels can't be synced (`check_labels!/2`).
   """
   def run(state, repo, event, argument) do
-    %State{callbacks: callbacks, notifying: notifying} = data = State.get(state, repo)
-
-    case for({^event, name, callback} <- callbacks, do: {name, callback}) do
-      [] ->
+    case State.get(state, repo) do
+      %State{callbacks: []} ->
         state
 
-      callbacks ->
+      %State{callbacks: callbacks, notifying: notifying} = data ->
         state = State.put(state, repo, %{data | notifying: Map.keys(argument) ++ notifying})
-        state = call(callbacks, state, argument)
+        state = call(callbacks, event, state, argument)
         State.put(state, repo, %{State.get(state, repo) | notifying: notifying})
     end
   end
 
-  defp call([], state, _argument), do: state
+  defp call([], _event, state, _argument), do: state
 
-  defp call([{name, callback} | callbacks], state, argument) do
+  defp call([{event, name, callback} | callbacks], event, state, argument) do
     case callback.(state, argument) do
       {:cont, state} ->
-        call(callbacks, state, argument)
+        call(callbacks, event, state, argument)
 
       {:halt, state} ->
         state
@@ -80,6 +78,9 @@ defmodule EctoFoundationDB.Sync.Callbacks do
                 "{:halt, state}, got: #{inspect(other)}"
     end
   end
+
+  defp call([_other_event | callbacks], event, state, argument),
+    do: call(callbacks, event, state, argument)
 
   @doc "Raises for a label whose own callbacks are running: syncing it would call them for ever."
   def check_labels!(%State{notifying: notifying}, labels) do

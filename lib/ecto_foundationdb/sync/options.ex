@@ -6,6 +6,8 @@ defmodule EctoFoundationDB.Sync.Options do
 
   @doc "Raises unless these are options of a sync; gives them."
   @spec check!(term()) :: keyword()
+  def check!([]), do: []
+
   def check!(opts) do
     opts |> keyword!() |> Enum.each(&check_option!/1)
     opts

@@ -34,7 +34,13 @@ defmodule EctoFoundationDB.Sync.State do
 
   @spec put(map(), module(), t()) :: map()
   def put(%{private: private} = state, repo, data) do
-    %{state | private: Map.update(private, @key, %{repo => data}, &Map.put(&1, repo, data))}
+    all =
+      case private do
+        %{@key => all} -> Map.put(all, repo, data)
+        _none -> %{repo => data}
+      end
+
+    %{state | private: Map.put(private, @key, all)}
   end
 
   @doc "Records a label's sync; returns the one it replaces, or nil."

@@ -94,12 +94,11 @@ defmodule EctoFoundationDB.Sync.Subscription do
     [result | update(more, before, decode)]
   end
 
-  defp result(places) do
-    {places, Enum.find_value(places, &error/1)}
-  end
+  defp result(places), do: {places, error(places)}
 
-  defp error({:undecodable, _struct, error}), do: error
-  defp error(_place), do: nil
+  defp error([{:undecodable, _struct, error} | _places]), do: error
+  defp error([_place | places]), do: error(places)
+  defp error([]), do: nil
 
   # Records that did not change stay the same terms. A record that is no result, an index entry's
   # that is out of date, keeps its place as nil.
