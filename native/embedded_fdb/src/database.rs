@@ -1,19 +1,19 @@
 //! A database: its versions, the commits that make them, and its watches.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::faults::Injector;
 use crate::keys::{Key, Value, METADATA_VERSION};
 use crate::mutation::{place_versionstamp, shift_versionstamp, versionstamp, Mutation, Op};
 use crate::mvcc::{Change, Map, Snapshot, Version, Versions, WINDOW};
-use crate::options::TransactionDefaults;
+use crate::options::{self, DatabaseChange, TransactionDefaults};
 use crate::output::Output;
 use crate::resolver::{single_key, KeyRange, Resolver};
 use crate::status::CONNECTION_STRING;
 use crate::storage::{Answer, Committer};
-use crate::sync::{lock, Mutex, RwLock};
+use crate::sync::{lock, write, Mutex, RwLock};
 use crate::tenant::{self, Lookups};
 use crate::watches::{Allowance, Watches};
 
@@ -30,6 +30,7 @@ const SWEEP: usize = 8;
 /// Counters that only grow, except `transactions`.
 #[derive(Default)]
 pub(crate) struct Counters {
+    pub(crate) commit_requests: AtomicU64,
     pub(crate) transactions: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) reads: AtomicU64,
@@ -228,6 +229,12 @@ impl Database {
         version - self.versions.now()
     }
 
+    /// Grows with each read, and with each commit that is asked for.
+    pub(crate) fn work(&self) -> u64 {
+        let reads = self.counters.reads.load(Ordering::Relaxed);
+        reads.wrapping_add(self.counters.commit_requests.load(Ordering::Relaxed))
+    }
+
     /// The highest version there is now.
     pub(crate) fn newest_version(&self) -> Version {
         self.versions.now()
@@ -407,6 +414,8 @@ pub(crate) struct Handle {
     pub(crate) cluster_file: String,
     pub(crate) allowance: Arc<Allowance>,
     pub(crate) defaults: RwLock<TransactionDefaults>,
+    /// What was wrong with an option: every call that can fail says so from then on.
+    pub(crate) deferred: OnceLock<Error>,
 }
 
 impl Handle {
@@ -416,7 +425,39 @@ impl Handle {
             cluster_file,
             allowance: Arc::default(),
             defaults: RwLock::default(),
+            deferred: OnceLock::new(),
         }
+    }
+
+    /// Sets an option. Only an unknown code is an error at once; a wrong value is the answer to all
+    /// that is asked of the handle later.
+    pub(crate) fn set_option(&self, code: i32, value: Option<&[u8]>) -> Result<()> {
+        if !options::is_of_database(code) {
+            return Err(Error::INVALID_OPTION);
+        }
+        if self.deferred.get().is_some() {
+            return Ok(());
+        }
+        match options::database(code, value) {
+            Ok(DatabaseChange::Nothing) => {}
+            Ok(DatabaseChange::MaxWatches(limit)) => self.allowance.set_limit(limit),
+            Ok(DatabaseChange::SnapshotReadYourWrites(by)) => {
+                write(&self.defaults).snapshot_read_your_writes += by;
+            }
+            Ok(DatabaseChange::TransactionDefault(option)) => {
+                let value = value.map(<[u8]>::to_vec);
+                write(&self.defaults).options.push((option, value));
+            }
+            Err(error) => {
+                self.deferred.get_or_init(|| error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no option was wrong.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.deferred.get().map_or(Ok(()), |error| Err(*error))
     }
 
     /// What `fdb_database_get_client_status` answers.

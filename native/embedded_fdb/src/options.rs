@@ -167,6 +167,11 @@ pub(crate) enum DatabaseChange {
     TransactionDefault(i32),
 }
 
+/// Whether the code names a database option.
+pub(crate) fn is_of_database(code: i32) -> bool {
+    matches!(code, 10 | 20..=22 | 26 | 27 | 405 | 500..=506 | 700..=702 | 800 | 900)
+}
+
 /// Reads a database option.
 pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange> {
     const MAX: i64 = i32::MAX as i64;
@@ -176,14 +181,14 @@ pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange
             DatabaseChange::Nothing
         }
         20 => DatabaseChange::MaxWatches(integer(value, 0, 1_000_000)?.unsigned_abs()),
-        21 | 22 | 800 => DatabaseChange::Nothing,
+        21 | 22 => DatabaseChange::Nothing,
         26 => {
             no_value(value)?;
             DatabaseChange::SnapshotReadYourWrites(1)
         }
         27 => {
             no_value(value)?;
-            DatabaseChange::SnapshotReadYourWrites(0)
+            DatabaseChange::SnapshotReadYourWrites(-1)
         }
         405 => {
             DatabaseChange::TransactionDefault(transaction::TRANSACTION_LOGGING_MAX_FIELD_LENGTH)
@@ -200,6 +205,10 @@ pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange
             DatabaseChange::TransactionDefault(transaction::USED_DURING_COMMIT_PROTECTION_DISABLE)
         }
         702 => DatabaseChange::TransactionDefault(transaction::REPORT_CONFLICTING_KEYS),
+        800 => {
+            no_value(value)?;
+            DatabaseChange::Nothing
+        }
         900 => {
             integer(value, 0, 100)?;
             DatabaseChange::Nothing

@@ -219,7 +219,6 @@ fn bad_input_is_answered_and_not_believed() {
             2000
         );
         assert_eq!(fdb_database_set_option(database, 4711, null(), 0), 2007);
-        assert_eq!(fdb_database_set_option(database, 20, null(), 0), 2006);
         assert_eq!(fdb_network_set_option(4711, null(), 0), 2007);
         fdb_future_destroy(null_mut());
         fdb_transaction_destroy(null_mut());

@@ -9,11 +9,9 @@ use crate::c_types::{FDBBool, FDBDatabase, FDBError, FDBFuture, FDBTransaction};
 use crate::database::Handle;
 use crate::error::{Error, Result};
 use crate::future::Future;
-use crate::options::{self, DatabaseChange};
 use crate::output::Output;
 use crate::status::ADDRESS;
 use crate::storage::OpenError;
-use crate::sync::write;
 use crate::transaction::Transaction;
 use crate::{network, registry};
 
@@ -65,17 +63,7 @@ c_functions! {
     fn fdb_database_set_option(d: *mut FDBDatabase, option: c_int, value: *const u8, value_length: c_int) -> FDBError {
         let handle = database(d)?;
         let value = option_value(value, value_length)?;
-        match options::database(option, value)? {
-            DatabaseChange::Nothing => {}
-            DatabaseChange::MaxWatches(limit) => handle.allowance.set_limit(limit),
-            DatabaseChange::SnapshotReadYourWrites(by) => {
-                write(&handle.defaults).snapshot_read_your_writes += by;
-            }
-            DatabaseChange::TransactionDefault(option) => {
-                write(&handle.defaults).options.push((option, value.map(<[u8]>::to_vec)));
-            }
-        }
-        Ok(0)
+        handle.set_option(option, value).map(|()| 0)
     }
 
     /// Begins a transaction.
@@ -92,17 +80,19 @@ c_functions! {
 
     /// The client's own status, as JSON.
     fn fdb_database_get_client_status(d: *mut FDBDatabase) -> *mut FDBFuture {
-        Ok(into_c(Future::ready(database(d)?.client_status())))
+        let handle = database(d)?;
+        Ok(into_c(Future::ready(handle.check().and_then(|()| handle.client_status()))))
     }
 
     /// The protocol version: that of the release whose API this is.
     fn fdb_database_get_server_protocol(d: *mut FDBDatabase, _expected_version: u64) -> *mut FDBFuture {
-        database(d)?;
+        database(d)?.check()?;
         Ok(into_c(Future::ready(Ok(Output::UInt64(PROTOCOL_VERSION)))))
     }
 
     /// Reboots the only worker: clients see a recovery. 1 where the address is its, else 0.
     fn fdb_database_reboot_worker(d: *mut FDBDatabase, address: *const u8, address_length: c_int, _check: FDBBool, _duration: c_int) -> *mut FDBFuture {
+        database(d)?.check()?;
         let found = bytes(address, address_length)? == ADDRESS.as_bytes();
         if found {
             database(d)?.database.recover();
@@ -113,6 +103,7 @@ c_functions! {
     /// A recovery; there is nothing here that could be lost.
     fn fdb_database_force_recovery_with_data_loss(d: *mut FDBDatabase, dcid: *const u8, dcid_length: c_int) -> *mut FDBFuture {
         bytes(dcid, dcid_length)?;
+        database(d)?.check()?;
         database(d)?.database.recover();
         Ok(into_c(Future::ready(Ok(Output::Unit))))
     }
@@ -120,7 +111,7 @@ c_functions! {
     /// Runs a command that makes a snapshot of the disks: a cluster runs those that its
     /// configuration allows, and here there is none of them.
     fn fdb_database_create_snapshot(d: *mut FDBDatabase, uid: *const u8, uid_length: c_int, command: *const u8, command_length: c_int) -> *mut FDBFuture {
-        database(d)?;
+        database(d)?.check()?;
         bytes(command, command_length)?;
         let uid = bytes(uid, uid_length)?;
         let legal = uid.len() == 32 && uid.iter().all(u8::is_ascii_hexdigit);

@@ -179,6 +179,7 @@ c_functions! {
         let write = match kind {
             0 => false,
             1 => true,
+            _ if begin > end => return Err(Error::INVERTED_RANGE),
             _ => return Err(Error::CLIENT_INVALID_OPERATION),
         };
         transaction(tr)?.add_conflict_range(begin, end, write).map(|()| 0)

@@ -1,10 +1,9 @@
-//! Watches, and the commit that arms them.
+//! The commit, which arms watches.
 
 use super::management::Refusal;
 use super::*;
 use crate::database::Refused;
 use crate::system_edit::Edit;
-use crate::view::Stop;
 
 /// How far a commit got at once.
 enum Begun {
@@ -22,56 +21,12 @@ struct Submit {
 }
 
 impl Transaction {
-    pub(crate) fn watch(self: &Arc<Self>, key: Key) -> Arc<Future> {
-        self.with(|inner| {
-            self.make_watch(inner, key)
-                .unwrap_or_else(|e| Future::ready(Err(e)))
-        })
-    }
-
-    pub(super) fn make_watch(&self, inner: &mut Inner, key: Key) -> Result<Arc<Future>> {
-        inner.check_usable()?;
-        if inner.options.read_your_writes_disabled {
-            return Err(Error::WATCHES_DISABLED);
-        }
-        let legal = key[..] < *inner.max_read_key() || key[..] == *METADATA_VERSION;
-        if key[..] >= *ALL_END || !legal {
-            return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
-        }
-        if key.len() > max_write_key_size(&key, inner.options.raw_access) {
-            return Err(Error::KEY_TOO_LARGE);
-        }
-        inner.has_read = true;
-        let value = match inner.value(&key, false) {
-            Err(Stop::NeedsDatabase) => {
-                self.sight(inner)?;
-                inner.value(&key, false)
-            }
-            answer => answer,
-        };
-        let value = value.map_err(|stop| match stop {
-            Stop::Failed(error) => error,
-            Stop::NeedsDatabase => Error::INTERNAL_ERROR,
-        })?;
-        let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
-        let (future, owner) = new_watch(permit);
-        let waiting = future.clone();
-        inner.watches.push(PendingWatch {
-            key,
-            value,
-            future,
-            owner,
-            fresh_since: Some(Instant::now()),
-            fault: self.handle.database.faults.watch(),
-        });
-        Ok(waiting)
-    }
-
     pub(crate) fn commit(self: &Arc<Self>) -> Arc<Future> {
         self.with(|inner| {
-            if let Err(error) = inner.check_usable() {
+            if let Err(error) = self.check_usable(inner) {
                 return Future::ready(Err(error));
             }
+            self.settle_all_watches(inner);
             inner.commit_started = true;
             if inner.reads_under_way > 0 {
                 let future = Future::pending();
@@ -122,6 +77,8 @@ impl Transaction {
             Err(error) => return Begun::Done(Err(inner.commit_failed(error))),
         };
         let database = &self.handle.database;
+        let requests = &database.counters.commit_requests;
+        requests.fetch_add(1, Ordering::Relaxed);
         let hidden = match database.faults.commit() {
             Some(CommitFault::Refuse(error)) => {
                 return Begun::Done(Err(inner.commit_failed(error)));
@@ -265,11 +222,6 @@ impl Transaction {
             inner.requested_version = Some(sighted.version);
         }
         request.read_version = inner.requested_version;
-        if let Some(version) = inner.requested_version {
-            if self.handle.database.versions_until(version) > 0 {
-                return Err(Error::FUTURE_VERSION);
-            }
-        }
         let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
         if let Some(id) = tenant {
             request.move_below(&prefix);
@@ -316,13 +268,15 @@ impl Transaction {
 
     /// Arms the watches of a transaction that wrote nothing.
     pub(super) fn arm_watches(&self, inner: &mut Inner) -> Result<()> {
-        if !inner.watches.is_empty() {
-            // A watch of the try before can be all there is.
-            self.sight(inner)?;
-            let tenant = inner.sighted()?.tenant?;
-            let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
-            self.arm_watches_below(inner, &prefix);
+        if inner.watches.is_empty() {
+            return Ok(());
         }
+        let mut prefix = [][..].into();
+        if self.tenant.is_some() {
+            self.sight(inner)?;
+            prefix = inner.sighted()?.tenant?.map_or(prefix, tenant::prefix);
+        }
+        self.arm_watches_below(inner, &prefix);
         Ok(())
     }
 
@@ -354,8 +308,8 @@ impl Transaction {
 
     pub(crate) fn get_versionstamp(self: &Arc<Self>) -> Arc<Future> {
         self.with(|inner| {
-            if let Err(error) = inner
-                .check_deferred()
+            if let Err(error) = self
+                .check_deferred(inner)
                 .and_then(|()| inner.check_not_committing())
             {
                 return Future::ready(Err(error));
@@ -372,7 +326,8 @@ impl Transaction {
 
     pub(crate) fn get_approximate_size(&self) -> Arc<Future> {
         Future::ready(self.with(|inner| {
-            inner.check_deferred()?;
+            self.check_deferred(inner)?;
+            self.settle_watches(inner);
             Ok(Output::Int64(
                 i64::try_from(inner.approximate_size).unwrap_or(i64::MAX),
             ))
@@ -380,7 +335,7 @@ impl Transaction {
     }
 
     pub(crate) fn get_tag_throttled_duration(&self) -> Arc<Future> {
-        Future::ready(self.with(|inner| inner.check_deferred().map(|()| Output::Double(0.0))))
+        Future::ready(self.with(|inner| self.check_deferred(inner).map(|()| Output::Double(0.0))))
     }
 
     /// Tag throttling counts pages of 4 KB; without it, the cost is what was written so far.

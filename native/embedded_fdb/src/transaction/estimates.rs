@@ -67,7 +67,7 @@ impl Transaction {
             if begin > end {
                 return Err(Error::INVERTED_RANGE);
             }
-            inner.check_usable()?;
+            self.check_usable(inner)?;
             let newest = self.handle.database.snapshot().map;
             let prefix = match &self.tenant {
                 Some(_) => {

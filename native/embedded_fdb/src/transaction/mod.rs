@@ -13,7 +13,10 @@ mod mapped_range;
 mod reads;
 mod set_option;
 mod special_keys;
+mod watching;
 mod writes;
+
+use watching::PendingWatch;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -58,29 +61,6 @@ const VERSION_BACKOFF: Duration = Duration::from_millis(10);
 const SPECIAL_KEYS_SINCE: i32 = 630;
 /// A read waits this many versions (about a second) for its read version to come.
 const FUTURE_VERSION_PATIENCE: Version = 1_000_000;
-
-/// How long a watch reads its value.
-const WATCH_READ: Duration = Duration::from_millis(10);
-
-/// A watch whose transaction is not committed yet.
-struct PendingWatch {
-    key: Key,
-    value: Option<Value>,
-    future: Arc<Future>,
-    owner: Weak<WatchOwner>,
-    /// When it was set, unless something was waited for since.
-    fresh_since: Option<Instant>,
-    fault: Fault,
-}
-
-impl PendingWatch {
-    /// To a cluster's client the watch would still be reading its value, and end up in the next try
-    /// of the transaction.
-    fn is_fresh(&self) -> bool {
-        self.fresh_since
-            .is_some_and(|since| since.elapsed() < WATCH_READ)
-    }
-}
 
 /// The versionstamp of a transaction, once it is known.
 #[derive(Clone, Copy)]
@@ -246,11 +226,27 @@ impl Transaction {
         result
     }
 
+    /// All that must be well before a read, a watch or a commit.
+    fn check_usable(&self, inner: &mut Inner) -> Result<()> {
+        self.check_deferred(inner)?;
+        inner.check_not_committing()?;
+        inner.check_timeout();
+        inner.check_cancelled()
+    }
+
+    /// Whether all calls that could not fail themselves went well.
+    fn check_deferred(&self, inner: &Inner) -> Result<()> {
+        self.handle.check()?;
+        inner.deferred.map_or(Ok(()), Err)
+    }
+
     /// Takes the read version, unless that was done before, and sees whether it is still good.
     fn sight(&self, inner: &mut Inner) -> Result<()> {
         let database = &self.handle.database;
         if inner.sighted.is_none() {
             let snapshot = match inner.requested_version {
+                // That of a new database, of which there is nothing to read.
+                Some(0) => return Err(Error::CLIENT_INVALID_OPERATION),
                 Some(version) => database.snapshot_at(version)?,
                 None => {
                     if inner.version_fault.error.is_none() {
@@ -303,6 +299,7 @@ impl Transaction {
     /// `fdb_transaction_on_error`: waits and starts again, or gives the error back.
     pub(crate) fn on_error(self: &Arc<Self>, error: Error) -> Arc<Future> {
         self.with(|inner| {
+            self.settle_watches(inner);
             inner.check_timeout();
             if let Some(error) = inner.cancelled {
                 return Future::ready(Err(error));
@@ -321,10 +318,11 @@ impl Transaction {
                 } else {
                     self.restart(inner);
                 }
-                let error = if error.0 == 0 {
-                    Error::CLIENT_INVALID_OPERATION
-                } else {
-                    error
+                let error = match error.0 {
+                    0 => Error::CLIENT_INVALID_OPERATION,
+                    // Numbers that no release can use.
+                    i32::MIN..0 | 30_001.. => Error::UNKNOWN_ERROR,
+                    _ => error,
                 };
                 return Future::ready(Err(error));
             };
@@ -376,7 +374,15 @@ impl Transaction {
     fn apply_persistent(&self, inner: &mut Inner) {
         let enabled = read(&self.handle.defaults).snapshot_read_your_writes;
         inner.options = TransactionOptions::new(enabled);
-        for (code, value) in inner.persistent.clone() {
+        // Only the last time-out counts, and one without a value is none.
+        let (timeouts, others): (Vec<_>, Vec<_>) = inner
+            .persistent
+            .iter()
+            .cloned()
+            .partition(|(code, _)| *code == option::TIMEOUT);
+        let timeout = timeouts.into_iter().next_back();
+        let timeout = timeout.filter(|(_, value)| value.is_some());
+        for (code, value) in others.into_iter().chain(timeout) {
             if let Err(error) = self.apply_option(inner, code, value.as_deref()) {
                 inner.deferred.get_or_insert(error);
             }
@@ -390,6 +396,7 @@ impl Transaction {
 
     pub(crate) fn reset(&self) {
         self.with(|inner| {
+            self.settle_watches(inner);
             inner.fail_watches(Error::TRANSACTION_CANCELLED);
             inner.forget_for_retry();
             inner.retries = 0;
@@ -402,12 +409,16 @@ impl Transaction {
     }
 
     pub(crate) fn cancel(&self) {
-        self.with(|inner| inner.cancel_with(Error::TRANSACTION_CANCELLED));
+        self.with(|inner| {
+            self.settle_watches(inner);
+            inner.cancel_with(Error::TRANSACTION_CANCELLED);
+        });
     }
 
     /// The client destroyed its handle: whatever is pending ends.
     pub(crate) fn destroyed(&self) {
         self.with(|inner| {
+            self.settle_watches(inner);
             inner.fail_watches(Error::TRANSACTION_CANCELLED);
             inner.set_stamp(Stamp::Never(Error::TRANSACTION_CANCELLED));
             inner.cancel_with(Error::TRANSACTION_CANCELLED);
@@ -440,18 +451,6 @@ impl Inner {
         } else {
             NORMAL_END
         }
-    }
-
-    /// All that must be well before a read, a watch or a commit.
-    fn check_usable(&mut self) -> Result<()> {
-        self.check_deferred()?;
-        self.check_not_committing()?;
-        self.check_timeout();
-        self.check_cancelled()
-    }
-
-    fn check_deferred(&self) -> Result<()> {
-        self.deferred.map_or(Ok(()), Err)
     }
 
     fn check_cancelled(&self) -> Result<()> {
@@ -499,13 +498,10 @@ impl Inner {
     fn cancel_with(&mut self, error: Error) {
         if self.cancelled.is_none() {
             self.cancelled = Some(error);
-            let (fresh, waiting) = std::mem::take(&mut self.watches)
-                .into_iter()
-                .partition(PendingWatch::is_fresh);
+            let (reading, waiting) = self.split_watches();
             self.watches = waiting;
-            let fresh: Vec<PendingWatch> = fresh;
-            self.outbox
-                .extend(fresh.into_iter().map(|watch| (watch.future, Err(error))));
+            let reading = reading.into_iter().map(|watch| (watch.future, Err(error)));
+            self.outbox.extend(reading);
             self.end_pending(error);
         }
     }
@@ -513,20 +509,6 @@ impl Inner {
     fn end_pending(&mut self, error: Error) {
         let ended = self.pending.drain(..).chain(self.stamp_futures.drain(..));
         self.outbox.extend(ended.map(|future| (future, Err(error))));
-    }
-
-    fn fail_watches(&mut self, error: Error) {
-        self.outbox.extend(
-            self.watches
-                .drain(..)
-                .map(|watch| (watch.future, Err(error))),
-        );
-    }
-
-    fn settle_watches(&mut self) {
-        for watch in &mut self.watches {
-            watch.fresh_since = None;
-        }
     }
 
     fn set_stamp(&mut self, stamp: Stamp) {
@@ -545,11 +527,8 @@ impl Inner {
 
     /// Forgets what the committer knew of this try.
     fn forget_for_retry(&mut self) {
-        let (fresh, old): (Vec<_>, Vec<_>) = std::mem::take(&mut self.watches)
-            .into_iter()
-            .partition(PendingWatch::is_fresh);
-        self.watches = fresh;
-        let cancelled = old.into_iter().map(|watch| watch.future);
+        let waiting = self.keep_watches_for_retry();
+        let cancelled = waiting.into_iter().map(|watch| watch.future);
         self.outbox
             .extend(cancelled.map(|future| (future, Err(Error::TRANSACTION_CANCELLED))));
         self.sighted = None;
@@ -563,7 +542,7 @@ impl Inner {
         self.plain_range_reads.clear();
         self.plain_writes.clear();
         self.versionstamped_keys.clear();
-        self.set_stamp(Stamp::Never(Error::TRANSACTION_CANCELLED));
+        self.set_stamp(Stamp::Never(Error::BROKEN_PROMISE));
         self.stamp = Stamp::Unknown;
     }
 

@@ -27,20 +27,17 @@ impl Transaction {
         check: impl FnOnce(&Inner) -> Result<Option<Output>>,
         mut f: impl FnMut(&Self, &mut Inner) -> Answer<Output> + Send + 'static,
     ) -> Arc<Future> {
-        self.handle
-            .database
-            .counters
-            .reads
-            .fetch_add(1, Ordering::Relaxed);
         self.with(|inner| {
-            if let Err(error) = inner.check_usable() {
+            if let Err(error) = self.check_usable(inner) {
                 return Future::ready(Err(error));
             }
-            inner.settle_watches();
+            self.settle_watches(inner);
             if let Some(answer) = check(inner).transpose() {
                 return Future::ready(answer);
             }
             inner.has_read = true;
+            let reads = &self.handle.database.counters.reads;
+            reads.fetch_add(1, Ordering::Relaxed);
             let fault = self.handle.database.faults.read();
             if let Some(error) = fault.error {
                 let result = self.run_read(inner, |_, _| Err(error.into()));
@@ -74,10 +71,10 @@ impl Transaction {
         f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
     ) -> Arc<Future> {
         self.with(|inner| {
-            if let Err(error) = inner.check_usable() {
+            if let Err(error) = self.check_usable(inner) {
                 return Future::ready(Err(error));
             }
-            inner.settle_watches();
+            self.settle_watches(inner);
             if let Some(answer) = check(inner).transpose() {
                 return Future::ready(answer);
             }
@@ -141,7 +138,7 @@ impl Transaction {
     }
 
     /// A read that is under way for a time; a commit waits for it.
-    fn read_after(
+    pub(super) fn read_after(
         self: &Arc<Self>,
         inner: &mut Inner,
         delay: Duration,
@@ -162,10 +159,9 @@ impl Transaction {
                     if inner.generation != generation {
                         return;
                     }
-                    if !waiting.is_ready() {
-                        let result = f(&transaction, inner);
-                        inner.outbox.push((waiting, result));
-                    }
+                    // A read that the client gave up goes on: a commit may be waiting for it.
+                    let result = f(&transaction, inner);
+                    inner.outbox.push((waiting, result));
                     inner.reads_under_way -= 1;
                     transaction.commit_after_reads(inner);
                 });
@@ -176,14 +172,14 @@ impl Transaction {
 
     pub(crate) fn get_read_version(self: &Arc<Self>) -> Arc<Future> {
         self.with(|inner| {
-            if let Err(error) = inner.check_deferred() {
+            if let Err(error) = self.check_deferred(inner) {
                 return Future::ready(Err(error));
             }
             inner.check_timeout();
             if let Err(error) = inner.check_cancelled() {
                 return Future::ready(Err(error));
             }
-            inner.settle_watches();
+            self.settle_watches(inner);
             let version = self.read_version(inner).map(Output::Int64);
             self.answer_after(inner, None, version)
         })
@@ -412,10 +408,20 @@ impl Inner {
             Sight::OwnWrites => self.view(false).get(key, &next)?,
         };
         if !snapshot && self.writes.segment(key).1.reads_database() {
-            self.approximate_size += 2 * key.len() + 1 + RANGE_RECORD;
-            self.read_conflicts.insert(key.clone(), next);
+            self.note_read(key);
         }
         Ok(value)
+    }
+
+    /// The value of a key with the transaction's writes. What the read depends on is noted later.
+    pub(super) fn unnoted_value(&mut self, key: &Key, next: &Key) -> Answer<Option<Value>> {
+        self.view(false).get(key, next)
+    }
+
+    /// Notes that what was read of a key came from the database.
+    pub(super) fn note_read(&mut self, key: &Key) {
+        self.approximate_size += 2 * key.len() + 1 + RANGE_RECORD;
+        self.read_conflicts.insert(key.clone(), key_after(key));
     }
 
     /// The rows between two selectors, and their conflict range.

@@ -67,6 +67,7 @@ impl Transaction {
                     return Err(Error::READ_VERSION_ALREADY_SET);
                 }
                 options.causal_write_risky = true;
+                inner.requested_version = Some(0);
                 Ok(())
             }
             option::ACCESS_SYSTEM_KEYS => {

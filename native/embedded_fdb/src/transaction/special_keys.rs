@@ -49,9 +49,9 @@ impl Transaction {
         limits: Limits,
         reverse: bool,
     ) -> Result<Rows> {
-        inner.check_deferred()?;
+        self.check_deferred(inner)?;
         inner.check_timeout();
-        inner.settle_watches();
+        self.settle_watches(inner);
         if !limits.valid {
             return Err(Error::RANGE_LIMITS_INVALID);
         }
@@ -167,6 +167,8 @@ impl Transaction {
             Subject::ConflictingKeys => special::boundaries(part.begin, &inner.conflicts),
             Subject::ReadConflicts => {
                 inner.check_cancelled()?;
+                // Those of reads that have no answer yet are waited for.
+                self.settle_all_watches(inner);
                 inner.failed_read.map_or(Ok(()), Err)?;
                 special::boundaries(part.begin, &inner.all_read_conflicts())
             }

@@ -20,7 +20,7 @@ impl Transaction {
         self.api_version >= SPECIAL_WRITES_SINCE
     }
 
-    pub(crate) fn set(&self, key: Key, value: Value) {
+    pub(crate) fn set(self: &Arc<Self>, key: Key, value: Value) {
         self.write(|inner| {
             if key[..] == *METADATA_VERSION {
                 return Err(Error::CLIENT_INVALID_OPERATION);
@@ -39,13 +39,13 @@ impl Transaction {
                 inner.plain_write(Op::Set, key, value, conflict);
             } else {
                 inner.writes.mutate(&key, Op::Set, value.clone(), conflict);
-                inner.own_write(&key, &key_after(&key), Some(Some(value)));
+                self.own_write(inner, &key, &key_after(&key), Some(Some(value)));
             }
             Ok(())
         });
     }
 
-    pub(crate) fn atomic_op(&self, key: Key, operand: Value, code: i32) {
+    pub(crate) fn atomic_op(self: &Arc<Self>, key: Key, operand: Value, code: i32) {
         self.write(|inner| {
             let mut conflict = !std::mem::take(&mut inner.options.next_write_no_conflict);
             inner.check_not_committing()?;
@@ -84,7 +84,7 @@ impl Transaction {
                 inner.plain_write(op, key, operand, conflict);
             } else {
                 inner.writes.mutate(&key, op, operand, conflict);
-                inner.own_write(&key, &key_after(&key), None);
+                self.own_write(inner, &key, &key_after(&key), None);
             }
             Ok(())
         });
@@ -104,7 +104,7 @@ impl Transaction {
         }
     }
 
-    pub(crate) fn clear(&self, key: Key) {
+    pub(crate) fn clear(self: &Arc<Self>, key: Key) {
         self.write(|inner| {
             let conflict = !std::mem::take(&mut inner.options.next_write_no_conflict);
             inner.check_not_committing()?;
@@ -127,12 +127,12 @@ impl Transaction {
                 inner.approximate_size += key.len() + end.len() + RANGE_RECORD;
             }
             inner.writes.clear(&key, &end, conflict);
-            inner.own_write(&key, &end, Some(None));
+            self.own_write(inner, &key, &end, Some(None));
             Ok(())
         });
     }
 
-    pub(crate) fn clear_range(&self, begin: Key, end: Key) {
+    pub(crate) fn clear_range(self: &Arc<Self>, begin: Key, end: Key) {
         self.write(|inner| {
             if begin > end {
                 return Err(Error::INVERTED_RANGE);
@@ -160,7 +160,7 @@ impl Transaction {
                 inner.plain_clear(begin, end, conflict);
             } else {
                 inner.writes.clear(&begin, &end, conflict);
-                inner.own_write(&begin, &end, Some(None));
+                self.own_write(inner, &begin, &end, Some(None));
             }
             Ok(())
         });
@@ -210,6 +210,24 @@ impl Transaction {
     }
 }
 
+impl Transaction {
+    fn own_write(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        begin: &Key,
+        end: &Key,
+        value: Option<Option<Value>>,
+    ) {
+        if inner.watches.is_empty() {
+            return;
+        }
+        self.settle_watches(inner);
+        if inner.own_write(begin, end, value) {
+            self.settle_watches_later();
+        }
+    }
+}
+
 /// The keys that a versionstamped key, filled with its lowest stamp, may become.
 pub(super) fn stamp_range(key: &[u8]) -> Result<KeyRange> {
     let (position, body) = versionstamp_position(key)?;
@@ -251,19 +269,5 @@ impl Inner {
         let (mutations, writes) = self.writes.collect(begin, end);
         self.mutations.extend(mutations);
         self.plain_writes.extend(writes);
-    }
-
-    /// Tells the watches of this transaction that it wrote to their keys itself. `value` is the new
-    /// value where it is known.
-    pub(super) fn own_write(&mut self, begin: &Key, end: &Key, value: Option<Option<Value>>) {
-        let outbox = &mut self.outbox;
-        self.watches.retain(|watch| {
-            let written = watch.key >= *begin && watch.key < *end;
-            let changed = written && value.as_ref().is_none_or(|value| *value != watch.value);
-            if changed {
-                outbox.push((watch.future.clone(), Ok(Output::Unit)));
-            }
-            !changed
-        });
     }
 }

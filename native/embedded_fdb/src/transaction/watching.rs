@@ -1,0 +1,227 @@
+//! Watches that a transaction has made and not armed yet.
+//!
+//! To a cluster's client such a watch first reads its value, while the program goes on. Until the
+//! read has an answer there is no conflict range, and a write to the key is remembered, to be compared
+//! with what is read. Here the value is known at once; what differs in between is kept up by taking
+//! the read to be under way until the program has waited for something a server does.
+
+use super::*;
+use crate::view::Stop;
+
+/// How long a read takes at most. Programs that do not wait in between are much quicker.
+const READ_TIME: Duration = Duration::from_millis(10);
+
+/// A watch whose transaction is not committed yet.
+pub(super) struct PendingWatch {
+    pub(super) key: Key,
+    pub(super) value: Option<Value>,
+    pub(super) future: Arc<Future>,
+    pub(super) owner: Weak<WatchOwner>,
+    /// The read of the value, until it has its answer.
+    pub(super) read: Option<ValueRead>,
+    /// The try that made the watch is over: what this one writes is nothing to it.
+    pub(super) outlived: bool,
+    pub(super) fault: Fault,
+}
+
+/// The read of a watch's value.
+pub(super) struct ValueRead {
+    begun: Instant,
+    /// The reads and commits of the database so far: whoever made one later has waited for it.
+    work: u64,
+    /// What the transaction has written to the key since.
+    written: Option<Option<Value>>,
+}
+
+impl Transaction {
+    pub(crate) fn watch(self: &Arc<Self>, key: Key) -> Arc<Future> {
+        self.with(|inner| {
+            self.make_watch(inner, key)
+                .unwrap_or_else(|e| Future::ready(Err(e)))
+        })
+    }
+
+    fn make_watch(self: &Arc<Self>, inner: &mut Inner, key: Key) -> Result<Arc<Future>> {
+        self.check_usable(inner)?;
+        if inner.options.read_your_writes_disabled {
+            return Err(Error::WATCHES_DISABLED);
+        }
+        let legal = key[..] < *inner.max_read_key() || key[..] == *METADATA_VERSION;
+        if key[..] >= *ALL_END || !legal {
+            return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
+        }
+        if key.len() > max_write_key_size(&key, inner.options.raw_access) {
+            return Err(Error::KEY_TOO_LARGE);
+        }
+        self.settle_watches(inner);
+        inner.has_read = true;
+        let (mut value, mut reads) = inner.watched(&key);
+        if value == Err(Stop::NeedsDatabase) {
+            let ahead = inner
+                .requested_version
+                .map(|version| self.handle.database.versions_until(version));
+            if let Some(ahead) = ahead.filter(|&ahead| ahead > 0) {
+                let patience = ahead.min(FUTURE_VERSION_PATIENCE).unsigned_abs();
+                let wait = Duration::from_micros(patience);
+                return Ok(self.read_after(inner, wait, |_, _| Err(Error::FUTURE_VERSION)));
+            }
+            self.sight(inner)?;
+            (value, reads) = inner.watched(&key);
+        }
+        let value = value.map_err(|stop| match stop {
+            Stop::Failed(error) => error,
+            Stop::NeedsDatabase => Error::INTERNAL_ERROR,
+        })?;
+        let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
+        let (future, owner) = new_watch(permit);
+        let waiting = future.clone();
+        let read = reads.then(|| ValueRead {
+            begun: Instant::now(),
+            work: self.handle.database.work(),
+            written: None,
+        });
+        inner.watches.push(PendingWatch {
+            key,
+            value,
+            future,
+            owner,
+            read,
+            outlived: false,
+            fault: self.handle.database.faults.watch(),
+        });
+        Ok(waiting)
+    }
+
+    /// Ends the reads of watches that a server has had the time to answer.
+    pub(super) fn settle_watches(&self, inner: &mut Inner) {
+        if inner.watches.iter().all(|watch| watch.read.is_none()) {
+            return;
+        }
+        let work = self.handle.database.work();
+        inner.settle_watches(|read| read.work != work || read.begun.elapsed() >= READ_TIME);
+    }
+
+    /// Waits for the reads of all watches.
+    pub(super) fn settle_all_watches(&self, inner: &mut Inner) {
+        if inner.watches.iter().any(|watch| watch.read.is_some()) {
+            let requests = &self.handle.database.counters.commit_requests;
+            requests.fetch_add(1, Ordering::Relaxed);
+            inner.settle_watches(|_| true);
+        }
+    }
+
+    /// Ends the reads of watches even if nobody calls the transaction.
+    pub(super) fn settle_watches_later(self: &Arc<Self>) {
+        let transaction = Arc::downgrade(self);
+        let settle = move || {
+            if let Some(transaction) = transaction.upgrade() {
+                transaction.with(|inner| transaction.settle_watches(inner));
+            }
+        };
+        network::after(READ_TIME, Box::new(settle));
+    }
+}
+
+impl Inner {
+    /// The value of a key that is to be watched, and whether a client would have to ask for it.
+    fn watched(&mut self, key: &Key) -> (std::result::Result<Option<Value>, Stop>, bool) {
+        let next = key_after(key);
+        let asks = self.writes.segment(key).1.reads_database() && !self.known.covers(key, &next);
+        let value = if asks {
+            self.unnoted_value(key, &next)
+        } else {
+            self.value(key, false)
+        };
+        (value, asks)
+    }
+
+    /// Ends the reads of watches that are due: what they read is noted, and compared with what was
+    /// written since.
+    fn settle_watches(&mut self, is_due: impl Fn(&ValueRead) -> bool) {
+        let mut fired = Vec::new();
+        let mut read_keys = Vec::new();
+        self.watches.retain_mut(|watch| {
+            let Some(read) = watch.read.take_if(|read| is_due(read)) else {
+                return true;
+            };
+            if watch.future.is_ready() {
+                // The client gave the watch up, and with it the read.
+                return false;
+            }
+            read_keys.push(watch.key.clone());
+            let unchanged = read.written.is_none_or(|written| written == watch.value);
+            if !unchanged {
+                fired.push(watch.future.clone());
+            }
+            unchanged
+        });
+        for key in read_keys {
+            self.note_read(&key);
+        }
+        self.outbox
+            .extend(fired.into_iter().map(|future| (future, Ok(Output::Unit))));
+    }
+
+    /// What is still being read when a retry begins to wait is armed by the next try, and leaves the
+    /// other watches.
+    pub(super) fn keep_watches_for_retry(&mut self) -> Vec<PendingWatch> {
+        let (reading, waiting) = self.split_watches();
+        for mut watch in reading {
+            let written = watch.read.take().and_then(|read| read.written);
+            if written.is_some_and(|written| written != watch.value) {
+                self.outbox.push((watch.future, Ok(Output::Unit)));
+            } else {
+                watch.outlived = true;
+                self.watches.push(watch);
+            }
+        }
+        waiting
+    }
+
+    /// Tells the watches of this transaction that it wrote to their keys itself. `value` is the new
+    /// value where it is known. Whether that fires may be up to reads that are still under way.
+    pub(super) fn own_write(
+        &mut self,
+        begin: &Key,
+        end: &Key,
+        value: Option<Option<Value>>,
+    ) -> bool {
+        let mut undecided = false;
+        let outbox = &mut self.outbox;
+        self.watches.retain_mut(|watch| {
+            if watch.outlived || watch.key < *begin || watch.key >= *end {
+                return true;
+            }
+            let changed = match (&value, &mut watch.read) {
+                (None, _) => true,
+                (Some(value), None) => *value != watch.value,
+                (Some(value), Some(ValueRead { written, .. })) => {
+                    let before = written.replace(value.clone());
+                    let changed = before.is_some_and(|before| before != *value);
+                    undecided |= !changed;
+                    changed
+                }
+            };
+            if changed {
+                outbox.push((watch.future.clone(), Ok(Output::Unit)));
+            }
+            !changed
+        });
+        undecided
+    }
+
+    /// Takes the watches whose values are still being read out of the others.
+    pub(super) fn split_watches(&mut self) -> (Vec<PendingWatch>, Vec<PendingWatch>) {
+        std::mem::take(&mut self.watches)
+            .into_iter()
+            .partition(|watch| watch.read.is_some())
+    }
+
+    pub(super) fn fail_watches(&mut self, error: Error) {
+        self.outbox.extend(
+            self.watches
+                .drain(..)
+                .map(|watch| (watch.future, Err(error))),
+        );
+    }
+}

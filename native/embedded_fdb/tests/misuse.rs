@@ -1,0 +1,172 @@
+//! Options and calls at the wrong time: when a client hears of it, as FoundationDB 7.3 tells it.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{begin, code, database, put};
+use foundationdb::options::{DatabaseOption, TransactionOption};
+use foundationdb::{FdbError, RangeOption};
+use futures::executor::block_on;
+use futures::FutureExt;
+
+#[test]
+fn a_wrong_database_option_is_told_by_what_comes_later() {
+    let database = database("wrong_option");
+    let before = begin(&database);
+    assert!(block_on(before.get(b"k", false)).is_ok());
+    let wrong = DatabaseOption::MaxWatches(1_000_001);
+    assert_eq!(code(database.set_option(wrong)), 0);
+    assert_eq!(code(block_on(before.get(b"k", false))), 2006);
+    assert_eq!(code(block_on(begin(&database).get(b"k", false))), 2006);
+    assert_eq!(
+        code(block_on(begin(&database).get_approximate_size())),
+        2006
+    );
+    let again = database.set_option(DatabaseOption::MaxWatches(7));
+    assert_eq!(code(again), 0);
+    assert_eq!(code(block_on(begin(&database).get_read_version())), 2006);
+}
+
+#[test]
+fn snapshot_reads_can_be_made_blind_to_own_writes_for_a_database() {
+    let database = database("blind_snapshots");
+    let sees = || {
+        let transaction = begin(&database);
+        transaction.set(b"k", b"own");
+        let value = block_on(transaction.get(b"k", true)).ok().flatten();
+        value.is_some()
+    };
+    assert!(sees());
+    let disable = database.set_option(DatabaseOption::SnapshotRywDisable);
+    assert_eq!(code(disable), 0);
+    assert!(!sees());
+    let enable = database.set_option(DatabaseOption::SnapshotRywEnable);
+    assert_eq!(code(enable), 0);
+    assert!(sees());
+}
+
+#[test]
+fn a_new_database_has_nothing_to_read() {
+    let transaction = begin(&database("initialize"));
+    let option = TransactionOption::InitializeNewDatabase;
+    assert_eq!(code(transaction.set_option(option)), 0);
+    assert_eq!(code(block_on(transaction.get(b"k", false))), 2000);
+}
+
+#[test]
+fn a_parent_of_a_span_has_a_known_protocol_version() {
+    let database = database("span");
+    let answer = |version: u64, length: usize| {
+        let mut span = version.to_le_bytes().to_vec();
+        span.resize(length, 0);
+        let transaction = begin(&database);
+        let option = TransactionOption::SpanParent(span);
+        assert_eq!(code(transaction.set_option(option)), 0);
+        code(block_on(transaction.get_approximate_size()))
+    };
+    assert_eq!(answer(0x0FDB_00B0_7300_0000, 33), 0);
+    assert_eq!(answer(0x0FDB_00B0_7500_0000, 33), 2100);
+    assert_eq!(answer(7, 33), 2100);
+    assert_eq!(answer(0x0FDB_00B0_7300_0000, 32), 2006);
+}
+
+/// The write conflict ranges that the transaction itself tells.
+fn write_conflicts(transaction: &foundationdb::Transaction) -> Result<usize, FdbError> {
+    let range = RangeOption::from((
+        &b"\xff\xff/transaction/write_conflict_range/"[..],
+        &b"\xff\xff/transaction/write_conflict_range0"[..],
+    ));
+    block_on(transaction.get_range(&range, 1, false)).map(|rows| rows.len())
+}
+
+#[test]
+fn write_conflict_ranges_can_be_read_of_a_transaction_that_has_ended() {
+    let transaction = begin(&database("ended"));
+    transaction.set(b"k", b"v");
+    let timeout = transaction.set_option(TransactionOption::Timeout(1));
+    assert_eq!(code(timeout), 0);
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(code(block_on(transaction.get(b"k", false))), 1031);
+    assert_eq!(write_conflicts(&transaction).ok(), Some(2));
+    let path = block_on(transaction.get(b"\xff\xff/cluster_file_path", false));
+    assert_eq!(code(path), 0);
+    let status = block_on(transaction.get(b"\xff\xff/status/json", false));
+    assert_eq!(code(status), 1031);
+}
+
+#[test]
+fn a_watch_is_told_of_own_writes_once_its_value_was_read() {
+    let database = database("own_writes");
+    put(&database, b"k", b"1");
+    // Two different values: whatever was read, one of them is another.
+    let transaction = begin(&database);
+    let mut watch = transaction.watch(b"k");
+    transaction.set(b"k", b"2");
+    transaction.set(b"k", b"1");
+    assert_eq!((&mut watch).now_or_never().map(code), Some(0));
+    // The read was not needed any more: nothing to conflict with.
+    put(&database, b"k", b"3");
+    assert_eq!(
+        code(block_on(transaction.commit()).map_err(FdbError::from)),
+        0
+    );
+
+    // Its own write, which is compared with what was read before the commit.
+    let transaction = begin(&database);
+    let watch = transaction.watch(b"k");
+    transaction.set(b"k", b"4");
+    assert_eq!(
+        code(block_on(transaction.commit()).map_err(FdbError::from)),
+        0
+    );
+    assert_eq!(code(block_on(watch)), 0);
+
+    // The same once more, without anything that waits for the read.
+    let transaction = begin(&database);
+    let watch = transaction.watch(b"k");
+    transaction.set(b"k", b"5");
+    assert_eq!(code(block_on(watch)), 0);
+}
+
+#[test]
+fn a_watch_that_is_given_up_while_it_reads_leaves_no_conflict_range() {
+    let database = database("given_up");
+    let transaction = begin(&database);
+    drop(transaction.watch(b"k"));
+    transaction.set(b"other", b"1");
+    put(&database, b"k", b"1");
+    assert_eq!(
+        code(block_on(transaction.commit()).map_err(FdbError::from)),
+        0
+    );
+}
+
+#[test]
+fn a_watch_that_is_read_while_a_retry_waits_belongs_to_the_next_try() {
+    let database = database("watch_retried");
+    let transaction = begin(&database);
+    let watch = transaction.watch(b"k");
+    let retried = block_on(transaction.on_error(FdbError::from_code(1020)));
+    let Ok(transaction) = retried else {
+        panic!("1020 can be retried")
+    };
+    assert_eq!(
+        code(block_on(transaction.commit()).map_err(FdbError::from)),
+        0
+    );
+    put(&database, b"k", b"1");
+    assert_eq!(code(block_on(watch)), 0);
+}
+
+#[test]
+fn a_watch_at_a_version_to_come_waits_for_it() {
+    let database = database("watch_ahead");
+    let transaction = begin(&database);
+    let version = block_on(transaction.get_read_version()).unwrap_or_default();
+    let transaction = begin(&database);
+    transaction.set_read_version(version + 100_000_000);
+    let mut watch = transaction.watch(b"k");
+    assert!((&mut watch).now_or_never().is_none());
+    assert_eq!(code(block_on(watch)), 1009);
+}
