@@ -8,4 +8,5 @@ exclude =
   if(set?.("FDB_CLUSTER_FILE"), do: [:embedded], else: []) ++
     if(set?.("FDB_CLIENT_LIBRARY"), do: [], else: [:client_library])
 
-ExUnit.start(exclude: exclude)
+# What is awaited comes, also on a machine with much else to do.
+ExUnit.start(exclude: exclude, assert_receive_timeout: 10_000)

@@ -108,6 +108,15 @@ defmodule EctoFoundationDB.LiveIndexTest do
     assert SyncPage.await(adults, &(ids.(&1) == ["u2"]))
   end
 
+  test "tell records apart whose ids go on with a zero byte", %{tenant: tenant} do
+    ids = ["u1", "u1\0", "u1\0x"]
+    for id <- ids, do: TestRepo.insert!(%TestUser{id: id, dept: "d"}, prefix: tenant)
+    page = page(tenant, TestUser, where: [dept: "d"])
+    assert for(user <- SyncPage.assigns(page).list, do: user.id) == ids
+    TestRepo.delete!(%TestUser{id: "u1"}, prefix: tenant)
+    assert SyncPage.await(page, &(for(user <- &1.list, do: user.id) == tl(ids)))
+  end
+
   test "one record of which is asked for by its primary key and a value", %{tenant: tenant} do
     TestRepo.insert!(%TestUser{id: "u1", dept: "d"}, prefix: tenant)
     TestRepo.insert!(%TestUser{id: "u2", dept: "d"}, prefix: tenant)
