@@ -25,6 +25,7 @@ pub(crate) struct TransactionOptions {
     pub(crate) lock_aware: bool,
     pub(crate) used_during_commit_allowed: bool,
     pub(crate) bypass_unreadable: bool,
+    pub(crate) include_port: bool,
     pub(crate) report_conflicting_keys: bool,
     pub(crate) special_keys_relaxed: bool,
     pub(crate) special_keys_writable: bool,
@@ -53,6 +54,7 @@ impl TransactionOptions {
             lock_aware: false,
             used_during_commit_allowed: false,
             bypass_unreadable: false,
+            include_port: false,
             report_conflicting_keys: false,
             special_keys_relaxed: false,
             special_keys_writable: false,
@@ -81,6 +83,7 @@ impl Default for TransactionDefaults {
 /// The codes of `FDBTransactionOption` that do something here.
 pub(crate) mod transaction {
     pub(crate) const CAUSAL_WRITE_RISKY: i32 = 10;
+    pub(crate) const INCLUDE_PORT_IN_ADDRESS: i32 = 23;
     pub(crate) const NEXT_WRITE_NO_WRITE_CONFLICT_RANGE: i32 = 30;
     pub(crate) const READ_YOUR_WRITES_DISABLE: i32 = 51;
     pub(crate) const INITIALIZE_NEW_DATABASE: i32 = 300;
@@ -114,7 +117,7 @@ pub(crate) mod transaction {
 
     /// Options that take no value and only matter to a cluster: checked, and without effect.
     pub(crate) const FLAGS_FOR_A_CLUSTER: &[i32] =
-        &[20, 23, 40, 50, 52, 200, 201, 400, 406, 710, 1000, 1102];
+        &[20, 40, 50, 52, 200, 201, 400, 406, 710, 1000, 1102];
     /// Options of which a cluster ignores the value as well.
     pub(crate) const IGNORED: &[i32] =
         &[21, 110, 120, 130, 304, 401, 507, 508, 509, 510, 511, 2000];
@@ -123,7 +126,7 @@ pub(crate) mod transaction {
     pub(crate) fn exists(code: i32) -> bool {
         FLAGS_FOR_A_CLUSTER.contains(&code)
             || IGNORED.contains(&code)
-            || matches!(code, 10 | 30 | 51 | 300..=303 | 402..=405 | 500..=505 | 600 | 601)
+            || matches!(code, 10 | 23 | 30 | 51 | 300..=303 | 402..=405 | 500..=505 | 600 | 601)
             || matches!(code, 700..=702 | 711..=714 | 800 | 801 | 900 | 1100 | 1101)
     }
 

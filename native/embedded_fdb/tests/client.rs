@@ -118,6 +118,36 @@ fn a_span_has_a_protocol_version() {
 }
 
 #[test]
+fn a_database_option_that_cannot_be_set_spoils_the_handle() {
+    let database = database("spoiled");
+    let transaction = begin(&database);
+    let option = DatabaseOption::MaxWatches(-1);
+    assert_eq!(code(database.set_option(option)), 0);
+    assert_eq!(code(block_on(transaction.get(b"k", false))), 2006);
+    let option = DatabaseOption::MaxWatches(1);
+    assert_eq!(code(database.set_option(option)), 0);
+    assert_eq!(code(block_on(begin(&database).get(b"k", false))), 2006);
+    let transaction = begin(&self::database("spoiled"));
+    assert_eq!(
+        code(block_on(transaction.get(b"k", false))),
+        0,
+        "another handle"
+    );
+}
+
+#[test]
+fn snapshot_reads_can_be_of_the_database_alone() {
+    let database = database("database-snapshots");
+    let option = DatabaseOption::SnapshotRywDisable;
+    assert_eq!(code(database.set_option(option)), 0);
+    let transaction = begin(&database);
+    transaction.set(b"k", b"mine");
+    let read = |snapshot| block_on(transaction.get(b"k", snapshot)).map(|value| value.is_some());
+    assert_eq!(read(true).ok(), Some(false));
+    assert_eq!(read(false).ok(), Some(true));
+}
+
+#[test]
 fn held_watches_fire_when_they_are_released() {
     let database = database("held");
     let admin = embedded_fdb::admin::Database::find("embedded:memory:held");

@@ -3,13 +3,23 @@
 use super::*;
 use crate::sample;
 
+/// The API version from which on addresses have ports without being asked for.
+const PORTS_SINCE: i32 = 630;
+
 impl Transaction {
     pub(crate) fn get_addresses_for_key(self: &Arc<Self>) -> Arc<Future> {
+        let port_is_told = self.api_version >= PORTS_SINCE;
         self.read(
             |_| Ok(None),
-            |_, inner| {
+            move |_, inner| {
                 inner.plain_space()?;
-                let address = std::ffi::CString::new(crate::status::ADDRESS);
+                let address = status::ADDRESS;
+                let address = if port_is_told || inner.options.include_port {
+                    address
+                } else {
+                    address.split(':').next().unwrap_or(address)
+                };
+                let address = std::ffi::CString::new(address);
                 let addresses = vec![address.map_err(|_| Error::INTERNAL_ERROR)?];
                 Ok(Output::Strings(StringArray::new(addresses)))
             },

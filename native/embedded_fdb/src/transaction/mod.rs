@@ -90,6 +90,8 @@ struct Inner {
     requested_version: Option<Version>,
     /// A commit was sent, for which a client takes a read version if there was none.
     committing: bool,
+    /// The part of a client that talks to the cluster has begun a commit. It does so once.
+    handed_over: bool,
     /// What went wrong on purpose when the read version was asked for.
     version_fault: Fault,
     /// The read version has left the window: only what was read before can be read again.
@@ -169,6 +171,7 @@ impl Transaction {
             sighted: None,
             requested_version: None,
             committing: false,
+            handed_over: false,
             version_fault: Fault::default(),
             stale: false,
             writes: WriteMap::default(),
@@ -534,6 +537,7 @@ impl Inner {
         self.sighted = None;
         self.requested_version = None;
         self.committing = false;
+        self.handed_over = false;
         self.version_fault = Fault::default();
         self.stale = false;
         self.committed_conflicts = Default::default();

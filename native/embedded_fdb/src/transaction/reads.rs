@@ -211,6 +211,14 @@ impl Transaction {
         if self.api_version >= SPECIAL_KEYS_SINCE && special::is_special(&key) {
             return self.get_special(key);
         }
+        if self.api_version < SPECIAL_KEYS_SINCE {
+            if let Some(value) = self.fixed_key(&key) {
+                return Future::ready(self.with(|inner| {
+                    self.check_deferred(inner)?;
+                    Ok(Output::Value(Some(value.into_bytes().into())))
+                }));
+            }
+        }
         let name = key.clone();
         let check = move |inner: &Inner| {
             if name[..] >= *inner.max_read_key() && name[..] != *METADATA_VERSION {
@@ -263,6 +271,11 @@ impl Transaction {
             return self.get_special_range(begin, end, limits, reverse);
         }
         let nothing = || Output::KeyValues(KeyValues::new(Vec::new(), false));
+        if self.api_version < SPECIAL_KEYS_SINCE && begin.key[..] == *special::WORKER_INTERFACES {
+            return Future::ready(
+                self.with(|inner| self.check_deferred(inner).map(|()| nothing())),
+            );
+        }
         let check = check_range(&begin, &end, limits, nothing);
         let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
         self.read(check, move |_, inner| {

@@ -179,6 +179,7 @@ impl Transaction {
                     .ok_or(Error::INCOMPATIBLE_PROTOCOL_VERSION)
             }
             option::BYPASS_UNREADABLE => flag(&mut options.bypass_unreadable),
+            option::INCLUDE_PORT_IN_ADDRESS => flag(&mut options.include_port),
             option::USE_GRV_CACHE => {
                 options::no_value(value)?;
                 // Later versions need a client that is shared with other clients for it.

@@ -27,6 +27,20 @@ impl Transaction {
         }))
     }
 
+    /// The keys that old API versions answered before there were special keys.
+    pub(super) fn fixed_key(&self, key: &[u8]) -> Option<String> {
+        match key.strip_prefix(ALL_END)? {
+            b"/status/json" => {
+                let database = &self.handle.database;
+                let version = database.newest_version();
+                Some(status::json(version, database.generation()))
+            }
+            b"/cluster_file_path" => Some(self.handle.cluster_file.clone()),
+            b"/connection_string" => Some(status::CONNECTION_STRING.to_owned()),
+            _ => None,
+        }
+    }
+
     pub(super) fn get_special_range(
         self: &Arc<Self>,
         begin: KeySelector,
