@@ -110,4 +110,11 @@ fn what_was_another_way_before() {
     assert_eq!(transaction.on_error(1020), Ok(()));
     transaction.set(b"k");
     assert_eq!(transaction.commit(), Ok(()));
+    // What was sent to a server is forgotten with its answer, the read version as well.
+    assert_eq!(transaction.on_error(2000), Err(2000));
+    transaction.set(b"k");
+    assert_eq!(transaction.commit(), Ok(()));
+    // SAFETY: the transaction is live.
+    unsafe { fdb_transaction_set_read_version(transaction.0, 1) };
+    assert_eq!(transaction.has(b"k"), Err(2017));
 }

@@ -20,6 +20,9 @@ struct Submit {
     hidden: Option<Error>,
 }
 
+/// The API version from which on the end of a commit is not forgotten at once.
+const FORGETS_NO_COMMIT_SINCE: i32 = 700;
+
 impl Transaction {
     pub(crate) fn commit(self: &Arc<Self>) -> Arc<Future> {
         self.with(|inner| {
@@ -71,14 +74,21 @@ impl Transaction {
         if let Some(error) = inner.failed_read {
             return Begun::Done(Err(error));
         }
-        // Only a client of an old API version gets here twice, where `on_error` starts it anew.
+        // Only a client of an old API version gets here twice, where `on_error` starts it anew. What
+        // needed no server it has not forgotten.
         if std::mem::replace(&mut inner.handed_over, true) {
             return Begun::Done(Err(Error::INTERNAL_ERROR));
         }
         let (request, prefix) = match self.request_commit(inner, system) {
             Ok(Some(request)) => request,
-            Ok(None) => return Begun::Done(Ok(Output::Unit)),
-            Err(error) => return Begun::Done(Err(inner.commit_failed(error))),
+            Ok(None) => {
+                self.end_old_commit(inner);
+                return Begun::Done(Ok(Output::Unit));
+            }
+            Err(error) => {
+                self.end_old_commit(inner);
+                return Begun::Done(Err(inner.commit_failed(error)));
+            }
         };
         let database = &self.handle.database;
         let requests = &database.counters.commit_requests;
@@ -128,7 +138,7 @@ impl Transaction {
 
     /// Old clients forget the read version with the commit.
     fn end_old_commit(&self, inner: &mut Inner) {
-        if self.api_version < 700 {
+        if self.api_version < FORGETS_NO_COMMIT_SINCE {
             inner.sighted = None;
             inner.requested_version = None;
             inner.committing = false;
@@ -150,6 +160,7 @@ impl Transaction {
         match answer {
             Ok(committed) => {
                 self.end_old_commit(inner);
+                inner.handed_over &= self.api_version >= FORGETS_NO_COMMIT_SINCE;
                 inner.committed_version = committed.version;
                 inner.set_stamp(Stamp::Known(committed.stamp));
                 self.arm_watches_below(inner, prefix);
@@ -157,6 +168,7 @@ impl Transaction {
             }
             Err(refused) => {
                 self.end_old_commit(inner);
+                inner.handed_over &= self.api_version >= FORGETS_NO_COMMIT_SINCE;
                 inner.conflicts = RangeSet::default();
                 if inner.options.report_conflicting_keys {
                     for (begin, end) in refused.conflicts {
