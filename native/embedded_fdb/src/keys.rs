@@ -29,6 +29,15 @@ pub(crate) fn key_after(key: &[u8]) -> Key {
     next.into()
 }
 
+/// The same among the keys that are stored, after the last of which there is nothing more.
+pub(crate) fn stored_key_after(key: &[u8]) -> Key {
+    if key == ALL_END {
+        key.into()
+    } else {
+        key_after(key)
+    }
+}
+
 /// Whether `next` is [`key_after`] of `key`.
 pub(crate) fn is_key_after(next: &[u8], key: &[u8]) -> bool {
     next.len() == key.len() + 1 && next.last() == Some(&0) && next.starts_with(key)
@@ -82,13 +91,8 @@ impl KeySelector {
     /// client, nothing comes after the end of what is stored.
     pub(crate) fn without_or_equal(self) -> Self {
         if self.or_equal {
-            let is_end = self.key[..] == *ALL_END;
             KeySelector {
-                key: if is_end {
-                    self.key
-                } else {
-                    key_after(&self.key)
-                },
+                key: clamp_boundary(&stored_key_after(&self.key)).into(),
                 or_equal: false,
                 offset: self.offset,
             }

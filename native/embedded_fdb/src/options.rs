@@ -222,18 +222,26 @@ pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange
 
 /// Checks a network option: none has an effect without a network, but mistakes are reported.
 ///
-/// What decides which clients are loaded is too late once the network is set up.
+/// What decides which clients are loaded is too late once the network is set up, which is said after
+/// a wrong value.
 pub(crate) fn network(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<()> {
-    match code {
-        72 if set_up => return Err(Error::INTERNAL_ERROR),
-        60..=66 if set_up => return Err(Error::INVALID_OPTION),
-        _ => {}
+    network_value(code, value, set_up)?;
+    if set_up && matches!(code, 60..=66) {
+        return Err(Error::INVALID_OPTION);
     }
+    Ok(())
+}
+
+fn network_value(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<()> {
     match code {
         // An address and a cluster file of long ago; the directory of traces, of which nobody looks
         // whether it is there; their group;
         // and switches of which a client ignores the value.
-        10 | 20 | 30 | 33 | 38 | 48 | 49 | 80 | 81 | 1001 => Ok(()),
+        10 | 20 | 30 | 33 | 38 | 48..=51 | 80 | 81 | 1001 => Ok(()),
+        // Clients beside this one, and what they are told.
+        72 if set_up => Err(Error::INTERNAL_ERROR),
+        72 => Ok(()),
+        1000 if !set_up || value.is_none() => Err(Error::INTERNAL_ERROR),
         31 | 32 => integer(value, 0, i64::MAX).map(|_| ()),
         34 => one_of(value, &["xml", "json"]),
         35 => one_of(value, &["now", "realtime"]),
@@ -244,10 +252,13 @@ pub(crate) fn network(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<(
         }
         39 | 41..=43 | 45..=47 | 52..=54 | 1000 => some_value(value).map(|_| ()),
         40 => valid(some_value(value)?.contains(&b'=')),
-        50 | 51 | 82 | 83 => integer(value, 0, 100).map(|_| ()),
+        82 | 83 => integer(value, 0, 100).map(|_| ()),
         62 | 66 => {
-            let path = path(value)?;
-            path.exists().then_some(()).ok_or(Error::FILE_NOT_FOUND)
+            // To a client the path ends at the first zero; an empty one is where it runs.
+            let given = path(value)?.as_os_str().as_bytes();
+            let name = given.split(|byte| *byte == 0).next().unwrap_or_default();
+            let exists = name.is_empty() || Path::new(OsStr::from_bytes(name)).exists();
+            exists.then_some(()).ok_or(Error::FILE_NOT_FOUND)
         }
         63 | 91 => path(value).map(|_| ()),
         65 => integer(value, 1, 1024).map(|_| ()),
@@ -264,7 +275,7 @@ pub(crate) fn network(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<(
             valid(tracers.iter().any(|tracer| tracer.as_bytes() == given))
         }
         1002 => integer(value, 0, i64::MAX).map(|_| ()),
-        37 | 60 | 61 | 64 | 67..=72 => no_value(value),
+        37 | 60 | 61 | 64 | 67..=71 => no_value(value),
         _ => Err(Error::INVALID_OPTION),
     }
 }
@@ -311,6 +322,9 @@ mod tests {
             (40, Some(b"no_such_knob=1")),
             (63, Some(b"/tmp")),
             (67, Some(b"")),
+            (50, Some(&101i64.to_le_bytes())),
+            (62, Some(&[0])),
+            (72, Some(b"x")),
             (90, Some(b"none")),
         ];
         for (code, value) in taken {
@@ -328,7 +342,6 @@ mod tests {
             (36, Some(b"a-1")),
             (36, Some(&long)),
             (40, Some(b"knob")),
-            (50, Some(&101i64.to_le_bytes())),
             (53, None),
             (62, Some(b"")),
             (65, Some(&0i64.to_le_bytes())),
@@ -347,5 +360,10 @@ mod tests {
         assert_eq!(network(44, None, false), Err(Error::INVALID_OPTION));
         assert_eq!(network(61, None, false), Ok(()));
         assert_eq!(network(61, None, true), Err(Error::INVALID_OPTION));
+        assert_eq!(network(61, Some(b"x"), true), error);
+        assert_eq!(network(65, Some(&seven), true), Err(Error::INVALID_OPTION));
+        assert_eq!(network(72, None, true), Err(Error::INTERNAL_ERROR));
+        assert_eq!(network(1000, Some(b"x"), false), Err(Error::INTERNAL_ERROR));
+        assert_eq!(network(1000, Some(b"x"), true), Ok(()));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{begin, code, database, put};
 use foundationdb::options::{DatabaseOption, TransactionOption};
-use foundationdb::{FdbError, RangeOption};
+use foundationdb::{FdbError, KeySelector, RangeOption};
 use futures::executor::block_on;
 use futures::FutureExt;
 
@@ -169,4 +169,48 @@ fn a_watch_at_a_version_to_come_waits_for_it() {
     let mut watch = transaction.watch(b"k");
     assert!((&mut watch).now_or_never().is_none());
     assert_eq!(code(block_on(watch)), 1009);
+}
+
+#[test]
+fn an_empty_range_has_no_estimates() {
+    let database = database("empty_range");
+    let transaction = begin(&database);
+    let size = transaction.get_estimated_range_size_bytes(b"a", b"a");
+    assert_eq!(code(block_on(size)), 4100);
+    let parts = transaction.get_range_split_points(b"a", b"a", 100);
+    assert_eq!(code(block_on(parts)), 4100);
+    let size = transaction.get_estimated_range_size_bytes(b"a", b"b");
+    assert_eq!(code(block_on(size)), 0);
+}
+
+#[test]
+fn nobody_keeps_keys_that_are_not_stored() {
+    let transaction = begin(&database("addresses"));
+    let addresses = |key: &[u8]| {
+        let found = block_on(transaction.get_addresses_for_key(key));
+        found.map(|addresses| addresses.iter().count()).ok()
+    };
+    assert_eq!(addresses(b"k"), Some(1));
+    assert_eq!(addresses(b"\xff\xff/status/json"), Some(0));
+}
+
+#[test]
+fn keys_of_selectors_are_cut_before_and_after_the_key_that_follows() {
+    let transaction = begin(&database("long_selectors"));
+    let long = vec![b'k'; 20_000];
+    let range = RangeOption {
+        begin: KeySelector::first_greater_or_equal(&b"a"[..]),
+        end: KeySelector::first_greater_than(&long),
+        ..RangeOption::default()
+    };
+    assert_eq!(code(block_on(transaction.get_range(&range, 1, false))), 0);
+    let size = block_on(transaction.get_approximate_size()).ok();
+    assert_eq!(size, Some(1 + 10_009 + 24));
+    // The end of all keys has none after it.
+    let transaction = begin(&database("long_selectors"));
+    let option = TransactionOption::ReadSystemKeys;
+    assert_eq!(code(transaction.set_option(option)), 0);
+    let end = KeySelector::first_greater_or_equal(&b"\xff\xff"[..]);
+    assert_eq!(code(block_on(transaction.get_key(&end, false))), 0);
+    assert_eq!(block_on(transaction.get_approximate_size()).ok(), Some(0));
 }

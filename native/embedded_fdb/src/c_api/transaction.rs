@@ -61,8 +61,8 @@ c_functions! {
 
     /// The addresses of the servers that keep a key: this process.
     fn fdb_transaction_get_addresses_for_key(tr: *mut FDBTransaction, key_name: *const u8, key_length: c_int) -> *mut FDBFuture {
-        bytes(key_name, key_length)?;
-        Ok(into_c(transaction(tr)?.get_addresses_for_key()))
+        let key = bytes(key_name, key_length)?;
+        Ok(into_c(transaction(tr)?.get_addresses_for_key(key)))
     }
 
     /// Reads a range.

@@ -8,14 +8,14 @@ use super::*;
 /// The keys whose change could change where a selector lands.
 pub(super) fn key_conflict(selector: &KeySelector, key: &Key) -> KeyRange {
     let from = if selector.or_equal {
-        key_after(&selector.key)
+        stored_key_after(&selector.key)
     } else {
         selector.key.clone()
     };
     if selector.offset <= 0 {
         (key.clone(), from)
     } else {
-        (from, key_after(key))
+        (from, stored_key_after(key))
     }
 }
 

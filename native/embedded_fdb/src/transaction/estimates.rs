@@ -7,12 +7,17 @@ use crate::sample;
 const PORTS_SINCE: i32 = 630;
 
 impl Transaction {
-    pub(crate) fn get_addresses_for_key(self: &Arc<Self>) -> Arc<Future> {
+    pub(crate) fn get_addresses_for_key(self: &Arc<Self>, key: &[u8]) -> Arc<Future> {
         let port_is_told = self.api_version >= PORTS_SINCE;
+        // Nobody keeps the keys that are not stored.
+        let is_stored = key < ALL_END;
         self.read(
             |_| Ok(None),
             move |_, inner| {
                 inner.plain_space()?;
+                if !is_stored {
+                    return Ok(Output::Strings(StringArray::new(Vec::new())));
+                }
                 let address = status::ADDRESS;
                 let address = if port_is_told || inner.options.include_port {
                     address
@@ -50,7 +55,7 @@ impl Transaction {
             if ends.0[..] > *max_key || ends.1[..] > *max_key {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
             }
-            let chunk = u64::try_from(chunk).map_err(|_| Error::CLIENT_INVALID_OPERATION)?;
+            let chunk = u64::try_from(chunk).unwrap_or(0);
             let cut = begin.len() - ends.0.len();
             let mut points = vec![ends.0];
             points.extend(
@@ -78,6 +83,11 @@ impl Transaction {
                 return Err(Error::INVERTED_RANGE);
             }
             self.check_usable(inner)?;
+            let known = inner.max_read_key();
+            if begin == end && end[..] <= *known {
+                // A client finds nobody to ask.
+                return Err(Error::INTERNAL_ERROR);
+            }
             let newest = self.handle.database.snapshot().map;
             let prefix = match &self.tenant {
                 Some(_) => {

@@ -27,8 +27,9 @@ use crate::error::{Error, Result};
 use crate::faults::{CommitFault, Fault};
 use crate::future::Future;
 use crate::keys::{
-    clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, Key, KeySelector,
-    Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END, VALUE_SIZE_LIMIT,
+    clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, stored_key_after,
+    Key, KeySelector, Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END,
+    VALUE_SIZE_LIMIT,
 };
 use crate::mapped::prefix_end;
 use crate::mutation::{place_versionstamp, versionstamp, versionstamp_position, Mutation, Op};
