@@ -214,3 +214,26 @@ fn keys_of_selectors_are_cut_before_and_after_the_key_that_follows() {
     assert_eq!(code(block_on(transaction.get_key(&end, false))), 0);
     assert_eq!(block_on(transaction.get_approximate_size()).ok(), Some(0));
 }
+
+#[test]
+fn a_timeout_counts_from_the_beginning_and_comes_before_what_follows() {
+    let database = database("late_timeout");
+    let transaction = begin(&database);
+    let stamp = transaction.get_versionstamp();
+    std::thread::sleep(Duration::from_millis(20));
+    let set = |milliseconds| {
+        let option = TransactionOption::Timeout(milliseconds);
+        assert_eq!(code(transaction.set_option(option)), 0);
+    };
+    set(10);
+    set(100_000);
+    assert_eq!(code(block_on(transaction.get(b"k", false))), 1031);
+    assert_eq!(code(block_on(stamp)), 1031);
+
+    // One that was set while the stamp was awaited.
+    let transaction = begin(&database);
+    let stamp = transaction.get_versionstamp();
+    let option = TransactionOption::Timeout(10);
+    assert_eq!(code(transaction.set_option(option)), 0);
+    assert_eq!(code(block_on(stamp)), 1031);
+}

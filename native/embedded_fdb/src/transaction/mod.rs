@@ -466,6 +466,7 @@ impl Inner {
         if !self.commit_started {
             return Ok(());
         }
+        self.check_timeout();
         if self.cancelled.is_none() && !self.options.used_during_commit_allowed {
             self.cancel_with(Error::USED_DURING_COMMIT);
         }

@@ -22,8 +22,12 @@ impl Transaction {
             if option::is_persistent(code) {
                 inner.persistent.push((code, value.map(<[u8]>::to_vec)));
             }
-            if code == option::TIMEOUT && !inner.pending.is_empty() {
-                self.set_timer(inner);
+            if code == option::TIMEOUT {
+                // It counts from the beginning of the transaction, and may be over already.
+                inner.check_timeout();
+                if !inner.pending.is_empty() || !inner.stamp_futures.is_empty() {
+                    self.set_timer(inner);
+                }
             }
             Ok(())
         });
