@@ -63,6 +63,9 @@ impl RangeSet {
             if *e < begin {
                 break;
             }
+            if *b <= begin && end <= *e {
+                return;
+            }
             let b = b.clone();
             if let Some(e) = self.0.remove(&b) {
                 begin = begin.min(b);

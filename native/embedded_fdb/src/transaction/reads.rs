@@ -228,6 +228,10 @@ impl Transaction {
             Ok((name.len() > max_key_size(&name)).then_some(Output::Value(None)))
         };
         self.read(check, move |_, inner| {
+            if inner.sighted.is_none() && inner.writes.is_empty() {
+                // Said at once, because most reads are such.
+                return Err(Stop::NeedsDatabase);
+            }
             inner.value(&key, snapshot).map(Output::Value)
         })
     }

@@ -96,9 +96,12 @@ impl View<'_> {
             return Ok(written.value(None));
         }
         // The metadata version comes with the read version, to whatever tenant and however late.
-        if key[..] != *METADATA_VERSION && !self.known.covers(key, next) {
-            self.database()?;
-            self.known.insert(key.clone(), next.clone());
+        if key[..] != *METADATA_VERSION {
+            match self.database() {
+                Ok(_) => self.known.insert(key.clone(), next.clone()),
+                Err(stop) if !self.known.covers(key, next) => return Err(stop),
+                Err(_) => {}
+            }
         }
         let space = self.space.ok_or(Stop::NeedsDatabase)?;
         let stored = space.get_or_metadata_version(key);
