@@ -125,6 +125,8 @@ struct Inner {
     stamp: Stamp,
     stamp_futures: Vec<Arc<Future>>,
     watches: Vec<PendingWatch>,
+    /// Some of them are still reading their values.
+    watches_read: bool,
     /// Futures that end with the transaction.
     pending: Vec<Arc<Future>>,
     conflicts: RangeSet,
@@ -195,6 +197,7 @@ impl Transaction {
             stamp: Stamp::Unknown,
             stamp_futures: Vec::new(),
             watches: Vec::new(),
+            watches_read: false,
             pending: Vec::new(),
             conflicts: RangeSet::default(),
             committed_conflicts: Default::default(),

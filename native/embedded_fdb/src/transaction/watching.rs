@@ -53,7 +53,6 @@ impl Transaction {
         if key.len() > max_write_key_size(&key, inner.options.raw_access) {
             return Err(Error::KEY_TOO_LARGE);
         }
-        self.settle_watches(inner);
         inner.has_read = true;
         let (mut value, mut reads) = inner.watched(&key);
         if value == Err(Stop::NeedsDatabase) {
@@ -75,6 +74,7 @@ impl Transaction {
         let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
         let (future, owner) = new_watch(permit);
         let waiting = future.clone();
+        inner.watches_read |= reads;
         let read = reads.then(|| ValueRead {
             begun: Instant::now(),
             work: self.handle.database.work(),
@@ -94,7 +94,7 @@ impl Transaction {
 
     /// Ends the reads of watches that a server has had the time to answer.
     pub(super) fn settle_watches(&self, inner: &mut Inner) {
-        if inner.watches.iter().all(|watch| watch.read.is_none()) {
+        if !inner.watches_read {
             return;
         }
         let work = self.handle.database.work();
@@ -103,7 +103,7 @@ impl Transaction {
 
     /// Waits for the reads of all watches.
     pub(super) fn settle_all_watches(&self, inner: &mut Inner) {
-        if inner.watches.iter().any(|watch| watch.read.is_some()) {
+        if inner.watches_read {
             let requests = &self.handle.database.counters.commit_requests;
             requests.fetch_add(1, Ordering::Relaxed);
             inner.settle_watches(|_| true);
@@ -140,8 +140,10 @@ impl Inner {
     fn settle_watches(&mut self, is_due: impl Fn(&ValueRead) -> bool) {
         let mut fired = Vec::new();
         let mut read_keys = Vec::new();
+        let mut reading = false;
         self.watches.retain_mut(|watch| {
             let Some(read) = watch.read.take_if(|read| is_due(read)) else {
+                reading |= watch.read.is_some();
                 return true;
             };
             if watch.future.is_ready() {
@@ -155,6 +157,7 @@ impl Inner {
             }
             unchanged
         });
+        self.watches_read = reading;
         for key in read_keys {
             self.note_read(&key);
         }
@@ -212,6 +215,7 @@ impl Inner {
 
     /// Takes the watches whose values are still being read out of the others.
     pub(super) fn split_watches(&mut self) -> (Vec<PendingWatch>, Vec<PendingWatch>) {
+        self.watches_read = false;
         std::mem::take(&mut self.watches)
             .into_iter()
             .partition(|watch| watch.read.is_some())
