@@ -1,26 +1,16 @@
 //! A client of an old API version, through the C functions: a process has one version.
 
+mod common;
+
 use std::ffi::{c_int, CStr};
 use std::ptr::{null, null_mut};
 
 use embedded_fdb::c_api::*;
 use embedded_fdb::c_types::*;
 
-const INCLUDE_PORT_IN_ADDRESS: c_int = 23;
+use common::take;
 
-/// Takes what a future answers and destroys it.
-fn take<T>(future: *mut FDBFuture, get: impl FnOnce(*mut FDBFuture) -> T) -> Result<T, c_int> {
-    // SAFETY: the future comes from a call just made, and is destroyed here only.
-    unsafe {
-        assert_eq!(fdb_future_block_until_ready(future), 0);
-        let result = match fdb_future_get_error(future) {
-            0 => Ok(get(future)),
-            error => Err(error),
-        };
-        fdb_future_destroy(future);
-        result
-    }
-}
+const INCLUDE_PORT_IN_ADDRESS: c_int = 23;
 
 /// A transaction that lives as long as the process.
 #[derive(Clone, Copy)]

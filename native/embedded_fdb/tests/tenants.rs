@@ -8,6 +8,8 @@ use std::ptr::{null, null_mut};
 use embedded_fdb::c_api::*;
 use embedded_fdb::c_types::*;
 
+use common::take;
+
 const MAP: &[u8] = b"\xff\xff/management/tenant/map/";
 const SPECIAL_KEY_SPACE_ENABLE_WRITES: c_int = 714;
 const READ_SYSTEM_KEYS: c_int = 302;
@@ -26,20 +28,6 @@ impl Drop for Transaction {
 
 fn len(bytes: &[u8]) -> c_int {
     bytes.len() as c_int
-}
-
-/// Takes what a future answers and destroys it.
-fn take<T>(future: *mut FDBFuture, get: impl FnOnce(*mut FDBFuture) -> T) -> Result<T, c_int> {
-    // SAFETY: the future comes from a call just made, and is destroyed here only.
-    unsafe {
-        assert_eq!(fdb_future_block_until_ready(future), 0);
-        let result = match fdb_future_get_error(future) {
-            0 => Ok(get(future)),
-            error => Err(error),
-        };
-        fdb_future_destroy(future);
-        result
-    }
 }
 
 /// Bytes that C code points to.

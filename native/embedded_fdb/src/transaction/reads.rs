@@ -28,12 +28,8 @@ impl Transaction {
         mut f: impl FnMut(&Self, &mut Inner) -> Answer<Output> + Send + 'static,
     ) -> Arc<Future> {
         self.with(|inner| {
-            if let Err(error) = self.check_usable(inner) {
-                return Future::ready(Err(error));
-            }
-            self.settle_watches(inner);
-            if let Some(answer) = check(inner).transpose() {
-                return Future::ready(answer);
+            if let Some(answer) = self.answered(inner, check) {
+                return answer;
             }
             inner.has_read = true;
             let reads = &self.handle.database.counters.reads;
@@ -63,6 +59,19 @@ impl Transaction {
         })
     }
 
+    /// The answer where nothing is to be read for it.
+    fn answered(
+        &self,
+        inner: &mut Inner,
+        check: impl FnOnce(&Inner) -> Result<Option<Output>>,
+    ) -> Option<Arc<Future>> {
+        if let Err(error) = self.check_usable(inner) {
+            return Some(Future::ready(Err(error)));
+        }
+        self.settle_watches(inner);
+        check(inner).transpose().map(Future::ready)
+    }
+
     /// Runs what reads beside the transaction's reads: no commit waits for it, and it makes nothing
     /// known. `check` is as in [`Transaction::read`].
     pub(super) fn aside(
@@ -71,12 +80,8 @@ impl Transaction {
         f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
     ) -> Arc<Future> {
         self.with(|inner| {
-            if let Err(error) = self.check_usable(inner) {
-                return Future::ready(Err(error));
-            }
-            self.settle_watches(inner);
-            if let Some(answer) = check(inner).transpose() {
-                return Future::ready(answer);
+            if let Some(answer) = self.answered(inner, check) {
+                return answer;
             }
             let fault = self.handle.database.faults.read();
             if let Some(error) = fault.error {

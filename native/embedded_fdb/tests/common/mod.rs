@@ -1,8 +1,11 @@
 //! The published `foundationdb` client on the embedded engine.
 #![allow(dead_code)]
 
+use std::ffi::c_int;
 use std::sync::OnceLock;
 
+use embedded_fdb::c_api::{fdb_future_block_until_ready, fdb_future_destroy, fdb_future_get_error};
+use embedded_fdb::c_types::FDBFuture;
 use foundationdb::api::NetworkAutoStop;
 use foundationdb::{Database, FdbError, Transaction};
 use foundationdb_sys::{bind, Library};
@@ -57,4 +60,18 @@ pub fn put(database: &Database, key: &[u8], value: &[u8]) {
 /// The code of an error, 0 for none.
 pub fn code<T>(result: Result<T, FdbError>) -> i32 {
     result.err().map_or(0, |error| error.code())
+}
+
+/// Takes what a future answers and destroys it.
+pub fn take<T>(future: *mut FDBFuture, get: impl FnOnce(*mut FDBFuture) -> T) -> Result<T, c_int> {
+    // SAFETY: the future comes from a call just made, and is destroyed here only.
+    unsafe {
+        assert_eq!(fdb_future_block_until_ready(future), 0);
+        let result = match fdb_future_get_error(future) {
+            0 => Ok(get(future)),
+            error => Err(error),
+        };
+        fdb_future_destroy(future);
+        result
+    }
 }
