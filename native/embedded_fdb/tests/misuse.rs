@@ -237,3 +237,45 @@ fn a_timeout_counts_from_the_beginning_and_comes_before_what_follows() {
     assert_eq!(code(transaction.set_option(option)), 0);
     assert_eq!(code(block_on(stamp)), 1031);
 }
+
+#[test]
+fn offsets_of_selectors_may_be_any_number() {
+    let database = database("offsets");
+    put(&database, b"k", b"1");
+    let keys: [&[u8]; 4] = [b"", b"k", b"\xff", b"\xff\xff/management/tenant/map/"];
+    let offsets = [i32::MIN, i32::MIN + 1, -1, 0, 1, 2, i32::MAX - 1, i32::MAX];
+    let mut selectors = Vec::new();
+    for key in keys {
+        for offset in offsets {
+            for or_equal in [false, true] {
+                selectors.push(KeySelector::new(key.into(), or_equal, offset));
+            }
+        }
+    }
+    // What fails inside the engine is an internal error.
+    let fails = |code: i32| [4000, 4100].contains(&code);
+    for own_writes in [false, true] {
+        for selector in &selectors {
+            let transaction = begin(&database);
+            if own_writes {
+                transaction.set(b"j", b"");
+                transaction.clear(b"k");
+            }
+            let code_of_key = code(block_on(transaction.get_key(selector, false)));
+            assert!(!fails(code_of_key), "{selector:?}: {code_of_key}");
+            for end in &selectors {
+                for reverse in [false, true] {
+                    let range = RangeOption {
+                        begin: selector.clone(),
+                        end: end.clone(),
+                        limit: Some(2),
+                        reverse,
+                        ..RangeOption::default()
+                    };
+                    let code_of_range = code(block_on(transaction.get_range(&range, 1, false)));
+                    assert!(!fails(code_of_range), "{range:?}: {code_of_range}");
+                }
+            }
+        }
+    }
+}

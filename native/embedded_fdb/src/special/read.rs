@@ -70,9 +70,9 @@ impl Reader<'_> {
             }
         }
         let wanted = if selector.offset >= 1 {
-            selector.offset
+            i64::from(selector.offset)
         } else {
-            1 - selector.offset
+            1 - i64::from(selector.offset)
         };
         let wanted = usize::try_from(wanted).unwrap_or(0);
         let rows = (self.source)(part, &begin, &end, Some(wanted))?;

@@ -30,10 +30,10 @@ impl Requests {
     }
 
     /// The limits of the next request.
-    pub(super) fn limits(&mut self, limits: &Limits, offset: i32) -> Limits {
+    pub(super) fn limits(&mut self, limits: &Limits, offset: i64) -> Limits {
         let mut limits = *limits;
         let additional = std::mem::take(&mut self.additional);
-        let at_least = |rows: i64| usize::try_from(rows.max(offset.into())).unwrap_or(0);
+        let at_least = |rows: i64| usize::try_from(rows.max(offset)).unwrap_or(0);
         limits.min_rows = at_least(1 + additional);
         let rows = |rows: Option<usize>| {
             let rows = rows.map_or(1, |rows| i64::try_from(rows).unwrap_or(i64::MAX));
@@ -218,7 +218,7 @@ impl View<'_> {
             (last, cleared) = self.skip_unknown(at, &ends.end_at, clear_limit + 100);
             cleared = cleared.min(clear_limit);
         }
-        let past_end = i64::from(1 - ends.end.offset.min(1));
+        let past_end = 1 - i64::from(ends.end.offset.min(1));
         let mut read_end = ends.end.clone();
         if last.begin != ends.end_at.begin {
             read_end = KeySelector::first_greater_or_equal(last.end);
@@ -244,7 +244,7 @@ impl View<'_> {
             requests.additional += cleared;
         }
         read_end.key = read_end.key.max(read_begin.key.clone());
-        let limits = requests.limits(limits, 2 - read_begin.offset);
+        let limits = requests.limits(limits, 2 - i64::from(read_begin.offset));
         let reply = get_range(self.database()?, &read_begin, &read_end, limits, false)?;
         let (from, to) = known_range(&reply, &read_begin, &read_end);
         self.known.insert(from, to);
@@ -285,14 +285,14 @@ impl View<'_> {
         let mut read_end = ends.end.clone();
         if ends.end.offset < 1 {
             read_end.offset = 1;
-            requests.additional += i64::from(1 - ends.end.offset);
+            requests.additional += 1 - i64::from(ends.end.offset);
         } else if ends.end.offset > 1 {
             let cleared = self.count_cleared(at, clear_limit);
             shift(&mut read_end, cleared);
             requests.additional += cleared;
         }
         read_begin.key = read_begin.key.min(read_end.key.clone());
-        let limits = requests.limits(limits, read_end.offset);
+        let limits = requests.limits(limits, read_end.offset.into());
         let reply = get_range(self.database()?, &read_begin, &read_end, limits, true)?;
         let (from, to) = known_range_back(&reply, &read_begin, &read_end);
         self.known.insert(from, to);
