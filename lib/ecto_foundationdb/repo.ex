@@ -36,7 +36,8 @@ defmodule EctoFoundationDB.Repo do
     * `embedded: true`: FoundationDB inside this VM, in memory. `embedded: "path"`: in that file.
     * `cluster_file: "path"`: a cluster. Without it and without `embedded:`, the default cluster file,
       found as every FoundationDB client finds it (`FDB_CLUSTER_FILE`, then `fdb.cluster` in the
-      working directory, then `/etc/foundationdb/fdb.cluster`). Nothing falls back to the embedded engine silently.
+      working directory, then `/etc/foundationdb/fdb.cluster`). Nothing falls back to the embedded
+      engine silently.
     * `library: "path"`: the `libfdb_c` to load for a cluster; by default the system's search order.
 
   A VM has one client library: all its Repos are embedded, or all are of clusters.

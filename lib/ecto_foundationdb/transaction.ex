@@ -261,36 +261,33 @@ defmodule EctoFoundationDB.Transaction do
   @in_steps "Outside of a transaction update_all and delete_all take `step: 1000`, which makes a " <>
               "transaction of every 1,000 records; insert_all takes rows in portions"
 
-  defp explain(%Error{code: @transaction_too_old} = error) do
-    more =
-      "FoundationDB's transactions last 5 seconds at most, and this one took longer #{@slow_attempts} " <>
-        "times. #{@in_steps}; Repo.stream reads any number of records"
-
-    %{error | message: "#{error.message}. #{more}"}
+  defp explain(%Error{code: code} = error) do
+    case advice(code) do
+      nil -> error
+      advice -> %{error | message: "#{error.message}. #{advice}"}
+    end
   end
 
-  defp explain(%Error{code: @transaction_too_large} = error) do
-    more = "FoundationDB's transactions write 10 MB at most, keys and index entries included"
-    %{error | message: "#{error.message}. #{more}. #{@in_steps}"}
+  defp advice(@transaction_too_old) do
+    "FoundationDB's transactions last 5 seconds at most, and this one took longer #{@slow_attempts} " <>
+      "times. #{@in_steps}; Repo.stream reads any number of records"
   end
 
-  defp explain(%Error{code: @key_too_large} = error) do
-    more =
-      "FoundationDB's keys have 10,000 bytes at most: that of a record holds its primary key, that of an " <>
-        "index's entry the values of the indexed fields, too. Index or store a digest of long values"
-
-    %{error | message: "#{error.message}. #{more}"}
+  defp advice(@transaction_too_large) do
+    "FoundationDB's transactions write 10 MB at most, keys and index entries included. #{@in_steps}"
   end
 
-  defp explain(%Error{code: @accessed_unreadable} = error) do
-    more =
-      "Ids of EctoFoundationDB.Versionstamp are made by the commit, so what this transaction inserted with " <>
-        "one cannot be read in it, nor a range that it may be in"
-
-    %{error | message: "#{error.message}. #{more}"}
+  defp advice(@key_too_large) do
+    "FoundationDB's keys have 10,000 bytes at most: that of a record holds its primary key, that of an " <>
+      "index's entry the values of the indexed fields, too. Index or store a digest of long values"
   end
 
-  defp explain(error), do: error
+  defp advice(@accessed_unreadable) do
+    "Ids of EctoFoundationDB.Versionstamp are made by the commit, so what this transaction inserted with " <>
+      "one cannot be read in it, nor a range that it may be in"
+  end
+
+  defp advice(_code), do: nil
 
   defp now, do: System.monotonic_time(:millisecond)
 

@@ -167,8 +167,7 @@ defmodule EctoFoundationDB.FaultsTest do
   end
 
   test "a database that is set up anew in the place of another is followed" do
-    :ok = stop_supervised(Repo)
-    start_supervised!({Repo, embedded: true, log: false, stale_after: 400})
+    restart!(stale_after: 400)
     tenant = Tenant.open!(Repo, "before")
     Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
 
@@ -215,8 +214,7 @@ defmodule EctoFoundationDB.FaultsTest do
   end
 
   test "where nobody plans lists anew, they are stale, until somebody does" do
-    :ok = stop_supervised(Repo)
-    start_supervised!({Repo, embedded: true, log: false, stale_after: 400})
+    restart!(stale_after: 400)
     tenant = Tenant.open!(Repo, "plans-nobody")
     test = self()
 
@@ -238,8 +236,7 @@ defmodule EctoFoundationDB.FaultsTest do
     assert_receive %{users: %{message: message}}, 60_000
     assert message =~ "the Repo's process has not said how to read the list now"
 
-    :ok = stop_supervised(Repo)
-    start_supervised!({Repo, embedded: true, log: false, stale_after: 400})
+    restart!(stale_after: 400)
     assert_receive %{users: nil}, 60_000
     assert Page.await(page, &match?(%{users: [%{name: "Ada"}]}, &1))
     Process.exit(page, :kill)
@@ -264,6 +261,11 @@ defmodule EctoFoundationDB.FaultsTest do
     assert Page.await(page, fn assigns -> Enum.all?(labels, &match?([_], assigns[&1])) end)
     Process.exit(page, :kill)
     nothing_left!()
+  end
+
+  defp restart!(config) do
+    :ok = stop_supervised(Repo)
+    start_supervised!({Repo, [embedded: true, log: false] ++ config})
   end
 
   # What is known of indexes is asked for again, by everybody.

@@ -89,20 +89,19 @@ pub fn start(library: &Library, options: Vec<(String, NetworkOption)>) -> Result
 }
 
 fn boot(options: Vec<(String, NetworkOption)>) -> Result<NetworkAutoStop, Error> {
-    let all = "one of the network options";
-    let mut network = FdbApiBuilder::default()
-        .build()
-        .map_err(|error| explain(error, all))?;
+    let failed = |error| explain(error, "");
+    let mut network = FdbApiBuilder::default().build().map_err(failed)?;
     for (name, option) in options {
         network = network
             .set_option(option)
-            .map_err(|error| explain(error, &name))?;
+            .map_err(|error| explain(error, &format!(", {name} is wrong")))?;
     }
     // SAFETY: the network is stopped and joined by `stop_network` before the process exits.
-    unsafe { network.boot() }.map_err(|error| explain(error, all))
+    unsafe { network.boot() }.map_err(failed)
 }
 
-fn explain(error: FdbError, option: &str) -> Error {
+/// `reason`: what is known beside the error, to follow on "did not start".
+fn explain(error: FdbError, reason: &str) -> Error {
     match error.code() {
         code @ (NETWORK_ALREADY_SETUP | API_VERSION_ALREADY_SET) => Error::Explained(
             code,
@@ -116,7 +115,7 @@ fn explain(error: FdbError, option: &str) -> Error {
         code => Error::Explained(
             code,
             format!(
-                "the FoundationDB client did not start, {option} is wrong: {}. Check the \
+                "the FoundationDB client did not start{reason}: {}. Check the \
                  network_options: of the Repo, and restart the VM: libfdb_c can be set up only once",
                 error.message().trim_end_matches('.')
             ),
