@@ -112,11 +112,11 @@ for n <- numbers.(opts[:pages] || "1,1000,9000,100000") do
   pages = Bench.pages(n, Bench.Pages.bare(tenant))
   Bench.row(["the bare page, not synced", n, pages.mount_ms, "", "", "" | pages.used], widths)
   Bench.stop(pages)
-  synced = measure.("sync_one", n, 5, Bench.Pages.synced(tenant, sync_one), change)
+  synced = measure.("sync_one", n, 15, Bench.Pages.synced(tenant, sync_one), change)
 
   if n in 2..classic_limit do
     classic =
-      measure.("classic: Repo.watch", n, 5, Bench.Pages.classic(tenant, watch_one), change)
+      measure.("classic: Repo.watch", n, 15, Bench.Pages.classic(tenant, watch_one), change)
 
     ratio.(n, classic, synced)
   end
@@ -140,8 +140,8 @@ for list <- String.split(opts[:lists] || "1000x200", ",") do
   end
 
   name = "sync_all, #{m} records"
-  synced = measure.(name, n, 5, Bench.Pages.synced(tenant, sync_all), change)
+  synced = measure.(name, n, 15, Bench.Pages.synced(tenant, sync_all), change)
   name = "classic: all, #{m} records"
-  classic = measure.(name, n, 3, Bench.Pages.classic(tenant, watch_all), change)
+  classic = measure.(name, n, 15, Bench.Pages.classic(tenant, watch_all), change)
   ratio.(n, classic, synced)
 end
