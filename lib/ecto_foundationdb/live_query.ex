@@ -24,21 +24,38 @@ defmodule EctoFoundationDB.LiveQuery do
     {:records, first, last, first, {0, false}}
   end
 
-  @typedoc "From a record's rows to its struct, in a list; `[]` where it is no result."
-  @type decoder :: ([Native.row()] -> [struct()])
+  @typedoc "How a record's rows become its struct."
+  @opaque decoder :: {Values.loader(), conditions :: keyword()}
 
-  @doc "Makes the structs of a record that was synced by its primary key."
+  @doc """
+  What `decode/2` needs for records of a schema, made once for some of them. No function: those are
+  counted by the VM, which thousands of pages at once wait for.
+  """
   @spec decoder(Tenant.t(), Schema.t()) :: decoder()
-  def decoder(tenant, schema) do
-    load = Values.loader(schema, tenant)
+  def decoder(tenant, schema), do: {Values.loader(schema, tenant), []}
 
-    fn rows ->
-      case records(rows, schema) do
-        [record] -> [load.(record.data)]
-        [] -> []
-      end
-    end
+  @doc "What `decode/2` needs for a list's records."
+  @spec decoder(Query.t()) :: decoder()
+  def decoder(%Query{tenant: tenant, schema: schema, where: where}),
+    do: {Values.loader(schema, tenant), where}
+
+  @doc """
+  A record's struct, in a list. A record that does not fulfil the query's conditions, which an index
+  entry that is out of date has led to, is no result: `[]`.
+  """
+  @spec decode(decoder(), [Native.row()]) :: [struct()]
+  def decode({loader, []}, [{:data, data}]), do: [Values.load(loader, data)]
+
+  def decode({loader, where}, rows) do
+    schema = Values.schema(loader)
+
+    for data <- data(rows, schema),
+        Order.matches?(data, schema, where),
+        do: Values.load(loader, data)
   end
+
+  defp data([{:data, data}], _schema), do: [Map.to_list(data)]
+  defp data(rows, schema), do: for(record <- Record.decode(rows, schema), do: record.data)
 
   @doc """
   The query of a list: of all records of a schema, or of those with these values (`by`), with the
@@ -132,26 +149,6 @@ defmodule EctoFoundationDB.LiveQuery do
       :records
     end
   end
-
-  @doc """
-  Makes the structs of a list's records. A record that does not fulfil the query's conditions, which an
-  index entry that is out of date has led to, is no result.
-  """
-  @spec list_decoder(Query.t()) :: decoder()
-  def list_decoder(%Query{where: []} = query), do: decoder(query.tenant, query.schema)
-
-  def list_decoder(%Query{} = query) do
-    load = Values.loader(query.schema, query.tenant)
-
-    fn rows ->
-      for record <- records(rows, query.schema),
-          Order.matches?(record.data, query.schema, query.where),
-          do: load.(record.data)
-    end
-  end
-
-  defp records([{:data, data}], _schema), do: [%{data: data}]
-  defp records(rows, schema), do: Record.decode(rows, schema)
 
   @doc "What a list's query gives of its structs, in their order; each was read once."
   @spec arrange(Query.t(), [struct()]) :: [term()]

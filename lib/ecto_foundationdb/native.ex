@@ -92,9 +92,9 @@ defmodule EctoFoundationDB.Native do
 
   @typedoc """
   A row of a live query. `{:data, fields}` for a record's value that is a keyword list of plain data:
-  decoded already.
+  decoded already, to a map.
   """
-  @type row :: {key :: binary(), value :: binary()} | {:data, keyword()}
+  @type row :: {key :: binary(), value :: binary()} | {:data, map()}
 
   # Operations, or live queries, that are decoded in less than a millisecond: on the scheduler at hand.
   # More go to a dirty one.
@@ -264,6 +264,20 @@ defmodule EctoFoundationDB.Native do
   @spec replanned(reference(), {:ok, live_query()} | {:error, String.t()}, metadata_version()) ::
           :ok
   def replanned(_request, _answer, _metadata_version), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Makes the calling process the courier: it gets `{:deliver, delivery}` where many subscribers are to be
+  woken, and calls `deliver/1`.
+  """
+  @spec courier(database()) :: :ok
+  def courier(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Wakes the next few subscribers of a delivery; whether more are left. Who drops a delivery before it is
+  done leaves the rest to a thread of the NIF.
+  """
+  @spec deliver(reference()) :: boolean()
+  def deliver(_delivery), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Makes the calling process the reporter: it gets `{:event, name, measurements}`, a keyword list of

@@ -134,20 +134,23 @@ defmodule EctoFoundationDB.Schema do
   # reflection is done once for each version of the module's code.
   @doc false
   def info(schema) do
-    version =
-      is_atom(schema) and function_exported?(schema, :__info__, 1) and
-        {schema.__info__(:md5), ecto?()}
-
     case :persistent_term.get({__MODULE__, schema}, nil) do
-      {^version, info} ->
-        info
+      {version, ecto?, info} ->
+        if version == version(schema) and ecto? == ecto?(), do: info, else: put_info(schema)
 
-      _none_or_other ->
-        info = reflect_all(schema)
-        :persistent_term.put({__MODULE__, schema}, {{schema.__info__(:md5), ecto?()}, info})
-        info
+      nil ->
+        put_info(schema)
     end
   end
+
+  defp put_info(schema) do
+    info = reflect_all(schema)
+    :persistent_term.put({__MODULE__, schema}, {version(schema), ecto?(), info})
+    info
+  end
+
+  defp version(schema),
+    do: if(function_exported?(schema, :__info__, 1), do: schema.__info__(:md5))
 
   defp reflect_all(schema) do
     fields = fields(schema)
@@ -183,12 +186,26 @@ defmodule EctoFoundationDB.Schema do
   def put_tenant(struct, _tenant), do: struct
 
   @doc false
-  def put_meta(struct, tenant, state \\ :loaded)
+  def put_meta(struct, tenant, state \\ :loaded) do
+    case meta(struct, tenant, state) do
+      nil -> struct
+      meta -> %{struct | __meta__: meta}
+    end
+  end
 
-  def put_meta(%{__meta__: %{state: _} = meta} = struct, tenant, state),
-    do: %{struct | __meta__: %{meta | state: state} |> Map.put(:prefix, tenant)}
+  # The metadata of a struct that is a tenant's, where it has some.
+  @doc false
+  def meta(struct, tenant, state \\ :loaded)
 
-  def put_meta(struct, tenant, _state), do: put_tenant(struct, tenant)
+  def meta(%{__meta__: %{state: _, prefix: _} = meta}, tenant, state),
+    do: %{meta | state: state, prefix: tenant}
+
+  def meta(%{__meta__: %{state: _} = meta}, tenant, state),
+    do: Map.put(%{meta | state: state}, :prefix, tenant)
+
+  def meta(%{__meta__: %{} = meta}, tenant, _state), do: Map.put(meta, :prefix, tenant)
+  def meta(%{__meta__: meta}, _tenant, _state), do: meta
+  def meta(_struct, _tenant, _state), do: nil
 
   @doc false
   def tenant(%{__meta__: %{prefix: tenant}}), do: tenant

@@ -249,7 +249,7 @@ defmodule EctoFoundationDB.Sync do
 
     Changeover.run(fn ->
       synced = subscribe(repo, tenant, data, wanted, deadline(repo, opts))
-      changes = Enum.map(synced, &{&1.request, &1.value}) ++ Enum.map(empty, &empty_value/1)
+      changes = Enum.map(synced, &change/1) ++ Enum.map(empty, &empty_value/1)
 
       if Container.connected?(state) do
         state
@@ -258,7 +258,7 @@ defmodule EctoFoundationDB.Sync do
         |> assign(repo, changes, opts)
         |> detach_hook_if_idle(repo, opts)
       else
-        synced |> Enum.map(& &1.subscription) |> Changeover.ended()
+        synced |> Enum.map(&elem(&1, 0)) |> Changeover.ended()
         assign(state, repo, changes, opts)
       end
     end)
@@ -298,11 +298,11 @@ defmodule EctoFoundationDB.Sync do
 
   defp first_take(wanted, subscriptions) do
     Enum.zip_with(wanted, subscriptions, fn {_query, synced}, subscription ->
-      taken = synced |> Map.put(:subscription, subscription) |> take()
+      taken = take(subscription, synced)
       # A running sync goes on where a record can't be decoded, but none begins so.
       reason = stale(taken)
       if reason && reason != stale(synced), do: raise(reason)
-      taken
+      {subscription, taken}
     end)
   end
 
@@ -311,18 +311,17 @@ defmodule EctoFoundationDB.Sync do
     queries = module.live_queries(request, tenant)
     {subscription, before} = earlier(request, tenant, data)
     results = Enum.map(queries, &Map.get(before, &1, {[], nil}))
-    decode = module.decoder(request, tenant)
-    synced = %{request: request, tenant: tenant, decode: decode, results: results, value: nil}
+    synced = %{request: request, tenant: tenant, results: results, value: nil}
     {{queries, subscription}, synced}
   end
 
   # The label's subscription so far, and what it has for each of its queries: those that stay are not
   # read again. That is for the records of a list of ids: all else is read, as when it is first synced.
   defp earlier(%Many{label: label, schema: schema}, tenant, data) do
-    case data.labels do
-      %{^label => %{request: %Many{schema: ^schema} = earlier, tenant: ^tenant} = synced} ->
+    case State.find_label(data, label) do
+      {subscription, %{request: %Many{schema: ^schema} = earlier, tenant: ^tenant} = synced} ->
         queries = Many.live_queries(earlier, tenant)
-        {synced.subscription, Map.new(Enum.zip(queries, synced.results))}
+        {subscription, Map.new(Enum.zip(queries, synced.results))}
 
       _other ->
         {nil, %{}}
@@ -331,9 +330,10 @@ defmodule EctoFoundationDB.Sync do
 
   defp earlier(_request, _tenant, _data), do: {nil, %{}}
 
-  defp take(%{request: request, results: before} = synced) do
-    results = Subscription.take(synced.subscription, before, synced.decode)
-    %{synced | results: results, value: request.__struct__.value(request, results)}
+  # The decoder is made anew each time: pages that keep none are smaller.
+  defp take(subscription, %{request: %module{} = request, results: before} = synced) do
+    results = Subscription.take(subscription, before, module.decoder(request, synced.tenant))
+    %{synced | results: results, value: module.value(request, results)}
   end
 
   defp stale(%{results: results}), do: first_stale(results)
@@ -342,18 +342,21 @@ defmodule EctoFoundationDB.Sync do
   defp first_stale([{_records, nil} | results]), do: first_stale(results)
   defp first_stale([{_records, reason} | _results]), do: reason
 
+  defp change({_subscription, %{request: request, value: value}}), do: {request, value}
+
   defp empty_value(request), do: {request, request.__struct__.empty(request)}
 
   # Remembers what is synced, in the place of what was.
   defp replace(state, repo, synced, empty) do
     {replaced, data} =
-      Enum.map_reduce(synced, State.get(state, repo), fn synced, data ->
-        State.put_label(data, synced.request.label, synced)
+      Enum.map_reduce(synced, State.get(state, repo), fn {_, %{request: request}} = synced,
+                                                         data ->
+        State.put_label(data, request.label, synced)
       end)
 
     {emptied, data} = Enum.map_reduce(empty, data, &State.pop_label(&2, &1.label))
 
-    Changeover.ended(for %{subscription: ended} <- replaced ++ emptied, do: ended)
+    Changeover.ended(for {ended, _synced} <- replaced ++ emptied, do: ended)
     State.put(state, repo, data)
   end
 
@@ -383,59 +386,55 @@ defmodule EctoFoundationDB.Sync do
     Options.check!(opts)
     data = State.get(state, repo)
 
-    case labels(info, data) do
+    case subscriptions(info, data) do
       [] -> {:cont, state}
-      labels -> {:halt, refresh(state, repo, data, labels, opts)}
+      subscriptions -> {:halt, refresh(state, repo, data, subscriptions, opts)}
     end
   end
 
-  defp labels({ref, :ready}, data) when is_reference(ref) do
-    case data.subscriptions do
-      %{^ref => label} -> [label]
-      _other -> []
-    end
+  defp subscriptions({ref, :ready}, %State{synced: synced}) when is_map_key(synced, ref),
+    do: [ref]
+
+  defp subscriptions(list, data) when is_list(list) do
+    for({_ref, :ready} = info <- list, ref <- subscriptions(info, data), do: ref) |> Enum.uniq()
   end
 
-  defp labels(list, data) when is_list(list) do
-    for({_ref, :ready} = info <- list, label <- labels(info, data), do: label) |> Enum.uniq()
-  end
+  defp subscriptions(_info, _data), do: []
 
-  defp labels(_info, _data), do: []
-
-  defp refresh(state, repo, data, labels, opts) do
+  defp refresh(state, repo, data, subscriptions, opts) do
     # Only callbacks can sync.
     if data.callbacks == [],
-      do: take_labels(state, repo, data, labels, opts),
-      else: Changeover.run(fn -> take_labels(state, repo, data, labels, opts) end)
+      do: take_changes(state, repo, data, subscriptions, opts),
+      else: Changeover.run(fn -> take_changes(state, repo, data, subscriptions, opts) end)
   end
 
-  defp take_labels(state, repo, data, labels, opts) do
-    {now, changes, stale} = take_all(labels, data, [], %{})
+  defp take_changes(state, repo, data, subscriptions, opts) do
+    {synced, changes, stale} = take_all(subscriptions, data.synced, [], %{})
 
     state
-    |> State.put(repo, now)
+    |> State.put(repo, %{data | synced: synced})
     |> assign(repo, changes, opts)
     |> notify_stale(repo, stale)
   catch
     kind, reason ->
       # The caller has the state of before.
-      for label <- labels, do: Subscription.untake(data.labels[label].subscription)
+      Enum.each(subscriptions, &Subscription.untake/1)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   # Every page does this with every change: a recursion costs less than functions that are made for it.
-  defp take_all([], data, changes, stale), do: {data, Enum.reverse(changes), stale}
+  defp take_all([], synced, changes, stale), do: {synced, Enum.reverse(changes), stale}
 
-  defp take_all([label | others], %State{labels: labels} = data, changes, stale) do
-    %{^label => before} = labels
-    now = take(before)
+  defp take_all([subscription | others], synced, changes, stale) do
+    %{^subscription => before} = synced
+    now = take(subscription, before)
 
     changes =
       if before.value === now.value, do: changes, else: [{now.request, now.value} | changes]
 
     reason = stale(now)
-    stale = if stale(before) == reason, do: stale, else: Map.put(stale, label, reason)
-    take_all(others, %{data | labels: %{labels | label => now}}, changes, stale)
+    stale = if stale(before) == reason, do: stale, else: Map.put(stale, now.request.label, reason)
+    take_all(others, %{synced | subscription => now}, changes, stale)
   end
 
   defp notify_stale(state, _repo, stale) when stale == %{}, do: state
@@ -481,10 +480,14 @@ defmodule EctoFoundationDB.Sync do
     {assign?, opts} = Options.cancel!(opts)
     {cancelled, data} = Enum.map_reduce(labels, State.get(state, repo), &State.pop_label(&2, &1))
     cancelled = Enum.reject(cancelled, &is_nil/1)
-    changes = if assign?, do: Enum.map(cancelled, &empty_value(&1.request)), else: []
+
+    changes =
+      if assign?,
+        do: for({_, %{request: request}} <- cancelled, do: empty_value(request)),
+        else: []
 
     Changeover.run(fn ->
-      cancelled |> Enum.map(& &1.subscription) |> Changeover.ended()
+      cancelled |> Enum.map(&elem(&1, 0)) |> Changeover.ended()
 
       state
       |> State.put(repo, data)
@@ -623,30 +626,18 @@ defmodule EctoFoundationDB.Sync do
   defp assign(state, _repo, [], _opts), do: state
 
   defp assign(state, repo, changes, opts) do
-    {old, std, idlist} = by_label(changes, state.assigns, {%{}, [], []})
+    assigned = Container.assign(state, changes, opts)
 
-    state
-    |> Container.assign(Enum.reverse(std), Enum.reverse(idlist), opts)
-    |> Callbacks.run(repo, :handle_assigns, old)
+    # Most pages have no callbacks, and need not know what was.
+    if State.get(state, repo).callbacks == [],
+      do: assigned,
+      else: Callbacks.run(assigned, repo, :handle_assigns, old_values(changes, state.assigns))
   end
 
-  defp by_label([], _assigns, labelled), do: labelled
-
-  defp by_label([{%module{label: label} = request, value} | changes], assigns, {old, std, idlist}) do
-    was =
-      case assigns do
-        %{^label => was} -> was
-        _none -> module.empty(request)
-      end
-
-    old = Map.put(old, label, was)
-
-    labelled =
-      if module == Many,
-        do: {old, std, [{label, value} | idlist]},
-        else: {old, [{label, value} | std], idlist}
-
-    by_label(changes, assigns, labelled)
+  defp old_values(changes, assigns) do
+    Map.new(changes, fn {%module{label: label} = request, _value} ->
+      {label, Map.get_lazy(assigns, label, fn -> module.empty(request) end)}
+    end)
   end
 
   # The hook handles messages with the options of the sync that attached it; other options: again.

@@ -42,7 +42,9 @@ defmodule EctoFoundationDB.DecodingTest do
       {first, _} = Keys.record_range(tenant, "things", "bad")
 
       assert_raise DecodeError, fn ->
-        LiveQuery.decoder(tenant, TestThing).([{first, record([field("value", bad)])}])
+        tenant
+        |> LiveQuery.decoder(TestThing)
+        |> LiveQuery.decode([{first, record([field("value", bad)])}])
       end
     end
 

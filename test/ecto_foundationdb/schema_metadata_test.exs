@@ -297,9 +297,12 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       for subscription <- [one, by_dept, all], do: assert_receive({^subscription, :ready}, 5_000)
 
       assert [{:rows, [rows]}] = EctoFoundationDB.Native.take(one)
-      assert [%TestUser{id: "u1", name: "A"}] = LiveQuery.decoder(tenant, TestUser).(rows)
+
+      assert [%TestUser{id: "u1", name: "A"}] =
+               tenant |> LiveQuery.decoder(TestUser) |> LiveQuery.decode(rows)
+
       assert [{:rows, records}] = EctoFoundationDB.Native.take(by_dept)
-      structs = Enum.flat_map(records, LiveQuery.list_decoder(query))
+      structs = Enum.flat_map(records, &LiveQuery.decode(LiveQuery.decoder(query), &1))
       assert [%{id: "u2"}, %{id: "u1"}] = LiveQuery.arrange(query, structs)
       assert [{:rows, [_, _, _]}] = EctoFoundationDB.Native.take(all)
       Enum.each([one, by_dept, all], &EctoFoundationDB.Native.unsubscribe/1)
@@ -350,7 +353,8 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
             records
         end
 
-      ids = for struct <- Enum.flat_map(records, LiveQuery.list_decoder(query)), do: struct.id
+      decoder = LiveQuery.decoder(query)
+      ids = for record <- records, struct <- LiveQuery.decode(decoder, record), do: struct.id
 
       if length(ids) == 2 do
         ids

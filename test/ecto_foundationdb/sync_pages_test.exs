@@ -453,7 +453,12 @@ defmodule EctoFoundationDB.SyncPagesTest do
 
     Page.update(page, fn state ->
       data = state.private[:ecto_fdb_sync_data][Repo]
-      send(test, {page, for({label, %{request: request}} <- data.labels, do: {label, request})})
+
+      send(
+        test,
+        {page, for({_, %{request: request}} <- data.synced, do: {request.label, request})}
+      )
+
       state
     end)
 

@@ -515,7 +515,7 @@ defmodule EctoFoundationDB.SyncTest do
       rename!(two, "two")
       state = handle_until(state, &(&1.user.name == "two"))
       refute_received {_ref, :ready}
-      assert map_size(state.private.ecto_fdb_sync_data[Repo].subscriptions) == 1
+      assert map_size(state.private.ecto_fdb_sync_data[Repo].synced) == 1
     end
   end
 

@@ -45,7 +45,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   @spec load([Record.t()], Query.t()) :: [term()]
   def load(records, %Query{} = query) do
     loader = Values.loader(query.schema, query.tenant)
-    Query.select(query, Enum.map(records, &loader.(&1.data)))
+    Query.select(query, Enum.map(records, &Values.load(loader, &1.data)))
   end
 
   defp first_reads(_query, {:nothing}), do: []

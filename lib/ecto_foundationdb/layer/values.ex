@@ -62,36 +62,43 @@ defmodule EctoFoundationDB.Layer.Values do
       else: inspect(type)
   end
 
-  @doc "A function from stored records to structs of a tenant."
-  @spec loader(Schema.t(), term()) :: (Schema.data() -> struct())
+  @typedoc "How stored records become structs of a tenant."
+  @opaque loader :: {Schema.t(), info :: map(), meta :: map() | nil}
+
+  @doc """
+  What `load/2` needs, made once for some records. It does not notice when the schema's code is loaded
+  anew.
+  """
+  @spec loader(Schema.t(), term()) :: loader()
   def loader(schema, tenant) do
-    version = schema.__info__(:md5)
-    load = version_loader(schema, tenant)
-
-    # A sync keeps this function for long: where the schema's code was loaded anew, the structs are
-    # the new ones.
-    fn data ->
-      if schema.__info__(:md5) == version,
-        do: load.(data),
-        else: version_loader(schema, tenant).(data)
-    end
+    info = Schema.info(schema)
+    {schema, info, Schema.meta(info.empty, tenant)}
   end
 
-  defp version_loader(schema, tenant) do
-    %{empty: empty, renamed: sources, loaded: types} = Schema.info(schema)
-    empty = Schema.put_meta(empty, tenant)
-    size = map_size(empty)
+  @doc "The schema of a loader's structs."
+  @spec schema(loader()) :: Schema.t()
+  def schema({schema, _info, _meta}), do: schema
+
+  @doc "The struct of a stored record, given its fields as they are stored or as a map."
+  @spec load(loader(), Schema.data() | map()) :: struct()
+  def load({schema, %{empty: empty, renamed: sources, loaded: types}, meta}, data) do
+    struct = Map.merge(empty, values(data, sources))
+    # A field that the schema does not have: one more key than the struct's.
+    struct =
+      if map_size(struct) == map_size(empty), do: struct, else: Map.take(struct, Map.keys(empty))
+
     # Stored bytes do not say what a struct is.
-    own = Map.take(empty, [:__struct__, :__meta__])
+    struct =
+      if meta == nil,
+        do: %{struct | __struct__: schema},
+        else: %{struct | __struct__: schema, __meta__: meta}
 
-    fn data ->
-      values = if sources == nil, do: :maps.from_list(data), else: rename(data, sources)
-      struct = empty |> Map.merge(values) |> Map.merge(own)
-      # A field that the schema does not have: one more key than the struct's.
-      struct = if map_size(struct) == size, do: struct, else: Map.take(struct, Map.keys(empty))
-      load_values(types, struct, schema)
-    end
+    load_values(types, struct, schema)
   end
+
+  defp values(data, nil) when is_map(data), do: data
+  defp values(data, nil), do: :maps.from_list(data)
+  defp values(data, sources), do: rename(data, sources)
 
   defp rename(data, sources) do
     for {source, value} <- data, %{^source => field} <- [sources], into: %{}, do: {field, value}

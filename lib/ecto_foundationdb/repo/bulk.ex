@@ -33,7 +33,7 @@ defmodule EctoFoundationDB.Repo.Bulk do
 
           {:ok, stored} ->
             loader = if opts[:returning], do: Values.loader(schema, tenant)
-            {length(stored), loader && Enum.map(stored, loader)}
+            {length(stored), loader && Enum.map(stored, &Values.load(loader, &1))}
         end
       end,
       opts

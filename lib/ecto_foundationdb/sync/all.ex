@@ -44,7 +44,7 @@ defmodule EctoFoundationDB.Sync.All do
   end
 
   @doc false
-  def decoder(%__MODULE__{query: query}, _tenant), do: LiveQuery.list_decoder(query)
+  def decoder(%__MODULE__{query: query}, _tenant), do: LiveQuery.decoder(query)
 
   @doc false
   def value(%__MODULE__{query: query}, [result]) do

@@ -3,6 +3,8 @@ defmodule EctoFoundationDB.Sync.Container do
   # What differs between a LiveView's socket and any other state. A socket is told by its struct's
   # name, and Phoenix's functions are called by name: this library compiles and runs without Phoenix.
 
+  alias EctoFoundationDB.Sync.Many
+
   @hook :ecto_fdb_sync_hook
 
   defguardp is_socket(state) when is_struct(state, Phoenix.LiveView.Socket)
@@ -11,22 +13,31 @@ defmodule EctoFoundationDB.Sync.Container do
   def connected?(state) when is_socket(state), do: live_view(:connected?, [state])
   def connected?(_state), do: true
 
-  @doc """
-  Assigns. `std` and `idlist` are lists of `{label, value}`: what is replaced as a whole, and lists
-  of records that are synced one by one.
-  """
-  def assign(state, std, idlist, opts) do
+  @doc "Assigns changes, a list of `{request, value}`."
+  def assign(state, changes, opts) do
     case opts[:assign] do
-      fun when is_function(fun, 2) -> fun.(state, Map.new(std ++ idlist))
-      fun when is_function(fun, 4) -> fun.(state, std, idlist, [{:idlist, :replace} | opts])
-      _default -> put_assigns(state, Map.new(std ++ idlist))
+      fun when is_function(fun, 2) ->
+        fun.(state, Map.new(by_label(changes)))
+
+      fun when is_function(fun, 4) ->
+        # Records that are synced one by one are told apart from what is replaced as a whole.
+        {idlist, std} = Enum.split_with(changes, &match?({%Many{}, _value}, &1))
+        fun.(state, by_label(std), by_label(idlist), [{:idlist, :replace} | opts])
+
+      _default when is_socket(state) ->
+        apply(Phoenix.Component, :assign, [state, Map.new(by_label(changes))])
+
+      _default ->
+        %{state | assigns: put_all(state.assigns, changes)}
     end
   end
 
-  defp put_assigns(state, new) when is_socket(state),
-    do: apply(Phoenix.Component, :assign, [state, new])
+  defp by_label(changes), do: for({%{label: label}, value} <- changes, do: {label, value})
 
-  defp put_assigns(state, new), do: %{state | assigns: Map.merge(state.assigns, new)}
+  defp put_all(assigns, []), do: assigns
+
+  defp put_all(assigns, [{%{label: label}, value} | changes]),
+    do: assigns |> Map.put(label, value) |> put_all(changes)
 
   @doc "Raises where no hook can be attached."
   def check!(%{assigns: %{myself: %{__struct__: Phoenix.LiveComponent.CID}}} = state, opts)

@@ -3,16 +3,19 @@ defmodule EctoFoundationDB.Sync.State do
   # What Sync remembers in a state's `private.ecto_fdb_sync_data`, for each repo. The terms last
   # assigned are kept here, not looked up in assigns, which the application may rewrite.
 
+  alias EctoFoundationDB.Native
+
   @key :ecto_fdb_sync_data
 
-  # labels:        label => %{request, tenant, decode, subscription, results, value}; `results` has, for
-  #                each live query, the structs it last gave, and why they are stale, or nil; `value` is
-  #                what was assigned of them
-  # subscriptions: subscription => label
-  # callbacks:     [{event, name, fun}] in order of attachment
-  # notifying:     the labels whose callbacks are running
-  # hook:          the options the container hook was attached with, or nil
-  defstruct labels: %{}, subscriptions: %{}, callbacks: [], notifying: [], hook: nil
+  # Every page has this on its heap, and goes through it with every message: it is kept flat and small.
+  #
+  # labels:    label => subscription
+  # synced:    subscription => %{request, tenant, results, value}; `results` has, for each live query, the
+  #            structs it last gave, and why they are stale, or nil; `value` is what was assigned of them
+  # callbacks: [{event, name, fun}] in order of attachment
+  # notifying: the labels whose callbacks are running
+  # hook:      the options the container hook was attached with, or nil
+  defstruct labels: %{}, synced: %{}, callbacks: [], notifying: [], hook: nil
 
   @type t :: %__MODULE__{}
 
@@ -29,42 +32,54 @@ defmodule EctoFoundationDB.Sync.State do
   end
 
   @spec get(map(), module()) :: t()
-  def get(%{private: %{@key => %{} = data}}, repo), do: Map.get(data, repo, %__MODULE__{})
+  def get(%{private: %{@key => all}}, repo) when is_map_key(all, repo),
+    do: :erlang.map_get(repo, all)
+
   def get(_state, _repo), do: %__MODULE__{}
 
   @spec put(map(), module(), t()) :: map()
-  def put(%{private: private} = state, repo, data) do
-    all =
-      case private do
-        %{@key => all} -> Map.put(all, repo, data)
-        _none -> %{repo => data}
-      end
+  def put(%{private: %{@key => %{} = all} = private} = state, repo, data),
+    do: %{state | private: %{private | @key => Map.put(all, repo, data)}}
 
-    %{state | private: Map.put(private, @key, all)}
+  def put(%{private: private} = state, repo, data),
+    do: %{state | private: Map.put(private, @key, %{repo => data})}
+
+  @doc "A label's subscription and sync, or nil."
+  @spec find_label(t(), term()) :: {Native.subscription(), map()} | nil
+  def find_label(%__MODULE__{labels: labels, synced: synced}, label) do
+    case labels do
+      %{^label => subscription} -> {subscription, Map.fetch!(synced, subscription)}
+      _none -> nil
+    end
   end
 
   @doc "Records a label's sync; returns the one it replaces, or nil."
-  @spec put_label(t(), term(), map()) :: {map() | nil, t()}
-  def put_label(data, label, %{subscription: subscription} = synced) do
+  @spec put_label(t(), term(), {Native.subscription(), map()}) ::
+          {{Native.subscription(), map()} | nil, t()}
+  def put_label(data, label, {subscription, synced}) do
     {replaced, data} = pop_label(data, label)
 
     {replaced,
      %{
        data
-       | labels: Map.put(data.labels, label, synced),
-         subscriptions: Map.put(data.subscriptions, subscription, label)
+       | labels: Map.put(data.labels, label, subscription),
+         synced: Map.put(data.synced, subscription, synced)
      }}
   end
 
-  @spec pop_label(t(), term()) :: {map() | nil, t()}
+  @spec pop_label(t(), term()) :: {{Native.subscription(), map()} | nil, t()}
   def pop_label(data, label) do
-    case Map.pop(data.labels, label) do
-      {nil, _labels} ->
+    case find_label(data, label) do
+      nil ->
         {nil, data}
 
-      {%{subscription: subscription} = synced, labels} ->
-        {synced,
-         %{data | labels: labels, subscriptions: Map.delete(data.subscriptions, subscription)}}
+      {subscription, _synced} = found ->
+        {found,
+         %{
+           data
+           | labels: Map.delete(data.labels, label),
+             synced: Map.delete(data.synced, subscription)
+         }}
     end
   end
 end

@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
   @moduledoc false
   # The NIF's subscriptions, as Sync uses them.
 
-  alias EctoFoundationDB.{DecodeError, Native, Schema}
+  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema}
   alias EctoFoundationDB.Layer.Values
 
   @typedoc """
@@ -68,30 +68,30 @@ defmodule EctoFoundationDB.Sync.Subscription do
   end
 
   @doc """
-  Takes what has changed into `before`, the results of each live query so far. `decode` makes a
-  record's struct from its rows; it is called for changed records only.
+  Takes what has changed into `before`, the results of each live query so far. Only records that have
+  changed are decoded.
   """
-  @spec take(Native.subscription(), [result()], ([Native.row()] -> [struct()])) :: [result()]
-  def take(subscription, before, decode) do
-    update(Native.take(subscription), before, decode)
+  @spec take(Native.subscription(), [result()], LiveQuery.decoder()) :: [result()]
+  def take(subscription, before, decoder) do
+    update(Native.take(subscription), before, decoder)
   end
 
   @doc "What was taken got lost: the next time everything is taken again."
   @spec untake(Native.subscription()) :: :ok
   def untake(subscription), do: Native.untake(subscription)
 
-  defp update([], [], _decode), do: []
+  defp update([], [], _decoder), do: []
 
-  defp update([taken | more], [{places, stale} | before], decode) do
+  defp update([taken | more], [{places, stale} | before], decoder) do
     result =
       case taken do
         :unchanged -> {places, stale}
-        {:rows, items} -> items |> merge(List.to_tuple(places), decode) |> result()
+        {:rows, items} -> items |> merge({places, 0}, places, decoder) |> result()
         {:stale, error} -> {places, EctoFoundationDB.Error.exception(error)}
         :fresh -> result(places)
       end
 
-    [result | update(more, before, decode)]
+    [result | update(more, before, decoder)]
   end
 
   defp result(places), do: {places, error(places)}
@@ -100,18 +100,24 @@ defmodule EctoFoundationDB.Sync.Subscription do
   defp error([_place | places]), do: error(places)
   defp error([]), do: nil
 
-  # Records that did not change stay the same terms. A record that is no result, an index entry's
-  # that is out of date, keeps its place as nil.
-  defp merge([], _before, _decode), do: []
+  # Records that did not change stay the same terms, and so does the list from where on nothing changed.
+  # A record that is no result, an index entry's that is out of date, keeps its place as nil.
+  #
+  # `rest` is what `before` has from the place `at` on. What is kept comes in order, but for records that
+  # have changed places without being changed themselves: for those it begins anew.
+  defp merge([], _rest_at, _before, _decoder), do: []
 
-  defp merge([{:keep, first, count} | items], before, decode) do
-    keep(before, first, first + count, merge(items, before, decode))
+  defp merge([{:keep, first, count} | items], {rest, at}, before, decoder) when first >= at do
+    keep(items, skip(rest, first - at), count, first + count, before, decoder)
   end
 
-  defp merge([rows | items], before, decode) do
+  defp merge([{:keep, _first, _count} | _] = items, _rest_at, before, decoder),
+    do: merge(items, {before, 0}, before, decoder)
+
+  defp merge([rows | items], rest_at, before, decoder) do
     place =
       try do
-        decode.(rows)
+        LiveQuery.decode(decoder, rows)
       rescue
         error in DecodeError -> {:undecodable, so_far(rows, before), error}
       else
@@ -119,27 +125,36 @@ defmodule EctoFoundationDB.Sync.Subscription do
         [] -> nil
       end
 
-    [place | merge(items, before, decode)]
+    [place | merge(items, rest_at, before, decoder)]
   end
 
-  defp keep(_before, first, first, tail), do: tail
-
-  defp keep(before, first, last, tail) do
-    keep(before, first, last - 1, [elem(before, last - 1) | tail])
+  defp keep([], rest, count, _at, _before, _decoder) do
+    if length(rest) == count, do: rest, else: Enum.take(rest, count)
   end
+
+  defp keep(items, rest, 0, at, before, decoder), do: merge(items, {rest, at}, before, decoder)
+
+  defp keep(items, [place | rest], count, at, before, decoder),
+    do: [place | keep(items, rest, count - 1, at, before, decoder)]
+
+  defp skip(rest, 0), do: rest
+  defp skip([_place | rest], count), do: skip(rest, count - 1)
 
   # The struct that the process has of a record, found by its id, the last element of the key.
   defp so_far([{key, _value} | _], before) do
     id = key |> Native.unpack() |> Tuple.to_list() |> List.last()
 
-    Enum.find(records({Tuple.to_list(before), nil}), fn %schema{} = struct ->
+    Enum.find(records({before, nil}), fn %schema{} = struct ->
       Values.dump_value(schema, :sync, Schema.primary_key(schema), Schema.id!(struct)) == id
     end)
   end
 
   @doc "A result's records. One that cannot be decoded is what it was before."
   @spec records(result()) :: [struct()]
-  def records({places, _stale}), do: structs(places)
+  def records({places, _stale}), do: if(structs?(places), do: places, else: structs(places))
+
+  defp structs?([place | places]) when is_map(place), do: structs?(places)
+  defp structs?(places), do: places == []
 
   defp structs([]), do: []
   defp structs([nil | places]), do: structs(places)

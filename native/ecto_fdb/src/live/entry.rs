@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use foundationdb::FdbResult;
 use parking_lot::{Mutex, RwLock};
 use rustler::ResourceArc;
 use slab::Slab;
 use tokio::task::AbortHandle;
 
-use super::delivery::{self, Due};
+use super::delivery::{self, Courier, Due};
 use super::events::Event;
 use super::plan;
 use super::query::{Found, MetadataVersion, Query};
@@ -28,6 +29,9 @@ use crate::stats::{count, Stats};
 
 /// How many subscriptions are woken before another entry has its turn.
 const DELIVERY_TURN: usize = 256;
+
+/// So many subscribers take terms that were made once.
+const MANY: usize = 8;
 
 /// The database's watch that is pending for an entry.
 struct ArmedWatch {
@@ -144,9 +148,7 @@ pub struct Entry {
     /// What it reads.
     pub query: Arc<Query>,
     database: Arc<Database>,
-    current: RwLock<Arc<Snapshot>>,
-    /// `current`'s generation, to compare without a lock.
-    generation: AtomicU64,
+    current: ArcSwap<Snapshot>,
     /// Why `current` may not be what the database holds.
     stale: RwLock<Option<Error>>,
     is_stale: AtomicBool,
@@ -182,8 +184,7 @@ impl Entry {
         Arc::new(Entry {
             query: Arc::clone(query),
             database: Arc::clone(database),
-            generation: AtomicU64::new(snapshot.generation),
-            current: RwLock::new(snapshot),
+            current: ArcSwap::new(snapshot),
             stale: RwLock::new(None),
             is_stale: AtomicBool::new(false),
             state: Mutex::new(State {
@@ -216,12 +217,12 @@ impl Entry {
 
     /// The newest data.
     pub fn current(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.current.read())
+        self.current.load_full()
     }
 
     /// The newest data's generation.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.current.load().generation
     }
 
     /// Whether the newest data may not be what the database holds.
@@ -373,7 +374,10 @@ impl Entry {
     ) -> Result<(Arc<Snapshot>, Vec<usize>), (Closed, Read)> {
         // The comparison is done outside of the lock, against what will most likely still be there.
         let before = self.current();
-        let (records, change) = before.reuse(read.found.records);
+        let (records, mut change) = before.reuse(read.found.records);
+        if self.state.lock().subscribers.len() >= MANY {
+            change.share(&records);
+        }
         let found = Found {
             records,
             ..read.found
@@ -407,9 +411,7 @@ impl Entry {
             state.read_version = read.read_version;
             state.watched = read.found.watched;
             if !equal {
-                *self.current.write() = Arc::clone(&snapshot);
-                self.generation
-                    .store(snapshot.generation, Ordering::Release);
+                self.current.store(Arc::clone(&snapshot));
                 self.deliver(&mut state);
             }
         }
@@ -550,9 +552,20 @@ impl Entry {
         }
     }
 
+    /// Who wakes its subscribers where they are many.
+    pub fn courier(&self) -> &Courier {
+        &self.database.live.courier
+    }
+
+    /// Whether more than so many places are left to visit in its round.
+    pub fn has_more_to_deliver_than(&self, few: usize) -> bool {
+        self.state.lock().round.left > few
+    }
+
     /// The next few subscriptions to wake; whether more are left.
-    pub fn delivery_turn(&self, due: &mut Vec<ResourceArc<Subscription>>) -> bool {
+    pub fn delivery_turn(&self) -> (Vec<ResourceArc<Subscription>>, bool) {
         let mut state = self.state.lock();
+        let mut due = Vec::with_capacity(state.round.left.min(DELIVERY_TURN));
         for _ in 0..DELIVERY_TURN {
             let Some(place) = state.round.next() else {
                 break;
@@ -560,7 +573,7 @@ impl Entry {
             due.extend(state.subscribers.get(place).cloned());
         }
         state.delivering = !state.round.is_over();
-        state.delivering
+        (due, state.delivering)
     }
 
     /// A subscription leaves. The last one closes the entry and drops its watch.

@@ -8,7 +8,7 @@
 //!                                    └──► {subscription, :ready} to every subscriber
 //! ```
 //!
-//! - [`query`], [`snapshot`]: what is read, and what was.
+//! - [`query`], [`snapshot`], [`shared_term`]: what is read, what was, and its change as a term.
 //! - [`entry`]: one live query: newest data, pending watch, subscribers.
 //! - [`subscription`]: one process's interest.
 //! - [`reader`]: batches: many queries at one read version.
@@ -25,6 +25,7 @@ pub mod heartbeat;
 pub mod plan;
 pub mod query;
 pub mod reader;
+pub mod shared_term;
 pub mod snapshot;
 pub mod storm;
 pub mod subscription;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use self::delivery::Courier;
 use self::entry::Entry;
 use self::events::Reporter;
 use self::heartbeat::Heartbeat;
@@ -53,6 +55,8 @@ pub struct LiveQueries {
     newest: AtomicI64,
     /// Whether the database answers.
     pub heartbeat: Heartbeat,
+    /// Who wakes many subscribers.
+    pub courier: Courier,
     /// Who makes new plans.
     pub planner: Planner,
     /// Who hears of events.

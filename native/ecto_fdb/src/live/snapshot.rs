@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use rustler::{Encoder, Env, Resource, ResourceArc, Term};
 use smallvec::SmallVec;
 
+use super::shared_term::SharedTerm;
 use crate::etf;
 use crate::record::{is_part_of, NESTED_TUPLE};
 use crate::tuple::binary;
@@ -168,9 +169,8 @@ fn share_record(a: &Row, b: &Row) -> bool {
 
 fn encode_row<'a>(env: Env<'a>, row: &SharedRow, whole: bool) -> Term<'a> {
     if whole && row.plain {
-        // Fails where it has an atom that this VM does not know.
-        if let Some((data, _size)) = env.binary_to_term(&row.value) {
-            return (atoms::data(), data).encode(env);
+        if let Some(fields) = decode(env, &row.value) {
+            return (atoms::data(), fields).encode(env);
         }
     }
     let value = if row.value.len() > HEAP_BINARY_LIMIT {
@@ -181,14 +181,24 @@ fn encode_row<'a>(env: Env<'a>, row: &SharedRow, whole: bool) -> Term<'a> {
     (binary(env, &row.key), value).encode(env)
 }
 
+/// The fields of a plain record as a map. None where they have an atom that this VM does not know, or
+/// one twice.
+fn decode<'a>(env: Env<'a>, value: &[u8]) -> Option<Term<'a>> {
+    let (fields, _size) = env.binary_to_term(value)?;
+    let fields: Vec<(Term<'a>, Term<'a>)> = fields.decode().ok()?;
+    Term::map_from_pairs(env, &fields).ok()
+}
+
 /// What one read of a query found.
 pub struct Snapshot {
     /// Which data these are: equal data of an entry keep their generation, others never share one.
     pub generation: u64,
     records: Vec<Record>,
     cost: usize,
-    /// From an earlier snapshot: most pages come from the same one.
-    change: Mutex<Option<Arc<Change>>>,
+    /// From the one before: most pages come from there.
+    change: Option<Change>,
+    /// From another one: where pages have slept through some, most of them through as many.
+    skipped: Mutex<Option<Arc<Change>>>,
 }
 
 /// How a snapshot's records come from those of an earlier one.
@@ -196,6 +206,8 @@ pub struct Change {
     from: u64,
     items: Vec<Item>,
     cost: usize,
+    /// The change as a term, made once where many pages take it.
+    term: Option<SharedTerm>,
 }
 
 /// A piece of a change.
@@ -214,7 +226,8 @@ impl Snapshot {
             generation,
             cost: records.iter().map(Record::cost).sum(),
             records,
-            change: Mutex::new(change.map(Arc::new)),
+            change,
+            skipped: Mutex::new(None),
         }
     }
 
@@ -261,11 +274,19 @@ impl Snapshot {
 
     /// What `encode_change` costs at most.
     pub fn cost_of_change(&self, before: &Snapshot) -> usize {
-        match &*self.change.lock() {
+        if let Some(change) = self.direct_change(before) {
+            return change.cost;
+        }
+        match &*self.skipped.lock() {
             Some(change) if change.from == before.generation => change.cost,
             // They have to be compared first.
             _ => self.cost + before.cost,
         }
+    }
+
+    fn direct_change(&self, before: &Snapshot) -> Option<&Change> {
+        let is_from = |change: &&Change| change.from == before.generation;
+        self.change.as_ref().filter(is_from)
     }
 
     /// All records, as `[[{key, value}]]`.
@@ -275,20 +296,23 @@ impl Snapshot {
 
     /// The records as a change of `before`'s: `[[{key, value}] | {:keep, first, count}]`.
     pub fn encode_change<'a>(&self, env: Env<'a>, before: &Snapshot) -> Term<'a> {
-        encode_list(env, &self.change_from(before).items, |item| match *item {
-            Item::Keep { first, count } => (atoms::keep(), first, count).encode(env),
-            Item::New(place) => self.records[place].encode(env),
-        })
+        match self.direct_change(before) {
+            Some(Change {
+                term: Some(term), ..
+            }) => term.copy(env),
+            Some(change) => change.encode(env, &self.records),
+            None => self.skipped_change(before).encode(env, &self.records),
+        }
     }
 
-    fn change_from(&self, before: &Snapshot) -> Arc<Change> {
-        let known = self.change.lock().clone();
+    fn skipped_change(&self, before: &Snapshot) -> Arc<Change> {
+        let known = self.skipped.lock().clone();
         match known {
             Some(change) if change.from == before.generation => change,
             _ => {
                 let change = Change::between(before, &self.records, Record::is);
                 let change = Arc::new(change);
-                *self.change.lock() = Some(Arc::clone(&change));
+                *self.skipped.lock() = Some(Arc::clone(&change));
                 change
             }
         }
@@ -306,6 +330,7 @@ impl Change {
             from: before.generation,
             items: Vec::new(),
             cost: 0,
+            term: None,
         };
         let mut lookup = Lookup::new(before);
         for (place, record) in records.iter().enumerate() {
@@ -315,6 +340,18 @@ impl Change {
             change.push(place, record, kept);
         }
         change
+    }
+
+    /// Makes the term of a change to these records, which many pages are going to take.
+    pub fn share(&mut self, records: &[Record]) {
+        self.term = Some(SharedTerm::new(|env| self.encode(env, records)));
+    }
+
+    fn encode<'a>(&self, env: Env<'a>, records: &[Record]) -> Term<'a> {
+        encode_list(env, &self.items, |item| match *item {
+            Item::Keep { first, count } => (atoms::keep(), first, count).encode(env),
+            Item::New(place) => records[place].encode(env),
+        })
     }
 
     /// The record at this place is the earlier snapshot's at `kept`, or a new one.

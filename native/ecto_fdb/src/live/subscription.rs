@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustler::types::atom;
-use rustler::{Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
+use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 use smallvec::SmallVec;
 
 use super::delivery::{self, Due};
@@ -141,14 +141,13 @@ impl Subscription {
         }
     }
 
-    /// Sends the message where there is something to take and none is outstanding. Must not be
-    /// called on a scheduler thread.
-    pub fn wake(this: &ResourceArc<Self>, env: &mut OwnedEnv) {
+    /// Sends the message where there is something to take and none is outstanding.
+    pub fn wake(this: &ResourceArc<Self>, env: Env<'_>) {
         let mut state = this.state.lock();
         if state.phase != Phase::Idle || !state.is_behind() {
             return;
         }
-        match env.send_and_clear(&this.owner, |env| (this, atoms::ready()).encode(env)) {
+        match env.send(&this.owner, (this, atoms::ready())) {
             Ok(()) => {
                 state.phase = Phase::Outstanding;
                 if let Some(stats) = state.stats() {
