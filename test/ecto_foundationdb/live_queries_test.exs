@@ -100,6 +100,55 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     end
   end
 
+  test "many subscribers take what one would: all of it, and changes of it" do
+    unknown = <<131, 108, 0, 0, 0, 1, 104, 2, 119, 9, "atom x!y.", 97, 1, 106>>
+    assert_raise ArgumentError, fn -> :erlang.binary_to_term(unknown, [:safe]) end
+    many_fields = for i <- 1..40, do: {:"field_#{i}", i}
+
+    values = [
+      data(name: "short", long: String.duplicate("l", 100), nested: %{list: [1, 2.5, nil]}),
+      data(many_fields),
+      data(name: String.duplicate("x", 3000)),
+      data(name: 1, name: 2),
+      "no term",
+      unknown
+    ]
+
+    rows = for {value, id} <- Enum.with_index(values), do: {:set, key(["r", id]), value}
+    split = {:set, key(["r", 0, {3, 0, 7}]), "part"}
+
+    turned =
+      for {value, id} <- Enum.with_index(Enum.reverse(values)), do: {:set, key(["r", id]), value}
+
+    [alone, many] =
+      for n <- [1, 100] do
+        {:ok, db} = Native.database_open("many", {:memory, "many #{n}"}, [])
+        write(db, rows)
+        ref = make_ref()
+        subs = Native.subscribe(db, ref, for(_ <- 1..n, do: {[all(db, "r")], nil}))
+        assert_receive {^ref, :ok}, 5000
+        first = Enum.map(subs, &Native.take/1)
+
+        changes =
+          for ops <- [[split], turned, [{:clear, key(["r", 3])}]] do
+            write(db, [touch() | ops])
+            for sub <- subs, do: assert_receive({^sub, :ready}, 5000)
+            Enum.map(subs, &Native.take/1)
+          end
+
+        for each <- [first | changes], do: assert([_the_same] = Enum.uniq(each))
+        Enum.map([first | changes], &hd/1)
+      end
+
+    assert alone == many
+    assert [[{:rows, [[{:data, %{name: "short"} = map}], [{:data, fields}] | _]}] | _] = alone
+    assert map.nested == %{list: [1, 2.5, nil]}
+    assert fields == Map.new(many_fields)
+    assert [[{:rows, [[_, {_, "part"}], {:keep, 1, 5}]}] | _] = tl(alone)
+  end
+
+  defp data(fields), do: :erlang.term_to_binary(fields)
+
   describe "records of an index" do
     test "come in its order; an entry without a record is none", %{db: db} do
       write(db, [

@@ -20,6 +20,7 @@ use super::events::Event;
 use super::plan;
 use super::query::{Found, MetadataVersion, Query};
 use super::reader::{self, WatchFuture};
+use super::shared_term;
 use super::snapshot::Snapshot;
 use super::subscription::Subscription;
 use crate::client;
@@ -29,9 +30,6 @@ use crate::stats::{count, Stats};
 
 /// How many subscriptions are woken before another entry has its turn.
 const DELIVERY_TURN: usize = 256;
-
-/// So many subscribers take terms that were made once.
-const MANY: usize = 8;
 
 /// The database's watch that is pending for an entry.
 struct ArmedWatch {
@@ -375,7 +373,7 @@ impl Entry {
         // The comparison is done outside of the lock, against what will most likely still be there.
         let before = self.current();
         let (records, mut change) = before.reuse(read.found.records);
-        if self.state.lock().subscribers.len() >= MANY {
+        if self.state.lock().subscribers.len() >= shared_term::MANY {
             change.share(&records);
         }
         let found = Found {

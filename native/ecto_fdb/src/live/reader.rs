@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use super::entry::{Entry, Read};
 use super::events::Event;
 use super::query::{self, MetadataVersion, Query};
+use super::shared_term::MANY;
 use super::snapshot::Snapshot;
 use super::storm::{self, Storm};
 use super::subscription::{Part, Subscription, Untaken};
@@ -389,7 +390,10 @@ fn begin(
                 None
             }
         };
-        attached.push(found.map(|(entry, snapshot, slots)| (entry, snapshot, slots.into_iter())));
+        attached.push(found.map(|(entry, snapshot, slots)| {
+            let all = (slots.len() >= MANY).then(|| Arc::new(snapshot.share()));
+            (entry, snapshot, slots.into_iter(), all)
+        }));
     }
     for mut call in calls {
         let mut left = call.subscriptions.len();
@@ -400,12 +404,14 @@ fn begin(
                 .filter_map(|wanted| match wanted {
                     Wanted::Kept(part) => Some(part),
                     Wanted::Read(query, _) => {
-                        let (entry, snapshot, slots) = attached[queries.place[&query]].as_mut()?;
+                        let (entry, snapshot, slots, all) =
+                            attached[queries.place[&query]].as_mut()?;
                         Some(Part {
                             entry: Arc::clone(entry),
                             slot: slots.next()?,
                             snapshot: Arc::clone(snapshot),
                             fresh: true,
+                            all: all.clone(),
                             told_stale: false,
                         })
                     }

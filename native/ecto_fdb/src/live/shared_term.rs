@@ -3,6 +3,9 @@
 use rustler::sys::ErlNifTerm;
 use rustler::{Env, OwnedEnv, Term};
 
+/// So many processes take a term that was made once.
+pub const MANY: usize = 8;
+
 /// A term in an environment of its own.
 pub struct SharedTerm {
     env: OwnedEnv,

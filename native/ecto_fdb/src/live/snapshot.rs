@@ -294,6 +294,11 @@ impl Snapshot {
         encode_list(env, &self.records, |record| record.encode(env))
     }
 
+    /// `encode_all`'s term, which many pages are going to take.
+    pub fn share(&self) -> SharedTerm {
+        SharedTerm::new(|env| self.encode_all(env))
+    }
+
     /// The records as a change of `before`'s: `[[{key, value}] | {:keep, first, count}]`.
     pub fn encode_change<'a>(&self, env: Env<'a>, before: &Snapshot) -> Term<'a> {
         match self.direct_change(before) {

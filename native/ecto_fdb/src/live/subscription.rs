@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::delivery::{self, Due};
 use super::entry::Entry;
 use super::query::Query;
+use super::shared_term::SharedTerm;
 use super::snapshot::Snapshot;
 use crate::client;
 use crate::error::Error;
@@ -53,6 +54,8 @@ pub struct Part {
     pub snapshot: Arc<Snapshot>,
     /// Whether the first result still waits to be taken.
     pub fresh: bool,
+    /// All of that result, where many got it at once.
+    pub all: Option<Arc<SharedTerm>>,
     /// Whether the process was told that these data are stale.
     pub told_stale: bool,
 }
@@ -252,6 +255,7 @@ impl Subscription {
                 slot,
                 snapshot: Arc::clone(&part.snapshot),
                 fresh: part.fresh,
+                all: part.all.clone(),
                 told_stale: part.told_stale,
             })
         };
@@ -291,7 +295,10 @@ impl Part {
     fn take(&mut self) -> Taken {
         if self.fresh {
             self.fresh = false;
-            return Taken::All(Arc::clone(&self.snapshot));
+            return match self.all.take() {
+                Some(all) => Taken::Shared(all),
+                None => Taken::All(Arc::clone(&self.snapshot)),
+            };
         }
         let current = self.entry.current();
         if current.generation != self.snapshot.generation {
@@ -317,6 +324,7 @@ impl Part {
 /// What a part has for its process.
 enum Taken {
     All(Arc<Snapshot>),
+    Shared(Arc<SharedTerm>),
     Change {
         current: Arc<Snapshot>,
         before: Arc<Snapshot>,
@@ -330,6 +338,7 @@ impl Encoder for Taken {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
             Taken::All(snapshot) => (atoms::rows(), snapshot.encode_all(env)).encode(env),
+            Taken::Shared(all) => (atoms::rows(), all.copy(env)).encode(env),
             Taken::Change { current, before } => {
                 (atoms::rows(), current.encode_change(env, before)).encode(env)
             }
