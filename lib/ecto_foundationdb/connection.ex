@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Connection do
 
   use GenServer
 
-  alias EctoFoundationDB.{Courier, Error, Native, Planner, Schema}
+  alias EctoFoundationDB.{Error, Native, Planner, Schema}
 
   @defaults [
     storage_id: "Ecto.Adapters.FoundationDB",
@@ -189,7 +189,6 @@ defmodule EctoFoundationDB.Connection do
       :ets.insert(repo, {:connection, connection})
       :ok = Native.stale_after(database, config[:stale_after])
       {:ok, _pid} = Planner.start_link(database)
-      {:ok, _pid} = Courier.start_link(database)
       EctoFoundationDB.Telemetry.start_link(repo, database)
       {:ok, database}
     else

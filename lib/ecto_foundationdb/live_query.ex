@@ -46,16 +46,19 @@ defmodule EctoFoundationDB.LiveQuery do
   @spec decode(decoder(), [Native.row()]) :: [struct()]
   def decode({loader, []}, [{:data, data}]), do: [Values.load(loader, data)]
 
+  def decode({loader, where}, [{:data, data}]) do
+    if Order.matches?(Map.to_list(data), Values.schema(loader), where),
+      do: [Values.load(loader, data)],
+      else: []
+  end
+
   def decode({loader, where}, rows) do
     schema = Values.schema(loader)
 
-    for data <- data(rows, schema),
-        Order.matches?(data, schema, where),
-        do: Values.load(loader, data)
+    for record <- Record.decode(rows, schema),
+        Order.matches?(record.data, schema, where),
+        do: Values.load(loader, record.data)
   end
-
-  defp data([{:data, data}], _schema), do: [Map.to_list(data)]
-  defp data(rows, schema), do: for(record <- Record.decode(rows, schema), do: record.data)
 
   @doc """
   The query of a list: of all records of a schema, or of those with these values (`by`), with the

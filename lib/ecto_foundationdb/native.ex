@@ -266,20 +266,6 @@ defmodule EctoFoundationDB.Native do
   def replanned(_request, _answer, _metadata_version), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Makes the calling process the courier: it gets `{:deliver, delivery}` where many subscribers are to be
-  woken, and calls `deliver/1`.
-  """
-  @spec courier(database()) :: :ok
-  def courier(_database), do: :erlang.nif_error(:nif_not_loaded)
-
-  @doc """
-  Wakes the next few subscribers of a delivery; whether more are left. Who drops a delivery before it is
-  done leaves the rest to a thread of the NIF.
-  """
-  @spec deliver(reference()) :: boolean()
-  def deliver(_delivery), do: :erlang.nif_error(:nif_not_loaded)
-
-  @doc """
   Makes the calling process the reporter: it gets `{:event, name, measurements}`, a keyword list of
   integers. `:watch_armed`, `:watch_fired`; `:watch_failed` with `:code`; `:refreshed` with
   `:duration` (microseconds), `:records`, `:subscribers` and `:changed` (0 or 1); `:retry` with

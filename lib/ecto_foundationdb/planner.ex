@@ -15,6 +15,8 @@ defmodule EctoFoundationDB.Planner do
 
   @impl true
   def init(database) do
+    # So it ends with the Repo's process also where that one ends in peace.
+    Process.flag(:trap_exit, true)
     :ok = Native.planner(database)
     {:ok, %{waiting: %{}, running: 0}}
   end

@@ -197,9 +197,6 @@ defmodule EctoFoundationDB.Schema do
   @doc false
   def meta(struct, tenant, state \\ :loaded)
 
-  def meta(%{__meta__: %{state: _, prefix: _} = meta}, tenant, state),
-    do: %{meta | state: state, prefix: tenant}
-
   def meta(%{__meta__: %{state: _} = meta}, tenant, state),
     do: Map.put(%{meta | state: state}, :prefix, tenant)
 

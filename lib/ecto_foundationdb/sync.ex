@@ -629,7 +629,7 @@ defmodule EctoFoundationDB.Sync do
     assigned = Container.assign(state, changes, opts)
 
     # Most pages have no callbacks, and need not know what was.
-    if State.get(state, repo).callbacks == [],
+    if State.get(assigned, repo).callbacks == [],
       do: assigned,
       else: Callbacks.run(assigned, repo, :handle_assigns, old_values(changes, state.assigns))
   end

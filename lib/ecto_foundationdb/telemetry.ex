@@ -35,6 +35,8 @@ defmodule EctoFoundationDB.Telemetry do
 
   @impl true
   def init({repo, database}) do
+    # So it ends with the Repo's process also where that one ends in peace.
+    Process.flag(:trap_exit, true)
     :ok = Native.reporter(database)
     {:ok, %{repo: repo}}
   end

@@ -133,6 +133,20 @@ defmodule EctoFoundationDB.ConnectionTest do
     assert :ok = FileRepo.transactional(nil, fn -> :ok end)
   end
 
+  test "a Repo that is stopped leaves no process" do
+    # Not linked to this test, which would end it with an exit.
+    start = fn ->
+      FileRepo.start_link(TestRepo.test_config()) |> tap(fn {:ok, pid} -> Process.unlink(pid) end)
+    end
+
+    {:ok, repo} = start.()
+    {:links, [_ | _] = links} = Process.info(repo, :links)
+    refs = for pid <- links, is_pid(pid), do: Process.monitor(pid)
+    assert refs != []
+    :ok = FileRepo.stop()
+    for ref <- refs, do: assert_receive({:DOWN, ^ref, :process, _pid, _reason}, 5_000)
+  end
+
   test "transactions are gone with the calls" do
     LayerCase.start_repo()
     id = LayerCase.tenant_id(%{module: __MODULE__, test: "gone"})

@@ -111,6 +111,17 @@ defmodule EctoFoundationDB.DecodingTest do
 
     assert %TestThing{id: "s", value: 1, __meta__: %{prefix: ^tenant}} =
              TestRepo.get(TestThing, "s", prefix: tenant)
+
+    # Nor whose code goes through its fields, where those have other names.
+    for struct <- [String, File.Stream, MapSet] do
+      member = :erlang.term_to_binary(__struct__: struct, id: "m", path: "/chosen", t: "blue")
+      operations(tenant, [{:set, {:pack, Keys.record(tenant, "members", "m")}, member}])
+      state = %{assigns: %{}, private: %{tenant: tenant}}
+      state = Sync.sync_one(state, TestRepo, :member, TestMember, "m")
+      assert %TestMember{id: "m", team: "blue"} = member = state.assigns.member
+      assert member == TestRepo.get(TestMember, "m", prefix: tenant)
+      Sync.cancel_all(state, TestRepo)
+    end
   end
 
   test "the walk takes every term of data, and stops where it ends" do

@@ -243,52 +243,6 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
-  test "many pages are woken where the courier dies, at once or in the middle", %{tenant: tenant} do
-    user = Repo.insert!(%User{id: "u1", name: "0"}, prefix: tenant)
-
-    pages =
-      for _ <- 1..1000, do: Page.start(Repo, tenant, &Sync.sync_one(&1, Repo, :user, User, "u1"))
-
-    database = Connection.fetch!(Repo).database
-    test = self()
-
-    deaths = [
-      before_it_hears: fn -> :ok end,
-      before_it_begins: fn -> assert_receive {:deliver, _delivery}, 60_000 end,
-      # A turn is a part of the pages.
-      after_a_turn: fn ->
-        assert_receive {:deliver, delivery}, 60_000
-        assert Native.deliver(delivery)
-      end,
-      when_it_is_done: fn ->
-        assert_receive {:deliver, delivery}, 60_000
-        assert Enum.find(1..100, fn _turn -> not Native.deliver(delivery) end) == 4
-        refute Native.deliver(delivery)
-      end
-    ]
-
-    for {name, until} <- deaths do
-      {courier, ref} =
-        spawn_monitor(fn ->
-          :ok = Native.courier(database)
-          send(test, :courier)
-          until.()
-        end)
-
-      assert_receive :courier
-      if name == :before_it_hears, do: assert_receive({:DOWN, ^ref, _, ^courier, :normal})
-      before = Sync.stats(Repo).messages
-      Repo.update!(user, name: "#{name}")
-      for page <- pages, do: assert(Page.await(page, &(&1.user.name == "#{name}")))
-      assert Sync.stats(Repo).messages == before + 1000
-      if name != :before_it_hears, do: assert_receive({:DOWN, ^ref, _, ^courier, :normal})
-    end
-
-    for page <- pages, do: Process.exit(page, :kill)
-    nothing_left!()
-    restart!([])
-  end
-
   test "after a migration many lists are planned anew, each once", %{tenant: tenant} do
     labels = for limit <- 1..100, do: {:users, limit}
 

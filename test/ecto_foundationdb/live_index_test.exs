@@ -144,4 +144,24 @@ defmodule EctoFoundationDB.LiveIndexTest do
     assert SyncPage.assigns(page(tenant, TestNote, where: [tag: "t"])).list == [note]
     assert [] = SyncPage.assigns(page(tenant, TestNote, where: [tag: "t", text: "x"])).list
   end
+
+  test "come in another order where another index answers, changed or not", %{tenant: tenant} do
+    tenant = Tenant.open!(TestRepo, tenant.id <> "-order")
+    migrate(tenant, 1)
+
+    notes =
+      for i <- 10..29 do
+        TestRepo.insert!(%TestNote{id: "n#{i}", tag: "t", text: "#{50 - i}"}, prefix: tenant)
+      end
+
+    page = page(tenant, TestNote, where: [tag: "t"])
+    assert SyncPage.assigns(page).list == notes
+    migrate(tenant, 2)
+    assert SyncPage.await(page, &(&1.list == Enum.reverse(notes)))
+
+    # Out of the middle to the end.
+    moved = TestRepo.update!(Enum.at(notes, 7), text: "99")
+    expected = notes |> List.delete_at(7) |> Enum.reverse() |> Kernel.++([moved])
+    assert SyncPage.await(page, &(&1.list == expected))
+  end
 end

@@ -786,6 +786,24 @@ defmodule EctoFoundationDB.SyncTest do
       assert %{synced: %{user: %User{name: "Grace"}}} = handle_next(state, opts).assigns
     end
 
+    test "assign: a function that attaches a callback, which hears of it", context do
+      %{tenant: tenant, state: state} = context
+      insert!(tenant, "u1", "Ada")
+      test = self()
+
+      assign = fn state, new ->
+        state = %{state | assigns: Map.merge(state.assigns, new)}
+
+        Sync.attach_callback(state, Repo, :handle_assigns, fn state, old ->
+          send(test, {:old, old})
+          {:cont, state}
+        end)
+      end
+
+      Sync.sync_one(state, Repo, :user, User, "u1", assign: assign)
+      assert_received {:old, %{user: nil}}
+    end
+
     test "assign: a function of four arguments, with assign_map", context do
       %{tenant: tenant, state: state} = context
       for id <- ["a", "b"], do: insert!(tenant, id, id)

@@ -63,7 +63,7 @@ defmodule EctoFoundationDB.Layer.Values do
   end
 
   @typedoc "How stored records become structs of a tenant."
-  @opaque loader :: {Schema.t(), info :: map(), meta :: map() | nil}
+  @opaque loader :: {Schema.t(), info :: map(), meta :: term()}
 
   @doc """
   What `load/2` needs, made once for some records. It does not notice when the schema's code is loaded
@@ -87,17 +87,19 @@ defmodule EctoFoundationDB.Layer.Values do
     struct =
       if map_size(struct) == map_size(empty), do: struct, else: Map.take(struct, Map.keys(empty))
 
-    # Stored bytes do not say what a struct is.
-    struct =
-      if meta == nil,
-        do: %{struct | __struct__: schema},
-        else: %{struct | __struct__: schema, __meta__: meta}
-
-    load_values(types, struct, schema)
+    load_values(types, own(struct, schema, meta), schema)
   end
+
+  # Stored bytes do not say what a struct is.
+  defp own(%{__meta__: _} = struct, schema, meta),
+    do: %{struct | __struct__: schema, __meta__: meta}
+
+  defp own(struct, schema, _meta), do: %{struct | __struct__: schema}
 
   defp values(data, nil) when is_map(data), do: data
   defp values(data, nil), do: :maps.from_list(data)
+  # A stored field may be called `__struct__`: a map is not enumerated by what it says it is.
+  defp values(data, sources) when is_map(data), do: data |> :maps.to_list() |> rename(sources)
   defp values(data, sources), do: rename(data, sources)
 
   defp rename(data, sources) do

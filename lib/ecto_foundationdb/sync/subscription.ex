@@ -104,17 +104,22 @@ defmodule EctoFoundationDB.Sync.Subscription do
   # A record that is no result, an index entry's that is out of date, keeps its place as nil.
   #
   # `rest` is what `before` has from the place `at` on. What is kept comes in order, but for records that
-  # have changed places without being changed themselves: for those it begins anew.
-  defp merge([], _rest_at, _before, _decoder), do: []
+  # have changed places without being changed themselves: from the first of those on they are looked up.
+  defp merge([], _places, _before, _decoder), do: []
 
   defp merge([{:keep, first, count} | items], {rest, at}, before, decoder) when first >= at do
     keep(items, skip(rest, first - at), count, first + count, before, decoder)
   end
 
-  defp merge([{:keep, _first, _count} | _] = items, _rest_at, before, decoder),
-    do: merge(items, {before, 0}, before, decoder)
+  defp merge([{:keep, _first, _count} | _] = items, {_rest, _at}, before, decoder),
+    do: merge(items, List.to_tuple(before), before, decoder)
 
-  defp merge([rows | items], rest_at, before, decoder) do
+  defp merge([{:keep, first, count} | items], places, before, decoder) when is_tuple(places) do
+    kept = for place <- first..(first + count - 1)//1, do: elem(places, place)
+    kept ++ merge(items, places, before, decoder)
+  end
+
+  defp merge([rows | items], places, before, decoder) do
     place =
       try do
         LiveQuery.decode(decoder, rows)
@@ -125,7 +130,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
         [] -> nil
       end
 
-    [place | merge(items, rest_at, before, decoder)]
+    [place | merge(items, places, before, decoder)]
   end
 
   defp keep([], rest, count, _at, _before, _decoder) do

@@ -33,7 +33,6 @@ use rustler::{Atom, Binary, Encoder, Env, NifResult, Reference, ResourceArc, Ter
 use crate::database::{Database, DatabaseHandle, Target};
 use crate::error::Error;
 use crate::etf::{Allowed, Progress};
-use crate::live::delivery::Delivery;
 use crate::live::plan;
 use crate::live::query::{By, MetadataVersion, Query, Source};
 use crate::live::reader::{Call, Wanted};
@@ -335,17 +334,6 @@ fn replanned<'a>(
     let version = version.map(|version| version.as_slice().into());
     plan::answer(&request, answer, version);
     Ok(atom::ok())
-}
-
-#[rustler::nif]
-fn courier(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
-    database.0.live.courier.set(env);
-    atom::ok()
-}
-
-#[rustler::nif]
-fn deliver(env: Env<'_>, delivery: ResourceArc<Delivery>) -> bool {
-    delivery.turn(env)
 }
 
 #[rustler::nif]

@@ -15,7 +15,7 @@ use rustler::ResourceArc;
 use slab::Slab;
 use tokio::task::AbortHandle;
 
-use super::delivery::{self, Courier, Due};
+use super::delivery::{self, Due};
 use super::events::Event;
 use super::plan;
 use super::query::{Found, MetadataVersion, Query};
@@ -218,6 +218,12 @@ impl Entry {
         self.current.load_full()
     }
 
+    /// What it costs to take the newest data where these are had, the same or older ones.
+    pub fn cost_since(&self, before: &Snapshot) -> Option<usize> {
+        let current = self.current.load();
+        (current.generation != before.generation).then(|| current.cost_of_change(before))
+    }
+
     /// The newest data's generation.
     pub fn generation(&self) -> u64 {
         self.current.load().generation
@@ -373,7 +379,7 @@ impl Entry {
         // The comparison is done outside of the lock, against what will most likely still be there.
         let before = self.current();
         let (records, mut change) = before.reuse(read.found.records);
-        if self.state.lock().subscribers.len() >= shared_term::MANY {
+        if !before.is_same(&change) && self.state.lock().subscribers.len() >= shared_term::MANY {
             change.share(&records);
         }
         let found = Found {
@@ -550,20 +556,9 @@ impl Entry {
         }
     }
 
-    /// Who wakes its subscribers where they are many.
-    pub fn courier(&self) -> &Courier {
-        &self.database.live.courier
-    }
-
-    /// Whether more than so many places are left to visit in its round.
-    pub fn has_more_to_deliver_than(&self, few: usize) -> bool {
-        self.state.lock().round.left > few
-    }
-
     /// The next few subscriptions to wake; whether more are left.
-    pub fn delivery_turn(&self) -> (Vec<ResourceArc<Subscription>>, bool) {
+    pub fn delivery_turn(&self, due: &mut Vec<ResourceArc<Subscription>>) -> bool {
         let mut state = self.state.lock();
-        let mut due = Vec::with_capacity(state.round.left.min(DELIVERY_TURN));
         for _ in 0..DELIVERY_TURN {
             let Some(place) = state.round.next() else {
                 break;
@@ -571,7 +566,7 @@ impl Entry {
             due.extend(state.subscribers.get(place).cloned());
         }
         state.delivering = !state.round.is_over();
-        (due, state.delivering)
+        state.delivering
     }
 
     /// A subscription leaves. The last one closes the entry and drops its watch.

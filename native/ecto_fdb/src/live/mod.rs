@@ -36,7 +36,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use self::delivery::Courier;
 use self::entry::Entry;
 use self::events::Reporter;
 use self::heartbeat::Heartbeat;
@@ -55,8 +54,6 @@ pub struct LiveQueries {
     newest: AtomicI64,
     /// Whether the database answers.
     pub heartbeat: Heartbeat,
-    /// Who wakes many subscribers.
-    pub courier: Courier,
     /// Who makes new plans.
     pub planner: Planner,
     /// Who hears of events.

@@ -23,6 +23,9 @@ const DECODED_LIMIT: usize = 2048;
 /// What a row costs to make a term of, beside a byte for each byte of a decoded value.
 const ROW_COST: usize = 100;
 
+/// Changes that cost more are not kept as terms.
+const SHARED_LIMIT: usize = 200_000;
+
 /// A key-value pair.
 pub struct Row {
     /// The key.
@@ -347,9 +350,12 @@ impl Change {
         change
     }
 
-    /// Makes the term of a change to these records, which many pages are going to take.
+    /// Makes the term of a change to these records, which many pages are going to take. It stays until
+    /// the next change, so not where it is large.
     pub fn share(&mut self, records: &[Record]) {
-        self.term = Some(SharedTerm::new(|env| self.encode(env, records)));
+        if self.cost <= SHARED_LIMIT {
+            self.term = Some(SharedTerm::new(|env| self.encode(env, records)));
+        }
     }
 
     fn encode<'a>(&self, env: Env<'a>, records: &[Record]) -> Term<'a> {

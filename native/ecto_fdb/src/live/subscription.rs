@@ -144,7 +144,8 @@ impl Subscription {
         }
     }
 
-    /// Sends the message where there is something to take and none is outstanding.
+    /// Sends the message where there is something to take and none is outstanding. Not for scheduler
+    /// threads with an environment that is no process's: there it fails, as if the process were dead.
     pub fn wake(this: &ResourceArc<Self>, env: Env<'_>) {
         let mut state = this.state.lock();
         if state.phase != Phase::Idle || !state.is_behind() {
@@ -284,11 +285,9 @@ impl Part {
 
     /// What it costs to take at most.
     fn cost(&self) -> usize {
-        let current = self.entry.current();
-        match current.generation == self.snapshot.generation {
-            _ if self.fresh => self.snapshot.cost(),
-            true => PART_COST,
-            false => PART_COST + current.cost_of_change(&self.snapshot),
+        match self.fresh {
+            true => self.snapshot.cost(),
+            false => PART_COST + self.entry.cost_since(&self.snapshot).unwrap_or(0),
         }
     }
 
