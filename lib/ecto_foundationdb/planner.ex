@@ -11,14 +11,14 @@ defmodule EctoFoundationDB.Planner do
 
   @at_once 16
 
-  def start_link(database), do: GenServer.start_link(__MODULE__, database)
+  def start_link(database), do: GenServer.start_link(__MODULE__, {database, self()})
 
   @impl true
-  def init(database) do
-    # So it ends with the Repo's process also where that one ends in peace.
-    Process.flag(:trap_exit, true)
+  def init({database, owner}) do
+    # A link says nothing where the Repo's process is stopped in peace.
+    owner = Process.monitor(owner)
     :ok = Native.planner(database)
-    {:ok, %{waiting: %{}, running: 0}}
+    {:ok, %{waiting: %{}, running: 0, owner: owner}}
   end
 
   @impl true
@@ -27,6 +27,9 @@ defmodule EctoFoundationDB.Planner do
     {:noreply, go_on(put_in(state.waiting[asked_for], request))}
   end
 
+  def handle_info({:DOWN, owner, :process, _pid, _reason}, %{owner: owner} = state),
+    do: {:stop, :normal, state}
+
   def handle_info({:DOWN, _ref, :process, _pid, _reason}, state),
     do: {:noreply, go_on(%{state | running: state.running - 1})}
 
@@ -34,7 +37,7 @@ defmodule EctoFoundationDB.Planner do
        when running == @at_once or waiting == %{},
        do: state
 
-  defp go_on(%{running: running, waiting: waiting}) do
+  defp go_on(%{running: running, waiting: waiting} = state) do
     {asked_for, request, _} = :maps.next(:maps.iterator(waiting))
 
     spawn_monitor(fn ->
@@ -42,6 +45,6 @@ defmodule EctoFoundationDB.Planner do
       Native.replanned(request, answer, version)
     end)
 
-    go_on(%{running: running + 1, waiting: Map.delete(waiting, asked_for)})
+    go_on(%{state | running: running + 1, waiting: Map.delete(waiting, asked_for)})
   end
 end

@@ -48,13 +48,19 @@ defmodule EctoFoundationDB.Sync do
   The label is the key in the assigns: an atom for LiveView, any term elsewhere. A label that is
   synced again is synced anew, and what it was synced to before is cancelled.
 
+  What one call syncs is read at one version of the database. From then on each label is brought up to
+  date by itself: after a transaction that changes what two labels show, one of them may be a moment ahead
+  of the other. What has to be seen as one belongs under one label, or into a read of your own, in
+  a callback.
+
   ## Options
 
   All functions that sync take
 
-    * `:assign` - how to assign: a function of the state and a map of new assigns by label, or of
-      the state, the new assigns as a list of `{label, value}`, those of `sync_many/6` as a list of
-      `{label, records}`, and the options (see `assign_map/4`). It returns the new state.
+    * `:assign` - how to assign what this call syncs, now and whenever it changes: a function of the
+      state and a map of new assigns by label, or of the state, the new assigns as a list of
+      `{label, value}`, those of `sync_many/6` as a list of `{label, records}`, and the options (see
+      `assign_map/4`). It returns the new state.
     * `:attach_container_hook` - a function of the state, a name, the repo and the options that has
       `handle_ready/4` called with the process's messages, and returns the new state.
     * `:detach_container_hook` - its opposite, called when nothing is synced any longer.
@@ -248,8 +254,11 @@ defmodule EctoFoundationDB.Sync do
       |> Enum.split_with(&match?(%Many{ids: ids} when ids in [nil, []], &1))
 
     Changeover.run(fn ->
-      synced = subscribe(repo, tenant, data, wanted, deadline(repo, opts))
-      changes = Enum.map(synced, &change/1) ++ Enum.map(empty, &empty_value/1)
+      synced = subscribe(repo, tenant, data, wanted, opts)
+
+      changes =
+        for({_, %{request: request} = now} <- synced, do: change(now, was(request, state, data))) ++
+          for(many <- empty, do: {many, opts[:assign], was(many, state, data), []})
 
       if Container.connected?(state) do
         state
@@ -265,16 +274,19 @@ defmodule EctoFoundationDB.Sync do
   end
 
   # Subscribes and takes the first results.
-  defp subscribe(_repo, _tenant, _data, [], _deadline), do: []
+  defp subscribe(repo, tenant, data, requests, opts),
+    do: subscribe(repo, tenant, data, requests, opts[:assign], deadline(repo, opts))
 
-  defp subscribe(repo, tenant, data, requests, deadline) do
-    wanted = Enum.map(requests, &want(&1, tenant, data))
+  defp subscribe(_repo, _tenant, _data, [], _assign, _deadline), do: []
+
+  defp subscribe(repo, tenant, data, requests, assign, deadline) do
+    wanted = Enum.map(requests, &want(&1, tenant, assign, data))
 
     case subscribe(Connection.fetch!(repo).database, wanted, deadline) do
       # The indexes have changed between planning and reading.
       :replan ->
         for %All{query: query} <- requests, do: LiveQuery.forget(query)
-        subscribe(repo, tenant, data, requests, deadline)
+        subscribe(repo, tenant, data, requests, assign, deadline)
 
       subscriptions ->
         Changeover.begun(subscriptions)
@@ -307,11 +319,11 @@ defmodule EctoFoundationDB.Sync do
   end
 
   # What to subscribe to for a request, and what to remember of it.
-  defp want(%module{} = request, tenant, data) do
+  defp want(%module{} = request, tenant, assign, data) do
     queries = module.live_queries(request, tenant)
     {subscription, before} = earlier(request, tenant, data)
     results = Enum.map(queries, &Map.get(before, &1, {[], nil}))
-    synced = %{request: request, tenant: tenant, results: results, value: nil}
+    synced = %{request: request, tenant: tenant, assign: assign, results: results, value: nil}
     {{queries, subscription}, synced}
   end
 
@@ -342,9 +354,20 @@ defmodule EctoFoundationDB.Sync do
   defp first_stale([{_records, nil} | results]), do: first_stale(results)
   defp first_stale([{_records, reason} | _results]), do: reason
 
-  defp change({_subscription, %{request: request, value: value}}), do: {request, value}
+  # For `assign/4`: what for, by which function of the application or nil, the old value, the new one.
+  defp change(%{request: request, assign: assign, value: value}, old),
+    do: {request, assign, old, value}
 
-  defp empty_value(request), do: {request, request.__struct__.empty(request)}
+  defp emptied(%{request: %module{} = request, assign: assign, value: value}),
+    do: {request, assign, value, module.empty(request)}
+
+  # The value of a label so far: what was last assigned, which the assigns need not have any more.
+  defp was(%module{label: label} = request, state, data) do
+    case State.find_label(data, label) do
+      {_subscription, %{value: value}} -> value
+      nil -> Map.get_lazy(state.assigns, label, fn -> module.empty(request) end)
+    end
+  end
 
   # Remembers what is synced, in the place of what was.
   defp replace(state, repo, synced, empty) do
@@ -379,7 +402,7 @@ defmodule EctoFoundationDB.Sync do
       iex> {:cont, ^state} = Sync.handle_ready(Repo, :something_else, state)
 
   A LiveView needs no such function, it has a hook. Options: `:assign`, as in the
-  [module's documentation](#module-options).
+  [module's documentation](#module-options), in the place of the labels' own.
   """
   @spec handle_ready(module(), term(), state(), keyword()) :: {:cont | :halt, state()}
   def handle_ready(repo, info, state, opts \\ []) do
@@ -430,7 +453,7 @@ defmodule EctoFoundationDB.Sync do
     now = take(subscription, before)
 
     changes =
-      if before.value === now.value, do: changes, else: [{now.request, now.value} | changes]
+      if before.value === now.value, do: changes, else: [change(now, before.value) | changes]
 
     reason = stale(now)
     stale = if stale(before) == reason, do: stale, else: Map.put(stale, now.request.label, reason)
@@ -481,10 +504,7 @@ defmodule EctoFoundationDB.Sync do
     {cancelled, data} = Enum.map_reduce(labels, State.get(state, repo), &State.pop_label(&2, &1))
     cancelled = Enum.reject(cancelled, &is_nil/1)
 
-    changes =
-      if assign?,
-        do: for({_, %{request: request}} <- cancelled, do: empty_value(request)),
-        else: []
+    changes = if assign?, do: for({_, synced} <- cancelled, do: emptied(synced)), else: []
 
     Changeover.run(fn ->
       cancelled |> Enum.map(&elem(&1, 0)) |> Changeover.ended()
@@ -533,7 +553,8 @@ defmodule EctoFoundationDB.Sync do
   Attaches a callback to an event. It is called with the state and a map by label, and returns
   `{:cont, state}`, or `{:halt, state}` to keep the callbacks attached after it from being called.
 
-    * `:handle_assigns` - after Sync has assigned labels, with their old values.
+    * `:handle_assigns` - after Sync has assigned labels, with their old values: what it had assigned
+      before, also where the assigns were reset since; for a label that is new to it, what was there.
     * `:handle_stale` - when labels can't be kept up to date: the database is silent, or refuses. The
       map has the reason, an `EctoFoundationDB.Error`; the assigns stay what they were. And once
       more, with `nil`, when they are up to date again.
@@ -622,35 +643,39 @@ defmodule EctoFoundationDB.Sync do
     Enum.map(old, &Map.get(by_id, &1.id, &1)) ++ Enum.reject(new, &(&1.id in known))
   end
 
-  # Changes are a list of `{request, value}`.
   defp assign(state, _repo, [], _opts), do: state
 
   defp assign(state, repo, changes, opts) do
     assigned = Container.assign(state, changes, opts)
 
     # Most pages have no callbacks, and need not know what was.
-    if State.get(assigned, repo).callbacks == [],
-      do: assigned,
-      else: Callbacks.run(assigned, repo, :handle_assigns, old_values(changes, state.assigns))
+    if State.get(assigned, repo).callbacks == [] do
+      assigned
+    else
+      old = Map.new(changes, fn {%{label: label}, _assign, old, _new} -> {label, old} end)
+      Callbacks.run(assigned, repo, :handle_assigns, old)
+    end
   end
 
-  defp old_values(changes, assigns) do
-    Map.new(changes, fn {%module{label: label} = request, _value} ->
-      {label, Map.get_lazy(assigns, label, fn -> module.empty(request) end)}
-    end)
-  end
-
-  # The hook handles messages with the options of the sync that attached it; other options: again.
+  # Attached once, by whatever sync comes first. A function of the application that attaches it is called
+  # again where it is another one, or gets other options.
   defp attach_hook(state, repo, opts) do
     data = State.get(state, repo)
 
-    if data.labels == %{} or data.hook == {:attached, opts} do
+    if data.labels == %{} or hooked?(data.hook, opts) do
       state
     else
       state = State.put(state, repo, %{data | hook: {:attached, opts}})
-      handle_opts = Keyword.take(opts, [:assign])
-      Container.attach(state, repo, opts, &handle_ready(repo, &1, &2, handle_opts))
+      Container.attach(state, repo, opts, &handle_ready(repo, &1, &2))
     end
+  end
+
+  defp hooked?(nil, _opts), do: false
+
+  defp hooked?({:attached, attached}, opts) do
+    if attached[:attach_container_hook] || opts[:attach_container_hook],
+      do: Keyword.delete(attached, :timeout) == Keyword.delete(opts, :timeout),
+      else: attached[:detach_container_hook] == opts[:detach_container_hook]
   end
 
   defp detach_hook_if_idle(state, repo, opts) do

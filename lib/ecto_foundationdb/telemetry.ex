@@ -29,14 +29,14 @@ defmodule EctoFoundationDB.Telemetry do
   def start_link(repo, database) do
     # Loaded is not enough: without its application each event would be a warning of its own.
     if List.keymember?(Application.started_applications(), :telemetry, 0),
-      do: GenServer.start_link(__MODULE__, {repo, database}),
+      do: GenServer.start_link(__MODULE__, {repo, database, self()}),
       else: :ignore
   end
 
   @impl true
-  def init({repo, database}) do
-    # So it ends with the Repo's process also where that one ends in peace.
-    Process.flag(:trap_exit, true)
+  def init({repo, database, owner}) do
+    # A link says nothing where the Repo's process is stopped in peace.
+    Process.monitor(owner)
     :ok = Native.reporter(database)
     {:ok, %{repo: repo}}
   end
@@ -48,6 +48,9 @@ defmodule EctoFoundationDB.Telemetry do
     apply(:telemetry, :execute, [[:ecto_foundationdb, :sync, name], measurements, metadata])
     {:noreply, metadata}
   end
+
+  def handle_info({:DOWN, _ref, :process, _owner, _reason}, metadata),
+    do: {:stop, :normal, metadata}
 
   def handle_info(_message, metadata), do: {:noreply, metadata}
 

@@ -66,6 +66,20 @@ defmodule EctoFoundationDB.SyncLiveViewTest do
     assert %{user: nil, users: []} = socket.assigns
   end
 
+  test "the hook stays where it is among the page's own", %{socket: socket} do
+    mine = fn _message, socket -> {:cont, socket} end
+    assign = fn socket, new -> Phoenix.Component.assign(socket, Map.new(new)) end
+
+    socket =
+      socket
+      |> Sync.sync_one(Repo, :user, User, "1")
+      |> Phoenix.LiveView.attach_hook(:mine, :handle_info, mine)
+      |> Sync.sync_one(Repo, :other, User, "2", timeout: 10_000)
+      |> Sync.sync_one(Repo, :again, User, "1", assign: assign)
+
+    assert [{:ecto_fdb_sync_hook, Repo}, :mine] = Enum.map(hooks(socket), & &1.id)
+  end
+
   test "the disconnected render reads and assigns, and subscribes nothing", context do
     %{tenant: tenant} = context
     socket = Sync.sync_one(socket(tenant, nil), Repo, :user, User, "1")

@@ -694,6 +694,39 @@ defmodule EctoFoundationDB.SyncTest do
       refute_received {:first, %{user: _}, _assigns}
     end
 
+    test "get the old values where the assigns have been reset since", context do
+      %{tenant: tenant, state: state} = context
+      [user, _other] = for id <- ["u1", "u2"], do: insert!(tenant, id, id)
+      test = self()
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :handle_assigns, fn state, old ->
+          send(test, {:old, old})
+          {:cont, state}
+        end)
+        |> Sync.sync_all(Repo, :users, User)
+        |> Sync.sync_one(Repo, :user, User, "u1")
+
+      for _label <- 1..2, do: assert_received({:old, _at_first})
+
+      # As LiveView does with temporary assigns.
+      reset = fn state -> %{state | assigns: %{users: [], user: nil}} end
+      Repo.delete!(user)
+      state = state |> reset.() |> handle_next() |> reset.() |> handle_next()
+      assert_received {:old, %{users: [%{id: "u1"}, %{id: "u2"}]}}
+      assert_received {:old, %{user: %{id: "u1"}}}
+
+      state = state |> reset.() |> Sync.sync_many(Repo, :users, User, ["u2"])
+      assert_received {:old, %{users: [%{id: "u2"}]}}
+      state = state |> reset.() |> Sync.sync_many(Repo, :users, User, [])
+      assert_received {:old, %{users: [%{id: "u2"}]}}
+      state = state |> reset.() |> Sync.sync_one(Repo, :user, User, "u2")
+      assert_received {:old, %{user: nil}}
+      state |> reset.() |> Sync.cancel_all(Repo)
+      assert_received {:old, %{user: %{id: "u2"}}}
+    end
+
     test "stop at :halt, and are replaced in their place", %{state: state} do
       test = self()
 
@@ -784,6 +817,51 @@ defmodule EctoFoundationDB.SyncTest do
       assert %{synced: %{user: %User{name: "Ada"}}} = state.assigns
       rename!(user, "Grace")
       assert %{synced: %{user: %User{name: "Grace"}}} = handle_next(state, opts).assigns
+    end
+
+    test "assign: each label by the function of its own sync", context do
+      %{tenant: tenant, state: state} = context
+      users = for id <- ["u1", "u2", "u3"], do: insert!(tenant, id, id)
+      test = self()
+
+      assign = fn name ->
+        fn state, new ->
+          send(test, {name, Map.keys(new)})
+          %{state | assigns: Map.merge(state.assigns, new)}
+        end
+      end
+
+      one = &%Sync.One{label: :"#{&1}", schema: User, id: &1}
+      a = assign.(:a)
+
+      state =
+        state
+        |> Sync.sync(Repo, [one.("u1"), one.("u2")], assign: a)
+        |> Sync.sync_one(Repo, :plain, User, "u1")
+        |> Sync.sync_one(Repo, :u3, User, "u3", assign: assign.(:b))
+
+      assert_received {:a, [:u1, :u2]}
+      assert_received {:b, [:u3]}
+
+      for user <- users, do: rename!(user, "new")
+      messages = for _label <- 1..4, do: assert_receive({_ref, :ready}, 10_000)
+      {:halt, handled} = Sync.handle_ready(Repo, messages, state)
+      assert_received {:a, [:u1, :u2]}
+      assert_received {:b, [:u3]}
+      refute_received {_name, [_ | _]}
+      assert [%{name: "new"}] = handled.assigns |> Map.values() |> Enum.uniq_by(& &1.name)
+
+      # Those who handle the messages may assign all of them.
+      for user <- users, do: rename!(user, "newer")
+      messages = for _label <- 1..4, do: assert_receive({_ref, :ready}, 10_000)
+      {:halt, handled} = Sync.handle_ready(Repo, messages, handled, assign: assign.(:all))
+      assert_received {:all, [:plain, :u1, :u2, :u3]}
+      refute_received {_name, [_ | _]}
+
+      # As it was assigned, so it is when it is cancelled.
+      assert %{u3: nil, plain: nil} = Sync.cancel_all(handled, Repo).assigns
+      assert_received {:a, [:u1, :u2]}
+      assert_received {:b, [:u3]}
     end
 
     test "assign: a function that attaches a callback, which hears of it", context do

@@ -13,30 +13,41 @@ defmodule EctoFoundationDB.Sync.Container do
   def connected?(state) when is_socket(state), do: live_view(:connected?, [state])
   def connected?(_state), do: true
 
-  @doc "Assigns changes, a list of `{request, value}`."
-  def assign(state, changes, opts) do
-    case opts[:assign] do
-      fun when is_function(fun, 2) ->
-        fun.(state, Map.new(by_label(changes)))
-
-      fun when is_function(fun, 4) ->
-        # Records that are synced one by one are told apart from what is replaced as a whole.
-        {idlist, std} = Enum.split_with(changes, &match?({%Many{}, _value}, &1))
-        fun.(state, by_label(std), by_label(idlist), [{:idlist, :replace} | opts])
-
-      _default when is_socket(state) ->
-        apply(Phoenix.Component, :assign, [state, Map.new(by_label(changes))])
-
-      _default ->
-        %{state | assigns: put_all(state.assigns, changes)}
-    end
+  @doc """
+  Assigns changes, a list of `{request, assign, old, new}`: each by the function in the options, or its
+  own, or the container's means.
+  """
+  def assign(state, [{_request, own, _old, _new} = change | changes], opts) do
+    # Changes that are assigned alike, by one call.
+    {alike, others} = if opts[:assign], do: {changes, []}, else: split(changes, own)
+    state = assign(state, [change | alike], opts[:assign] || own, opts)
+    assign(state, others, opts)
   end
 
-  defp by_label(changes), do: for({%{label: label}, value} <- changes, do: {label, value})
+  def assign(state, [], _opts), do: state
+
+  defp split([], _own), do: {[], []}
+  defp split(changes, own), do: Enum.split_with(changes, &match?({_, ^own, _, _}, &1))
+
+  defp assign(state, changes, fun, _opts) when is_function(fun, 2),
+    do: fun.(state, Map.new(by_label(changes)))
+
+  defp assign(state, changes, fun, opts) when is_function(fun, 4) do
+    # Records that are synced one by one are told apart from what is replaced as a whole.
+    {idlist, std} = Enum.split_with(changes, &match?({%Many{}, _, _, _}, &1))
+    fun.(state, by_label(std), by_label(idlist), [{:idlist, :replace} | opts])
+  end
+
+  defp assign(state, changes, nil, _opts) when is_socket(state),
+    do: apply(Phoenix.Component, :assign, [state, Map.new(by_label(changes))])
+
+  defp assign(state, changes, nil, _opts), do: %{state | assigns: put_all(state.assigns, changes)}
+
+  defp by_label(changes), do: for({%{label: label}, _, _, value} <- changes, do: {label, value})
 
   defp put_all(assigns, []), do: assigns
 
-  defp put_all(assigns, [{%{label: label}, value} | changes]),
+  defp put_all(assigns, [{%{label: label}, _, _, value} | changes]),
     do: assigns |> Map.put(label, value) |> put_all(changes)
 
   @doc "Raises where no hook can be attached."

@@ -10,8 +10,9 @@ defmodule EctoFoundationDB.Sync.State do
   # Every page has this on its heap, and goes through it with every message: it is kept flat and small.
   #
   # labels:    label => subscription
-  # synced:    subscription => %{request, tenant, results, value}; `results` has, for each live query, the
-  #            structs it last gave, and why they are stale, or nil; `value` is what was assigned of them
+  # synced:    subscription => %{request, tenant, assign, results, value}; `results` has, for each live
+  #            query, the structs it last gave, and why they are stale, or nil; `value` is what was assigned
+  #            of them, by the function `assign` where that is not nil
   # callbacks: [{event, name, fun}] in order of attachment
   # notifying: the labels whose callbacks are running
   # hook:      the options the container hook was attached with, or nil
