@@ -409,30 +409,36 @@ defmodule EctoFoundationDB.Sync do
     Options.check!(opts)
     data = State.get(state, repo)
 
-    case subscriptions(info, data) do
+    case ready(info, data.synced) do
       [] -> {:cont, state}
-      subscriptions -> {:halt, refresh(state, repo, data, subscriptions, opts)}
+      ready -> {:halt, refresh(state, repo, data, ready, opts)}
     end
   end
 
-  defp subscriptions({ref, :ready}, %State{synced: synced}) when is_map_key(synced, ref),
-    do: [ref]
-
-  defp subscriptions(list, data) when is_list(list) do
-    for({_ref, :ready} = info <- list, ref <- subscriptions(info, data), do: ref) |> Enum.uniq()
+  # The subscriptions that messages are of, each with what is synced by it.
+  defp ready({ref, :ready}, synced) when is_reference(ref) do
+    case synced do
+      %{^ref => before} -> [{ref, before}]
+      _other -> []
+    end
   end
 
-  defp subscriptions(_info, _data), do: []
+  defp ready(list, synced) when is_list(list) do
+    for({_ref, :ready} = info <- list, ready <- ready(info, synced), do: ready)
+    |> Enum.uniq_by(fn {ref, _before} -> ref end)
+  end
 
-  defp refresh(state, repo, data, subscriptions, opts) do
+  defp ready(_info, _synced), do: []
+
+  defp refresh(state, repo, data, ready, opts) do
     # Only callbacks can sync.
     if data.callbacks == [],
-      do: take_changes(state, repo, data, subscriptions, opts),
-      else: Changeover.run(fn -> take_changes(state, repo, data, subscriptions, opts) end)
+      do: take_changes(state, repo, data, ready, opts),
+      else: Changeover.run(fn -> take_changes(state, repo, data, ready, opts) end)
   end
 
-  defp take_changes(state, repo, data, subscriptions, opts) do
-    {synced, changes, stale} = take_all(subscriptions, data.synced, [], %{})
+  defp take_changes(state, repo, data, ready, opts) do
+    {synced, changes, stale} = take_all(ready, data.synced, [], %{})
 
     state
     |> State.put(repo, %{data | synced: synced})
@@ -441,15 +447,14 @@ defmodule EctoFoundationDB.Sync do
   catch
     kind, reason ->
       # The caller has the state of before.
-      Enum.each(subscriptions, &Subscription.untake/1)
+      for {subscription, _before} <- ready, do: Subscription.untake(subscription)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   # Every page does this with every change: a recursion costs less than functions that are made for it.
   defp take_all([], synced, changes, stale), do: {synced, Enum.reverse(changes), stale}
 
-  defp take_all([subscription | others], synced, changes, stale) do
-    %{^subscription => before} = synced
+  defp take_all([{subscription, before} | others], synced, changes, stale) do
     now = take(subscription, before)
 
     changes =

@@ -294,12 +294,12 @@ fn read_query(term: Term<'_>) -> NifResult<Query> {
 }
 
 #[rustler::nif]
-fn take_some<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Vec<Term<'a>>> {
+fn take_some<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Term<'a>> {
     Subscription::take(&subscription, env, MOST_ON_A_SCHEDULER)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn take_all<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Vec<Term<'a>>> {
+fn take_all<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Term<'a>> {
     Subscription::take(&subscription, env, usize::MAX)
 }
 

@@ -421,7 +421,8 @@ impl<'s> Lookup<'s> {
     }
 }
 
-fn encode_list<'a, T>(env: Env<'a>, items: &[T], encode: impl Fn(&T) -> Term<'a>) -> Term<'a> {
+/// A list, made without a copy of its terms.
+pub fn encode_list<'a, T>(env: Env<'a>, items: &[T], encode: impl Fn(&T) -> Term<'a>) -> Term<'a> {
     items
         .iter()
         .rev()

@@ -16,7 +16,7 @@ use super::delivery::{self, Due};
 use super::entry::Entry;
 use super::query::Query;
 use super::shared_term::SharedTerm;
-use super::snapshot::Snapshot;
+use super::snapshot::{encode_list, Snapshot};
 use crate::client;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -168,7 +168,7 @@ impl Subscription {
     /// What has changed since the last time, one element for each query: `:unchanged`,
     /// `{:rows, records}`, `{:stale, error}`, `:fresh`. The first time: everything, as of the one
     /// read version. Nothing is taken, and there is no answer, where it would cost more than `most`.
-    pub fn take<'a>(this: &ResourceArc<Self>, env: Env<'a>, most: usize) -> Option<Vec<Term<'a>>> {
+    pub fn take<'a>(this: &ResourceArc<Self>, env: Env<'a>, most: usize) -> Option<Term<'a>> {
         let mut state = this.state.lock();
         if state.parts.iter().map(Part::cost).sum::<usize>() > most {
             return None;
@@ -176,7 +176,7 @@ impl Subscription {
         // Gone when this returns.
         let untaken = state.untaken.take();
         let first = untaken.is_some();
-        let taken: Vec<Taken> = state.parts.iter_mut().map(Part::take).collect();
+        let taken: SmallVec<[Taken; 1]> = state.parts.iter_mut().map(Part::take).collect();
         // After the first time, a message sent meanwhile is still in the mailbox: outstanding.
         if !first && state.phase == Phase::Outstanding {
             state.phase = Phase::Idle;
@@ -186,7 +186,7 @@ impl Subscription {
         }
         // Nobody who wants to wake it waits until the terms are made.
         drop(state);
-        Some(taken.into_iter().map(|taken| taken.encode(env)).collect())
+        Some(encode_list(env, &taken, |taken| taken.encode(env)))
     }
 
     /// What was taken got lost: the next `take` gives everything again. That makes no message.
