@@ -94,6 +94,8 @@ defmodule EctoFoundationDB.Sync do
   @typedoc "A schema, or a schema with `:where`, `:order_by` and `:limit`, or an `Ecto.Query` of one."
   @type queryable :: module() | struct() | {module() | struct(), keyword()}
 
+  @container [:attach_container_hook, :detach_container_hook]
+
   @doc """
   Syncs one record: `label` is assigned the struct, or `nil` while there is none.
 
@@ -258,7 +260,7 @@ defmodule EctoFoundationDB.Sync do
 
       changes =
         for({_, %{request: request} = now} <- synced, do: change(now, was(request, state, data))) ++
-          for(many <- empty, do: {many, opts[:assign], was(many, state, data), []})
+          for(many <- empty, do: emptied(many, state, data, opts))
 
       if Container.connected?(state) do
         state
@@ -358,6 +360,17 @@ defmodule EctoFoundationDB.Sync do
   defp change(%{request: request, assign: assign, value: value}, old),
     do: {request, assign, old, value}
 
+  # A list of no ids cancels, as `cancel/4` does.
+  defp emptied(many, state, data, opts) do
+    assign =
+      case State.find_label(data, many.label) do
+        {_subscription, %{assign: assign}} -> opts[:assign] || assign
+        nil -> opts[:assign]
+      end
+
+    {many, assign, was(many, state, data), Many.empty(many)}
+  end
+
   defp emptied(%{request: %module{} = request, assign: assign, value: value}),
     do: {request, assign, value, module.empty(request)}
 
@@ -401,6 +414,10 @@ defmodule EctoFoundationDB.Sync do
       "Ada Lovelace"
       iex> {:cont, ^state} = Sync.handle_ready(Repo, :something_else, state)
 
+  Where a function of the application raises (a callback, an `:assign` function), this does, and the
+  caller has the state of before. No message is sent for that: the next change of the label brings
+  everything.
+
   A LiveView needs no such function, it has a hook. Options: `:assign`, as in the
   [module's documentation](#module-options), in the place of the labels' own.
   """
@@ -423,22 +440,31 @@ defmodule EctoFoundationDB.Sync do
     end
   end
 
-  defp ready(list, synced) when is_list(list) do
-    for({_ref, :ready} = info <- list, ready <- ready(info, synced), do: ready)
-    |> Enum.uniq_by(fn {ref, _before} -> ref end)
-  end
+  defp ready(list, synced) when is_list(list),
+    do: list |> all_ready(synced) |> Enum.uniq_by(fn {ref, _before} -> ref end)
 
   defp ready(_info, _synced), do: []
 
+  # A message may be anything, an improper list too.
+  defp all_ready([{_ref, :ready} = info | infos], synced),
+    do: ready(info, synced) ++ all_ready(infos, synced)
+
+  defp all_ready([_info | infos], synced), do: all_ready(infos, synced)
+  defp all_ready(_end, _synced), do: []
+
   defp refresh(state, repo, data, ready, opts) do
-    # Only callbacks can sync.
-    if data.callbacks == [],
+    # Only the application's functions can sync.
+    if data.callbacks == [] and opts == [] and not own_assign?(ready),
       do: take_changes(state, repo, data, ready, opts),
       else: Changeover.run(fn -> take_changes(state, repo, data, ready, opts) end)
   end
 
+  defp own_assign?([]), do: false
+  defp own_assign?([{_ref, %{assign: nil}} | ready]), do: own_assign?(ready)
+  defp own_assign?(_ready), do: true
+
   defp take_changes(state, repo, data, ready, opts) do
-    {synced, changes, stale} = take_all(ready, data.synced, [], %{})
+    {synced, changes, stale} = take_all(ready, data.synced, [], [])
 
     state
     |> State.put(repo, %{data | synced: synced})
@@ -461,12 +487,24 @@ defmodule EctoFoundationDB.Sync do
       if before.value === now.value, do: changes, else: [change(now, before.value) | changes]
 
     reason = stale(now)
-    stale = if stale(before) == reason, do: stale, else: Map.put(stale, now.request.label, reason)
+    stale = if stale(before) == reason, do: stale, else: [{subscription, now, reason} | stale]
     take_all(others, %{synced | subscription => now}, changes, stale)
   end
 
-  defp notify_stale(state, _repo, stale) when stale == %{}, do: state
-  defp notify_stale(state, repo, stale), do: Callbacks.run(state, repo, :handle_stale, stale)
+  defp notify_stale(state, _repo, []), do: state
+
+  defp notify_stale(state, repo, stale) do
+    # The callbacks for the assigns may have cancelled a label, or synced it anew.
+    %State{labels: labels} = State.get(state, repo)
+
+    reasons =
+      for {subscription, %{request: %{label: label}}, reason} <- stale,
+          labels[label] == subscription,
+          into: %{},
+          do: {label, reason}
+
+    if reasons == %{}, do: state, else: Callbacks.run(state, repo, :handle_stale, reasons)
+  end
 
   @doc """
   Cancels the sync of a label. When it returns, no message of that sync is in the mailbox, and none
@@ -570,8 +608,8 @@ defmodule EctoFoundationDB.Sync do
       iex> state = %{assigns: %{}, private: %{tenant: tenant}}
       iex> state =
       ...>   Sync.attach_callback(state, Repo, :handle_assigns, fn
-      ...>     state, %{user: _old_user} ->
-      ...>       {:cont, Sync.sync_all_by(state, Repo, :team, User, team: state.assigns.user.team)}
+      ...>     %{assigns: %{user: %User{team: team}}} = state, %{user: _old_user} ->
+      ...>       {:cont, Sync.sync_all_by(state, Repo, :team, User, team: team)}
       ...>
       ...>     state, _old ->
       ...>       {:cont, state}
@@ -580,8 +618,9 @@ defmodule EctoFoundationDB.Sync do
       iex> Enum.map(state.assigns.team, & &1.name)
       ["Ada"]
 
-  The callbacks are called for what that assigns, too; the second clause is for those calls. Syncing a
-  label that a callback is being called for raises.
+  The callbacks are called for what that assigns, too; the second clause is for those calls. Syncing the
+  label that a callback is being called for raises: it would be called for it again. Where it is called
+  for several that have changed together, it may sync one of them because of another.
 
   Several callbacks have different names (default: `:default`) and are called in the order they were
   attached in. The option `replace: true` puts the callback in the place of one of the same name.
@@ -662,25 +701,29 @@ defmodule EctoFoundationDB.Sync do
     end
   end
 
-  # Attached once, by whatever sync comes first. A function of the application that attaches it is called
-  # again where it is another one, or gets other options.
+  # Attached once, by whatever sync comes first, and anew only where a sync brings other functions for it.
   defp attach_hook(state, repo, opts) do
     data = State.get(state, repo)
+    functions = for {name, fun} <- opts, name in @container, fun != nil, do: {name, fun}
 
-    if data.labels == %{} or hooked?(data.hook, opts) do
-      state
-    else
-      state = State.put(state, repo, %{data | hook: {:attached, opts}})
-      Container.attach(state, repo, opts, &handle_ready(repo, &1, &2))
+    case data.hook do
+      _none_needed when data.labels == %{} ->
+        state
+
+      {:attached, attached} ->
+        if Enum.all?(functions, &(&1 in attached)),
+          do: state,
+          else: attach_hook(state, repo, Keyword.merge(attached, functions), opts)
+
+      nil ->
+        attach_hook(state, repo, functions, opts)
     end
   end
 
-  defp hooked?(nil, _opts), do: false
-
-  defp hooked?({:attached, attached}, opts) do
-    if attached[:attach_container_hook] || opts[:attach_container_hook],
-      do: Keyword.delete(attached, :timeout) == Keyword.delete(opts, :timeout),
-      else: attached[:detach_container_hook] == opts[:detach_container_hook]
+  defp attach_hook(state, repo, functions, opts) do
+    state
+    |> State.put(repo, %{State.get(state, repo) | hook: {:attached, functions}})
+    |> Container.attach(repo, Keyword.merge(opts, functions), &handle_ready(repo, &1, &2))
   end
 
   defp detach_hook_if_idle(state, repo, opts) do
@@ -691,7 +734,7 @@ defmodule EctoFoundationDB.Sync do
 
       state
       |> State.put(repo, %{data | hook: nil})
-      |> Container.detach(repo, Keyword.merge(attached, opts))
+      |> Container.detach(repo, Keyword.merge(attached, opts, fn _, mine, new -> new || mine end))
     else
       state
     end

@@ -379,6 +379,26 @@ defmodule EctoFoundationDB.SyncTest do
       handle_until(state, reds?.(["Bo", "Zoe"]))
     end
 
+    test "follows records that change places without being changed, however many", context do
+      for n <- 1..5 do
+        tenant = Tenant.open!(Repo, "#{context.tenant.id}-#{n}")
+        state = %{assigns: %{}, private: %{tenant: tenant}}
+
+        # The last by id is the first by name.
+        for i <- 1..n,
+            do: Repo.insert!(%User{id: "#{i}", name: "#{9 - i}", team: "red"}, prefix: tenant)
+
+        state = Sync.sync_all_by(state, Repo, :reds, User, team: "red")
+        by_id = state.assigns.reds
+        assert for(user <- by_id, do: user.id) == for(i <- 1..n, do: "#{i}")
+
+        Tenant.open!(Repo, tenant.id, migrator: OtherIndex)
+        last = Repo.insert!(%User{id: "0", name: "9", team: "red"}, prefix: tenant)
+        state = handle_until(state, &(&1.reds == Enum.reverse(by_id) ++ [last]))
+        Sync.cancel_all(state, Repo)
+      end
+    end
+
     test "takes its arguments in every documented order", %{state: state} do
       assert %{users: []} = Sync.sync_all(state, Repo, User).assigns
       assert %{users: []} = Sync.sync_all(state, Repo, User, watch_action: :inserts).assigns
@@ -569,7 +589,8 @@ defmodule EctoFoundationDB.SyncTest do
             {make_ref(), :ready},
             {make_ref(), :other},
             [],
-            [{make_ref(), :ready}]
+            [{make_ref(), :ready}],
+            [:improper | :list]
           ] do
         assert Sync.handle_ready(Repo, message, state) == {:cont, state}
       end
@@ -727,6 +748,91 @@ defmodule EctoFoundationDB.SyncTest do
       assert_received {:old, %{user: %{id: "u2"}}}
     end
 
+    test "sync a label because of another one, also where both have changed", context do
+      %{tenant: tenant, state: state} = context
+      user = Repo.insert!(%User{id: "u1", name: "Ada", team: "red"}, prefix: tenant)
+      Repo.insert!(%User{id: "u2", name: "Bea", team: "blue"}, prefix: tenant)
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :handle_assigns, fn
+          %{assigns: %{user: %User{team: team}}} = state, %{user: _old_user} ->
+            {:cont, Sync.sync_all_by(state, Repo, :team, User, team: team)}
+
+          state, _old ->
+            {:cont, state}
+        end)
+        |> Sync.sync(Repo, [
+          %Sync.One{label: :user, schema: User, id: "u1"},
+          %Sync.All{label: :team, queryable: User, by: [team: "blue"]}
+        ])
+
+      assert names(state.assigns.team) == ["Ada"]
+      Repo.update!(user, team: "blue")
+      messages = for _label <- 1..2, do: assert_receive({_ref, :ready}, 10_000)
+      {:halt, state} = Sync.handle_ready(Repo, messages, state)
+      assert names(state.assigns.team) == ["Ada", "Bea"]
+      assert %{user: nil, team: []} = Sync.cancel_all(state, Repo).assigns
+    end
+
+    test "that would be called for ever because of each other are an error", %{state: state} do
+      loop = fn state, _old ->
+        {:cont,
+         Sync.sync(
+           state,
+           Repo,
+           for(l <- [:a, :b], do: %Sync.One{label: l, schema: User, id: "u1"})
+         )}
+      end
+
+      state = Sync.attach_callback(state, Repo, :handle_assigns, loop)
+      both = for label <- [:a, :b], do: %Sync.One{label: label, schema: User, id: "u1"}
+
+      for requests <- [both, tl(both)] do
+        assert_raise ArgumentError, ~r/again and again/, fn ->
+          Sync.sync(state, Repo, requests)
+        end
+      end
+    end
+
+    test "hear of no stale label that a callback for the assigns has cancelled", context do
+      %{tenant: tenant, state: state} = context
+      insert!(tenant, "u1", "Ada")
+      test = self()
+
+      state =
+        state
+        |> Sync.attach_callback(Repo, :handle_stale, fn state, stale ->
+          send(test, {:stale, Map.keys(stale)})
+          {:cont, state}
+        end)
+        |> Sync.sync(
+          Repo,
+          for(label <- [:one, :two], do: %Sync.One{label: label, schema: User, id: "u1"})
+        )
+
+      stored = fn state, bytes ->
+        {first, _last} = Keys.record_range(tenant, "users", "u1")
+        LayerCase.operations(tenant, [{:set, first, bytes}])
+        messages = for _label <- 1..2, do: assert_receive({_ref, :ready}, 10_000)
+        {:halt, state} = Sync.handle_ready(Repo, messages, state)
+        state
+      end
+
+      state = stored.(state, "no term")
+      assert_received {:stale, [:one, :two]}
+
+      # Fresh again, and a callback that wants the second one no more.
+      state =
+        Sync.attach_callback(state, Repo, :cancels, :handle_assigns, fn state, _old ->
+          {:cont, Sync.cancel(state, Repo, :two, assign: false)}
+        end)
+
+      state = stored.(state, :erlang.term_to_binary(id: "u1", name: "Eve"))
+      assert_received {:stale, [:one]}
+      assert state.assigns.one.name == "Eve"
+    end
+
     test "stop at :halt, and are replaced in their place", %{state: state} do
       test = self()
 
@@ -880,6 +986,62 @@ defmodule EctoFoundationDB.SyncTest do
 
       Sync.sync_one(state, Repo, :user, User, "u1", assign: assign)
       assert_received {:old, %{user: nil}}
+    end
+
+    test "assign: also where a list of no ids cancels", %{tenant: tenant, state: state} do
+      insert!(tenant, "u1", "Ada")
+      assign = fn state, new -> %{state | assigns: Map.put(state.assigns, :streamed, new)} end
+      state = Sync.sync_many(state, Repo, :users, User, ["u1"], assign: assign)
+      assert %{streamed: %{users: [%User{}]}} = state.assigns
+      state = Sync.sync_many(state, Repo, :users, User, [])
+      assert state.assigns == %{streamed: %{users: []}}
+    end
+
+    test "assign: a function that syncs, and then raises, changes nothing", context do
+      %{tenant: tenant, state: state} = context
+      user = insert!(tenant, "u1", "Ada")
+      state = Sync.sync_one(state, Repo, :other, User, "u1")
+
+      assign = fn state, new ->
+        if new.user.name == "raise" do
+          Sync.sync_one(state, Repo, :other, User, "u2")
+          raise "in the application"
+        end
+
+        %{state | assigns: Map.merge(state.assigns, new)}
+      end
+
+      state = Sync.sync_one(state, Repo, :user, User, "u1", assign: assign)
+      rename!(user, "raise")
+      messages = for _label <- 1..2, do: assert_receive({_ref, :ready}, 10_000)
+      assert_raise RuntimeError, fn -> Sync.handle_ready(Repo, messages, state) end
+      rename!(user, "Eve")
+      handle_until(state, &(&1.user.name == "Eve" and &1.other.name == "Eve"))
+    end
+
+    test "hooks stay those of the sync that brought them", %{state: state} do
+      test = self()
+
+      hook = fn what ->
+        fn state, _name, _repo, _opts ->
+          send(test, what)
+          state
+        end
+      end
+
+      attach = hook.(:attach)
+      opts = [attach_container_hook: attach, detach_container_hook: hook.(:detach)]
+      state = Sync.sync_one(state, Repo, :one, User, "u1", opts)
+      assert_received :attach
+      state = Sync.sync_one(state, Repo, :two, User, "u2")
+      same = [attach_container_hook: attach, detach_container_hook: nil, assign: nil]
+      state = Sync.sync_one(state, Repo, :three, User, "u3", same)
+      refute_received :attach
+      state = Sync.sync_one(state, Repo, :four, User, "u4", attach_container_hook: hook.(:other))
+      assert_received :other
+      refute_received :detach
+      Sync.cancel_all(state, Repo, detach_container_hook: nil)
+      assert_received :detach
     end
 
     test "assign: a function of four arguments, with assign_map", context do

@@ -48,7 +48,7 @@ defmodule EctoFoundationDB.Sync.Callbacks do
 
   @doc """
   Calls the event's callbacks with `argument`, a map by label, in order of attachment until one says
-  `:halt`. While they run their labels can't be synced (`check_labels!/2`).
+  `:halt`. What they may not sync meanwhile, see `check_labels!/2`.
   """
   def run(state, repo, event, argument) do
     case State.get(state, repo) do
@@ -56,7 +56,7 @@ defmodule EctoFoundationDB.Sync.Callbacks do
         state
 
       %State{callbacks: callbacks, notifying: notifying} = data ->
-        state = State.put(state, repo, %{data | notifying: Map.keys(argument) ++ notifying})
+        state = State.put(state, repo, %{data | notifying: [Map.keys(argument) | notifying]})
         state = call(callbacks, event, state, argument)
         State.put(state, repo, %{State.get(state, repo) | notifying: notifying})
     end
@@ -82,9 +82,21 @@ defmodule EctoFoundationDB.Sync.Callbacks do
   defp call([_other_event | callbacks], event, state, argument),
     do: call(callbacks, event, state, argument)
 
-  @doc "Raises for a label whose own callbacks are running: syncing it would call them for ever."
+  @doc """
+  Raises for a label that the running callbacks were called for: syncing it would call them for ever.
+  Where they were called for several labels that have changed together, syncing one of those because of
+  another is right; in the calls that this brings about it is not any more.
+  """
   def check_labels!(%State{notifying: notifying}, labels) do
-    for label <- labels, label in notifying do
+    refused =
+      case notifying do
+        [] -> []
+        [[label]] -> [label]
+        [_several] -> []
+        nested -> nested |> Enum.drop(-1) |> Enum.concat()
+      end
+
+    for label <- labels, label in refused do
       raise ArgumentError,
             "a callback that was called because #{inspect(label)} changed can't sync " <>
               "#{inspect(label)}, it would be called for it again and again. " <>

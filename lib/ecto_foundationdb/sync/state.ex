@@ -14,8 +14,8 @@ defmodule EctoFoundationDB.Sync.State do
   #            query, the structs it last gave, and why they are stale, or nil; `value` is what was assigned
   #            of them, by the function `assign` where that is not nil
   # callbacks: [{event, name, fun}] in order of attachment
-  # notifying: the labels whose callbacks are running
-  # hook:      the options the container hook was attached with, or nil
+  # notifying: the labels that the running callbacks were called for; innermost call first
+  # hook:      {:attached, options} with the container functions it was attached with, or nil
   defstruct labels: %{}, synced: %{}, callbacks: [], notifying: [], hook: nil
 
   @type t :: %__MODULE__{}

@@ -86,7 +86,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
     result =
       case taken do
         :unchanged -> {places, stale}
-        {:rows, items} -> items |> merge({places, 0}, places, decoder) |> result()
+        {:rows, items} -> items |> merge(places, 0, places, decoder) |> result()
         {:stale, error} -> {places, EctoFoundationDB.Error.exception(error)}
         :fresh -> result(places)
       end
@@ -105,45 +105,47 @@ defmodule EctoFoundationDB.Sync.Subscription do
   #
   # `rest` is what `before` has from the place `at` on. What is kept comes in order, but for records that
   # have changed places without being changed themselves: from the first of those on they are looked up.
-  defp merge([], _places, _before, _decoder), do: []
+  defp merge([], _rest, _at, _before, _decoder), do: []
 
-  defp merge([{:keep, first, count} | items], {rest, at}, before, decoder) when first >= at do
-    keep(items, skip(rest, first - at), count, first + count, before, decoder)
-  end
+  defp merge([{:keep, first, count} | items], rest, at, before, decoder) when first >= at,
+    do: keep(items, skip(rest, first - at), count, first + count, before, decoder)
 
-  defp merge([{:keep, _first, _count} | _] = items, {_rest, _at}, before, decoder),
-    do: merge(items, List.to_tuple(before), before, decoder)
+  defp merge([{:keep, _first, _count} | _] = items, _rest, _at, before, decoder),
+    do: look_up(items, List.to_tuple(before), before, decoder)
 
-  defp merge([{:keep, first, count} | items], places, before, decoder) when is_tuple(places) do
-    kept = for place <- first..(first + count - 1)//1, do: elem(places, place)
-    kept ++ merge(items, places, before, decoder)
-  end
-
-  defp merge([rows | items], places, before, decoder) do
-    place =
-      try do
-        LiveQuery.decode(decoder, rows)
-      rescue
-        error in DecodeError -> {:undecodable, so_far(rows, before), error}
-      else
-        [record] -> record
-        [] -> nil
-      end
-
-    [place | merge(items, places, before, decoder)]
-  end
+  defp merge([rows | items], rest, at, before, decoder),
+    do: [decode(rows, before, decoder) | merge(items, rest, at, before, decoder)]
 
   defp keep([], rest, count, _at, _before, _decoder) do
     if length(rest) == count, do: rest, else: Enum.take(rest, count)
   end
 
-  defp keep(items, rest, 0, at, before, decoder), do: merge(items, {rest, at}, before, decoder)
+  defp keep(items, rest, 0, at, before, decoder), do: merge(items, rest, at, before, decoder)
 
   defp keep(items, [place | rest], count, at, before, decoder),
     do: [place | keep(items, rest, count - 1, at, before, decoder)]
 
   defp skip(rest, 0), do: rest
   defp skip([_place | rest], count), do: skip(rest, count - 1)
+
+  defp look_up([], _places, _before, _decoder), do: []
+
+  defp look_up([{:keep, first, count} | items], places, before, decoder) do
+    kept = for place <- first..(first + count - 1)//1, do: elem(places, place)
+    kept ++ look_up(items, places, before, decoder)
+  end
+
+  defp look_up([rows | items], places, before, decoder),
+    do: [decode(rows, before, decoder) | look_up(items, places, before, decoder)]
+
+  defp decode(rows, before, decoder) do
+    LiveQuery.decode(decoder, rows)
+  rescue
+    error in DecodeError -> {:undecodable, so_far(rows, before), error}
+  else
+    [record] -> record
+    [] -> nil
+  end
 
   # The struct that the process has of a record, found by its id, the last element of the key.
   defp so_far([{key, _value} | _], before) do

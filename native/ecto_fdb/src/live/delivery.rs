@@ -41,20 +41,22 @@ fn deliver(queue: &Receiver<Due>, again: &Sender<Due>) {
     let mut env = OwnedEnv::new();
     let mut turn = Vec::new();
     for due in queue {
-        match due {
+        // A panic over one delivery must not end all others.
+        guarded(|| match due {
             Due::Entry(entry) => {
                 if entry.delivery_turn(&mut turn) {
                     let _ = again.send(Due::Entry(entry));
                 }
             }
             Due::Subscription(subscription) => turn.push(subscription),
-        }
+        });
         for subscription in turn.drain(..) {
-            // A panic over one must not end all others.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                env.run(|env| Subscription::wake(&subscription, env));
-            }));
+            guarded(|| env.run(|env| Subscription::wake(&subscription, env)));
         }
         env.clear();
     }
+}
+
+fn guarded(work: impl FnOnce()) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
 }
