@@ -66,7 +66,7 @@ defmodule Bench do
 
     Enum.each(pids, &:erlang.garbage_collect/1)
     used = Enum.zip_with([memory(), before], fn [now, before] -> div(now - before, n) end)
-    %{pids: pids, arrived: arrived, n: n, mount_ms: time / 1000, used: used}
+    %{pids: pids, arrived: arrived, mount_ms: time / 1000, used: used}
   end
 
   @doc "Milliseconds from before the change until every page has seen it: the median of some."

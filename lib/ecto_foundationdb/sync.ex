@@ -260,7 +260,7 @@ defmodule EctoFoundationDB.Sync do
 
       changes =
         for({_, %{request: request} = now} <- synced, do: change(now, was(request, state, data))) ++
-          for(many <- empty, do: emptied(many, state, data, opts))
+          for(many <- empty, do: emptied(many, state, data))
 
       if Container.connected?(state) do
         state
@@ -360,19 +360,16 @@ defmodule EctoFoundationDB.Sync do
   defp change(%{request: request, assign: assign, value: value}, old),
     do: {request, assign, old, value}
 
-  # A list of no ids cancels, as `cancel/4` does.
-  defp emptied(many, state, data, opts) do
-    assign =
-      case State.find_label(data, many.label) do
-        {_subscription, %{assign: assign}} -> opts[:assign] || assign
-        nil -> opts[:assign]
-      end
-
-    {many, assign, was(many, state, data), Many.empty(many)}
-  end
-
   defp emptied(%{request: %module{} = request, assign: assign, value: value}),
     do: {request, assign, value, module.empty(request)}
+
+  # A list of no ids cancels, whatever the label was synced to.
+  defp emptied(many, state, data) do
+    case State.find_label(data, many.label) do
+      {_subscription, synced} -> emptied(%{synced | request: many})
+      nil -> {many, nil, was(many, state, data), Many.empty(many)}
+    end
+  end
 
   # The value of a label so far: what was last assigned, which the assigns need not have any more.
   defp was(%module{label: label} = request, state, data) do
@@ -710,28 +707,26 @@ defmodule EctoFoundationDB.Sync do
       _none_needed when data.labels == %{} ->
         state
 
-      {:attached, attached} ->
+      nil ->
+        attach_hook(state, repo, functions, opts)
+
+      attached ->
         if Enum.all?(functions, &(&1 in attached)),
           do: state,
           else: attach_hook(state, repo, Keyword.merge(attached, functions), opts)
-
-      nil ->
-        attach_hook(state, repo, functions, opts)
     end
   end
 
   defp attach_hook(state, repo, functions, opts) do
     state
-    |> State.put(repo, %{State.get(state, repo) | hook: {:attached, functions}})
+    |> State.put(repo, %{State.get(state, repo) | hook: functions})
     |> Container.attach(repo, Keyword.merge(opts, functions), &handle_ready(repo, &1, &2))
   end
 
   defp detach_hook_if_idle(state, repo, opts) do
-    data = State.get(state, repo)
+    %State{labels: labels, hook: attached} = data = State.get(state, repo)
 
-    if data.labels == %{} and data.hook != nil do
-      {:attached, attached} = data.hook
-
+    if labels == %{} and attached != nil do
       state
       |> State.put(repo, %{data | hook: nil})
       |> Container.detach(repo, Keyword.merge(attached, opts, fn _, mine, new -> new || mine end))

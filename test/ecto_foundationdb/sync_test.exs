@@ -795,6 +795,28 @@ defmodule EctoFoundationDB.SyncTest do
       end
     end
 
+    test "that sync each other's label are called once, and then it is an error", context do
+      %{tenant: tenant, state: state} = context
+      insert!(tenant, "u1", "Ada")
+      test = self()
+
+      other = fn state, old ->
+        [label] = Map.keys(old)
+        send(test, {:called, label})
+        {:cont, Sync.sync_one(state, Repo, if(label == :a, do: :b, else: :a), User, "u1")}
+      end
+
+      state = Sync.attach_callback(state, Repo, :handle_assigns, other)
+
+      assert_raise ArgumentError, ~r/because :a changed can't sync :a/, fn ->
+        Sync.sync_one(state, Repo, :a, User, "u1")
+      end
+
+      assert_received {:called, :a}
+      assert_received {:called, :b}
+      refute_received {:called, _label}
+    end
+
     test "hear of no stale label that a callback for the assigns has cancelled", context do
       %{tenant: tenant, state: state} = context
       insert!(tenant, "u1", "Ada")

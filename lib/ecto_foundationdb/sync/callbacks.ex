@@ -89,11 +89,9 @@ defmodule EctoFoundationDB.Sync.Callbacks do
   """
   def check_labels!(%State{notifying: notifying}, labels) do
     refused =
-      case notifying do
-        [] -> []
-        [[label]] -> [label]
-        [_several] -> []
-        nested -> nested |> Enum.drop(-1) |> Enum.concat()
+      case List.pop_at(notifying, -1) do
+        {[_, _ | _] = _several, nested} -> Enum.concat(nested)
+        _one_or_none -> Enum.concat(notifying)
       end
 
     for label <- labels, label in refused do

@@ -15,7 +15,7 @@ defmodule EctoFoundationDB.Sync.State do
   #            of them, by the function `assign` where that is not nil
   # callbacks: [{event, name, fun}] in order of attachment
   # notifying: the labels that the running callbacks were called for; innermost call first
-  # hook:      {:attached, options} with the container functions it was attached with, or nil
+  # hook:      the container functions it was attached with, or nil where there is none
   defstruct labels: %{}, synced: %{}, callbacks: [], notifying: [], hook: nil
 
   @type t :: %__MODULE__{}

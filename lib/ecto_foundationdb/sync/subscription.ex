@@ -108,7 +108,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
   defp merge([], _rest, _at, _before, _decoder), do: []
 
   defp merge([{:keep, first, count} | items], rest, at, before, decoder) when first >= at,
-    do: keep(items, skip(rest, first - at), count, first + count, before, decoder)
+    do: keep(items, Enum.drop(rest, first - at), count, first + count, before, decoder)
 
   defp merge([{:keep, _first, _count} | _] = items, _rest, _at, before, decoder),
     do: look_up(items, List.to_tuple(before), before, decoder)
@@ -124,9 +124,6 @@ defmodule EctoFoundationDB.Sync.Subscription do
 
   defp keep(items, [place | rest], count, at, before, decoder),
     do: [place | keep(items, rest, count - 1, at, before, decoder)]
-
-  defp skip(rest, 0), do: rest
-  defp skip([_place | rest], count), do: skip(rest, count - 1)
 
   defp look_up([], _places, _before, _decoder), do: []
 

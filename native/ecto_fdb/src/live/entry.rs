@@ -218,10 +218,13 @@ impl Entry {
         self.current.load_full()
     }
 
-    /// What it costs to take the newest data where these are had, the same or older ones.
-    pub fn cost_since(&self, before: &Snapshot) -> Option<usize> {
+    /// What it costs to take the newest data where these are had; nothing where they are the newest.
+    pub fn cost_since(&self, before: &Snapshot) -> usize {
         let current = self.current.load();
-        (current.generation != before.generation).then(|| current.cost_of_change(before))
+        match current.generation == before.generation {
+            true => 0,
+            false => current.cost_of_change(before),
+        }
     }
 
     /// The newest data's generation.

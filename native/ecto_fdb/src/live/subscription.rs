@@ -287,7 +287,7 @@ impl Part {
     fn cost(&self) -> usize {
         match self.fresh {
             true => self.snapshot.cost(),
-            false => PART_COST + self.entry.cost_since(&self.snapshot).unwrap_or(0),
+            false => PART_COST + self.entry.cost_since(&self.snapshot),
         }
     }
 
