@@ -188,7 +188,7 @@ defmodule EctoFoundationDB.Connection do
       connection = %__MODULE__{database: database, timeout: config[:timeout], config: config}
       :ets.insert(repo, {:connection, connection})
       :ok = Native.stale_after(database, config[:stale_after])
-      {:ok, _pid} = Planner.start_link(database)
+      {:ok, _pid} = Planner.start_link(repo, database)
       EctoFoundationDB.Telemetry.start_link(repo, database)
       {:ok, database}
     else

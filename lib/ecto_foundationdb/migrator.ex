@@ -431,18 +431,25 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # An index that is there already is complete, and must stay so. Another of the same name is none any
-  # more, and what an earlier attempt has left is no beginning.
+  # An index that is there already is complete, and must stay so. A different index of that name is
+  # replaced; leftovers of an earlier attempt are cleared.
   defp begin(job, index, key) do
     [value] = Transaction.read([{:get, key, false}])
 
-    if value && Term.decode(value) == {:ok, Index.to_data(index)} do
+    if value && described?(value, index) do
       :there
     else
       ranges = if Indexer.build?(index), do: Indexer.drop_ranges(job.tenant, index), else: []
       clears = for {from, to} <- ranges, do: {:clear_range, from, to}
       Transaction.write([{:clear, key} | clears])
       :begun
+    end
+  end
+
+  defp described?(value, index) do
+    case Term.decode(value) do
+      {:ok, data} -> Index.described?(data, index)
+      {:error, _undecodable} -> false
     end
   end
 

@@ -20,11 +20,20 @@ defmodule EctoFoundationDB.Tenant do
 
   @derive {Inspect, only: [:id, :repo]}
   @enforce_keys [:id, :prefix, :repo]
-  defstruct [:id, :prefix, :repo, options: []]
+  defstruct [:id, :prefix, :repo, :entry, options: []]
 
   @typedoc "`prefix`: the first element of the tuple that every key of the tenant is."
-  @type t :: %__MODULE__{id: id(), prefix: binary(), repo: module(), options: keyword()}
+  @type t :: %__MODULE__{
+          id: id(),
+          prefix: binary(),
+          repo: module(),
+          entry: binary() | nil,
+          options: keyword()
+        }
   @type id :: String.t()
+
+  @doc false
+  def confirmed_version(%__MODULE__{}), do: nil
 
   @doc """
   Opens a tenant, which is created where it does not exist, and migrates it.

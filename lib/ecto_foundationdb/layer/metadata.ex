@@ -11,13 +11,17 @@ defmodule EctoFoundationDB.Layer.Metadata do
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Term}
 
-  defstruct indexes: [], building: []
+  defstruct indexes: [], building: [], fingerprint: nil
 
   @typedoc """
   `building`: an index that a migration is building, and the key it has come to; written to, but not read
   from.
   """
-  @type t :: %__MODULE__{indexes: [Index.t()], building: [{Index.t(), binary()}]}
+  @type t :: %__MODULE__{
+          indexes: [Index.t()],
+          building: [{Index.t(), binary()}],
+          fingerprint: <<_::256>> | nil
+        }
 
   @version_key "\xff/metadataVersion"
 
@@ -109,9 +113,22 @@ defmodule EctoFoundationDB.Layer.Metadata do
   defp accept(tenant, source, nil, [version, rows, claim]) do
     indexes = Enum.map(rows, &decode_index/1)
     {claimed?, building} = claim_of(claim, source, tenant)
-    metadata = %__MODULE__{indexes: indexes, building: building}
+
+    metadata = %__MODULE__{
+      indexes: indexes,
+      building: building,
+      fingerprint: fingerprint(rows, claim)
+    }
+
     unless claimed? or is_nil(version), do: cache(tenant, source, {version, metadata})
     Transaction.put_metadata(source, metadata)
+  end
+
+  # What the NIF's live queries compare with (`basis.rs` makes the same).
+  defp fingerprint(rows, claim) do
+    rows = for {key, value} <- rows, bytes <- [key, value], do: [<<byte_size(bytes)::32>>, bytes]
+    claim = if claim, do: [<<1>>, claim], else: <<0>>
+    :crypto.hash(:sha256, [rows, claim])
   end
 
   @doc false
