@@ -102,6 +102,7 @@ fn a_callback_is_called_once_whoever_ends_the_future() {
         future.on_ready(called.callback());
         completing.join().unwrap();
         cancelling.join().unwrap();
+        network::run_queued();
         assert_eq!((called.get(), dropped.get()), (1, 1));
         match number(&future) {
             Ok(7) => assert_eq!(cancelled.get(), 0),

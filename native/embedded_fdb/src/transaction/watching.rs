@@ -73,6 +73,9 @@ impl Transaction {
             }
             self.sight(inner)?;
             (value, asks) = inner.watched(&key);
+            if let Some(outage) = self.outage_of_watch(inner, &key, &value, asks) {
+                return self.watch_after_outage(inner, key, outage);
+            }
         }
         let value = value.map_err(Stop::error)?;
         let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
