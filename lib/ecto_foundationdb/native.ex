@@ -341,6 +341,20 @@ defmodule EctoFoundationDB.Native do
   def engine_faults(_database, _faults), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
+  Puts the embedded engine out of order: `EctoFoundationDB.Embedded.outage/2`. The ranges are pairs of
+  keys.
+  """
+  @spec engine_outage(
+          database(),
+          boolean(),
+          boolean(),
+          [{binary(), binary()}],
+          [{binary(), binary()}]
+        ) :: :ok | {:error, error()}
+  def engine_outage(_database, _all?, _locked?, _reads, _watches),
+    do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
   Walks over terms in Erlang's external term format, which begin at a position: `terms` of them.
   `:data` refuses functions, pids, ports and references. Gives where they end; `{:more, position,
   terms}` where there is more to walk over than one call may take: call again with these.

@@ -479,6 +479,32 @@ fn engine_faults<'a>(
     done_or_error(env, database.database.set_faults(faults))
 }
 
+/// Ranges of keys, as pairs of binaries.
+type Ranges<'a> = Vec<(Binary<'a>, Binary<'a>)>;
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn engine_outage<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    all: bool,
+    locked: bool,
+    reads: Ranges<'a>,
+    watches: Ranges<'a>,
+) -> Term<'a> {
+    let owned = |ranges: Ranges| {
+        let owned = |(begin, end): (Binary, Binary)| (begin.to_vec(), end.to_vec());
+        ranges.into_iter().map(owned).collect()
+    };
+    let outage = embedded_fdb::admin::Outage {
+        all,
+        locked,
+        reads: owned(reads),
+        watches: owned(watches),
+    };
+    let done = database.0.engine().map(|engine| engine.set_outage(outage));
+    done_or_error(env, done)
+}
+
 fn done_or_error(env: Env<'_>, result: Result<(), Error>) -> Term<'_> {
     match result {
         Ok(()) => atom::ok().encode(env),
