@@ -501,7 +501,7 @@ fn engine_outage<'a>(
         reads: owned(reads),
         watches: owned(watches),
     };
-    let done = database.0.engine().map(|engine| engine.set_outage(outage));
+    let done = database.database.engine().map(|engine| engine.set_outage(outage));
     done_or_error(env, done)
 }
 
