@@ -54,14 +54,21 @@ end
 
 defmodule EctoFoundationDB.DecodeError do
   @moduledoc """
-  A stored value that is not what this library writes: damaged, torn, or holding what a record must
-  not hold (functions, processes, ports, references, atoms this system does not know).
+  A stored value that cannot be read: damaged, torn, holding what a record must not hold (functions,
+  processes, ports, references, atoms this system does not know), or not of its field's type.
 
-  `key` is the record's key in the database.
+  `key` is the record's key in the database. Where a value is not of its field's type, `schema`, `field`
+  and `id`, the record's primary key as it is stored, say which one; otherwise they are `nil`.
   """
-  defexception [:key, :reason]
+  defexception [:key, :reason, :schema, :field, :id]
 
-  @type t :: %__MODULE__{key: binary(), reason: String.t()}
+  @type t :: %__MODULE__{
+          key: binary() | nil,
+          reason: String.t(),
+          schema: module() | nil,
+          field: atom() | nil,
+          id: term()
+        }
 
   @impl true
   def message(%{key: key, reason: reason}) do

@@ -138,16 +138,20 @@ defmodule EctoFoundationDB.Sync.Subscription do
   defp decode(rows, before, decoder) do
     LiveQuery.decode(decoder, rows)
   rescue
-    error in DecodeError -> {:undecodable, so_far(rows, before), error}
+    error in DecodeError -> {:undecodable, so_far(id(rows, error), before), error}
   else
     [record] -> record
     [] -> nil
   end
 
-  # The struct that the process has of a record, found by its id, the last element of the key.
-  defp so_far([{key, _value} | _], before) do
-    id = key |> Native.unpack() |> Tuple.to_list() |> List.last()
+  # A record's id as it is stored. What came decoded has a value that its field's type does not load.
+  defp id([{:data, _fields} | _], %DecodeError{id: id}), do: id
 
+  defp id([{key, _value} | _], _error),
+    do: key |> Native.unpack() |> Tuple.to_list() |> List.last()
+
+  # The struct that the process has of a record.
+  defp so_far(id, before) do
     Enum.find(records({before, nil}), fn %schema{} = struct ->
       Values.dump_value(schema, :sync, Schema.primary_key(schema), Schema.id!(struct)) == id
     end)
