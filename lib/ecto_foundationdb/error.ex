@@ -21,10 +21,11 @@ defmodule EctoFoundationDB.Error do
   def arguments!(fun) do
     fun.()
   rescue
-    error in ErlangError ->
-      if is_binary(error.original),
-        do: raise(ArgumentError, error.original),
-        else: reraise(error, __STACKTRACE__)
+    error ->
+      case error do
+        %ErlangError{original: message} when is_binary(message) -> raise ArgumentError, message
+        _other -> reraise error, __STACKTRACE__
+      end
   end
 
   @impl true

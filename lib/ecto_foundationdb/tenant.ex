@@ -232,14 +232,22 @@ defmodule EctoFoundationDB.Tenant do
       {"my-app", "cursor", 1}
   """
   @spec pack(t(), tuple()) :: binary()
-  def pack(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
-    do: Error.arguments!(fn -> Native.pack(Tuple.insert_at(tuple, 0, prefix)) end)
+  def pack(%__MODULE__{} = tenant, tuple),
+    do: Error.arguments!(fn -> Native.pack(in_tenant!(tenant, tuple)) end)
+
+  defp in_tenant!(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
+    do: Tuple.insert_at(tuple, 0, prefix)
+
+  defp in_tenant!(_tenant, other) do
+    raise ArgumentError,
+          "expected a tuple to pack, such as {\"my-app\", 1}, got: #{inspect(other)}"
+  end
 
   @doc "The tuple of a key that `pack/2` made."
   @spec unpack(t(), binary()) :: tuple()
-  def unpack(%__MODULE__{prefix: prefix} = tenant, key) when is_binary(key) do
-    if String.starts_with?(key, Native.pack({prefix})),
-      do: key |> Native.unpack() |> Tuple.delete_at(0),
+  def unpack(%__MODULE__{prefix: prefix} = tenant, key) do
+    if is_binary(key) and String.starts_with?(key, Native.pack({prefix})),
+      do: Error.arguments!(fn -> key |> Native.unpack() |> Tuple.delete_at(0) end),
       else: raise(ArgumentError, "#{inspect(key)} is not a key of #{inspect(tenant)}")
   end
 
@@ -253,8 +261,8 @@ defmodule EctoFoundationDB.Tenant do
       true
   """
   @spec range(t(), tuple()) :: {binary(), binary()}
-  def range(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
-    do: Keys.range(Tuple.insert_at(tuple, 0, prefix))
+  def range(%__MODULE__{} = tenant, tuple),
+    do: Error.arguments!(fn -> Keys.range(in_tenant!(tenant, tuple)) end)
 
   defp options!(repo, options) do
     unless Keyword.keyword?(options) and Keyword.keys(options) -- @options == [] do

@@ -145,7 +145,24 @@ defmodule EctoFoundationDB.Transaction do
   defp current! do
     Process.get(@key) ||
       raise IncorrectTenancy,
-            "this must be called inside a transaction: Repo.transactional(tenant, fn -> … end)"
+            "this must be called inside a transaction: Repo.transactional(tenant, fn -> … end)" <>
+              (in_task() || "")
+  end
+
+  @doc "What to say where the process that started this task is in a transaction; else `nil`."
+  def in_task do
+    if Enum.any?(Process.get(:"$callers", []), &in_transaction?/1) do
+      ". This process is a task of a process that is in a transaction, and is not in it itself: a " <>
+        "transaction belongs to the process that began it. Make the call there; the async_* functions " <>
+        "and Repo.await have several reads in flight at once"
+    end
+  end
+
+  defp in_transaction?(pid) do
+    with true <- is_pid(pid) and node(pid) == node(),
+         {:dictionary, dictionary} <- Process.info(pid, :dictionary),
+         do: List.keymember?(dictionary, @key, 0),
+         else: (_elsewhere -> false)
   end
 
   defp start(repo, tenant, fun, opts) do
@@ -347,16 +364,26 @@ defmodule EctoFoundationDB.Transaction do
     end)
 
     Process.put(@key, %{state | writes: [], pending: MapSet.put(state.pending, ref)})
-    {ref, skip}
+    {ref, skip, state.handle}
   end
 
   @doc "The answers to `read_async/1`."
-  def collect({ref, skip}) do
+  def collect({ref, skip, handle}) do
     state = Process.get(@key)
 
-    unless state && MapSet.member?(state.pending, ref) do
-      raise Unsupported,
-            "this future belongs to a transaction that has ended: await it inside the transaction"
+    cond do
+      is_nil(state) or state.handle != handle ->
+        raise Unsupported,
+              "this future belongs to a transaction that has ended, or to another process: await it " <>
+                "inside its transaction, in the process that began it"
+
+      not MapSet.member?(state.pending, ref) ->
+        raise Unsupported,
+              "this future has been awaited already, or was made by an earlier attempt of this " <>
+                "transaction. Await each future once, in the function that makes it, and keep the result"
+
+      true ->
+        :ok
     end
 
     Process.put(@key, %{state | pending: MapSet.delete(state.pending, ref)})

@@ -44,7 +44,8 @@ defmodule EctoFoundationDB.Repo.Options do
       nil ->
         raise IncorrectTenancy,
               "no tenant is given. Pass one, `prefix: tenant` (from Tenant.open!(#{inspect(repo)}, id)), " <>
-                "use a struct that was read from one, or call inside Repo.transactional(tenant, fun)"
+                "use a struct that was read from one, or call inside Repo.transactional(tenant, fun)" <>
+                (Transaction.in_task() || "")
 
       other ->
         raise IncorrectTenancy,
