@@ -6,6 +6,12 @@ defmodule EctoFoundationDB.SyncLiveViewTest do
   alias EctoFoundationDB.SyncUser, as: User
   alias Phoenix.LiveView.Socket
 
+  defmodule Nested do
+    use GenServer
+    @impl true
+    def init(mount), do: {:ok, mount.()}
+  end
+
   setup do
     tenant = Repo.tenant()
     Repo.insert!(%User{id: "1", name: "Ada"}, prefix: tenant)
@@ -71,8 +77,8 @@ defmodule EctoFoundationDB.SyncLiveViewTest do
     # A LiveView in another one has the root's pid in its socket.
     nested = %{root | parent_pid: self()}
     assert Exception.message(refused.(nested)) =~ "assign_async"
-    {:ok, server} = Agent.start_link(sync.(nested))
-    assert %User{} = Agent.get(server, & &1.assigns.user)
+    {:ok, server} = GenServer.start_link(Nested, sync.(nested))
+    assert %User{} = :sys.get_state(server).assigns.user
 
     # The first render reads, wherever that is done.
     first = %{root | transport_pid: nil}

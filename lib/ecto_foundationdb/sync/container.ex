@@ -69,12 +69,14 @@ defmodule EctoFoundationDB.Sync.Container do
 
   defp check_process!(_state), do: :ok
 
-  # A LiveView in another one has its own process, whose socket does not name it; but a task is none that
-  # began as a server.
+  # A LiveView in another one has a process of its own, which its socket does not name. A task says that it
+  # began with an anonymous function.
   defp elsewhere?(%{parent_pid: nil, root_pid: root}) when is_pid(root), do: root != self()
 
   defp elsewhere?(%{parent_pid: parent}) when is_pid(parent) do
-    match?({_module, function, _arity} when function != :init, Process.get(:"$initial_call"))
+    with {_module, function, _arity} <- Process.get(:"$initial_call"),
+         do: String.starts_with?(Atom.to_string(function), "-"),
+         else: (_unknown -> false)
   end
 
   defp elsewhere?(_socket), do: false
