@@ -22,6 +22,7 @@ defmodule EctoFoundationDB.Embedded do
   """
 
   alias EctoFoundationDB.{Connection, Error, Native}
+  alias EctoFoundationDB.Layer.Tenants
 
   @doc """
   Injects faults from now on, or ends that with `nil`. Probabilities are from 0 to 1, by default 0:
@@ -92,7 +93,10 @@ defmodule EctoFoundationDB.Embedded do
       []
   """
   @spec wipe(module()) :: :ok
-  def wipe(repo), do: done!(Native.engine_wipe(database(repo)))
+  def wipe(repo) do
+    done!(Native.engine_wipe(database(repo)))
+    Tenants.forget_all(repo)
+  end
 
   @doc """
   The engine's counters: `:pending_watches` and `:transactions` that there are now, `:commits`,

@@ -152,6 +152,22 @@ defmodule EctoFoundationDB.Exception.IncorrectTenancy do
   @type t :: %__MODULE__{message: String.t()}
 end
 
+defmodule EctoFoundationDB.Exception.TenantGone do
+  @moduledoc """
+  The tenant was deleted after it was opened. There may be one of that name again: that is another tenant,
+  with other data, and this value of the earlier one does not lead to it. Nothing was read or written.
+  """
+  defexception [:tenant]
+
+  @type t :: %__MODULE__{tenant: EctoFoundationDB.Tenant.t()}
+
+  @impl true
+  def message(%{tenant: %{id: id, repo: repo}}) do
+    "the tenant #{inspect(id)} of #{inspect(repo)} was deleted, or deleted and created again, after it " <>
+      "was opened. Open it again: Tenant.open!(#{inspect(repo)}, #{inspect(id)})"
+  end
+end
+
 defmodule EctoFoundationDB.Exception.Unsupported do
   @moduledoc """
   What this layer cannot do, or not with one get or one range; the message says what would help.

@@ -97,12 +97,15 @@ defmodule EctoFoundationDB.LiveQuery do
     {:planned, read, {:list, query, by, signal}, version}
   end
 
-  @doc "Forgets the indexes that a plan was made with."
-  @spec forget(Query.t()) :: :ok
-  def forget(%Query{} = query) do
-    Metadata.forget(query.tenant, query.source)
-    :ok
+  @doc "Forgets the indexes that a plan was made with, unless others have been learnt since."
+  @spec forget(Native.live_query()) :: :ok
+  def forget({:planned, _read, {:list, query, _by, _signal}, version}) do
+    with {^version, _metadata} = cached <- Metadata.cached(query.tenant, query.source),
+         do: Metadata.forget(query.tenant, query.source, cached),
+         else: (_learnt_since -> :ok)
   end
+
+  def forget(_record), do: :ok
 
   @doc "A plan made anew: `Native.replanned/3`'s answer and metadata version."
   @spec replan(term()) ::
@@ -112,7 +115,7 @@ defmodule EctoFoundationDB.LiveQuery do
     {{:ok, {:planned, read, asked_for, version}}, version}
   rescue
     error in [Unsupported] ->
-      {{:error, Exception.message(error)}, Transaction.run(query.tenant, &Metadata.version/0)}
+      {{:error, Exception.message(error)}, Transaction.run(query.tenant, &Transaction.version/0)}
   end
 
   defp guess(query, by, signal) do
@@ -126,7 +129,7 @@ defmodule EctoFoundationDB.LiveQuery do
   defp plan(query, by, signal) do
     Transaction.run(query.tenant, fn ->
       metadata = Metadata.load(query.tenant, query.source)
-      {plan(query, metadata, by, signal), Metadata.version()}
+      {plan(query, metadata, by, signal), Transaction.version()}
     end)
   end
 

@@ -287,7 +287,7 @@ defmodule EctoFoundationDB.Sync do
     case subscribe(Connection.fetch!(repo).database, wanted, deadline) do
       # The indexes have changed between planning and reading.
       :replan ->
-        for %All{query: query} <- requests, do: LiveQuery.forget(query)
+        for {{queries, _earlier}, _synced} <- wanted, do: Enum.each(queries, &LiveQuery.forget/1)
         subscribe(repo, tenant, data, requests, assign, deadline)
 
       subscriptions ->
