@@ -60,14 +60,27 @@ defmodule EctoFoundationDB.LiveQuery do
         do: Values.load(loader, record.data)
   end
 
+  @options [:where, :order_by, :limit]
+
   @doc """
   The query of a list: of all records of a schema, or of those with these values (`by`), with the
   options `:where`, `:order_by` and `:limit`.
   """
   @spec query(Tenant.t(), EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Query.t()
   def query(tenant, queryable, by \\ [], opts \\ []) do
-    {schema, from_query, _} = EctoQuery.split(queryable)
-    opts = Keyword.take(opts, [:where, :order_by, :limit])
+    {schema, from_query, prefix} = EctoQuery.split(queryable)
+
+    with [_ | _] = unknown <- Keyword.keys(opts) -- @options do
+      raise ArgumentError,
+            "a list's options: unknown options #{inspect(unknown)}, known are: #{inspect(@options)}"
+    end
+
+    unless prefix in [nil, tenant] do
+      raise Unsupported,
+            "the query has the prefix #{inspect(prefix)}, and the state's tenant is #{inspect(tenant)}: " <>
+              "what is synced is read from the state's tenant. Leave the prefix out"
+    end
+
     Query.new(tenant, schema, from_query |> Query.merge(opts) |> Query.merge(where: by))
   end
 

@@ -19,7 +19,7 @@ defmodule EctoFoundationDB.Migration do
   The migrations of a Repo are listed by its `EctoFoundationDB.Migrator`.
   """
 
-  alias EctoFoundationDB.Indexer.SchemaMetadata
+  alias EctoFoundationDB.Indexer.{Default, SchemaMetadata}
   alias EctoFoundationDB.Migration.Index
   alias EctoFoundationDB.Schema
 
@@ -80,15 +80,47 @@ defmodule EctoFoundationDB.Migration do
   An index of a schema's records by these fields.
 
   `options:` a keyword list for the indexer: `indexer:` the module (`EctoFoundationDB.Indexer.Default`
-  without it), `mapped?: false` for a default index that holds the records themselves.
+  without it), `mapped?: false` for a default index that holds the records themselves. An indexer of the
+  application's own may have options of its own.
 
       iex> Migration.index(User, [:team], options: [mapped?: false]).options
       [mapped?: false]
       iex> Migration.index(User, [:dept])
       ** (ArgumentError) MyApp.User has no fields [:dept]; it has [:id, :name, :team]
+
+      iex> Migration.index(User, [:team], options: [maped?: false])
+      ** (ArgumentError) index: unknown options [:maped?] in `options:`, known are: [:indexer, :mapped?]
   """
   @spec index(module(), atom() | [atom()], keyword()) :: Index.t()
-  def index(schema, fields, opts \\ []), do: build(schema, List.wrap(fields), opts, "index")
+  def index(schema, fields, opts \\ []) do
+    options = options!(:index, opts)
+    indexer = Keyword.get(options, :indexer, Default)
+
+    unless is_atom(indexer) and not is_boolean(indexer) and not is_nil(indexer) do
+      raise ArgumentError,
+            "index: indexer: expected a module with the behaviour EctoFoundationDB.Indexer, " <>
+              "got: #{inspect(indexer)}"
+    end
+
+    case indexer do
+      Default ->
+        known!(:index, options, [:indexer, :mapped?])
+
+        unless is_boolean(Keyword.get(options, :mapped?, true)) do
+          raise ArgumentError,
+                "index: mapped?: expected true or false, got: #{inspect(options[:mapped?])}"
+        end
+
+      SchemaMetadata ->
+        known!(:index, options, [:indexer, :signals])
+        signals!(Keyword.get(options, :signals, SchemaMetadata.signal_names()))
+
+      _own ->
+        :ok
+    end
+
+    build(schema, List.wrap(fields), options, "index")
+  end
 
   @doc """
   Counters (`EctoFoundationDB.Indexer.SchemaMetadata`) of a schema's records, or of those with equal
@@ -101,22 +133,24 @@ defmodule EctoFoundationDB.Migration do
   """
   @spec metadata(module(), [atom()], keyword()) :: Index.t()
   def metadata(schema, fields \\ [], opts \\ []) do
+    options = options!(:metadata, opts)
+    known!(:metadata, options, [:signals])
+
     options =
-      options!(opts)
+      options
       |> Keyword.put(:indexer, SchemaMetadata)
       |> Keyword.put_new(:signals, SchemaMetadata.signal_names())
 
-    signals = options[:signals]
-
-    unless is_list(signals) and signals -- SchemaMetadata.signal_names() == [] do
-      raise ArgumentError,
-            "signals: expected some of #{inspect(SchemaMetadata.signal_names())}, got: #{inspect(signals)}"
-    end
-
-    build(schema, fields, Keyword.put(opts, :options, options), "metadata")
+    signals!(options[:signals])
+    build(schema, fields, options, "metadata")
   end
 
-  defp options!(opts) do
+  defp options!(function, opts) do
+    unless Keyword.keyword?(opts) and Keyword.keys(opts) -- [:options] == [] do
+      raise ArgumentError,
+            "#{function}: expected `options: [...]`, a keyword list for the indexer, got: #{inspect(opts)}"
+    end
+
     options = Keyword.get(opts, :options, [])
 
     unless Keyword.keyword?(options) do
@@ -127,9 +161,21 @@ defmodule EctoFoundationDB.Migration do
     options
   end
 
-  defp build(schema, fields, opts, suffix) do
-    opts = Keyword.validate!(opts, options: [])
+  defp known!(function, options, known) do
+    with [_ | _] = unknown <- Keyword.keys(options) -- known do
+      raise ArgumentError,
+            "#{function}: unknown options #{inspect(unknown)} in `options:`, known are: #{inspect(known)}"
+    end
+  end
 
+  defp signals!(signals) do
+    unless is_list(signals) and signals != [] and signals -- SchemaMetadata.signal_names() == [] do
+      raise ArgumentError,
+            "signals: expected some of #{inspect(SchemaMetadata.signal_names())}, got: #{inspect(signals)}"
+    end
+  end
+
+  defp build(schema, fields, options, suffix) do
     unless is_list(fields) and Enum.all?(fields, &is_atom/1) do
       raise ArgumentError, "expected a list of fields to index, got: #{inspect(fields)}"
     end
@@ -145,7 +191,7 @@ defmodule EctoFoundationDB.Migration do
       schema: schema,
       columns: fields,
       name: name(schema, fields, suffix),
-      options: options!(opts)
+      options: options
     }
   end
 

@@ -154,6 +154,13 @@ defmodule EctoFoundationDB.Native do
   def client_start(_config), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
+  Whether the cluster file of this path can be read and holds a connection string; `nil`: of the one that
+  FoundationDB's clients look for. Needs no client.
+  """
+  @spec cluster_file_check(binary() | nil) :: :ok | {:error, error()}
+  def cluster_file_check(_path), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
   Opens a database: `{:memory, name}` or `{:file, path}` of the embedded engine, or
   `{:cluster_file, path | nil}`. `options`: a keyword list of database options
   (`:max_watches`, `:transaction_timeout`, `:transaction_retry_limit`, …). `name` is the Repo's: under

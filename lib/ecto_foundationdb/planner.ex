@@ -106,7 +106,7 @@ defmodule EctoFoundationDB.Planner do
     known =
       Transaction.run(tenant, fn ->
         metadata = Metadata.load(tenant, source)
-        {Metadata.version(), metadata}
+        {Transaction.version(), metadata}
       end)
 
     for answer <- answers do

@@ -153,13 +153,18 @@ defmodule EctoFoundationDB.Repo do
   `:nothing`, `:replace_all`, `{:replace, fields}`, `{:replace_all_except, fields}`. Fields that are
   `nil` in the struct are not stored, and replace nothing. `conflict_target: []` writes without looking
   whether there is one: the entries that it has in indexes stay, so only where there is none for sure.
+
+  The struct has the values that were given. `returning: true`, or the fields, gives it those that are
+  stored then: of fields that were not replaced the earlier ones; with `on_conflict: :nothing` the record
+  that is there.
   """
   @callback insert(struct(), keyword()) :: result()
   @callback insert!(struct(), keyword()) :: struct()
 
   @doc """
   Inserts rows (keyword lists, maps or structs) in one transaction: `{count, nil}`, or `{count, structs}`
-  of those stored with `returning: true`. Timestamps are not generated. `on_conflict:` as in `insert/2`; a
+  with `returning: true` (or fields), as they are stored then. Rows that `on_conflict: :nothing` left out
+  are not among them. Timestamps are not generated. `on_conflict:` as in `insert/2`; a
   conflict is raised, before any row is written.
   """
   @callback insert_all(module(), [map() | keyword()], keyword()) ::
@@ -170,7 +175,8 @@ defmodule EctoFoundationDB.Repo do
 
   @doc """
   Sets fields of the struct's record. Others keep the values they have in the database, those the
-  schema does not know included.
+  schema does not know included. With `returning: true`, or the fields, the struct has the values that
+  are stored then.
   """
   @callback update(struct(), changes :: map() | keyword(), keyword()) :: result()
   @callback update!(struct(), keyword()) :: struct()
@@ -190,7 +196,10 @@ defmodule EctoFoundationDB.Repo do
   """
   @callback update_all(queryable(), [set: keyword()], keyword()) :: {non_neg_integer(), nil}
 
-  @doc "Deletes the struct's record."
+  @doc """
+  Deletes the struct's record. With `returning: true`, or the fields, the struct has the values that were
+  stored.
+  """
   @callback delete(struct(), keyword()) :: result()
   @callback delete!(struct(), keyword()) :: struct()
 
@@ -513,10 +522,16 @@ defmodule EctoFoundationDB.Repo do
             "transactional: expected a function of no or one argument, got: #{inspect(fun)}"
     end
 
-    tenant =
-      EctoFoundationDB.Repo.Options.tenant!(repo, if(tenant, do: [prefix: tenant], else: []))
+    opts = EctoFoundationDB.Repo.Options.validate!(opts, [])
 
-    Transaction.run(tenant, fun, EctoFoundationDB.Repo.Options.validate!(opts, []))
+    if tenant && opts[:prefix] && opts[:prefix] != tenant do
+      raise ArgumentError,
+            "transactional: expected one tenant, got #{inspect(tenant)} and `prefix: " <>
+              "#{inspect(opts[:prefix])}`"
+    end
+
+    opts = if tenant, do: Keyword.put(opts, :prefix, tenant), else: opts
+    Transaction.run(EctoFoundationDB.Repo.Options.tenant!(repo, opts), fun, opts)
   end
 
   @instead [

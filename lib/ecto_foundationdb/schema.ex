@@ -20,8 +20,9 @@ defmodule EctoFoundationDB.Schema do
   `(:field_source, field)` are used where they exist. `__meta__` may be left out; where a struct has
   it, structs that were read carry their tenant in `__meta__.prefix`.
 
-  Values are dumped and loaded through their Ecto type where Ecto is present, and stored as they are
-  where it isn't.
+  Values are dumped and loaded through their Ecto type where Ecto is present. Where it isn't, they are
+  stored as they are; a value that is not of its field's base type (`:string`, `:integer`, `:date`, …) is
+  refused when it is written, and an `EctoFoundationDB.DecodeError` when it is read.
   """
 
   @type t :: module()
@@ -130,8 +131,8 @@ defmodule EctoFoundationDB.Schema do
   end
 
   # What is asked for each record: types and sources by field, the struct without values, the fields
-  # by their sources where those differ, and the types whose stored values are not the loaded ones. The
-  # reflection is done once for each version of the module's code.
+  # by their sources where those differ, and the types that stored values are loaded by. The reflection is
+  # done once for each version of the module's code.
   @doc false
   def info(schema) do
     case :persistent_term.get({__MODULE__, schema}, nil) do
@@ -164,13 +165,10 @@ defmodule EctoFoundationDB.Schema do
       types: Map.merge(Map.new(sources, fn {field, source} -> {source, types[field]} end), types),
       empty: Map.merge(schema.__struct__(), Map.new(fields, &{&1, nil})),
       renamed: if(Enum.any?(sources, fn {field, source} -> field != source end), do: by_source),
-      loaded: if(ecto?(), do: for(f <- fields, t = types[f], not plain?(t), do: {f, t}), else: [])
+      loaded: for(field <- fields, types[field] not in [nil, :any], do: {field, types[field]}),
+      ecto?: ecto?()
     }
   end
-
-  # Types that Ecto loads as they are stored.
-  defp plain?(type),
-    do: type in [:id, :binary_id, :string, :binary, :boolean, :integer, :map, :any]
 
   @doc """
   Puts a tenant into the struct's metadata, where it has some.

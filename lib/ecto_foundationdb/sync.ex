@@ -71,6 +71,7 @@ defmodule EctoFoundationDB.Sync do
   alias EctoFoundationDB.Connection
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Native
+  alias EctoFoundationDB.Repo.Options, as: RepoOptions
   alias EctoFoundationDB.Sync.All
   alias EctoFoundationDB.Sync.Arguments
   alias EctoFoundationDB.Sync.Callbacks
@@ -248,8 +249,13 @@ defmodule EctoFoundationDB.Sync do
     data = State.get(state, repo)
     Callbacks.check_labels!(data, Enum.map(queryable_assigns, & &1.label))
     Container.check!(state, opts)
-    tenant = tenant!(state, repo)
 
+    RepoOptions.follow_single(repo, fn ->
+      sync(state, repo, tenant!(state, repo), data, queryable_assigns, opts)
+    end)
+  end
+
+  defp sync(state, repo, tenant, data, queryable_assigns, opts) do
     {empty, wanted} =
       queryable_assigns
       |> Enum.map(& &1.__struct__.prepare(&1, tenant))
@@ -284,7 +290,7 @@ defmodule EctoFoundationDB.Sync do
   defp subscribe(repo, tenant, data, requests, assign, deadline) do
     wanted = Enum.map(requests, &want(&1, tenant, assign, data))
 
-    case subscribe(Connection.fetch!(repo).database, wanted, deadline) do
+    case subscribe(Connection.fetch!(repo).database, wanted, tenant, deadline) do
       # The indexes are others than those that the lists were planned by.
       :replan ->
         for {{basis, _, _}, %{request: %All{query: query}}} <- wanted,
@@ -298,10 +304,10 @@ defmodule EctoFoundationDB.Sync do
     end
   end
 
-  defp subscribe(database, wanted, deadline) do
+  defp subscribe(database, wanted, tenant, deadline) do
     labels = Enum.map_join(wanted, ", ", fn {_query, synced} -> inspect(synced.request.label) end)
     queries = Enum.map(wanted, fn {query, _synced} -> query end)
-    Subscription.subscribe(database, queries, deadline, "syncing #{labels}")
+    Subscription.subscribe(database, queries, deadline, tenant, "syncing #{labels}")
   end
 
   # The timeout, and when it is over: it goes for all attempts together.
@@ -354,14 +360,15 @@ defmodule EctoFoundationDB.Sync do
   end
 
   # Most pages are fresh: one look at each result tells.
-  defp stale(%{results: results}), do: first_stale(results, 0)
+  defp stale(%{results: results, tenant: tenant}),
+    do: results |> first_stale(0) |> Subscription.exception(tenant)
 
   defp first_stale(results, place) when place == tuple_size(results), do: nil
 
   defp first_stale(results, place) do
     case elem(results, place) do
       {_places, nil} -> first_stale(results, place + 1)
-      {_places, {_kind, reason}} -> reason
+      {_places, stale} -> stale
     end
   end
 
@@ -755,10 +762,10 @@ defmodule EctoFoundationDB.Sync do
                 "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\"))"
 
       %Tenant{repo: other} when single? and other != repo ->
-        EctoFoundationDB.Repo.Options.tenant!(repo, prefix: nil)
+        RepoOptions.tenant!(repo, prefix: nil)
 
       tenant ->
-        EctoFoundationDB.Repo.Options.tenant!(repo, prefix: tenant)
+        RepoOptions.tenant!(repo, prefix: tenant)
     end
   end
 end

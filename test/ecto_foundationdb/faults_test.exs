@@ -3,6 +3,7 @@ defmodule EctoFoundationDB.FaultsTest do
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{Connection, Embedded, Native, Sync, SyncRepo, Tenant}
+  alias EctoFoundationDB.Exception.TenantGone
   alias EctoFoundationDB.SyncPage, as: Page
   alias EctoFoundationDB.SyncUser, as: User
 
@@ -182,13 +183,18 @@ defmodule EctoFoundationDB.FaultsTest do
     assert Page.await(page, &(&1 == %{user: nil, all: []}))
     assert Tenant.list(Repo) == []
 
-    # By a client that goes on with the tenant of before.
-    Repo.insert!(%User{id: "u1", name: "Bea"}, prefix: tenant)
+    # The tenant of before is gone; one of its name is another one.
+    assert_raise TenantGone, fn ->
+      Repo.insert!(%User{id: "u1", name: "Bea"}, prefix: tenant)
+    end
 
-    assert %{all: [%{name: "Bea"}]} =
-             Page.await(page, &match?(%{user: %{name: "Bea"}, all: [_]}, &1))
+    tenant = Tenant.open!(Repo, "before")
+    Repo.insert!(%User{id: "u1", name: "Bea"}, prefix: tenant)
+    another = Page.start(Repo, tenant, &Sync.sync_one(&1, Repo, :user, User, "u1"))
+    assert %{user: %{name: "Bea"}} = Page.assigns(another)
 
     Process.exit(page, :kill)
+    Process.exit(another, :kill)
     nothing_left!()
   end
 

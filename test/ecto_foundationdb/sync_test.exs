@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.SyncTest do
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{LayerCase, Native, Rebuild, Sync, Tenant, Transaction}
-  alias EctoFoundationDB.Layer.{Keys, Metadata}
+  alias EctoFoundationDB.Layer.Keys
   alias EctoFoundationDB.SyncRepo, as: Repo
   alias EctoFoundationDB.SyncUser, as: User
 
@@ -272,7 +272,7 @@ defmodule EctoFoundationDB.SyncTest do
     # All lists are read again after a migration, of another test's tenant, too.
     defp undisturbed(scenario) do
       tenant = Repo.tenant()
-      version = fn -> Transaction.run(tenant, &Metadata.version/0) end
+      version = fn -> Transaction.run(tenant, &Transaction.version/0) end
       before = version.()
 
       try do

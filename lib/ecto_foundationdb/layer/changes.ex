@@ -248,9 +248,17 @@ defmodule EctoFoundationDB.Layer.Changes do
         id
 
       _ ->
+        how =
+          if Schema.type(schema, Schema.primary_key(schema)) == EctoFoundationDB.Versionstamp,
+            do:
+              "Ids of EctoFoundationDB.Versionstamp are made by the commit: insert the struct with " <>
+                "Repo.async_insert_all!(#{inspect(schema)}, [struct]) inside Repo.transactional(tenant, fun), " <>
+                "and await the future after it",
+            else: "Set it, or let the schema autogenerate it"
+
         raise ArgumentError,
               "the primary key #{inspect(name)} of this #{inspect(schema)} is nil, and a record is " <>
-                "stored under its primary key. Set it, or let the schema autogenerate it"
+                "stored under its primary key. #{how}"
     end
   end
 end

@@ -1,9 +1,10 @@
 defmodule EctoFoundationDB.Layer.Values do
   @moduledoc false
   # Fields' values as they are stored, and back: dumped, cast and loaded through their types where Ecto
-  # is present, as they are where it isn't.
+  # is present. Where it isn't, they are stored as they are, and those of Ecto's base types are checked.
 
-  alias EctoFoundationDB.{CastError, Schema}
+  alias EctoFoundationDB.{CastError, DecodeError, Native, Schema}
+  alias EctoFoundationDB.Layer.Keys
 
   @doc "Fields by their sources, with the values that are stored."
   @spec dump(Schema.t(), atom(), Enumerable.t()) :: Schema.data()
@@ -14,15 +15,19 @@ defmodule EctoFoundationDB.Layer.Values do
 
   @doc "A value as it is stored, and as index keys are made from it."
   def dump_value(schema, action, field, value) do
-    case ecto_type(schema, field) do
-      nil ->
-        value
+    type = Schema.type(schema, field)
 
-      type ->
-        case apply(Ecto.Type, :dump, [type, value]) do
-          {:ok, value} -> value
-          :error -> mismatch!(schema, action, field, value, type)
-        end
+    dumped =
+      cond do
+        is_nil(type) -> {:ok, value}
+        Schema.ecto?() -> apply(Ecto.Type, :dump, [type, value])
+        # What loading would refuse is not stored.
+        true -> load_value(type, value, false)
+      end
+
+    case dumped do
+      {:ok, value} -> value
+      :error -> mismatch!(schema, action, field, value, type)
     end
   end
 
@@ -57,37 +62,40 @@ defmodule EctoFoundationDB.Layer.Values do
 
   # Ecto's words for a type: those with parameters are long.
   defp format(type) do
-    if function_exported?(Ecto.Type, :format, 1),
+    if Schema.ecto?() and function_exported?(Ecto.Type, :format, 1),
       do: apply(Ecto.Type, :format, [type]),
       else: inspect(type)
   end
 
   @typedoc "How stored records become structs of a tenant."
-  @opaque loader :: {Schema.t(), info :: map(), meta :: term()}
+  @opaque loader :: {Schema.t(), info :: map(), meta :: term(), tenant :: term()}
 
   @doc """
   What `load/2` needs, made once for some records. It does not notice when the schema's code is loaded
-  anew.
+  again.
   """
   @spec loader(Schema.t(), term()) :: loader()
   def loader(schema, tenant) do
     info = Schema.info(schema)
-    {schema, info, Schema.meta(info.empty, tenant)}
+    {schema, info, Schema.meta(info.empty, tenant), tenant}
   end
 
   @doc "The schema of a loader's structs."
   @spec schema(loader()) :: Schema.t()
-  def schema({schema, _info, _meta}), do: schema
+  def schema({schema, _info, _meta, _tenant}), do: schema
 
-  @doc "The struct of a stored record, given its fields as they are stored or as a map."
+  @doc """
+  The struct of a stored record, given its fields as they are stored or as a map. A `DecodeError` where a
+  value is not one of its field's type: another version of the application may have written it.
+  """
   @spec load(loader(), Schema.data() | map()) :: struct()
-  def load({schema, %{empty: empty, renamed: sources, loaded: types}, meta}, data) do
+  def load({schema, %{empty: empty, renamed: sources} = info, meta, _tenant} = loader, data) do
     struct = Map.merge(empty, values(data, sources))
     # A field that the schema does not have: one more key than the struct's.
     struct =
       if map_size(struct) == map_size(empty), do: struct, else: Map.take(struct, Map.keys(empty))
 
-    load_values(types, own(struct, schema, meta), schema)
+    load_values(info.loaded, own(struct, schema, meta), info.ecto?, {loader, data})
   end
 
   # Stored bytes do not say what a struct is.
@@ -106,22 +114,80 @@ defmodule EctoFoundationDB.Layer.Values do
     for {source, value} <- data, %{^source => field} <- [sources], into: %{}, do: {field, value}
   end
 
-  defp load_values([], struct, _schema), do: struct
+  defp load_values([], struct, _ecto?, _record), do: struct
 
-  defp load_values([{field, type} | types], struct, schema) do
+  defp load_values([{field, type} | types], struct, ecto?, record) do
     %{^field => value} = struct
-    load_values(types, %{struct | field => load_value(schema, field, type, value)}, schema)
+
+    case load_value(type, value, ecto?) do
+      {:ok, ^value} -> load_values(types, struct, ecto?, record)
+      {:ok, value} -> load_values(types, %{struct | field => value}, ecto?, record)
+      {:raised, message} -> not_loaded!(record, {field, type, value}, ": " <> message)
+      _error -> not_loaded!(record, {field, type, value}, "")
+    end
   end
 
-  defp load_value(schema, field, type, value) do
-    case apply(Ecto.Type, :load, [type, value]) do
-      {:ok, value} ->
-        value
+  # As Ecto loads base types. Other types are Ecto's affair; without Ecto their values stay as they are.
+  defp load_value(type, value, _ecto?) when type in [:string, :binary, :binary_id],
+    do: ok_if(is_binary(value) or is_nil(value), value)
 
-      :error ->
-        raise ArgumentError,
-              "the stored value #{inspect(value)} of #{inspect(schema)}.#{field} cannot be " <>
-                "loaded as #{format(type)}"
-    end
+  defp load_value(type, value, _ecto?) when type in [:integer, :id],
+    do: ok_if(is_integer(value) or is_nil(value), value)
+
+  defp load_value(:boolean, value, _ecto?),
+    do: ok_if(is_boolean(value) or is_nil(value), value)
+
+  defp load_value(:map, value, _ecto?), do: ok_if(is_map(value) or is_nil(value), value)
+
+  defp load_value(type, value, true) do
+    apply(Ecto.Type, :load, [type, value])
+  rescue
+    # A type of the application's own may raise for what it does not know.
+    error -> {:raised, Exception.message(error)}
+  end
+
+  defp load_value(_type, nil, false), do: {:ok, nil}
+  defp load_value(:float, value, false), do: ok_if(is_number(value), value)
+
+  defp load_value(:decimal, value, false),
+    do: ok_if(is_number(value) or is_struct(value, Decimal), value)
+
+  defp load_value(:date, value, false), do: ok_if(is_struct(value, Date), value)
+
+  defp load_value(type, value, false) when type in [:time, :time_usec],
+    do: ok_if(is_struct(value, Time), value)
+
+  defp load_value(type, value, false)
+       when type in [:naive_datetime, :naive_datetime_usec, :utc_datetime, :utc_datetime_usec],
+       do: ok_if(is_struct(value, DateTime) or is_struct(value, NaiveDateTime), value)
+
+  defp load_value({:array, type}, value, false),
+    do: ok_if(is_list(value) and Enum.all?(value, &loads?(type, &1)), value)
+
+  defp load_value({:map, type}, value, false),
+    do: ok_if(is_map(value) and Enum.all?(Map.values(value), &loads?(type, &1)), value)
+
+  defp load_value(_type, value, false), do: {:ok, value}
+
+  defp loads?(type, value), do: load_value(type, value, false) != :error
+
+  defp ok_if(true, value), do: {:ok, value}
+  defp ok_if(false, _value), do: :error
+
+  @spec not_loaded!(term(), {atom(), term(), term()}, String.t()) :: no_return()
+  defp not_loaded!({{schema, _info, _meta, tenant}, data}, {field, type, value}, why) do
+    source = Schema.field_source(schema, Schema.primary_key(schema))
+    id = if is_map(data), do: Map.get(data, source), else: Keyword.get(data, source)
+    key = if tenant, do: Native.pack(Keys.record(tenant, Schema.source(schema), id))
+
+    raise DecodeError,
+      schema: schema,
+      field: field,
+      id: id,
+      key: key,
+      reason:
+        "the field #{inspect(field)} of the #{inspect(schema)} with primary key #{inspect(id)} holds " <>
+          "#{inspect(value)}, which cannot be loaded as #{format(type)}#{why}. Another version of the " <>
+          "application may have written it"
   end
 end

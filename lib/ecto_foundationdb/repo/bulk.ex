@@ -32,12 +32,19 @@ defmodule EctoFoundationDB.Repo.Bulk do
             raise error
 
           {:ok, stored} ->
-            loader = if opts[:returning], do: Values.loader(schema, tenant)
-            {length(stored), loader && Enum.map(stored, &Values.load(loader, &1))}
+            {length(stored), returned(schema, stored, tenant, opts)}
         end
       end,
       opts
     )
+  end
+
+  # The whole records, also where fields are named.
+  defp returned(schema, stored, tenant, opts) do
+    if Keyword.get(opts, :returning, false) do
+      loader = Values.loader(schema, tenant)
+      Enum.map(stored, &Values.load(loader, &1))
+    end
   end
 
   def update_all(repo, queryable, updates, opts) do

@@ -2,9 +2,9 @@ defmodule EctoFoundationDB.Repo.Conflicts do
   @moduledoc false
   # Inserting where there may be a record with the same primary key: the option `on_conflict:`.
 
-  alias EctoFoundationDB.{ConflictError, Schema, Transaction, Versionstamp}
+  alias EctoFoundationDB.{ConflictError, Schema, Tenant, Transaction, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Record, Writer}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Record, Values, Writer}
 
   @doc """
   Checks what an insert is told to do about conflicts, and to return: errors come before anything is
@@ -40,6 +40,12 @@ defmodule EctoFoundationDB.Repo.Conflicts do
               "and with a schema's `write_primary: false`, records are written without looking"
     end
 
+    check_returning!(schema, opts)
+  end
+
+  @doc "Checks the option `returning:`."
+  @spec check_returning!(Schema.t(), keyword()) :: :ok
+  def check_returning!(schema, opts) do
     case Keyword.get(opts, :returning, false) do
       returning when is_boolean(returning) ->
         :ok
@@ -49,6 +55,23 @@ defmodule EctoFoundationDB.Repo.Conflicts do
 
       other ->
         raise ArgumentError, "returning: expected true, false or fields, got: #{inspect(other)}"
+    end
+  end
+
+  @doc """
+  A struct with the values that are stored in place of its own, in the fields that `returning:` names. An
+  id that the commit makes stays as it is.
+  """
+  @spec returning(struct(), Schema.data(), Tenant.t(), keyword()) :: struct()
+  def returning(%schema{} = struct, stored, tenant, opts) do
+    case Keyword.get(opts, :returning, false) do
+      false ->
+        struct
+
+      returning ->
+        fields = if returning == true, do: Schema.fields(schema), else: returning
+        loaded = Values.load(Values.loader(schema, tenant), stored)
+        Map.merge(struct, Map.take(loaded, fields))
     end
   end
 
@@ -64,8 +87,8 @@ defmodule EctoFoundationDB.Repo.Conflicts do
   end
 
   @doc """
-  Stores rows `{id, data}` in the current transaction; gives the data of those stored. One call reads
-  what all rows need to know of what is there, and an error comes before any of them is written.
+  Stores rows `{id, data}` in the current transaction; gives what is stored of those that were. One call
+  reads what all rows need to know of what is there, and an error comes before any of them is written.
   """
   @spec put_all(Writer.t(), [{term(), Schema.data()}], keyword()) ::
           {:ok, [Schema.data()]} | {:error, Exception.t()}
@@ -92,7 +115,7 @@ defmodule EctoFoundationDB.Repo.Conflicts do
 
       # Rows with the same id must see each other.
       {_id, _on_conflict} ->
-        {:ok, for({id, data} <- rows, stored?(put(writer, id, data, opts)), do: data)}
+        {:ok, for({id, data} <- rows, stored = stored(put(writer, id, data, opts)), do: stored)}
     end
   end
 
@@ -110,8 +133,8 @@ defmodule EctoFoundationDB.Repo.Conflicts do
       {:ok,
        for(
          {{id, data}, found} <- rows,
-         stored?(put(writer, id, data, found, on_conflict)),
-         do: data
+         stored = stored(put(writer, id, data, found, on_conflict)),
+         do: stored
        )}
     end
   end
@@ -124,7 +147,8 @@ defmodule EctoFoundationDB.Repo.Conflicts do
 
   defp conflicts(_writer, _rows, _on_conflict), do: :ok
 
-  defp stored?({:ok, result}), do: result != :nothing
+  defp stored({:ok, {:nothing, _data}}), do: nil
+  defp stored({:ok, {_inserted_or_replaced, data}}), do: data
 
   @doc """
   Whether `conflict_target: []` says to write without looking. Records that are not stored under their
@@ -134,14 +158,14 @@ defmodule EctoFoundationDB.Repo.Conflicts do
   def blind?(schema, opts),
     do: Keyword.get(opts, :conflict_target) == [] or not Schema.write_primary?(schema)
 
-  @doc "Stores a record in the current transaction, as `on_conflict:` says."
+  @doc "Stores a record in the current transaction, as `on_conflict:` says; gives what is there then."
   @spec put(Writer.t(), term(), Schema.data(), keyword()) ::
-          {:ok, :inserted | :replaced | :nothing} | {:error, Exception.t()}
+          {:ok, {:inserted | :replaced | :nothing, Schema.data()}} | {:error, Exception.t()}
   def put(writer, id, data, opts) do
     if Versionstamp.incomplete?(id) or blind?(writer.schema, opts) do
       {metadata, []} = Metadata.read_for_write(writer.tenant, writer.source, [])
       Writer.overwrite(%{writer | metadata: metadata}, data)
-      {:ok, :inserted}
+      {:ok, {:inserted, data}}
     else
       reads = [read(writer, id)]
       {metadata, [rows]} = Metadata.read_for_write(writer.tenant, writer.source, reads)
@@ -152,43 +176,46 @@ defmodule EctoFoundationDB.Repo.Conflicts do
 
   defp put(writer, _id, data, :blind, _on_conflict) do
     Writer.overwrite(writer, data)
-    {:ok, :inserted}
+    {:ok, {:inserted, data}}
   end
 
   defp put(writer, _id, data, [], _on_conflict) do
     Writer.insert(writer, data)
-    {:ok, :inserted}
+    {:ok, {:inserted, data}}
   end
 
   defp put(writer, id, data, [existing], on_conflict) do
     case on_conflict do
       :nothing ->
-        {:ok, :nothing}
+        {:ok, {:nothing, existing.data}}
 
       :replace_all ->
-        Writer.update(writer, existing, data)
-        {:ok, :replaced}
+        replace(writer, existing, data)
 
       {:replace, fields} ->
-        Writer.update(writer, existing, Keyword.take(data, sources(writer, fields)))
-        {:ok, :replaced}
+        replace(writer, existing, Keyword.take(data, sources(writer, fields)))
 
       {:replace_all_except, fields} ->
-        Writer.update(writer, existing, Keyword.drop(data, sources(writer, fields)))
-        {:ok, :replaced}
+        replace(writer, existing, Keyword.drop(data, sources(writer, fields)))
 
       :raise ->
         may_insert(writer, id, data, [existing])
     end
   end
 
+  defp replace(writer, existing, changes) do
+    Writer.update(writer, existing, changes)
+    {:ok, {:replaced, Record.merge(existing.data, changes)}}
+  end
+
   # Where a conflict is an error: none, or an earlier attempt of this very transaction, whose result
   # never came back.
-  defp may_insert(_writer, _id, _data, none) when none in [[], :blind], do: {:ok, :inserted}
+  defp may_insert(_writer, _id, data, none) when none in [[], :blind],
+    do: {:ok, {:inserted, data}}
 
   defp may_insert(writer, id, data, [existing]) do
     if Transaction.maybe_committed?() and existing.data == data,
-      do: {:ok, :inserted},
+      do: {:ok, {:inserted, data}},
       else: {:error, %ConflictError{schema: writer.schema, id: id}}
   end
 

@@ -21,8 +21,11 @@ defmodule EctoFoundationDB.Repo.Records do
         id = Changes.stored_id!(schema, data)
 
         fn ->
-          with {:ok, _} <- Conflicts.put(Writer.new(tenant, schema), id, data, opts) do
-            {:ok, struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)}
+          with {:ok, {_how, stored}} <- Conflicts.put(Writer.new(tenant, schema), id, data, opts) do
+            inserted =
+              struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)
+
+            {:ok, Conflicts.returning(inserted, stored, tenant, opts)}
           end
         end
       end)
@@ -79,6 +82,7 @@ defmodule EctoFoundationDB.Repo.Records do
   # Given are changes that were checked, or a changeset.
   defp update_with(repo, %schema{} = struct, given, opts) do
     opts = Options.validate!(opts, [:force, :returning])
+    Conflicts.check_returning!(schema, opts)
     tenant = Options.tenant!(repo, opts, struct)
     id = Schema.id!(struct)
 
@@ -93,17 +97,16 @@ defmodule EctoFoundationDB.Repo.Records do
         own =
           Keyword.take(data, for({field, _} <- changes, do: Schema.field_source(schema, field)))
 
-        updated =
-          {:ok, struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)}
+        updated = struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)
 
         fn ->
           update = fn writer, record ->
             Writer.update(writer, record, data)
-            updated
+            {:ok, Conflicts.returning(updated, Record.merge(record.data, data), tenant, opts)}
           end
 
           if data == [],
-            do: updated,
+            do: {:ok, updated},
             else: with_record(Writer.new(tenant, schema), id, filters, :update, own, update)
         end
       end)
@@ -128,25 +131,26 @@ defmodule EctoFoundationDB.Repo.Records do
   def delete(repo, struct_or_changeset, opts) do
     with {:ok, %schema{} = struct, given} <- Changeset.check(repo, :delete, struct_or_changeset) do
       opts = Options.validate!(opts, [:returning])
+      Conflicts.check_returning!(schema, opts)
       tenant = Options.tenant!(repo, opts, struct)
       id = Schema.id!(struct)
 
       transaction(tenant, given, opts, fn given ->
         filters = Changeset.filters(given, :delete)
-        deleted = {:ok, Schema.put_meta(struct, tenant, :deleted)}
+        deleted = Schema.put_meta(struct, tenant, :deleted)
 
         fn ->
           writer = Writer.new(tenant, schema)
 
           delete = fn writer, record ->
             Writer.delete(writer, record)
-            deleted
+            {:ok, Conflicts.returning(deleted, record.data, tenant, opts)}
           end
 
           case with_record(writer, id, filters, :delete, [], delete) do
             # Gone already: an earlier attempt of this very transaction may have deleted it.
             {:error, %StaleEntryError{filters: []}} = error ->
-              if Transaction.maybe_committed?(), do: deleted, else: error
+              if Transaction.maybe_committed?(), do: {:ok, deleted}, else: error
 
             result ->
               result

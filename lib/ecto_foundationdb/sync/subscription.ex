@@ -2,7 +2,8 @@ defmodule EctoFoundationDB.Sync.Subscription do
   @moduledoc false
   # The NIF's subscriptions, as Sync uses them.
 
-  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema}
+  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema, Tenant}
+  alias EctoFoundationDB.Exception.TenantGone
   alias EctoFoundationDB.Layer.Values
 
   @typedoc """
@@ -10,7 +11,8 @@ defmodule EctoFoundationDB.Sync.Subscription do
   that cannot be decoded. At a place there is nil for what is no result, and `{:undecodable,
   struct_so_far, error}` for a record that cannot be decoded.
   """
-  @type result :: {[place()], nil | {:told | :undecodable, Exception.t()}}
+  @type result :: {[place()], stale()}
+  @type stale :: nil | {:told, Native.error()} | {:undecodable, Exception.t()}
   @type place :: struct() | nil | {:undecodable, struct() | nil, Exception.t()}
 
   @doc """
@@ -23,9 +25,10 @@ defmodule EctoFoundationDB.Sync.Subscription do
           Native.database(),
           [{Native.basis(), [Native.live_query()], Native.subscription() | nil}],
           {timeout(), deadline :: integer() | :infinity},
+          Tenant.t(),
           String.t()
         ) :: [Native.subscription()] | :replan
-  def subscribe(database, wanted, {timeout, deadline}, doing) do
+  def subscribe(database, wanted, {timeout, deadline}, tenant, doing) do
     ref = make_ref()
     subscriptions = Native.subscribe(database, ref, wanted)
 
@@ -37,7 +40,9 @@ defmodule EctoFoundationDB.Sync.Subscription do
         :replan
 
       {^ref, {:error, error}} ->
-        raise EctoFoundationDB.Error, error
+        # The next one that opens it looks for it.
+        if match?({:tenant_gone, _name}, error), do: Tenant.forget(tenant)
+        raise exception({:told, error}, tenant)
     after
       left(deadline) ->
         Enum.each(subscriptions, &cancel/1)
@@ -105,9 +110,16 @@ defmodule EctoFoundationDB.Sync.Subscription do
     do: items |> merge(places, 0, places, decoder) |> judge(stale)
 
   defp result({:stale, error}, {places, _stale}, _decoder),
-    do: {places, {:told, EctoFoundationDB.Error.exception(error)}}
+    do: {places, {:told, error}}
 
   defp result(:fresh, {places, _stale}, _decoder), do: judge(places, nil)
+
+  @doc "Why records of this tenant are stale, as an exception, or nil."
+  @spec exception(stale(), Tenant.t()) :: Exception.t() | nil
+  def exception(nil, _tenant), do: nil
+  def exception({:undecodable, error}, _tenant), do: error
+  def exception({:told, {:tenant_gone, _name}}, tenant), do: TenantGone.exception(tenant: tenant)
+  def exception({:told, error}, _tenant), do: EctoFoundationDB.Error.exception(error)
 
   # What the NIF has told holds until it tells otherwise.
   defp judge(places, {:told, _error} = stale), do: {places, stale}
@@ -155,16 +167,20 @@ defmodule EctoFoundationDB.Sync.Subscription do
   defp decode(rows, before, decoder) do
     LiveQuery.decode(decoder, rows)
   rescue
-    error in DecodeError -> {:undecodable, so_far(rows, before), error}
+    error in DecodeError -> {:undecodable, so_far(id(rows, error), before), error}
   else
     [record] -> record
     [] -> nil
   end
 
-  # The struct that the process has of a record, found by its id, the last element of the key.
-  defp so_far([{key, _value} | _], before) do
-    id = key |> Native.unpack() |> Tuple.to_list() |> List.last()
+  # A record's id as it is stored. What came decoded has a value that its field's type does not load.
+  defp id([{:data, _fields} | _], %DecodeError{id: id}), do: id
 
+  defp id([{key, _value} | _], _error),
+    do: key |> Native.unpack() |> Tuple.to_list() |> List.last()
+
+  # The struct that the process has of a record.
+  defp so_far(id, before) do
     Enum.find(records({before, nil}), fn %schema{} = struct ->
       Values.dump_value(schema, :sync, Schema.primary_key(schema), Schema.id!(struct)) == id
     end)

@@ -51,10 +51,7 @@ impl Database {
     /// Opens it. Touches the file system.
     pub fn new(target: &Target) -> Result<Database, Error> {
         if let Target::Cluster(path) = target {
-            match path {
-                Some(path) => check_cluster_file(Path::new(path), "given as cluster_file:")?,
-                None => check_default_cluster_file()?,
-            }
+            check_cluster(path.as_deref())?;
         }
         let cluster_file = target.cluster_file();
         // The engine itself says why it can't open a file; the C API has only a number for it.
@@ -107,6 +104,14 @@ impl Database {
         let explain = |error: embedded_fdb::admin::FaultsError| Error::Client(error.to_string());
         let faults = faults.map(str::parse).transpose().map_err(explain)?;
         self.engine()?.set_faults(faults).map_err(explain)
+    }
+}
+
+/// Looks at the cluster file of this path, or at the one that FoundationDB's clients find.
+pub fn check_cluster(path: Option<&str>) -> Result<(), Error> {
+    match path {
+        Some(path) => check_cluster_file(Path::new(path), "given as cluster_file:"),
+        None => check_default_cluster_file(),
     }
 }
 

@@ -87,6 +87,11 @@ fn client_start<'a>(env: Env<'a>, config: Term<'a>) -> NifResult<Term<'a>> {
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
+fn cluster_file_check(env: Env<'_>, path: Option<String>) -> Term<'_> {
+    done_or_error(env, database::check_cluster(path.as_deref()))
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
 fn database_open<'a>(
     env: Env<'a>,
     name: String,
