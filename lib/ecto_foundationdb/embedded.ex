@@ -32,7 +32,10 @@ defmodule EctoFoundationDB.Embedded do
   tenant (records, indexes and counters), or those of one record.
   """
   @type keys ::
-          {binary(), binary()} | Tenant.t() | {Tenant.t(), module()} | {Tenant.t(), module(), term()}
+          {binary(), binary()}
+          | Tenant.t()
+          | {Tenant.t(), module()}
+          | {Tenant.t(), module(), term()}
 
   @doc """
   Injects faults from now on, or ends that with `nil`. Probabilities are from 0 to 1, by default 0:
@@ -100,13 +103,19 @@ defmodule EctoFoundationDB.Embedded do
       iex> Task.await(task).name
       "Ada"
   """
-  @spec outage(module(), [all: boolean(), locked: boolean(), reads: [keys()], watches: [keys()]] | nil) ::
+  @spec outage(
+          module(),
+          [all: boolean(), locked: boolean(), reads: [keys()], watches: [keys()]] | nil
+        ) ::
           :ok
   def outage(repo, nil), do: outage(repo, [])
 
   def outage(repo, options) do
     unless Keyword.keyword?(options), do: bad_outage!(options)
-    for {name, _} <- options, name not in [:all, :locked, :reads, :watches], do: bad_outage!(options)
+
+    for {name, _} <- options,
+        name not in [:all, :locked, :reads, :watches],
+        do: bad_outage!(options)
 
     switch = fn name ->
       case Keyword.get(options, name, false) do
