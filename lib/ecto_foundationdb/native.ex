@@ -361,6 +361,16 @@ defmodule EctoFoundationDB.Native do
   def engine_outage(_database, _all?, _locked?, _reads, _watches),
     do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Writes the embedded engine's database to a new file; the keys and bytes in it."
+  @spec engine_back_up(database(), String.t()) ::
+          {:ok, %{keys: non_neg_integer(), bytes: non_neg_integer()}} | {:error, error()}
+  def engine_back_up(_database, _path), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Compacts the file of the embedded engine's database; its length in bytes before and after."
+  @spec engine_compact(database()) ::
+          {:ok, %{before: non_neg_integer(), after: non_neg_integer()}} | {:error, error()}
+  def engine_compact(_database), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc """
   Walks over terms in Erlang's external term format, which begin at a position: `terms` of them.
   `:data` refuses functions, pids, ports and references. Gives where they end; `{:more, position,

@@ -14,8 +14,16 @@ defmodule EctoFoundationDB.ChurnTest do
     use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
     use EctoFoundationDB.Migrator
 
+    defmodule ByTwo do
+      use EctoFoundationDB.Migration
+      @impl true
+      def change do
+        [create(metadata(User, [:name, :team])), create(index(User, [:team, :name]))]
+      end
+    end
+
     @impl true
-    def migrations, do: EctoFoundationDB.SyncRepo.migrations()
+    def migrations, do: SyncRepo.migrations() ++ [{1, ByTwo}]
   end
 
   setup do
@@ -96,13 +104,13 @@ defmodule EctoFoundationDB.ChurnTest do
     defmodule BetterIndex do
       use EctoFoundationDB.Migration
       @impl true
-      def change, do: [create(index(User, [:team, :name])), drop(index(User, [:team]))]
+      def change, do: [drop(index(User, [:team]))]
     end
 
     defmodule Better do
       use EctoFoundationDB.Migrator
       @impl true
-      def migrations, do: SyncRepo.migrations() ++ [{1, BetterIndex}]
+      def migrations, do: Repo.migrations() ++ [{2, BetterIndex}]
     end
 
     Tenant.open!(Repo, other.id, migrator: Better)
@@ -126,12 +134,13 @@ defmodule EctoFoundationDB.ChurnTest do
     state = Sync.sync_all(state, Repo, :b, {User, where: same})
     assert lists.() == 1
 
-    state = Sync.sync_all_by(state, Repo, :c, {User, where: [name: "n"]}, team: "t")
-    state = Sync.sync_all_by(state, Repo, :d, {User, where: %{name: "n"}}, %{team: "t"})
+    state = Sync.sync_all_by(state, Repo, :c, User, team: "t", name: "n")
+    state = Sync.sync_all_by(state, Repo, :d, User, name: "n", team: "t")
+    state = Sync.sync_all_by(state, Repo, :e, User, %{name: "n", team: "t"})
     assert lists.() == 2
 
     other = %{assigns: %{}, private: %{tenant: again}}
-    other = Sync.sync_all_by(other, Repo, :a, {User, where: [name: "n"]}, team: "t")
+    other = Sync.sync_all_by(other, Repo, :a, User, team: "t", name: "n")
     assert lists.() == 2
     for state <- [state, other], do: Sync.cancel_all(state, Repo)
   end

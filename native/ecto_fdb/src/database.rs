@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use foundationdb::options::DatabaseOption;
-use foundationdb::Transaction;
+use foundationdb::{FdbError, Transaction};
 
 use crate::error::Error;
 use crate::stats::Stats;
@@ -96,6 +96,17 @@ impl Database {
             false => Err(Error::Client(
                 "this database is in a file: stop the VM and delete the file".into(),
             )),
+        }
+    }
+
+    /// An error of the database, with what the embedded engine knows of its cause.
+    pub fn explain(&self, error: FdbError) -> Error {
+        /// `io_error`
+        const IO_ERROR: i32 = 1510;
+        let engine = self.embedded.as_ref().filter(|_| error.code() == IO_ERROR);
+        match engine.and_then(|engine| engine.last_storage_failure()) {
+            Some(cause) => Error::Explained(IO_ERROR, format!("{}: {cause}", error.message())),
+            None => Error::from(error),
         }
     }
 

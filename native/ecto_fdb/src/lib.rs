@@ -506,8 +506,47 @@ fn engine_outage<'a>(
         reads: owned(reads),
         watches: owned(watches),
     };
-    let done = database.database.engine().map(|engine| engine.set_outage(outage));
+    let done = database
+        .database
+        .engine()
+        .map(|engine| engine.set_outage(outage));
     done_or_error(env, done)
+}
+
+/// Blocks for as long as it takes to write everything.
+#[rustler::nif(schedule = "DirtyIo")]
+fn engine_back_up<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    path: &'a str,
+) -> NifResult<Term<'a>> {
+    let backup = database.database.engine().and_then(|engine| {
+        let backup = engine.back_up(std::path::Path::new(path));
+        backup.map_err(|error| Error::Client(format!("no backup was made: {error}")))
+    });
+    match backup {
+        Ok(backup) => {
+            let sizes = counters(env, [("keys", backup.keys), ("bytes", backup.bytes)])?;
+            Ok((atom::ok(), sizes).encode(env))
+        }
+        Err(error) => Ok((atom::error(), error).encode(env)),
+    }
+}
+
+/// Blocks until the file is compacted.
+#[rustler::nif(schedule = "DirtyIo")]
+fn engine_compact(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
+    let compaction = database.database.engine().and_then(|engine| {
+        let compaction = engine.compact();
+        compaction.map_err(|error| Error::Client(error.to_string()))
+    });
+    match compaction {
+        Ok(sizes) => {
+            let sizes = counters(env, [("before", sizes.before), ("after", sizes.after)])?;
+            Ok((atom::ok(), sizes).encode(env))
+        }
+        Err(error) => Ok((atom::error(), error).encode(env)),
+    }
 }
 
 fn done_or_error(env: Env<'_>, result: Result<(), Error>) -> Term<'_> {

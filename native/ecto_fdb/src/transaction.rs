@@ -141,7 +141,7 @@ async fn serve(database: Arc<Database>, mut commands: mpsc::UnboundedReceiver<Co
             }
             (Command::Commit(reply), State::Active(transaction)) => {
                 while reads.join_next().await.is_some() {}
-                commit(transaction, wrote, reply).await
+                commit(&database, transaction, wrote, reply).await
             }
             (Command::OnError(code, reply), state) => {
                 reads.shutdown().await;
@@ -200,7 +200,12 @@ async fn run(
     });
 }
 
-async fn commit(transaction: Arc<Transaction>, wrote: bool, reply: Reply) -> State {
+async fn commit(
+    database: &Database,
+    transaction: Arc<Transaction>,
+    wrote: bool,
+    reply: Reply,
+) -> State {
     let Ok(transaction) = Arc::try_unwrap(transaction) else {
         // Every read holds it only until its answer, and all of them were waited for.
         let error = Error::from(FdbError::from_code(USED_DURING_COMMIT));
@@ -220,7 +225,7 @@ async fn commit(transaction: Arc<Transaction>, wrote: bool, reply: Reply) -> Sta
             State::Active(Arc::new(committed.reset()))
         }
         Err(error) => {
-            reply.error(&Error::from(*error));
+            reply.error(&database.explain(*error));
             State::Failed(error)
         }
     }

@@ -22,7 +22,7 @@
 //! joins them and commits. `write_map` is what one transaction has written, `view` its reads, and
 //! `transaction` its life, and `round_trips` says when its answers arrive. `future` and `network` are the asynchronous side of the C API, whose
 //! functions are in [`c_api`], and `output` what futures answer. `registry` knows the databases of the process by name, `storage` keeps
-//! one in a file, and `faults` makes things go wrong on purpose. `tenant` gives
+//! one in a file, and `faults` makes things go wrong on purpose. `tenants` gives
 //! a transaction a part of the keys (`space`), `special` the keys that are not stored, `mapped` the
 //! range reads that follow an index.
 //!
@@ -62,6 +62,7 @@
 //! ```
 
 pub mod admin;
+mod api_version;
 pub mod c_api;
 pub mod c_types;
 mod database;
@@ -75,6 +76,8 @@ mod mapped;
 mod mutation;
 mod mvcc;
 mod network;
+#[cfg(feature = "old-api")]
+mod old_api;
 mod options;
 mod output;
 mod random;
@@ -89,8 +92,11 @@ mod special;
 mod status;
 mod storage;
 mod sync;
-mod system_edit;
-mod tenant;
+#[cfg(feature = "management")]
+mod tenants;
+#[cfg(not(feature = "management"))]
+#[path = "no_tenants.rs"]
+mod tenants;
 mod transaction;
 mod tuple;
 mod view;

@@ -187,7 +187,7 @@ impl Transaction {
             option::USE_GRV_CACHE => {
                 options::no_value(value)?;
                 // Later versions need a client that is shared with other clients for it.
-                (self.api_version < GRV_CACHE_IS_SHARED_SINCE)
+                (!self.api_version.is_at_least(GRV_CACHE_IS_SHARED_SINCE))
                     .then_some(())
                     .ok_or(Error::INVALID_OPTION)
             }
