@@ -58,12 +58,13 @@ defmodule EctoFoundationDB.Repo do
   Layout and migrations:
 
     * `storage_id:` the directory that tenants are in, "Ecto.Adapters.FoundationDB" by default
-    * `tenant_id:` the Repo's only tenant, opened when it is first needed: `prefix:` may be left out
+    * `tenant_id:` the Repo's only tenant, opened when it is first needed: `prefix:` may be left out. The
+      Repo opens no other.
     * `migrator:` the module with the migrations, the Repo itself by default
     * `migration_step:` the number of keys in a migration's transactions, 1,000 by default
     * `max_single_value_size:` bytes above which a record is kept in parts, 100,000 by default
     * `max_value_size:` bytes above which a record is refused, `:infinity` by default
-    * `metadata_cache: :disabled`: read the tenant's indexes in every transaction
+    * `metadata_cache: :disabled`: every transaction reads its tenant's directory entry and indexes
     * `log: false`: no messages about migrations
 
   ## Tenants and transactions
