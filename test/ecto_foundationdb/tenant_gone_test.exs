@@ -16,7 +16,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
 
   alias EctoFoundationDB.Exception.{IncorrectTenancy, TenantGone}
   alias EctoFoundationDB.Indexer.SchemaMetadata
-  alias EctoFoundationDB.Layer.{Metadata, Tenants}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Tenants}
   alias EctoFoundationDB.SyncUser, as: User
 
   @moduletag :embedded
@@ -390,5 +390,48 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert Tenant.confirmed_version(tenant) == nil
     Tenant.clear_delete!(There, "outlives")
     assert_raise TenantGone, fn -> Here.all(User, prefix: tenant) end
+
+    stop_supervised!(Here)
+    assert Tenant.confirmed_version(tenant) == nil
+    assert Tenant.forget(tenant) == :ok
+  end
+
+  # As a library does that does not know the metadata version.
+  defp delete_in_silence(tenant) do
+    {first, last} = Keys.range({tenant.prefix})
+
+    Transaction.run_database(There, fn ->
+      path = [There.config()[:storage_id], tenant.id]
+      Transaction.read([{:clear_range, first, last}, {:directory, :remove, path}])
+      Transaction.written()
+    end)
+  end
+
+  test "a deletion that does not set the metadata version is noticed when something else does",
+       context do
+    for again? <- [false, true] do
+      tenant = Tenant.open!(Here, "silent")
+      other = Tenant.open!(There, "bumps")
+      Here.insert!(user("u1"), prefix: tenant, on_conflict: :replace_all)
+      delete_in_silence(tenant)
+
+      if again?,
+        do:
+          Transaction.run_database(There, fn ->
+            Transaction.read([{:directory, :create, [There.config()[:storage_id], "silent"]}])
+            Transaction.written()
+          end)
+
+      LayerCase.operations(other, [Metadata.changed()])
+      assert_raise TenantGone, fn -> Here.insert!(user("u2"), prefix: tenant) end
+      Here.insert!(user("u1"), prefix: Tenant.open!(Here, "silent"))
+    end
+
+    # Without a cache it is noticed at once.
+    stop_supervised!(Here)
+    start_supervised!({Here, embedded: context.database, log: false, metadata_cache: :disabled})
+    tenant = Tenant.open!(Here, "silent")
+    delete_in_silence(tenant)
+    assert_raise TenantGone, fn -> Here.insert!(user("u2"), prefix: tenant) end
   end
 end
