@@ -58,12 +58,13 @@ defmodule EctoFoundationDB.Repo do
   Layout and migrations:
 
     * `storage_id:` the directory that tenants are in, "Ecto.Adapters.FoundationDB" by default
-    * `tenant_id:` the Repo's only tenant, opened when it is first needed: `prefix:` may be left out
+    * `tenant_id:` the Repo's only tenant, opened when it is first needed: `prefix:` may be left out. The
+      Repo opens no other.
     * `migrator:` the module with the migrations, the Repo itself by default
     * `migration_step:` the number of keys in a migration's transactions, 1,000 by default
     * `max_single_value_size:` bytes above which a record is kept in parts, 100,000 by default
     * `max_value_size:` bytes above which a record is refused, `:infinity` by default
-    * `metadata_cache: :disabled`: read the tenant's indexes in every transaction
+    * `metadata_cache: :disabled`: every transaction reads its tenant's directory entry and indexes
     * `log: false`: no messages about migrations
 
   ## Tenants and transactions
@@ -493,7 +494,30 @@ defmodule EctoFoundationDB.Repo do
       @impl true
       def assign_ready(futures, refs, opts \\ []),
         do: Watches.assign_ready(__MODULE__, futures, refs, with_defaults(:assign_ready, opts))
+
+      for {name, arities} <- EctoFoundationDB.Repo.__calls__(), arity <- arities do
+        args = Macro.generate_arguments(arity, __MODULE__)
+        defoverridable [{name, arity}]
+        if {name, arity} in EctoFoundationDB.Repo.behaviour_info(:callbacks), do: @impl(true)
+
+        def unquote(name)(unquote_splicing(args)) do
+          EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+            super(unquote_splicing(args))
+          end)
+        end
+      end
     end
+  end
+
+  # What runs in a tenant, by its greatest number of arguments: with fewer it calls that.
+  @doc false
+  def __calls__ do
+    [transactional: [2, 3], insert: [2], insert!: [2], insert_all: [3], insert_or_update: [2]] ++
+      [update: [1, 2, 3], update!: [1, 2, 3], update_all: [3]] ++
+      [delete: [2], delete!: [2], delete_all: [2]] ++
+      [get: [3], get!: [3], get_by: [3], get_by!: [3], one: [2], one!: [2], all: [2], all_by: [3]] ++
+      [all_range: [4], exists?: [2], aggregate: [3], reload: [2], reload!: [2]] ++
+      [watch: [2], assign_ready: [3]]
   end
 
   @doc false

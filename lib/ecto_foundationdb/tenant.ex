@@ -42,7 +42,7 @@ defmodule EctoFoundationDB.Tenant do
   Opens a tenant, which is created where it does not exist, and migrates it.
 
   Options override the Repo's configuration: `:migrator`, `:migration_step`, `:log`,
-  `:max_single_value_size`, `:max_value_size`, and `:timeout` in ms.
+  `:max_single_value_size`, `:max_value_size`, and for opening and migrating `:timeout` in ms.
 
       iex> Tenant.open!(Repo, "docs").id
       "docs"
@@ -227,7 +227,8 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc """
-  Clears everything a tenant holds, the state of its migrations included. It cannot be undone.
+  Clears everything a tenant holds, the state of its migrations included. It cannot be undone. The next
+  use of the tenant, on whatever node, migrates it again.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Tenant.clear(Repo, "docs")
@@ -244,7 +245,8 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc """
-  Deletes a tenant with everything in it; `:ok` also where there is none.
+  Deletes a tenant with everything in it; `:ok` also where there is none. Whoever has opened it gets an
+  `EctoFoundationDB.Exception.TenantGone` from now on.
 
       iex> tenant = Tenant.open!(Repo, "short-lived")
       iex> Repo.insert!(%User{id: "u1"}, prefix: tenant)
