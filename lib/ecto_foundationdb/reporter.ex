@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Reporter do
 
   use GenServer
 
-  alias EctoFoundationDB.{Log, Native, Telemetry}
+  alias EctoFoundationDB.{Error, Log, Native, Telemetry}
 
   # A dead storage server makes thousands of live queries stale, one by one: the first one is logged, and
   # the others of the next seconds together.
@@ -27,7 +27,7 @@ defmodule EctoFoundationDB.Reporter do
   @impl true
   def handle_info({:event, name, facts}, state) do
     event = Telemetry.event(name)
-    facts = Enum.map(facts, &fact/1)
+    facts = Enum.flat_map(facts, &fact/1)
     if state.telemetry?, do: Telemetry.execute(state.repo, event, facts)
     {:noreply, log(state, event, facts)}
   end
@@ -70,7 +70,14 @@ defmodule EctoFoundationDB.Reporter do
   end
 
   defp fact({:duration, microseconds}),
-    do: {:duration, System.convert_time_unit(microseconds, :microsecond, :native)}
+    do: [duration: System.convert_time_unit(microseconds, :microsecond, :native)]
 
-  defp fact(fact), do: fact
+  # A reason is an error: its code, where it has one, and its text.
+  defp fact({:reason, {:fdb, code, _message} = error}),
+    do: [code: code, reason: Exception.message(Error.exception(error))]
+
+  defp fact({:reason, {:tenant_gone, tenant}}),
+    do: [code: 0, reason: "the tenant #{inspect(tenant)} is gone"]
+
+  defp fact(fact), do: [fact]
 end

@@ -270,14 +270,16 @@ defmodule EctoFoundationDB.Transaction do
       {:ok, result} ->
         result
 
-      # Somebody has cleared the tenant: before anything is done with it, it is migrated again.
+      # Somebody has cleared the tenant: before anything is done with it, it is migrated again, in steps that
+      # have their own time.
       {:throw, {@key, :migrate}, _stack} ->
         :ok = Migrator.up(tenant)
-        start(repo, tenant, fun, Keyword.put(opts, :timeout, deadline))
+        start(repo, tenant, fun, opts)
 
       {kind, reason, stack} ->
         :erlang.raise(kind, reason, stack)
     end
+  end
 
   # What telemetry is told of a transaction.
   defp told(state, began, opts, outcome) do

@@ -131,7 +131,7 @@ fn health<'a>(
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn cluster_file_check(env: Env<'_>, path: Option<String>) -> Term<'_> {
-    done_or_error(env, database::check_cluster(path.as_deref()))
+    done_or_error(env, database::check_cluster(path.as_deref()).map(drop))
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
