@@ -29,22 +29,22 @@ defmodule EctoFoundationDB.Log do
     do: {:notice, "the database is no longer locked, after #{time(facts.duration)}"}
 
   def line([:sync, :silent], facts),
-    do: {:error, "#{facts.reason}. #{facts.live_queries} live queries show what was before"}
+    do: {:error, "#{facts.reason}. #{queries(facts.live_queries)} cannot be kept up to date"}
 
   def line([:sync, :answering], facts),
     do:
       {:notice,
-       "the database answers again, after #{time(facts.duration)}; #{facts.live_queries} live queries follow it"}
+       "the database answers again, after #{time(facts.duration)}; #{queries(facts.live_queries)} can follow it"}
 
   def line([:sync, :stale], facts) do
     {:warning,
-     "a live query of #{facts.subscribers} subscriptions can't be kept up to date: #{facts.reason}"}
+     "a live query cannot be kept up to date (subscriptions: #{facts.subscribers}): #{facts.reason}"}
   end
 
   def line([:sync, :unanswered], facts) do
     {:warning,
-     "#{facts.queries} live queries get no answer, and are tried beside the others from now on. Is a storage " <>
-       "server away? See `fdbcli --exec status`"}
+     "#{queries(facts.queries)} got no answer, and from now on wait beside the others. Is a storage server " <>
+       "away? See `fdbcli --exec status`"}
   end
 
   def line([:sync, :watch_limit], facts) do
@@ -72,6 +72,9 @@ defmodule EctoFoundationDB.Log do
          "#{time(facts.duration)} and #{facts.steps} transactions"}
 
   def line(_event, _facts), do: nil
+
+  defp queries(1), do: "1 live query"
+  defp queries(n), do: "#{n} live queries"
 
   defp time(native) do
     case System.convert_time_unit(native, :native, :millisecond) do

@@ -173,9 +173,13 @@ defmodule EctoFoundationDB.Native do
         ) :: {:ok, database()} | {:error, error()}
   def database_open(_name, _target, _options), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "A transaction that belongs to the calling process and is gone with it."
-  @spec transaction_new(database()) :: {:ok, transaction()} | {:error, error()}
-  def transaction_new(_database), do: :erlang.nif_error(:nif_not_loaded)
+  @doc """
+  A transaction that belongs to the calling process and is gone with it. All of its attempts have these
+  options, `[{name, value | nil}]`.
+  """
+  @spec transaction_new(database(), [{atom(), term()}]) ::
+          {:ok, transaction()} | {:error, error()}
+  def transaction_new(_database, _options \\ []), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Runs operations in order; reads of one call are in flight together, and several calls may be.

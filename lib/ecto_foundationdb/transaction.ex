@@ -34,7 +34,7 @@ defmodule EctoFoundationDB.Transaction do
     :stamp,
     # When this attempt began.
     :began,
-    # Operations that every attempt begins with, last first: FoundationDB forgets options with each retry.
+    # FoundationDB's, of all attempts.
     options: [],
     # The errors after which it was tried again, last first.
     errors: [],
@@ -244,7 +244,7 @@ defmodule EctoFoundationDB.Transaction do
   defp start(repo, tenant, fun, opts) do
     began = System.monotonic_time()
     connection = Connection.fetch!(repo)
-    options = opts |> Enum.flat_map(&option!/1) |> Enum.reverse()
+    options = Enum.flat_map(opts, &option!/1)
     deadline = deadline(repo, opts)
     migrate? = Keyword.get(opts, :migrate?, true)
     state = %__MODULE__{repo: repo, tenant: tenant, deadline: deadline, options: options}
@@ -314,8 +314,7 @@ defmodule EctoFoundationDB.Transaction do
   end
 
   defp new(state, connection) do
-    handle = ok!(Native.transaction_new(connection.database))
-    %{state | handle: handle, writes: state.options}
+    %{state | handle: ok!(Native.transaction_new(connection.database, state.options))}
   end
 
   # FoundationDB's own limits, which it would tell of in the middle of the work.
@@ -332,12 +331,12 @@ defmodule EctoFoundationDB.Transaction do
               "them, got: #{inspect(tags)}"
     end
 
-    for tag <- tags, do: {:option, :auto_throttle_tag, tag}
+    for tag <- tags, do: {:auto_throttle_tag, tag}
   end
 
   defp option!({:priority, :default}), do: []
-  defp option!({:priority, :batch}), do: [{:option, :priority_batch, nil}]
-  defp option!({:priority, :immediate}), do: [{:option, :priority_system_immediate, nil}]
+  defp option!({:priority, :batch}), do: [priority_batch: nil]
+  defp option!({:priority, :immediate}), do: [priority_system_immediate: nil]
 
   defp option!({:priority, other}) do
     raise ArgumentError,
@@ -387,8 +386,7 @@ defmodule EctoFoundationDB.Transaction do
       [:handle, :repo, :tenant, :deadline, :options, :errors, :stamp, :migrate?] ++
         [:slow, :lost, :maybe_committed?, :mapped_ranges?]
 
-    fresh = struct!(%__MODULE__{check: check(state.tenant)}, Map.take(state, kept))
-    %{fresh | writes: state.options}
+    struct!(%__MODULE__{check: check(state.tenant)}, Map.take(state, kept))
   end
 
   # `on_error` waits as long as the database wants it to, and resets the transaction.
@@ -505,9 +503,8 @@ defmodule EctoFoundationDB.Transaction do
     end
   end
 
-  # Options were checked before.
   defp write?(operation),
-    do: elem(operation, 0) in [:set, :clear, :clear_range, :atomic, :read_conflict, :option]
+    do: elem(operation, 0) in [:set, :clear, :clear_range, :atomic, :read_conflict]
 
   @doc "Runs reads; the answers in their order."
   def read(operations) do

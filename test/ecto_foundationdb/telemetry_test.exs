@@ -259,7 +259,7 @@ defmodule EctoFoundationDB.TelemetryTest do
         Embedded.faults(Repo, nil)
       end)
 
-    assert log =~ "1 subscription shows old data"
+    assert log =~ "1 live query cannot be kept up to date"
     refute_received {[:ecto_foundationdb | _], _, _}
     :ok = Native.reporter(EctoFoundationDB.Repo.database(Repo), false)
     Repo.insert!(%TestNote{id: "n1", text: "b"}, prefix: tenant, on_conflict: :replace_all)

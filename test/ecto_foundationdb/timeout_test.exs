@@ -62,7 +62,7 @@ defmodule EctoFoundationDB.TimeoutTest do
             &Repo.update_all(TestUser, [set: [name: "C"]], [prefix: tenant, step: 1] ++ &1),
             &Enum.to_list(Repo.stream(TestUser, [prefix: tenant] ++ &1)),
             &Repo.transactional(tenant, fn -> Repo.get(TestUser, "u1") end, &1),
-            &Tenant.open!(Repo, tenant.id, &1)
+            &Tenant.open!(Repo, "unknown to this node", &1)
           ] do
         error = assert_raise TimeoutError, fn -> call.(timeout: 50) end
         assert %Error{code: 1038} = error.last_error
@@ -107,8 +107,8 @@ defmodule EctoFoundationDB.TimeoutTest do
             fn -> Tenant.clear(Repo, tenant.id) end,
             fn -> Tenant.clear_delete!(Repo, tenant.id) end,
             fn -> Tenant.delete(Repo, tenant.id) end,
-            fn -> Tenant.open(Repo, tenant.id) end,
-            fn -> Migrator.migrate_all(Repo, tenants: [tenant.id]) end
+            fn -> Tenant.open(Repo, "unknown to this node") end,
+            fn -> Migrator.migrate_all(Repo, tenants: ["unknown, too"]) end
           ] do
         assert %Error{code: 1038} = assert_raise(TimeoutError, call).last_error
       end
@@ -198,44 +198,55 @@ defmodule EctoFoundationDB.TimeoutTest do
   end
 
   describe "tags and priorities" do
-    test "are set in every attempt, in front of the first operation", %{tenant: tenant} do
-      options = [
-        {:option, :auto_throttle_tag, "web"},
-        {:option, :auto_throttle_tag, "users"},
-        {:option, :priority_batch, nil}
-      ]
+    test "of a call are the transaction's", %{tenant: tenant} do
+      call = fn ->
+        opts = [tag: ["web", "users"], priority: :batch]
 
-      runs =
-        operations(fn ->
-          Repo.transactional(
-            tenant,
-            fn ->
-              Repo.get(TestUser, "u1", tag: "the transaction's is another")
-              # The first attempt loses.
-              if Process.put(:lost, true) == nil, do: raise(Error, {:fdb, 1020, "lost"})
-              Repo.insert!(%TestUser{id: "u9"})
-            end,
-            tag: ["web", "users"],
-            priority: :batch
-          )
-        end)
+        Repo.transactional(
+          tenant,
+          fn -> Repo.get(TestUser, "u1", tag: "another", priority: :immediate) end,
+          opts
+        )
 
-      first = for run <- runs, hd(run) == hd(options), do: Enum.take(run, 3)
-      assert first == [options, options]
-      assert Repo.get(TestUser, "u9", prefix: tenant)
+        Repo.get(TestUser, "u1", prefix: tenant, tag: "web")
+        Repo.insert!(%TestUser{id: "u9"}, prefix: tenant, priority: :immediate)
+        Repo.get(TestUser, "u1", prefix: tenant)
+      end
+
+      assert options(call) == [
+               [auto_throttle_tag: "web", auto_throttle_tag: "users", priority_batch: nil],
+               [auto_throttle_tag: "web"],
+               [priority_system_immediate: nil],
+               []
+             ]
     end
 
-    test "of a write alone go with the commit", %{tenant: tenant} do
-      [operations] =
-        operations(fn ->
-          Repo.transactional(
-            tenant,
-            fn -> Transaction.write([{:set, Tenant.pack(tenant, {"k"}), "v"}]) end,
-            priority: :immediate
-          )
-        end)
+    # One that can be seen to hold.
+    test "hold in all attempts" do
+      database = EctoFoundationDB.Repo.database(Repo)
+      {:ok, transaction} = Native.transaction_new(database, lock_aware: nil)
+      lock()
 
-      assert [{:option, :priority_system_immediate, nil}, {:set, _, "v"}] = operations
+      for value <- ["1", "2", "3"] do
+        ref = make_ref()
+        Native.transaction_run(transaction, ref, [{:get, "k", false}, {:set, "k", value}])
+        assert_receive {^ref, {:ok, [_, :ok]}}
+        Embedded.faults(Repo, seed: 1, not_committed: if(value == "3", do: 0, else: 1))
+        Native.transaction_commit(transaction, ref)
+
+        if value == "3" do
+          assert_receive {^ref, {:ok, _version, _stamp}}
+        else
+          assert_receive {^ref, {:error, {:fdb, 1020, _}}}
+          Native.transaction_on_error(transaction, ref, 1020)
+          assert_receive {^ref, :ok}
+        end
+      end
+
+      # And in the next transaction with the same handle.
+      Native.transaction_run(transaction, ref = make_ref(), [{:get, "k", false}])
+      assert_receive {^ref, {:ok, ["3"]}}
+      unlock()
     end
 
     test "that FoundationDB would refuse are refused", %{tenant: tenant} do
@@ -252,9 +263,9 @@ defmodule EctoFoundationDB.TimeoutTest do
       end
     end
 
-    # What this process has the NIF run.
-    defp operations(fun) do
-      :erlang.trace_pattern({Native, :transaction_run, 3}, true, [:global])
+    # With which ones this function's transactions are made.
+    defp options(fun) do
+      :erlang.trace_pattern({Native, :transaction_new, 2}, true, [:global])
 
       task =
         Task.async(fn ->
@@ -271,8 +282,8 @@ defmodule EctoFoundationDB.TimeoutTest do
 
     defp traced(pid) do
       receive do
-        {:trace, ^pid, :call, {Native, :transaction_run, [_, _, operations]}} ->
-          [operations | traced(pid)]
+        {:trace, ^pid, :call, {Native, :transaction_new, [_database, options]}} ->
+          [options | traced(pid)]
       after
         0 -> []
       end

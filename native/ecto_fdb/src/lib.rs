@@ -158,8 +158,17 @@ fn database_open<'a>(
 }
 
 #[rustler::nif]
-fn transaction_new(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<'_> {
-    answer(env, Ok(TransactionHandle::new(env, &database.live)))
+fn transaction_new<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    options: Vec<(Atom, Term<'a>)>,
+) -> NifResult<Term<'a>> {
+    let options = options
+        .into_iter()
+        .map(|(name, value)| options::transaction(env, name, value))
+        .collect::<NifResult<_>>()?;
+    let transaction = TransactionHandle::new(env, &database.live, options);
+    Ok(answer(env, Ok(transaction)))
 }
 
 #[rustler::nif]

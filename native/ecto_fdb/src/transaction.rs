@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use foundationdb::future::FdbSlice;
+use foundationdb::options::TransactionOption;
 use foundationdb::{FdbError, Transaction, TransactionCommitError};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
@@ -56,8 +57,12 @@ impl Resource for TransactionHandle {
 }
 
 impl TransactionHandle {
-    /// A new transaction of the calling process.
-    pub fn new(env: Env<'_>, live: &Arc<LiveQueries>) -> ResourceArc<TransactionHandle> {
+    /// A new transaction of the calling process, whose attempts all have these options.
+    pub fn new(
+        env: Env<'_>,
+        live: &Arc<LiveQueries>,
+        options: Vec<TransactionOption>,
+    ) -> ResourceArc<TransactionHandle> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let handle = ResourceArc::new(TransactionHandle {
             commands,
@@ -73,7 +78,7 @@ impl TransactionHandle {
             sizes: Arc::clone(&handle.sizes),
             begun: Instant::now(),
         };
-        let started = client::runtime().spawn(serve(about, receiver));
+        let started = client::runtime().spawn(serve(about, options, receiver));
         *task = Some(started.abort_handle());
         drop(task);
         if env.monitor(&handle, &env.pid()).is_none() {
@@ -158,11 +163,26 @@ enum State {
     Unusable(Error),
 }
 
-async fn serve(mut about: About, mut commands: mpsc::UnboundedReceiver<Command>) {
+impl State {
+    /// FoundationDB forgets options with each attempt.
+    fn begin(transaction: Transaction, options: &[TransactionOption]) -> State {
+        let set = |option: &TransactionOption| transaction.set_option(option.clone());
+        match options.iter().try_for_each(set) {
+            Ok(()) => State::Active(Arc::new(transaction)),
+            Err(error) => State::Unusable(error.into()),
+        }
+    }
+}
+
+async fn serve(
+    mut about: About,
+    options: Vec<TransactionOption>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
     let database = Arc::clone(&about.live.database);
     let _counted = Gauge::new(&database.stats.transactions);
     let mut state = match database.transaction() {
-        Ok(transaction) => State::Active(Arc::new(transaction)),
+        Ok(transaction) => State::begin(transaction, &options),
         Err(error) => State::Unusable(error),
     };
     let mut reads = JoinSet::new();
@@ -180,12 +200,12 @@ async fn serve(mut about: About, mut commands: mpsc::UnboundedReceiver<Command>)
             }
             (Command::Commit(reply), State::Active(transaction)) => {
                 while reads.join_next().await.is_some() {}
-                commit(&about, transaction, wrote, reply).await
+                commit(&about, &options, transaction, wrote, reply).await
             }
             (Command::OnError(code, reply), state) => {
                 reads.shutdown().await;
                 wrote = false;
-                let state = on_error(state, code, reply).await;
+                let state = on_error(&options, state, code, reply).await;
                 about.begun = Instant::now();
                 state
             }
@@ -243,7 +263,13 @@ async fn run(
     });
 }
 
-async fn commit(about: &About, transaction: Arc<Transaction>, wrote: bool, reply: Reply) -> State {
+async fn commit(
+    about: &About,
+    options: &[TransactionOption],
+    transaction: Arc<Transaction>,
+    wrote: bool,
+    reply: Reply,
+) -> State {
     let Ok(transaction) = Arc::try_unwrap(transaction) else {
         // Every read holds it only until its answer, and all of them were waited for.
         let error = Error::from(FdbError::from_code(USED_DURING_COMMIT));
@@ -264,7 +290,7 @@ async fn commit(about: &About, transaction: Arc<Transaction>, wrote: bool, reply
                 about.live.transaction_answered(about.begun);
             }
             reply.send(|env| (atom::ok(), version, stamp.as_deref().map(Stamp)).encode(env));
-            State::Active(Arc::new(committed.reset()))
+            State::begin(committed.reset(), options)
         }
         Err(error) => {
             about.error(reply, Error::from(*error));
@@ -273,7 +299,7 @@ async fn commit(about: &About, transaction: Arc<Transaction>, wrote: bool, reply
     }
 }
 
-async fn on_error(state: State, code: i32, reply: Reply) -> State {
+async fn on_error(options: &[TransactionOption], state: State, code: i32, reply: Reply) -> State {
     let error = FdbError::from_code(code);
     let result = match state {
         State::Active(transaction) => match Arc::try_unwrap(transaction) {
@@ -289,7 +315,7 @@ async fn on_error(state: State, code: i32, reply: Reply) -> State {
     match result {
         Ok(transaction) => {
             reply.send(|env| atom::ok().encode(env));
-            State::Active(Arc::new(transaction))
+            State::begin(transaction, options)
         }
         Err(error) => {
             let error = Error::from(error);
