@@ -11,6 +11,20 @@ defmodule EctoFoundationDB.TelemetryTest do
     use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
   end
 
+  defmodule IndexUsers do
+    use EctoFoundationDB.Migration
+
+    @impl true
+    def change, do: [create(index(TestUser, [:name])), create(metadata(TestUser))]
+  end
+
+  defmodule Indexed do
+    use EctoFoundationDB.Migrator
+
+    @impl true
+    def migrations, do: [{0, IndexUsers}, {3, IndexUsers}]
+  end
+
   @names [:watch_armed, :watch_fired, :watch_failed, :refreshed, :retry, :stale, :fresh]
   @events [
             [:ecto_foundationdb, :transaction],
@@ -193,6 +207,31 @@ defmodule EctoFoundationDB.TelemetryTest do
       assert gauges.round_trip > 0
       assert gauges.max_watches == 1_000_000
     end
+  end
+
+  test "a migration is told of and logged, by the node that does it" do
+    attach()
+    start_supervised!({Repo, [log: false] ++ TestRepo.test_config()})
+    id = "telemetry-#{System.os_time()}"
+    tenant = Tenant.open!(Repo, id)
+    Repo.insert_all(TestUser, for(i <- 1..5, do: [id: "u#{i}", name: "x"]), prefix: tenant)
+    Tenant.open!(Repo, id)
+    refute_received {[:ecto_foundationdb, :migration, _], _, _}
+
+    open = fn -> Tenant.open!(Repo, id, migrator: Indexed, migration_step: 2, log: true) end
+    log = capture_log(open)
+    assert {%{commands: 4}, %{tenant: ^id, versions: [0, 3]}} = told([:migration, :begun])
+    assert {%{steps: steps}, %{tenant: ^id, versions: [0, 3]}} = told([:migration, :done])
+    # Three steps build the index, and each version and the counters take steps, too.
+    assert steps >= 6
+
+    assert log =~
+             ~s|tenant "#{id}": migration to version 3 begins, with 4 indexes to build or drop|
+
+    assert log =~ ~s|tenant "#{id}": migration to version 3 is done, after|
+
+    assert capture_log(open) == ""
+    refute_received {[:ecto_foundationdb, :migration, _], _, _}
   end
 
   test "every event of the table is documented, with each of its facts" do
