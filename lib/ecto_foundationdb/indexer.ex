@@ -23,7 +23,7 @@ defmodule EctoFoundationDB.Indexer do
   data. The guide *Indexes and queries* has an example.
   """
 
-  alias EctoFoundationDB.{Index, Indexer, Schema, Tenant}
+  alias EctoFoundationDB.{Index, Indexer, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Reader, Record}
   alias EctoFoundationDB.Repo.Options
@@ -86,11 +86,11 @@ defmodule EctoFoundationDB.Indexer do
   """
   @spec all(Tenant.t(), Schema.t(), atom(), [term()], keyword()) :: [struct()]
   def all(tenant, schema, name, elements, opts \\ []) do
-    opts = Keyword.validate!(opts, [:timeout, :limit, reverse: false])
+    opts = Keyword.validate!(opts, Transaction.options() ++ [:limit, reverse: false])
     limit = if opts[:limit], do: Options.positive!(:limit, opts[:limit]), else: 0
     query = Query.new(tenant, schema, [])
 
-    EctoFoundationDB.Transaction.run(
+    Transaction.run(
       tenant,
       fn ->
         indexes = Metadata.load(tenant, query.source).indexes
@@ -105,7 +105,7 @@ defmodule EctoFoundationDB.Indexer do
         options = %{limit: limit, reverse: opts[:reverse]}
         query |> Reader.by_entries(range, options) |> Reader.load(query)
       end,
-      Keyword.take(opts, [:timeout])
+      Keyword.take(opts, Transaction.options())
     )
   end
 

@@ -44,8 +44,10 @@ defmodule EctoFoundationDB.Repo do
 
   Waits and limits:
 
-    * `timeout:` ms to wait for any one answer, 5,000 by default; then
-      `EctoFoundationDB.TimeoutError` is raised. Also an option of each call.
+    * `timeout:` ms that a call may take, with all its retries and the waits between them, 15,000 by
+      default; then `EctoFoundationDB.TimeoutError` is raised. Also an option of each call. (A recovery of
+      a cluster takes some 3 s, one in ten more than 5 s: with the default a call survives it. See the
+      guide on operations.)
     * `stale_after:` ms, 10,000 by default: how long the database may be silent, or a live query fail,
       before syncs are told that their data are stale (`EctoFoundationDB.Sync.attach_callback/6`,
       `:handle_stale`).
@@ -65,7 +67,7 @@ defmodule EctoFoundationDB.Repo do
     * `max_single_value_size:` bytes above which a record is kept in parts, 100,000 by default
     * `max_value_size:` bytes above which a record is refused, `:infinity` by default
     * `metadata_cache: :disabled`: every transaction reads its tenant's directory entry and indexes
-    * `log: false`: no messages about migrations
+    * `log: false`: no log lines about migrations; what goes wrong with the database is always logged
 
   ## Tenants and transactions
 
@@ -89,7 +91,23 @@ defmodule EctoFoundationDB.Repo do
   on such a retry succeeds; what must happen once needs an id that tells whether it has. A
   transaction may last 5 seconds.
 
-  `transactional/2` inside a transaction of the same tenant joins it.
+  `transactional/3` inside a transaction of the same tenant joins it.
+
+  Calls take these options beside their own:
+
+    * `timeout:` ms, or `:infinity`, for the whole call. A call inside a transaction ends with the
+      transaction's time, or earlier with its own. Each page of a stream, and each transaction of a call
+      with `step:`, has this time of its own.
+    * `tag:` a string of up to 16 bytes, or a list of up to five: the transaction's tags, by which an
+      operator, or the cluster itself, slows some transactions down and no others
+    * `priority:` `:batch` for work that may wait where the cluster is busy, `:default`, or `:immediate`,
+      which is not slowed down: for an operator's own tools, not for an application's load
+
+  A transaction's tags and priority hold for all calls in it. `default_options/1` gives all calls of a Repo
+  the same:
+
+      def default_options(:stream), do: [tag: "export", priority: :batch]
+      def default_options(_operation), do: [tag: "web"]
 
   Reads that do not wait for each other are in flight together:
 
@@ -142,9 +160,9 @@ defmodule EctoFoundationDB.Repo do
   result.
 
   An exception, throw or exit in the function cancels the transaction. See the module's description
-  for retries.
+  for retries, and for the options `:timeout`, `:tag` and `:priority`.
   """
-  @callback transactional(Tenant.t() | nil, (... -> result)) :: result
+  @callback transactional(Tenant.t() | nil, (... -> result), keyword()) :: result
             when result: term()
 
   @doc """
@@ -331,11 +349,10 @@ defmodule EctoFoundationDB.Repo do
       defp with_defaults(operation, opts), do: Keyword.merge(default_options(operation), opts)
 
       @impl true
-      def transactional(tenant, fun),
-        do: EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun)
-
-      def transactional(tenant, fun, opts),
-        do: EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+      def transactional(tenant, fun, opts \\ []) do
+        opts = with_defaults(:transactional, opts)
+        EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+      end
 
       def in_transaction?, do: EctoFoundationDB.Transaction.in?()
 
@@ -540,7 +557,7 @@ defmodule EctoFoundationDB.Repo do
   end
 
   @doc false
-  def __transactional__(repo, tenant, fun, opts \\ []) do
+  def __transactional__(repo, tenant, fun, opts) do
     unless is_function(fun, 0) or is_function(fun, 1) do
       raise ArgumentError,
             "transactional: expected a function of no or one argument, got: #{inspect(fun)}"
@@ -563,7 +580,7 @@ defmodule EctoFoundationDB.Repo do
       {[2, 3],
        "preload: read the associated records with all_by, by an index on the field that refers to " <>
          "the struct; async_all_by and await have several reads in flight at once"},
-    rollback: {[1], "rollback: raise or throw in transactional/2, which cancels the transaction"},
+    rollback: {[1], "rollback: raise or throw in transactional/3, which cancels the transaction"},
     transact:
       {[1, 2], "transact: use transactional(tenant, fun), which gives the function's result"},
     transaction:

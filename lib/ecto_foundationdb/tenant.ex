@@ -42,7 +42,8 @@ defmodule EctoFoundationDB.Tenant do
   Opens a tenant, which is created where it does not exist, and migrates it.
 
   Options override the Repo's configuration: `:migrator`, `:migration_step`, `:log`,
-  `:max_single_value_size`, `:max_value_size`, and for opening and migrating `:timeout` in ms.
+  `:max_single_value_size`, `:max_value_size`, and `:timeout` in ms, which bounds the opening; where there is
+  something to migrate, each step of that has the same time of its own.
 
       iex> Tenant.open!(Repo, "docs").id
       "docs"

@@ -55,7 +55,7 @@ defmodule EctoFoundationDB.Versionstamp do
   @spec next() :: t()
   def next, do: incomplete(Transaction.next_user_version())
 
-  @doc "As `next/0`; takes what `transactional/2` gives to functions of one argument."
+  @doc "As `next/0`; takes what `transactional/3` gives to functions of one argument."
   @spec next(term()) :: t()
   def next(_transaction), do: next()
 
@@ -76,7 +76,7 @@ defmodule EctoFoundationDB.Versionstamp do
   @spec get() :: Future.t()
   def get, do: Transaction.versionstamp()
 
-  @doc "As `get/0`; takes what `transactional/2` gives to functions of one argument."
+  @doc "As `get/0`; takes what `transactional/3` gives to functions of one argument."
   @spec get(term()) :: Future.t()
   def get(_transaction), do: get()
 

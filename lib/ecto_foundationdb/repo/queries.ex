@@ -26,7 +26,7 @@ defmodule EctoFoundationDB.Repo.Queries do
   # them in.
   defp future(query, opts) do
     if Transaction.in?() do
-      Transaction.run(query.tenant, fn -> query |> Reader.start() |> loaded(query) end)
+      Transaction.run(query.tenant, fn -> query |> Reader.start() |> loaded(query) end, opts)
     else
       Future.resolved(
         Transaction.run(
@@ -149,7 +149,7 @@ defmodule EctoFoundationDB.Repo.Queries do
 
       first ->
         tenant = Options.tenant!(repo, opts, first)
-        {run, opts} = Keyword.split(opts, [:timeout])
+        {run, opts} = Keyword.split(opts, Transaction.options())
         opts = Keyword.put(opts, :prefix, tenant)
 
         # In one transaction, and all in flight at once.

@@ -52,7 +52,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
           0 -> :ok
         end
 
-        raise EctoFoundationDB.TimeoutError, timeout: timeout, doing: doing
+        raise EctoFoundationDB.TimeoutError, timeout: timeout, doing: doing, database: database
     end
   end
 
