@@ -49,6 +49,10 @@ defmodule EctoFoundationDB.Index do
   end
 
   @doc false
+  # Whether no two records may have the same values of the fields.
+  def unique?(%__MODULE__{} = index), do: option(index, :unique, false) == true
+
+  @doc false
   def option(%__MODULE__{options: options}, name, default) do
     case List.keyfind(options, name, 0) do
       {_, value} -> value

@@ -7,69 +7,71 @@ defmodule EctoFoundationDB.LiveQuery do
   # it depends on the tenant's indexes, so its live query is a plan, which the NIF asks for anew
   # (`replan/1`) when indexes have changed.
 
-  alias EctoFoundationDB.{Indexer, Native, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.{Indexer, Native, Queryable, Schema, Tenant, Transaction, Values}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Order, Plan, Query, Record, Values}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Order, Plan, Query, Record, Source}
 
   @doc "The live query of one record."
   @spec record(Tenant.t(), Schema.t(), term()) :: Native.live_query()
   def record(tenant, schema, id) do
-    unless Schema.write_primary?(schema) do
+    source = Source.of(schema)
+
+    unless source.write_primary? do
       raise Unsupported,
             "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
     end
 
-    stored = Values.query_value(schema, :sync, Schema.primary_key(schema), id)
-    {first, last} = Keys.record_range(tenant, Schema.source(schema), stored)
+    stored = Values.stored(schema, Schema.primary_key(schema), id)
+    {first, last} = Keys.record_range(tenant, source.name, stored)
     {:records, first, last, first, {0, false}}
   end
 
-  @typedoc "How a record's rows become its struct."
-  @opaque decoder :: {Values.loader(), conditions :: keyword()}
+  @typedoc "How a record's rows become its struct, or `:data` where only its fields are wanted."
+  @opaque decoder :: {Values.loader() | :data, Source.t(), conditions :: keyword()}
 
   @doc """
   What `decode/2` needs for records of a schema, made once for some of them. No function: those are
   counted by the VM, which thousands of pages at once wait for.
   """
   @spec decoder(Tenant.t(), Schema.t()) :: decoder()
-  def decoder(tenant, schema), do: {Values.loader(schema, tenant), []}
+  def decoder(tenant, schema), do: {Values.loader(schema, tenant), Source.of(schema), []}
 
   @doc "What `decode/2` needs for a list's records."
   @spec decoder(Query.t()) :: decoder()
-  def decoder(%Query{tenant: tenant, schema: schema, where: where}),
-    do: {Values.loader(schema, tenant), where}
+  def decoder(%Query{tenant: tenant, source: source, where: where, select: select}) do
+    loader = if select, do: :data, else: Values.loader(source.schema, tenant)
+    {loader, source, where}
+  end
 
   @doc """
   A record's struct, in a list. A record that does not fulfil the query's conditions, which an index
   entry that is out of date has led to, is no result: `[]`.
   """
-  @spec decode(decoder(), [Native.row()]) :: [struct()]
-  def decode({loader, []}, [{:data, data}]), do: [Values.load(loader, data)]
+  @spec decode(decoder(), [Native.row()]) :: [struct() | map()]
+  def decode({loader, _source, []}, [{:data, data}]), do: [load(loader, data)]
 
-  def decode({loader, where}, [{:data, data}]) do
-    if Order.matches?(Map.to_list(data), Values.schema(loader), where),
-      do: [Values.load(loader, data)],
+  def decode({loader, _source, where}, [{:data, data}]) do
+    if Order.matches?(Map.to_list(data), where),
+      do: [load(loader, data)],
       else: []
   end
 
-  def decode({loader, where}, rows) do
-    schema = Values.schema(loader)
-
-    for record <- Record.decode(rows, schema),
-        Order.matches?(record.data, schema, where),
-        do: Values.load(loader, record.data)
+  def decode({loader, source, where}, rows) do
+    for record <- Record.decode(rows, source),
+        Order.matches?(record.data, where),
+        do: load(loader, record.data)
   end
+
+  defp load(:data, data) when is_map(data), do: data
+  defp load(:data, data), do: Map.new(data)
+  defp load(loader, data), do: Values.load(loader, data)
 
   @doc """
   The query of a list: of all records of a schema, or of those with these values (`by`), with the
   options `:where`, `:order_by` and `:limit`.
   """
-  @spec query(Tenant.t(), EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Query.t()
-  def query(tenant, queryable, by \\ [], opts \\ []) do
-    {schema, from_query, _} = EctoQuery.split(queryable)
-    opts = Keyword.take(opts, [:where, :order_by, :limit])
-    Query.new(tenant, schema, from_query |> Query.merge(opts) |> Query.merge(where: by))
-  end
+  @spec query(Tenant.t(), Queryable.t(), keyword(), keyword()) :: Query.t()
+  defdelegate query(tenant, queryable, by \\ [], opts \\ []), to: Queryable
 
   @doc """
   The live query of a list, watched by the counter `signal` of the records with the values `by`.
@@ -87,7 +89,7 @@ defmodule EctoFoundationDB.LiveQuery do
   @doc "Forgets the indexes that a plan was made with."
   @spec forget(Query.t()) :: :ok
   def forget(%Query{} = query) do
-    Metadata.forget(query.tenant, query.source)
+    Metadata.forget(query.tenant, query.source.name)
     :ok
   end
 
@@ -103,7 +105,7 @@ defmodule EctoFoundationDB.LiveQuery do
   end
 
   defp guess(query, by, signal) do
-    with {version, metadata} <- Metadata.cached(query.tenant, query.source),
+    with {version, metadata} <- Metadata.cached(query.tenant, query.source.name),
          do: {plan(query, metadata, by, signal), version}
   rescue
     # The index may have been made since.
@@ -112,12 +114,12 @@ defmodule EctoFoundationDB.LiveQuery do
 
   defp plan(query, by, signal) do
     Transaction.run(query.tenant, fn ->
-      metadata = Metadata.load(query.tenant, query.source)
+      metadata = Metadata.load(query.tenant, query.source.name)
       {plan(query, metadata, by, signal), Metadata.version()}
     end)
   end
 
-  defp plan(%Query{tenant: tenant, schema: schema} = query, metadata, by, signal) do
+  defp plan(%Query{tenant: tenant, source: %{schema: schema}} = query, metadata, by, signal) do
     counter = Indexer.SchemaMetadata.index!(metadata, tenant, schema, by, signal)
     values = Indexer.SchemaMetadata.values_by(counter, schema, by)
     {:pack, watch} = Indexer.SchemaMetadata.key(tenant, counter, values, signal)
@@ -125,7 +127,7 @@ defmodule EctoFoundationDB.LiveQuery do
   end
 
   defp read(query, {:get, id, _filter}, watch) do
-    {first, last} = Keys.record_range(query.tenant, query.source, id)
+    {first, last} = Keys.record_range(query.tenant, query.source.name, id)
     {:records, first, last, watch, {0, false}}
   end
 
@@ -135,31 +137,28 @@ defmodule EctoFoundationDB.LiveQuery do
   defp read(query, {:index, index, {first, last}, reverse?, _sort}, watch),
     do: {source(query, index), first, last, watch, {query.limit || 0, reverse?}}
 
-  defp read(_query, {:nothing}, _watch),
-    do:
-      raise(
-        ArgumentError,
-        "where: the primary key is compared with nil, and no record has such a one"
-      )
+  defp read(_query, {:nothing}, _watch) do
+    raise ArgumentError,
+          "no record can fulfil these conditions (the primary key is compared with nil, the conditions " <>
+            "contradict each other, or the limit is 0)"
+  end
 
   defp source(query, index) do
-    id_type = Schema.type(query.schema, Schema.primary_key(query.schema))
-
     if Indexer.Default.mapped?(index) do
-      by = if id_type == EctoFoundationDB.Versionstamp, do: :versionstamp, else: :value
-      {:index, by, {:pack, Keys.records(query.tenant, query.source)}}
+      if query.source.partition_by do
+        raise Unsupported,
+              "#{inspect(query.source.schema)} lies by partitions, and live queries don't follow its index " <>
+                "#{index.name}. Sync a range of the primary key, or make the index `mapped?: false`"
+      end
+
+      by = if Source.versionstamps?(query.source), do: :versionstamp, else: :value
+      {:index, by, {:pack, Keys.records(query.tenant, query.source.name)}}
     else
       :records
     end
   end
 
   @doc "What a list's query gives of its structs, in their order; each was read once."
-  @spec arrange(Query.t(), [struct()]) :: [term()]
-  def arrange(%Query{order_by: [], limit: nil} = query, structs), do: Query.select(query, structs)
-
-  def arrange(%Query{} = query, structs) do
-    structs = Order.sort_structs(structs, query.order_by)
-    structs = if query.limit, do: Enum.take(structs, query.limit), else: structs
-    Query.select(query, structs)
-  end
+  @spec arrange(Query.t(), [struct() | map()]) :: [term()]
+  defdelegate arrange(query, structs), to: Queryable
 end

@@ -79,8 +79,13 @@ defmodule EctoFoundationDB.Migration do
   @doc """
   An index of a schema's records by these fields.
 
+  `unique: true`: no two records may have the same values of these fields, unless one of the values is `nil`.
+  Writers check that in their transactions, and `Ecto.Changeset.unique_constraint/3` makes a changeset's error
+  of a violation. Where records with the same values are there already, the migration fails with the ids of a
+  few. `name:` the index's name.
+
   `options:` a keyword list for the indexer: `indexer:` the module (`EctoFoundationDB.Indexer.Default`
-  without it), `mapped?: false` for a default index that holds the records themselves.
+  without it), `mapped?: false` for a default index that holds the records themselves, `unique: true`.
 
       iex> Migration.index(User, [:team], options: [mapped?: false]).options
       [mapped?: false]
@@ -128,7 +133,7 @@ defmodule EctoFoundationDB.Migration do
   end
 
   defp build(schema, fields, opts, suffix) do
-    opts = Keyword.validate!(opts, options: [])
+    opts = Keyword.validate!(opts, [:name, options: [], unique: false])
 
     unless is_list(fields) and Enum.all?(fields, &is_atom/1) do
       raise ArgumentError, "expected a list of fields to index, got: #{inspect(fields)}"
@@ -144,8 +149,9 @@ defmodule EctoFoundationDB.Migration do
     %Index{
       schema: schema,
       columns: fields,
-      name: name(schema, fields, suffix),
-      options: options!(opts)
+      name: opts[:name] || name(schema, fields, suffix),
+      options:
+        if(opts[:unique], do: Keyword.put_new(options!(opts), :unique, true), else: options!(opts))
     }
   end
 

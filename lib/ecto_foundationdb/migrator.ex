@@ -25,7 +25,7 @@ defmodule EctoFoundationDB.Migrator do
   require Logger
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record, Term}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record, Source, Term, Unique, Writer}
   alias EctoFoundationDB.Repo.Options
 
   @callback migrations() :: [{non_neg_integer(), module()}]
@@ -447,12 +447,13 @@ defmodule EctoFoundationDB.Migrator do
   end
 
   defp build_page(job, index, schema, {first, cursor, last}) do
-    {records, rest} = Reader.page_of_records(schema, {cursor, last}, job.limit)
-    id_name = Schema.field_source(schema, Schema.primary_key(schema))
+    source = Source.of(schema)
+    {records, rest} = Reader.page_of_records(source, {cursor, last}, job.limit)
+    if Index.unique?(index), do: check_unique!(job, index, source, records)
 
     Transaction.write(
       Enum.flat_map(records, fn record ->
-        data = Record.to_front(record.data, id_name)
+        data = Record.to_front(record.data, source.id)
         Indexer.set_all(job.tenant, [index], schema, {record.key, data})
       end)
     )
@@ -463,6 +464,14 @@ defmodule EctoFoundationDB.Migrator do
       {cursor, last} -> {:more, {first, cursor, last}}
       nil -> :complete
     end
+  end
+
+  # The entries of the records before these are there.
+  defp check_unique!(job, index, source, records) do
+    writer = %{Writer.new(job.tenant, source) | metadata: %Metadata{indexes: [index]}}
+
+    with {:error, error} <- Unique.check(writer, for(record <- records, do: {nil, record.data})),
+         do: raise(error)
   end
 
   defp record_version(tenant, version) do

@@ -7,11 +7,14 @@ defmodule EctoFoundationDB.Planner do
 
   use GenServer
 
-  alias EctoFoundationDB.{LiveQuery, Native}
+  alias EctoFoundationDB.{Connection, LiveQuery, Native}
 
   @at_once 16
 
-  def start_link(database), do: GenServer.start_link(__MODULE__, {database, self()})
+  def start_link(repo) do
+    %{database: database} = Connection.fetch!(repo)
+    GenServer.start_link(__MODULE__, {database, self()})
+  end
 
   @impl true
   def init({database, owner}) do

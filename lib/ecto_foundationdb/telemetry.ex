@@ -22,11 +22,13 @@ defmodule EctoFoundationDB.Telemetry do
 
   use GenServer
 
-  alias EctoFoundationDB.Native
+  alias EctoFoundationDB.{Connection, Native}
 
   @doc false
-  @spec start_link(module(), Native.database()) :: GenServer.on_start() | :ignore
-  def start_link(repo, database) do
+  @spec start_link(module()) :: GenServer.on_start() | :ignore
+  def start_link(instance) do
+    %{database: database, repo: repo} = Connection.fetch!(instance)
+
     # Loaded is not enough: without its application each event would be a warning of its own.
     if List.keymember?(Application.started_applications(), :telemetry, 0),
       do: GenServer.start_link(__MODULE__, {repo, database, self()}),

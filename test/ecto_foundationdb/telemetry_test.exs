@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.TelemetryTest do
   # Starts and stops an application.
   use ExUnit.Case, async: false
 
-  alias EctoFoundationDB.{Embedded, Native, Sync, SyncRepo, Telemetry, Tenant, TestNote, TestRepo}
+  alias EctoFoundationDB.{Embedded, Sync, SyncRepo, Telemetry, Tenant, TestNote, TestRepo}
 
   defmodule Repo do
     use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
@@ -90,10 +90,10 @@ defmodule EctoFoundationDB.TelemetryTest do
   @tag :embedded
   @tag :capture_log
   test "nobody asks the database for events where the application does not run" do
-    {:ok, database} = Native.database_open("telemetry", {:memory, "telemetry"}, [])
+    start_supervised!({Repo, embedded: true, log: false})
     :ok = Application.stop(:telemetry)
-    assert Telemetry.start_link(Repo, database) == :ignore
+    assert Telemetry.start_link(Repo) == :ignore
     {:ok, _started} = Application.ensure_all_started(:telemetry)
-    assert {:ok, _pid} = Telemetry.start_link(Repo, database)
+    assert {:ok, _pid} = Telemetry.start_link(Repo)
   end
 end

@@ -2,8 +2,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
   @moduledoc false
   # The NIF's subscriptions, as Sync uses them.
 
-  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema}
-  alias EctoFoundationDB.Layer.Values
+  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema, Values}
 
   @typedoc """
   A live query's records by place, and why they are stale, or nil. At a place there is nil for what is
@@ -148,8 +147,12 @@ defmodule EctoFoundationDB.Sync.Subscription do
   defp so_far([{key, _value} | _], before) do
     id = key |> Native.unpack() |> Tuple.to_list() |> List.last()
 
-    Enum.find(records({before, nil}), fn %schema{} = struct ->
-      Values.dump_value(schema, :sync, Schema.primary_key(schema), Schema.id!(struct)) == id
+    Enum.find(records({before, nil}), fn
+      %schema{} = struct ->
+        Values.stored(schema, Schema.primary_key(schema), Schema.id!(struct)) == id
+
+      _fields ->
+        false
     end)
   end
 

@@ -1,58 +1,34 @@
-defmodule EctoFoundationDB.Layer.Values do
+defmodule EctoFoundationDB.Values do
   @moduledoc false
-  # Fields' values as they are stored, and back: dumped, cast and loaded through their types where Ecto
-  # is present, as they are where it isn't.
+  # Between fields' values and what is stored of them. Those of Ecto's schemas are cast, dumped and loaded
+  # through their types; all others are stored as they are.
 
-  alias EctoFoundationDB.{CastError, Schema}
+  alias EctoFoundationDB.{CastError, Schema, Tenant}
+  alias EctoFoundationDB.Layer.{Record, Source}
 
-  @doc "Fields by their sources, with the values that are stored."
-  @spec dump(Schema.t(), atom(), Enumerable.t()) :: Schema.data()
-  def dump(schema, action, changes) do
-    for {field, value} <- changes,
-        do: {Schema.field_source(schema, field), dump_value(schema, action, field, value)}
-  end
+  @doc "The value of a field as it is stored, given in a query or as an id: an Ecto type casts it first."
+  @spec stored(Schema.t(), atom(), term()) :: term()
+  def stored(schema, field, value) do
+    type = if Schema.ecto?(schema), do: Schema.type(schema, field)
 
-  @doc "A value as it is stored, and as index keys are made from it."
-  def dump_value(schema, action, field, value) do
-    case ecto_type(schema, field) do
-      nil ->
-        value
-
-      type ->
-        case apply(Ecto.Type, :dump, [type, value]) do
-          {:ok, value} -> value
-          :error -> mismatch!(schema, action, field, value, type)
-        end
-    end
-  end
-
-  @doc """
-  A value that a query compares with, as it is stored: cast first, as Ecto does, for it may come
-  from a URL.
-  """
-  def query_value(schema, action, field, value) do
-    with type when not is_nil(type) <- ecto_type(schema, field),
-         {:ok, value} <- apply(Ecto.Type, :cast, [type, value]) do
-      dump_value(schema, action, field, value)
+    with type when not is_nil(type) <- type,
+         {:ok, cast} <- apply(Ecto.Type, :cast, [type, value]),
+         {:ok, dumped} <- apply(Ecto.Type, :dump, [type, cast]) do
+      dumped
     else
       nil ->
         value
 
       _error ->
-        raise CastError,
-          schema: schema,
-          field: field,
-          value: value,
-          type: format(ecto_type(schema, field))
+        raise CastError, schema: schema, field: field, value: value, type: format(type)
     end
   end
 
-  defp ecto_type(schema, field), do: if(Schema.ecto?(), do: Schema.type(schema, field))
-
-  defp mismatch!(schema, action, field, value, type) do
-    raise ArgumentError,
-          "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
-            "not match the field's type #{format(type)}"
+  @doc "Fields' values by their stored names."
+  @spec all_stored(Schema.t(), Enumerable.t()) :: Schema.data()
+  def all_stored(schema, fields) do
+    for {field, value} <- fields,
+        do: {Schema.field_source(schema, field), stored(schema, field, value)}
   end
 
   # Ecto's words for a type: those with parameters are long.
@@ -62,14 +38,26 @@ defmodule EctoFoundationDB.Layer.Values do
       else: inspect(type)
   end
 
-  @typedoc "How stored records become structs of a tenant."
-  @opaque loader :: {Schema.t(), info :: map(), meta :: term()}
+  @doc "A function of a struct and a stored name: the value as it is stored."
+  @spec getter(Source.t()) :: (struct(), atom() -> term())
+  def getter(%Source{schema: schema}) do
+    %{renamed: renamed, loaded: loaded} = Schema.info(schema)
+
+    fn struct, name ->
+      field = if renamed, do: renamed[name], else: name
+      value = Map.fetch!(struct, field)
+      if List.keymember?(loaded, field, 0), do: stored(schema, field, value), else: value
+    end
+  end
+
+  @typedoc "How stored records become structs of a tenant; without a schema, maps."
+  @opaque loader :: {Schema.t() | nil, info :: map(), meta :: term()}
 
   @doc """
   What `load/2` needs, made once for some records. It does not notice when the schema's code is loaded
   anew.
   """
-  @spec loader(Schema.t(), term()) :: loader()
+  @spec loader(Schema.t(), Tenant.t() | nil) :: loader()
   def loader(schema, tenant) do
     info = Schema.info(schema)
     {schema, info, Schema.meta(info.empty, tenant)}
@@ -79,10 +67,18 @@ defmodule EctoFoundationDB.Layer.Values do
   @spec schema(loader()) :: Schema.t()
   def schema({schema, _info, _meta}), do: schema
 
+  @doc "The source of a loader's records."
+  @spec source(loader()) :: Source.t()
+  def source({_schema, %{source: source}, _meta}), do: source
+
+  @doc "The structs of records."
+  @spec load_all(loader(), [Record.t()]) :: [struct()]
+  def load_all(loader, records), do: for(record <- records, do: load(loader, record.data))
+
   @doc "The struct of a stored record, given its fields as they are stored or as a map."
   @spec load(loader(), Schema.data() | map()) :: struct()
-  def load({schema, %{empty: empty, renamed: sources, loaded: types}, meta}, data) do
-    struct = Map.merge(empty, values(data, sources))
+  def load({schema, %{empty: empty, renamed: sources, loaded: types, hidden: hidden}, meta}, data) do
+    struct = empty |> Map.merge(values(data, sources)) |> Map.merge(hidden)
     # A field that the schema does not have: one more key than the struct's.
     struct =
       if map_size(struct) == map_size(empty), do: struct, else: Map.take(struct, Map.keys(empty))
