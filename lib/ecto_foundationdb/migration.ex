@@ -57,14 +57,25 @@ defmodule EctoFoundationDB.Migration do
   end
 
   @doc """
-  Creates an index, or counters.
+  Creates an index, or counters. The schema must have the fields; of what is dropped it may no longer have them.
 
       iex> {:create, index} = Migration.create(Migration.index(User, [:team, :name]))
       iex> index.name
       :users_team_name_index
   """
   @spec create(Index.t()) :: command()
-  def create(%Index{} = index), do: {:create, index}
+  def create(%Index{schema: schema, columns: fields} = index) do
+    known = Schema.fields(schema)
+
+    # An index may name a field as it is stored.
+    with [_ | _] = unknown <-
+           (fields -- known) -- Enum.map(known, &Schema.field_source(schema, &1)) do
+      raise ArgumentError,
+            "#{inspect(schema)} has no fields #{inspect(unknown)}; it has #{inspect(known)}"
+    end
+
+    {:create, index}
+  end
 
   @doc """
   Drops an index, or counters.
@@ -89,7 +100,7 @@ defmodule EctoFoundationDB.Migration do
 
       iex> Migration.index(User, [:team], options: [mapped?: false]).options
       [mapped?: false]
-      iex> Migration.index(User, [:dept])
+      iex> Migration.create(Migration.index(User, [:dept]))
       ** (ArgumentError) MyApp.User has no fields [:dept]; it has [:id, :name, :team]
   """
   @spec index(module(), atom() | [atom()], keyword()) :: Index.t()
@@ -137,13 +148,6 @@ defmodule EctoFoundationDB.Migration do
 
     unless is_list(fields) and Enum.all?(fields, &is_atom/1) do
       raise ArgumentError, "expected a list of fields to index, got: #{inspect(fields)}"
-    end
-
-    known = Schema.fields(schema)
-
-    with [_ | _] = unknown <- fields -- known do
-      raise ArgumentError,
-            "#{inspect(schema)} has no fields #{inspect(unknown)}; it has #{inspect(known)}"
     end
 
     %Index{

@@ -24,7 +24,7 @@ defmodule EctoFoundationDB.Migrator do
 
   require Logger
 
-  alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.{Connection, Index, Indexer, Native, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record, Source, Term, Unique, Writer}
   alias EctoFoundationDB.Repo.Options
 
@@ -45,8 +45,8 @@ defmodule EctoFoundationDB.Migrator do
 
   @doc false
   @spec up(module(), Tenant.t(), keyword()) :: :ok
-  def up(repo, %Tenant{} = tenant, config) do
-    case pending(repo, tenant, config) do
+  def up(_repo, %Tenant{} = tenant, config) do
+    case pending(tenant, config) do
       [] -> :ok
       migrations -> migrate(tenant, migrations, config)
     end
@@ -113,13 +113,13 @@ defmodule EctoFoundationDB.Migrator do
       []
   """
   @spec pending_versions(module(), Tenant.t()) :: [non_neg_integer()]
-  def pending_versions(repo, %Tenant{options: options} = tenant) do
-    config = Keyword.merge(repo.config(), options)
-    for {version, _} <- pending(repo, tenant, config), do: version
+  def pending_versions(_repo, %Tenant{options: options} = tenant) do
+    config = Keyword.merge(Connection.fetch!(tenant.repo).config, options)
+    for {version, _} <- pending(tenant, config), do: version
   end
 
-  defp pending(repo, tenant, config) do
-    case migrations(config[:migrator] || repo) do
+  defp pending(tenant, config) do
+    case migrations(config[:migrator] || Connection.fetch!(tenant.repo).repo) do
       [] ->
         []
 

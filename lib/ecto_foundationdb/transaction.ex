@@ -20,6 +20,8 @@ defmodule EctoFoundationDB.Transaction do
     :stamp,
     # When this attempt began.
     :began,
+    # Whether the tenant is still to come.
+    unbound?: false,
     # How many attempts have lasted too long.
     slow: 0,
     # How many attempts others got ahead of, or time.
@@ -74,9 +76,14 @@ defmodule EctoFoundationDB.Transaction do
       when prefix == tenant.prefix and repo == tenant.repo ->
         call(fun)
 
+      # The first tenant that is used in it is its tenant.
+      %{tenant: nil, unbound?: true, repo: repo} = state when repo == tenant.repo ->
+        Process.put(@key, %{state | tenant: tenant, unbound?: false})
+        call(fun)
+
       %{tenant: current} ->
         raise IncorrectTenancy,
-              "this is a transaction of #{describe(current)}, and #{describe(tenant)} was given " <>
+              "the original transaction context (tenant #{inspect(current && current.id)}) did not match: this is a transaction of #{describe(current)}, and #{describe(tenant)} was given " <>
                 "inside it. A transaction belongs to one tenant: pass none inside it, take the " <>
                 "struct of another tenant out of its metadata with " <>
                 "`EctoFoundationDB.Schema.put_tenant(struct, nil)`, or use two transactions"
@@ -128,6 +135,10 @@ defmodule EctoFoundationDB.Transaction do
     start(repo, nil, fun, opts)
   end
 
+  @doc "Runs a function in a transaction of a Repo, whose tenant is the first that is used in it."
+  def run_unbound(repo, fun, opts \\ []), do: start(repo, nil, fun, opts, true)
+
+  defp describe(nil), do: "no tenant"
   defp describe(%Tenant{id: id, repo: repo}), do: "tenant #{inspect(id)} of #{inspect(repo)}"
 
   @doc "The tenant of the transaction this process is in, or `nil`."
@@ -148,11 +159,12 @@ defmodule EctoFoundationDB.Transaction do
             "this must be called inside a transaction: Repo.transactional(tenant, fn -> … end)"
   end
 
-  defp start(repo, tenant, fun, opts) do
+  defp start(repo, tenant, fun, opts, unbound? \\ false) do
     connection = Connection.fetch!(repo)
     timeout = Keyword.get(opts, :timeout, connection.timeout)
     check_timeout!(timeout)
-    state = new(%__MODULE__{repo: repo, tenant: tenant, timeout: timeout}, connection)
+    state = %__MODULE__{repo: repo, tenant: tenant, unbound?: unbound?, timeout: timeout}
+    state = new(state, connection)
 
     try do
       result = attempt(state, fun)
@@ -217,7 +229,7 @@ defmodule EctoFoundationDB.Transaction do
   defp again(state) do
     kept =
       [:handle, :repo, :tenant, :timeout, :stamp] ++
-        [:slow, :lost, :maybe_committed?, :mapped_ranges?]
+        [:unbound?, :slow, :lost, :maybe_committed?, :mapped_ranges?]
 
     struct!(__MODULE__, Map.take(state, kept))
   end

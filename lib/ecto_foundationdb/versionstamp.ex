@@ -80,18 +80,31 @@ defmodule EctoFoundationDB.Versionstamp do
   def incomplete?(_other), do: false
 
   @doc """
-  The next incomplete id of the transaction this is called in.
+  An incomplete id for the only record of a transaction that is still to begin; inside one, use `next/1`.
 
-      iex> tenant = Tenant.open!(Repo, "docs")
-      iex> Repo.transactional(tenant, fn -> [Versionstamp.next(), Versionstamp.next()] end)
-      [Versionstamp.incomplete(0), Versionstamp.incomplete(1)]
+      iex> EctoFoundationDB.Versionstamp.next()
+      EctoFoundationDB.Versionstamp.incomplete(0)
   """
   @spec next() :: t()
-  def next, do: incomplete(Transaction.next_user_version())
+  def next do
+    if Transaction.in?() do
+      raise Unsupported,
+            "inside a transaction you must use `EctoFoundationDB.Versionstamp.next/1`, with what transactional/2 gives to a function of " <>
+              "one argument: ids of one transaction are told apart"
+    end
 
-  @doc "As `next/0`; takes what `transactional/2` gives to functions of one argument."
+    incomplete(0)
+  end
+
+  @doc """
+  The next incomplete id of the transaction; takes what `transactional/2` gives to functions of one argument.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Repo.transactional(tenant, fn tx -> [Versionstamp.next(tx), Versionstamp.next(tx)] end)
+      [Versionstamp.incomplete(0), Versionstamp.incomplete(1)]
+  """
   @spec next(term()) :: t()
-  def next(_transaction), do: next()
+  def next(_transaction), do: incomplete(Transaction.next_user_version())
 
   @doc """
   A future of the current transaction's versionstamp, to be awaited after the transaction; complete
@@ -99,9 +112,9 @@ defmodule EctoFoundationDB.Versionstamp do
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> {id, future} =
-      ...>   Repo.transactional(tenant, fn ->
+      ...>   Repo.transactional(tenant, fn tx ->
       ...>     Repo.insert!(%User{id: "u3"})
-      ...>     {Versionstamp.next(), Versionstamp.get()}
+      ...>     {Versionstamp.next(tx), Versionstamp.get(tx)}
       ...>   end)
       iex> id = Versionstamp.resolve(id, Repo.await(future))
       iex> Versionstamp.incomplete?(id)
@@ -133,7 +146,8 @@ defmodule EctoFoundationDB.Versionstamp do
   @spec to_integer(t()) :: non_neg_integer()
   def to_integer({:versionstamp, @id, @batch, user}) when user != @batch do
     raise Unsupported,
-          "an incomplete versionstamp has no integer: the commit completes it. Await the future " <>
+          "Versionstamps must be completed before they are useful, so we disallow converting an incomplete " <>
+            "versionstamp to an integer: the commit completes it. Await the future " <>
             "of async_insert_all! after the transaction, and take the ids from there"
   end
 

@@ -191,7 +191,7 @@ defmodule EctoFoundationDB.MessagesTest do
          limited = Tenant.open!(TestRepo, tenant.id, max_value_size: 50)
          TestRepo.insert(%TestNote{id: "a", text: String.duplicate("x", 60)}, prefix: limited)
        end, ArgumentError,
-       ~r/this record takes \d+ bytes, and the Repo's max_value_size allows 50/}
+       ~r/this record takes \d+ bytes, and `max_value_size: 50` says to reject any/}
     ])
   end
 
@@ -255,7 +255,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.all(Priced, opts(&1, where: [price: {:>, 1}])), Unsupported,
        ~r/a range on :price of type :decimal: .* Compare with equality/},
       {&TestRepo.all(TestUser, opts(&1, where: [age: {:>, 1}, dept: {:>, "a"}])), Unsupported,
-       ~r/It has ranges on \[:age, :dept\], and can have one/},
+       ~r/it has ranges on \[:age, :dept\], and can have one/},
       {&TestRepo.stream(TestUser, opts(&1, max_rows: 0)), ArgumentError,
        ~r/max_rows: expected a positive integer, got: 0/},
       {&TestRepo.stream(TestUser, opts(&1, key_limit: 1)), Unsupported,
@@ -313,10 +313,15 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/timeout: expected milliseconds or :infinity, got: 0/},
       {fn tenant -> TestRepo.transactional(tenant, fn -> Tenant.list(TestRepo) end) end,
        IncorrectTenancy, ~r/tenants cannot be opened, created or deleted inside a transaction/},
-      {fn _ -> Versionstamp.next() end, IncorrectTenancy,
+      {fn tenant -> TestRepo.transactional(tenant, fn -> Versionstamp.next() end) end,
+       Unsupported,
+       ~r/inside a transaction you must use `EctoFoundationDB.Versionstamp.next\/1`/},
+      {fn _ -> Versionstamp.next(:no_transaction) end, IncorrectTenancy,
        ~r/this must be called inside a transaction/},
       {fn tenant ->
-         TestRepo.transactional(tenant, fn -> for _ <- 0..0x10000, do: Versionstamp.next() end)
+         TestRepo.transactional(tenant, fn ->
+           for _ <- 0..0x10000, do: Versionstamp.next(:current)
+         end)
        end, Unsupported, ~r/a transaction can make at most 65,536 versionstamp ids/},
       {fn tenant ->
          tenant |> TestRepo.transactional(fn -> Versionstamp.get() end) |> Future.result()
@@ -415,8 +420,8 @@ defmodule EctoFoundationDB.MessagesTest do
        end, ArgumentError, ~r/expected an operation, got: {put,/},
       {&migrate(&1, 3), Unsupported,
        ~r/users_name_index of "users" is maintained by Nowhere, which this version/},
-      {fn _ -> index(TestUser, [:name, :nope]) end, ArgumentError,
-       ~r/TestUser has no fields \[:nope\]; it has \[:id/},
+      {fn _ -> EctoFoundationDB.Migration.create(index(TestUser, [:name, :nope])) end,
+       ArgumentError, ~r/TestUser has no fields \[:nope\]; it has \[:id/},
       {fn _ -> metadata(TestUser, :dept) end, ArgumentError,
        ~r/expected a list of fields to index, got: :dept/},
       {fn tenant ->

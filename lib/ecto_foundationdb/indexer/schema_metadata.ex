@@ -186,7 +186,8 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   @doc "As `watch/3`, of the records with these values: `watch_by(User, [dept: \"eng\"], :changes)`."
   @spec watch_by(Queryable.t(), keyword(), signal(), keyword()) :: Future.t()
   def watch_by(queryable, by, signal, opts \\ []) do
-    opts = Keyword.validate!(opts, [:prefix, :label])
+    opts = Keyword.validate!(opts, [:prefix, :label, :query])
+    queryable = opts[:query] || queryable
 
     Transaction.run(opts[:prefix] || Transaction.tenant!(), fn ->
       watch_counter(Transaction.tenant!(), queryable, by, signal, opts)

@@ -183,9 +183,8 @@ defmodule EctoFoundationDB.Layer.Conflicts do
 
       true ->
         [{_change, index, [rival | _] = records}] = Enum.take(rivals, 1)
-        by_index? = target == [] or index == Unique.find(writer, target)
 
-        if by_index? and (on_conflict == :nothing or target != []),
+        if target == [] or index == Unique.find(writer, target),
           do: resolve(writer, data, rival, on_conflict),
           else: {:error, unique_error(writer, index, records)}
     end
@@ -200,8 +199,8 @@ defmodule EctoFoundationDB.Layer.Conflicts do
     }
   end
 
-  defp resolve(%{source: source} = writer, data, existing, on_conflict) do
-    case changes(source, data, existing, on_conflict) do
+  defp resolve(writer, data, existing, on_conflict) do
+    case changes(data, existing, on_conflict) do
       nil ->
         {:nothing, existing.data}
 
@@ -209,27 +208,25 @@ defmodule EctoFoundationDB.Layer.Conflicts do
         merged = Record.merge(existing.data, changes)
 
         with :ok <- Unique.check(writer, [{existing.data, merged}]) do
-          Writer.update(writer, existing, changes)
+          write_over(writer, existing, changes, merged)
           {:updated, merged}
         end
     end
   end
 
-  defp changes(_source, _data, _existing, :nothing), do: nil
-  defp changes(source, data, existing, :replace_all), do: keep_id(source, data, existing)
-
-  defp changes(source, data, existing, {:replace, names}),
-    do: keep_id(source, Keyword.take(data, names), existing)
-
-  defp changes(source, data, existing, {:replace_all_except, names}),
-    do: keep_id(source, Keyword.drop(data, names), existing)
-
-  defp changes(_source, _data, existing, {:update, fun}), do: fun.(existing.data)
-
-  # A record that is found by a unique index keeps its own id.
-  defp keep_id(%{id: id}, changes, existing) do
-    if Record.get(changes, id) == Record.get(existing.data, id),
-      do: changes,
-      else: Keyword.delete(changes, id)
+  # A record that was found by a unique index may get another primary key.
+  defp write_over(%{source: source} = writer, existing, changes, merged) do
+    if Record.id(merged, source) == Record.id(existing.data, source) do
+      Writer.update(writer, existing, changes)
+    else
+      Writer.delete(writer, existing)
+      Writer.insert(writer, merged)
+    end
   end
+
+  defp changes(_data, _existing, :nothing), do: nil
+  defp changes(data, _existing, :replace_all), do: data
+  defp changes(data, _existing, {:replace, names}), do: Keyword.take(data, names)
+  defp changes(data, _existing, {:replace_all_except, names}), do: Keyword.drop(data, names)
+  defp changes(_data, existing, {:update, fun}), do: fun.(existing.data)
 end

@@ -130,7 +130,7 @@ defmodule EctoFoundationDB.Layer.Entries do
   defp record(_query, {_entry, _value, []}), do: []
 
   defp record(query, {entry, value, rows}) do
-    case query |> own(value, rows) |> Record.decode_some(query.source, false) do
+    case entry |> own(value, rows) |> Record.decode_some(query.source, false) do
       {[], []} ->
         []
 
@@ -155,10 +155,10 @@ defmodule EctoFoundationDB.Layer.Entries do
 
   # The servers follow an entry to all keys that begin with the record's: also to those of another one whose
   # id goes on with a zero byte. (Versionstamps are all of one length.)
-  defp own(_query, key, [{key, _}] = rows), do: rows
+  defp own(_entry, key, [{key, _}] = rows), do: rows
 
-  defp own(query, key, rows) do
-    if Source.versionstamps?(query.source) do
+  defp own(entry, key, rows) do
+    if match?({:versionstamp, _, _, _}, last_element(entry)) do
       rows
     else
       last = key <> <<0xFF>>

@@ -263,11 +263,12 @@ defmodule EctoFoundationDB.Layer.Plan do
     help =
       cond do
         query.filter != nil ->
-          "The condition #{elem(query.filter, 0)} can only be judged by records that have been read: " <>
-            "read them with the other conditions, and filter in Elixir"
+          "FoundationDB Adapter has not implemented support for your query: the condition #{elem(query.filter, 0)} can " <>
+            "only be judged by records that have been read. Read them with the other conditions, and filter in Elixir"
 
         match?([_, _ | _], ranges) ->
-          "It has ranges on #{inspect(ranges)}, and can have one: read with one of them, and filter by the others"
+          "Default Index query mismatch: it has ranges on #{inspect(ranges)}, and can have one. Read with one of them, " <>
+            "and filter by the others"
 
         limited?(query) and not same_direction? ->
           "Order by fields in one direction, or sort without a limit"
@@ -287,7 +288,9 @@ defmodule EctoFoundationDB.Layer.Plan do
           "Read by the primary key, and sort or filter the result"
 
         true ->
-          "This index would answer it: create index(#{Source.describe(source)}, #{inspect(fields)})"
+          "FoundationDB Adapter supports either conditions on the primary key, or equalities on the first fields of " <>
+            "an index and one range on the next. This index would answer it: " <>
+            "create index(#{Source.describe(source)}, #{inspect(fields)})"
       end
 
     raise Unsupported,
@@ -295,11 +298,13 @@ defmodule EctoFoundationDB.Layer.Plan do
             describe(query) <> ". " <> help
   end
 
-  defp describe(%{where: where, order_by: order, limit: limit}) do
+  defp describe(%{where: where, order_by: order, limit: limit} = query) do
     parts = [
       where != [] && " where #{inspect(Keyword.keys(where))}",
       order != [] && " ordered by #{inspect(order)}",
-      limit && " with a limit"
+      limit && " with a limit",
+      order != [] && limited?(query) &&
+        ", where ordering must be that of the primary key or of the index"
     ]
 
     parts |> Enum.filter(& &1) |> Enum.join()

@@ -66,14 +66,8 @@ defmodule EctoFoundationDB.Layer.Query do
   defp merge(where) do
     Enum.reduce_while(where, [], fn {field, constraint}, merged ->
       case both(merged[field], constraint) do
-        :none ->
-          {:halt, :none}
-
-        ^constraint ->
-          {:cont, if(merged[field], do: merged, else: merged ++ [{field, constraint}])}
-
-        both ->
-          {:cont, Keyword.put(merged, field, both)}
+        :none -> {:halt, :none}
+        both -> {:cont, Keyword.delete(merged, field) ++ [{field, both}]}
       end
     end)
   end

@@ -3,6 +3,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   # What a transaction reads to answer a query.
 
   alias EctoFoundationDB.{Future, Index, Indexer, Native, Transaction}
+  alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record, Source}
 
   @doc """
@@ -52,6 +53,15 @@ defmodule EctoFoundationDB.Layer.Reader do
           fn -> {plan, Transaction.collect(reads)} end
       end
     end
+  end
+
+  @doc "Whether a get or a range answers a query."
+  @spec answers?(Query.t()) :: boolean()
+  def answers?(query) do
+    Plan.new(query, Metadata.load(query.tenant, query.source.name))
+    true
+  rescue
+    Unsupported -> false
   end
 
   @doc "Runs a query in the current transaction."
@@ -121,7 +131,7 @@ defmodule EctoFoundationDB.Layer.Reader do
         {nil, nil} -> 0
         {nil, keys} -> keys
         {records, nil} -> records
-        {records, keys} -> min(records, keys)
+        {_records, keys} -> keys
       end
 
     %{limit: limit, reverse: reverse?}

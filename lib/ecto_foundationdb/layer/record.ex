@@ -41,7 +41,8 @@ defmodule EctoFoundationDB.Layer.Record do
 
     if is_integer(max) and size > max do
       raise ArgumentError,
-            "this record takes #{size} bytes, and the Repo's max_value_size allows #{max}"
+            "this record takes #{size} bytes, and `max_value_size: #{max}` says to reject any objects larger than " <>
+              "#{max} bytes"
     end
 
     if size > single do

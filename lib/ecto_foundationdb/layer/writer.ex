@@ -15,12 +15,13 @@ defmodule EctoFoundationDB.Layer.Writer do
           options: keyword()
         }
 
-  @doc "A writer of a source's records. Without metadata, which `read/2` brings, it writes none."
-  @spec new(Tenant.t(), Source.t()) :: t()
-  def new(%Tenant{repo: repo, options: options} = tenant, source) do
+  @doc "A writer of a source's records, with options that say how they are laid out. Without metadata, which `read/2` brings, it writes none."
+  @spec new(Tenant.t(), Source.t(), keyword()) :: t()
+  def new(%Tenant{repo: repo, options: options} = tenant, source, more \\ []) do
     layout =
       Connection.fetch!(repo).config
       |> Keyword.merge(options)
+      |> Keyword.merge(more)
       |> Keyword.take([:max_single_value_size, :max_value_size])
 
     %__MODULE__{tenant: tenant, source: source, metadata: nil, options: layout}
@@ -66,9 +67,13 @@ defmodule EctoFoundationDB.Layer.Writer do
 
   @doc "A record has changed: fields are set, others keep their values."
   @spec update(t(), Record.t(), Schema.data()) :: :ok
-  def update(%__MODULE__{} = writer, %Record{key: key} = old, changes) do
+  def update(%__MODULE__{} = writer, %Record{data: old} = record, changes),
+    do: replace(writer, record, old |> Record.to_front(writer.source.id) |> Record.merge(changes))
+
+  @doc "A record has these fields now, in this order."
+  @spec replace(t(), Record.t(), Schema.data()) :: :ok
+  def replace(%__MODULE__{} = writer, %Record{key: key} = old, data) do
     in_front = Record.to_front(old.data, writer.source.id)
-    data = Record.merge(in_front, changes)
     check_partition!(writer.source, in_front, data)
     rows = Record.encode(key(writer, in_front), data, writer.options)
 

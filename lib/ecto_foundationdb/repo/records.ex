@@ -272,7 +272,7 @@ defmodule EctoFoundationDB.Repo.Records do
     case Map.get(struct, id_field) do
       nil ->
         if Source.versionstamps?(Source.of(schema)),
-          do: Map.put(struct, id_field, Versionstamp.next()),
+          do: Map.put(struct, id_field, Versionstamp.next(:current)),
           else: refuse_id(id_field, opts, struct)
 
       id ->
