@@ -15,7 +15,9 @@ unless Code.ensure_loaded?(Ecto.Adapter) do
         reduce: 0,
         do: (sum -> sum + length(Regex.scan(~r/^ *test "/m, File.read!(file))))
 
-  IO.puts("Left out without Ecto: #{tests} tests. Hex has it; or ECTO_FDB_DEPS=folder takes it from source trees.")
+  IO.puts(
+    "Left out without Ecto: #{tests} tests. Hex has it; or ECTO_FDB_DEPS=folder takes it from source trees."
+  )
 end
 
 # What is awaited comes, also on a machine with much else to do.

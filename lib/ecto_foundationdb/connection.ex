@@ -274,12 +274,14 @@ defmodule EctoFoundationDB.Connection do
     end
   rescue
     # The NIF's words about a wrong option.
-    error in ErlangError ->
-      if is_binary(error.original),
-        do:
-          {:stop,
-           ArgumentError.exception("in the configuration of #{inspect(repo)}: #{error.original}")},
-        else: reraise(error, __STACKTRACE__)
+    error ->
+      case error do
+        %ErlangError{original: message} when is_binary(message) ->
+          {:stop, ArgumentError.exception("in the configuration of #{inspect(repo)}: #{message}")}
+
+        _other ->
+          reraise error, __STACKTRACE__
+      end
   end
 
   # Nothing says which database: it may be that the configuration was forgotten, or is another app's.
@@ -299,7 +301,15 @@ defmodule EctoFoundationDB.Connection do
 
   defp start_client(config) do
     library = if config[:embedded], do: :embedded, else: {:cluster, config[:library]}
-    Native.client_start(%{library: library, options: config[:network_options] || []})
+
+    with {:error, {:fdb, code, message}} <-
+           Native.client_start(%{library: library, options: config[:network_options] || []}) do
+      # Both are told at once: who installs the library is to find the cluster, too.
+      case config[:embedded] in [nil, false] && Native.cluster_file_check(config[:cluster_file]) do
+        {:error, {:fdb, _code, missing}} -> {:error, {:fdb, code, "#{message}. Also, #{missing}"}}
+        _no_cluster_or_readable -> {:error, {:fdb, code, message}}
+      end
+    end
   end
 
   defp target(repo, config) do

@@ -19,9 +19,23 @@ defmodule EctoFoundationDB.Embedded do
       end
 
   The same seed and the same sequence of calls give the same faults.
+
+  Servers that are stopped, or cut off, do not fail: nothing answers. `outage/2` does that, to some keys or
+  to all of the database, until it is called again.
   """
 
-  alias EctoFoundationDB.{Connection, Error, Native}
+  alias EctoFoundationDB.{Connection, Error, Native, Tenant}
+  alias EctoFoundationDB.Layer.{Keys, Tenants}
+
+  @typedoc """
+  Keys: those from the first (included) up to the second (excluded), all of a tenant, all of a schema in a
+  tenant (records, indexes and counters), or those of one record.
+  """
+  @type keys ::
+          {binary(), binary()}
+          | Tenant.t()
+          | {Tenant.t(), module()}
+          | {Tenant.t(), module(), term()}
 
   @doc """
   Injects faults from now on, or ends that with `nil`. Probabilities are from 0 to 1, by default 0:
@@ -62,6 +76,96 @@ defmodule EctoFoundationDB.Embedded do
   end
 
   @doc """
+  Puts a part of the database, or all of it, out of order until the next call; `nil` ends that.
+
+    * `all: true`: nothing answers: no read version, no read, no commit, no watch
+    * `locked: true`: as while an administrator has locked the database: every transaction is told
+      `database_locked` (1038), which is retried for as long as it lasts. The embedded engine stays
+      usable for what is lock-aware
+    * `:reads`, a list of `t:keys/0`: reads of these keys get no answer. Read versions and commits do, also
+      of what writes to these keys
+    * `:watches`, a list of `t:keys/0`: watches of these keys neither fire nor fail
+
+  Nothing fails by itself, and what was asked waits: time-outs end it as usual. When the outage ends, reads and
+  commits that still wait get their answers, and watches whose keys have other values than they know fire.
+  A call replaces what an earlier one has set.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> EctoFoundationDB.Embedded.outage(Repo, reads: [{tenant, User, "u1"}])
+      :ok
+      iex> Repo.get!(User, "u2", prefix: tenant).name
+      "Bea"
+      iex> task = Task.async(fn -> Repo.get!(User, "u1", prefix: tenant) end)
+      iex> Task.yield(task, 50)
+      nil
+      iex> EctoFoundationDB.Embedded.outage(Repo, nil)
+      :ok
+      iex> Task.await(task).name
+      "Ada"
+  """
+  @spec outage(
+          module(),
+          [all: boolean(), locked: boolean(), reads: [keys()], watches: [keys()]] | nil
+        ) ::
+          :ok
+  def outage(repo, nil), do: outage(repo, [])
+
+  def outage(repo, options) do
+    unless Keyword.keyword?(options), do: bad_outage!(options)
+
+    for {name, _} <- options,
+        name not in [:all, :locked, :reads, :watches],
+        do: bad_outage!(options)
+
+    switch = fn name ->
+      case Keyword.get(options, name, false) do
+        on? when is_boolean(on?) -> on?
+        _ -> bad_outage!(options)
+      end
+    end
+
+    ranges = fn name ->
+      case Keyword.get(options, name, []) do
+        list when is_list(list) -> Enum.map(list, &range!/1)
+        _ -> bad_outage!(options)
+      end
+    end
+
+    done!(
+      Native.engine_outage(
+        database(repo),
+        switch.(:all),
+        switch.(:locked),
+        ranges.(:reads),
+        ranges.(:watches)
+      )
+    )
+  end
+
+  defp range!({first, last}) when is_binary(first) and is_binary(last), do: {first, last}
+  defp range!(%Tenant{prefix: prefix}), do: Keys.range({prefix})
+
+  defp range!({%Tenant{} = tenant, schema}) when is_atom(schema),
+    do: tenant |> Keys.records(source(schema)) |> Tuple.delete_at(3) |> Keys.range()
+
+  defp range!({%Tenant{} = tenant, schema, id}) when is_atom(schema),
+    do: Keys.record_range(tenant, source(schema), id)
+
+  defp range!(keys) do
+    raise ArgumentError,
+          "expected keys as {first, after_last} (binaries), a tenant, {tenant, schema} or " <>
+            "{tenant, schema, id}, got: #{inspect(keys)}"
+  end
+
+  defp source(schema), do: schema.__schema__(:source)
+
+  defp bad_outage!(options) do
+    raise ArgumentError,
+          "expected an outage as a keyword list of :all and :locked (true or false), :reads and " <>
+            ":watches (lists of keys), or nil, got: #{inspect(options)}"
+  end
+
+  @doc """
   Holds watches back (`true`), or lets them go: those that should have fired do so then. A test can
   so make something happen between a change and the notice of it.
 
@@ -92,7 +196,10 @@ defmodule EctoFoundationDB.Embedded do
       []
   """
   @spec wipe(module()) :: :ok
-  def wipe(repo), do: done!(Native.engine_wipe(database(repo)))
+  def wipe(repo) do
+    done!(Native.engine_wipe(database(repo)))
+    Tenants.forget_all(repo)
+  end
 
   @doc """
   The engine's counters: `:pending_watches` and `:transactions` that there are now, `:commits`,

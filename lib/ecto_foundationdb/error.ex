@@ -21,10 +21,11 @@ defmodule EctoFoundationDB.Error do
   def arguments!(fun) do
     fun.()
   rescue
-    error in ErlangError ->
-      if is_binary(error.original),
-        do: raise(ArgumentError, error.original),
-        else: reraise(error, __STACKTRACE__)
+    error ->
+      case error do
+        %ErlangError{original: message} when is_binary(message) -> raise ArgumentError, message
+        _other -> reraise error, __STACKTRACE__
+      end
   end
 
   @impl true
@@ -54,14 +55,21 @@ end
 
 defmodule EctoFoundationDB.DecodeError do
   @moduledoc """
-  A stored value that is not what this library writes: damaged, torn, or holding what a record must
-  not hold (functions, processes, ports, references, atoms this system does not know).
+  A stored value that cannot be read: damaged, torn, holding what a record must not hold (functions,
+  processes, ports, references, atoms this system does not know), or not of its field's type.
 
-  `key` is the record's key in the database.
+  `key` is the record's key in the database. Where a value is not of its field's type, `schema`, `field`
+  and `id`, the record's primary key as it is stored, say which one; otherwise they are `nil`.
   """
-  defexception [:key, :reason]
+  defexception [:key, :reason, :schema, :field, :id]
 
-  @type t :: %__MODULE__{key: binary(), reason: String.t()}
+  @type t :: %__MODULE__{
+          key: binary() | nil,
+          reason: String.t(),
+          schema: module() | nil,
+          field: atom() | nil,
+          id: term()
+        }
 
   @impl true
   def message(%{key: key, reason: reason}) do
@@ -142,6 +150,22 @@ defmodule EctoFoundationDB.Exception.IncorrectTenancy do
   defexception [:message]
 
   @type t :: %__MODULE__{message: String.t()}
+end
+
+defmodule EctoFoundationDB.Exception.TenantGone do
+  @moduledoc """
+  The tenant was deleted after it was opened. There may be one of that name again: that is another tenant,
+  with other data, and this value of the earlier one does not lead to it. Nothing was read or written.
+  """
+  defexception [:tenant]
+
+  @type t :: %__MODULE__{tenant: EctoFoundationDB.Tenant.t()}
+
+  @impl true
+  def message(%{tenant: %{id: id, repo: repo}}) do
+    "the tenant #{inspect(id)} of #{inspect(repo)} was deleted, or deleted and created again, after it " <>
+      "was opened. Open it again: Tenant.open!(#{inspect(repo)}, #{inspect(id)})"
+  end
 end
 
 defmodule EctoFoundationDB.Exception.Unsupported do

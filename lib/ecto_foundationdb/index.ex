@@ -53,6 +53,25 @@ defmodule EctoFoundationDB.Index do
   def unique?(%__MODULE__{} = index), do: option(index, :unique, false) == true
 
   @doc false
+  # A stored description after its index was rebuilt: other bytes, by which live lists notice.
+  def rebuilt(data) do
+    update_options(data, &Keyword.update(&1, :rebuilt, 1, fn times -> times + 1 end))
+  end
+
+  @doc false
+  # Whether a stored description is this index's, rebuilt or not.
+  def described?(data, %__MODULE__{} = index) do
+    is_list(data) and update_options(data, &Keyword.delete(&1, :rebuilt)) == to_data(index)
+  end
+
+  defp update_options(data, update) do
+    Enum.map(data, fn
+      {:options, options} when is_list(options) -> {:options, update.(options)}
+      other -> other
+    end)
+  end
+
+  @doc false
   def option(%__MODULE__{options: options}, name, default) do
     case List.keyfind(options, name, 0) do
       {_, value} -> value

@@ -3,11 +3,11 @@ defmodule EctoFoundationDB.LiveQuery do
   # Between the layer and the NIF's live queries: what to read and watch for a record or a list, and
   # how what was read becomes structs.
   #
-  # A list is watched by a counter of `EctoFoundationDB.Indexer.SchemaMetadata`. Which range answers
-  # it depends on the tenant's indexes, so its live query is a plan, which the NIF asks for anew
-  # (`replan/1`) when indexes have changed.
+  # A list is watched by a counter of `EctoFoundationDB.Indexer.SchemaMetadata`. Which range answers it
+  # depends on the tenant's indexes, so its live query is a plan. When the indexes change, the NIF asks the
+  # `EctoFoundationDB.Planner` for another.
 
-  alias EctoFoundationDB.{Indexer, Native, Queryable, Schema, Tenant, Transaction, Values}
+  alias EctoFoundationDB.{Indexer, Native, Planner, Queryable, Schema, Tenant, Values}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Order, Plan, Query, Record, Source}
 
@@ -73,51 +73,72 @@ defmodule EctoFoundationDB.LiveQuery do
   @spec query(Tenant.t(), Queryable.t(), keyword(), keyword()) :: Query.t()
   defdelegate query(tenant, queryable, by \\ [], opts \\ []), to: Queryable
 
+  @doc "What live queries of a tenant's records rely on."
+  @spec basis(Tenant.t()) :: Native.basis()
+  def basis(%Tenant{} = tenant), do: {tenant_entry(tenant), nil, Tenant.confirmed_version(tenant)}
+
   @doc """
-  The live query of a list, watched by the counter `signal` of the records with the values `by`.
-  What is known of the tenant's indexes serves as a guess, which the NIF checks as it reads: where it
-  answers `:replan`, `forget/1` and ask again.
+  The live query of a list, watched by the counter `signal` of the records with the values `by`, and
+  its basis. What is known of the tenant's indexes serves as a guess, which the NIF checks as it reads:
+  if it answers `:replan`, pass the basis to `learn/3` and ask again.
   """
-  @spec all(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) :: Native.live_query()
+  @spec all(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) ::
+          {Native.basis(), Native.live_query()}
   def all(%Query{} = query, by, signal) do
-    # What is selected is each page's own: lists that differ in nothing else are shared.
-    query = %{query | select: nil}
-    {read, version} = guess(query, by, signal) || plan(query, by, signal)
-    {:planned, read, {:list, query, by, signal}, version}
+    asked_for = {:list, normalize(query), Enum.sort(by), signal}
+    guess(asked_for) || plan(asked_for, Planner.learn(query.tenant, query.source.name, :nothing))
   end
 
-  @doc "Forgets the indexes that a plan was made with."
-  @spec forget(Query.t()) :: :ok
-  def forget(%Query{} = query) do
-    Metadata.forget(query.tenant, query.source.name)
+  @doc "Has the Repo read a source's indexes again, unless what this basis was made from is known to be old."
+  @spec learn(Query.t(), Native.basis()) :: :ok
+  def learn(%Query{} = query, {_tenant, {_, _, _, fingerprint}, _version}) do
+    _known = Planner.learn(query.tenant, query.source.name, fingerprint)
     :ok
   end
 
-  @doc "A plan made anew: `Native.replanned/3`'s answer and metadata version."
-  @spec replan(term()) ::
-          {{:ok, Native.live_query()} | {:error, String.t()}, Native.metadata_version()}
-  def replan({:list, query, by, signal} = asked_for) do
-    {read, version} = plan(query, by, signal)
-    {{:ok, {:planned, read, asked_for, version}}, version}
+  # Lists that give the same are the same live query: what is selected, and what the tenant was opened
+  # with, are each page's own, and the order of conditions is nobody's.
+  defp normalize(%Query{tenant: tenant} = query),
+    do: %{query | select: nil, tenant: %{tenant | options: []}, where: Enum.sort(query.where)}
+
+  @doc "The tenant and source of what was asked for."
+  @spec source(term()) :: {Tenant.t(), String.t()}
+  def source({:list, %Query{tenant: tenant, source: source}, _by, _signal}),
+    do: {tenant, source.name}
+
+  @doc "A plan made from these indexes, or why there is none; the last arguments of `Native.replanned/4`."
+  @spec replan(term(), {Native.metadata_version(), Metadata.t()}) ::
+          {{:ok, Native.live_query()} | {:error, String.t()}, Native.basis()}
+  def replan(asked_for, known) do
+    {basis, query} = plan(asked_for, known)
+    {{:ok, query}, basis}
   rescue
     error in [Unsupported] ->
-      {{:error, Exception.message(error)}, Transaction.run(query.tenant, &Metadata.version/0)}
+      {tenant, source} = source(asked_for)
+      {{:error, Exception.message(error)}, basis(tenant, source, known)}
   end
 
-  defp guess(query, by, signal) do
-    with {version, metadata} <- Metadata.cached(query.tenant, query.source.name),
-         do: {plan(query, metadata, by, signal), version}
+  defp guess(asked_for) do
+    {tenant, source} = source(asked_for)
+    with {_, _} = known <- Metadata.cached(tenant, source), do: plan(asked_for, known)
   rescue
     # The index may have been made since.
     Unsupported -> nil
   end
 
-  defp plan(query, by, signal) do
-    Transaction.run(query.tenant, fn ->
-      metadata = Metadata.load(query.tenant, query.source.name)
-      {plan(query, metadata, by, signal), Metadata.version()}
-    end)
+  defp plan({:list, query, by, signal} = asked_for, {_version, metadata} = known) do
+    read = plan(query, metadata, by, signal)
+    {basis(query.tenant, query.source.name, known), {:planned, read, asked_for}}
   end
+
+  defp basis(tenant, source, {version, metadata}) do
+    {first, last} = Keys.range(Keys.indexes(tenant, source))
+    claim = Native.pack(Keys.claim(tenant, source))
+    {tenant_entry(tenant), {first, last, claim, metadata.fingerprint}, version}
+  end
+
+  defp tenant_entry(%Tenant{entry: nil}), do: nil
+  defp tenant_entry(%Tenant{} = tenant), do: {tenant.entry, tenant.prefix, tenant.id}
 
   defp plan(%Query{tenant: tenant, source: %{schema: schema}} = query, metadata, by, signal) do
     counter = Indexer.SchemaMetadata.index!(metadata, tenant, schema, by, signal)

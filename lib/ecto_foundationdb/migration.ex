@@ -19,7 +19,7 @@ defmodule EctoFoundationDB.Migration do
   The migrations of a Repo are listed by its `EctoFoundationDB.Migrator`.
   """
 
-  alias EctoFoundationDB.Indexer.SchemaMetadata
+  alias EctoFoundationDB.Indexer.{Default, SchemaMetadata}
   alias EctoFoundationDB.Migration.Index
   alias EctoFoundationDB.Schema
 
@@ -96,15 +96,67 @@ defmodule EctoFoundationDB.Migration do
   few. `name:` the index's name.
 
   `options:` a keyword list for the indexer: `indexer:` the module (`EctoFoundationDB.Indexer.Default`
-  without it), `mapped?: false` for a default index that holds the records themselves, `unique: true`.
+  without it), `mapped?: false` for a default index that holds the records themselves, `unique: true`. An
+  indexer of the application's own may have options of its own.
 
       iex> Migration.index(User, [:team], options: [mapped?: false]).options
       [mapped?: false]
       iex> Migration.create(Migration.index(User, [:dept]))
       ** (ArgumentError) MyApp.User has no fields [:dept]; it has [:id, :name, :team]
+
+      iex> Migration.index(User, [:team], options: [maped?: false])
+      ** (ArgumentError) index: unknown options [:maped?] in `options:`, known are: [:indexer, :mapped?, :unique]
   """
   @spec index(module(), atom() | [atom()], keyword()) :: Index.t()
-  def index(schema, fields, opts \\ []), do: build(schema, List.wrap(fields), opts, "index")
+  def index(schema, fields, opts \\ []) do
+    {more, opts} =
+      if Keyword.keyword?(opts), do: Keyword.split(opts, [:unique, :name]), else: {[], opts}
+
+    options = options!(:index, opts)
+    options = if more[:unique], do: Keyword.put_new(options, :unique, true), else: options
+    indexer = Keyword.get(options, :indexer, Default)
+
+    unless is_atom(indexer) and not is_boolean(indexer) and not is_nil(indexer) do
+      raise ArgumentError,
+            "index: indexer: expected a module with the behaviour EctoFoundationDB.Indexer, " <>
+              "got: #{inspect(indexer)}"
+    end
+
+    case indexer do
+      Default ->
+        known!(:index, options, [:indexer, :mapped?, :unique])
+
+        for name <- [:mapped?, :unique], not is_boolean(Keyword.get(options, name, true)) do
+          raise ArgumentError,
+                "index: #{name}: expected true or false, got: #{inspect(options[name])}"
+        end
+
+      SchemaMetadata ->
+        known!(:index, options, [:indexer, :signals])
+        signals!(Keyword.get(options, :signals, SchemaMetadata.signal_names()))
+
+      _own ->
+        :ok
+    end
+
+    if options[:unique] && indexer != Default do
+      raise ArgumentError,
+            "index: unique: only default indexes are unique, and this one is of #{inspect(indexer)}"
+    end
+
+    index = build(schema, List.wrap(fields), options, "index")
+    if more[:name], do: %{index | name: more[:name]}, else: index
+  end
+
+  @doc """
+  As `index/3` with `unique: true`.
+
+      iex> Migration.unique_index(User, [:name]).options
+      [unique: true]
+  """
+  @spec unique_index(module(), atom() | [atom()], keyword()) :: Index.t()
+  def unique_index(schema, fields, opts \\ []),
+    do: index(schema, fields, Keyword.put(opts, :unique, true))
 
   @doc """
   Counters (`EctoFoundationDB.Indexer.SchemaMetadata`) of a schema's records, or of those with equal
@@ -117,22 +169,24 @@ defmodule EctoFoundationDB.Migration do
   """
   @spec metadata(module(), [atom()], keyword()) :: Index.t()
   def metadata(schema, fields \\ [], opts \\ []) do
+    options = options!(:metadata, opts)
+    known!(:metadata, options, [:signals])
+
     options =
-      options!(opts)
+      options
       |> Keyword.put(:indexer, SchemaMetadata)
       |> Keyword.put_new(:signals, SchemaMetadata.signal_names())
 
-    signals = options[:signals]
-
-    unless is_list(signals) and signals -- SchemaMetadata.signal_names() == [] do
-      raise ArgumentError,
-            "signals: expected some of #{inspect(SchemaMetadata.signal_names())}, got: #{inspect(signals)}"
-    end
-
-    build(schema, fields, Keyword.put(opts, :options, options), "metadata")
+    signals!(options[:signals])
+    build(schema, fields, options, "metadata")
   end
 
-  defp options!(opts) do
+  defp options!(function, opts) do
+    unless Keyword.keyword?(opts) and Keyword.keys(opts) -- [:options] == [] do
+      raise ArgumentError,
+            "#{function}: expected `options: [...]`, a keyword list for the indexer, got: #{inspect(opts)}"
+    end
+
     options = Keyword.get(opts, :options, [])
 
     unless Keyword.keyword?(options) do
@@ -143,9 +197,21 @@ defmodule EctoFoundationDB.Migration do
     options
   end
 
-  defp build(schema, fields, opts, suffix) do
-    opts = Keyword.validate!(opts, [:name, options: [], unique: false])
+  defp known!(function, options, known) do
+    with [_ | _] = unknown <- Keyword.keys(options) -- known do
+      raise ArgumentError,
+            "#{function}: unknown options #{inspect(unknown)} in `options:`, known are: #{inspect(known)}"
+    end
+  end
 
+  defp signals!(signals) do
+    unless is_list(signals) and signals != [] and signals -- SchemaMetadata.signal_names() == [] do
+      raise ArgumentError,
+            "signals: expected some of #{inspect(SchemaMetadata.signal_names())}, got: #{inspect(signals)}"
+    end
+  end
+
+  defp build(schema, fields, options, suffix) do
     unless is_list(fields) and Enum.all?(fields, &is_atom/1) do
       raise ArgumentError, "expected a list of fields to index, got: #{inspect(fields)}"
     end
@@ -153,9 +219,8 @@ defmodule EctoFoundationDB.Migration do
     %Index{
       schema: schema,
       columns: fields,
-      name: opts[:name] || name(schema, fields, suffix),
-      options:
-        if(opts[:unique], do: Keyword.put_new(options!(opts), :unique, true), else: options!(opts))
+      name: name(schema, fields, suffix),
+      options: options
     }
   end
 

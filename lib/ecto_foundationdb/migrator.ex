@@ -25,7 +25,19 @@ defmodule EctoFoundationDB.Migrator do
   require Logger
 
   alias EctoFoundationDB.{Connection, Index, Indexer, Native, Schema, Tenant, Transaction}
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record, Source, Term, Unique, Writer}
+
+  alias EctoFoundationDB.Layer.{
+    Keys,
+    Metadata,
+    Reader,
+    Record,
+    Source,
+    Tenants,
+    Term,
+    Unique,
+    Writer
+  }
+
   alias EctoFoundationDB.Repo.Options
 
   @callback migrations() :: [{non_neg_integer(), module()}]
@@ -44,13 +56,35 @@ defmodule EctoFoundationDB.Migrator do
   @longest_claim 100_000
 
   @doc false
-  @spec up(module(), Tenant.t(), keyword()) :: :ok
-  def up(_repo, %Tenant{} = tenant, config) do
+  # Migrates a tenant, where it has not seen all migrations.
+  @spec up(Tenant.t()) :: :ok
+  def up(%Tenant{} = tenant) do
+    config = config(tenant)
+
     case pending(tenant, config) do
-      [] -> :ok
-      migrations -> migrate(tenant, migrations, config)
+      [] ->
+        :ok
+
+      migrations ->
+        :ok = migrate(tenant, migrations, config)
+        migrated(tenant, migrations |> List.last() |> elem(0))
     end
   end
+
+  # The tenant may have been deleted meanwhile: then nothing is known of it.
+  defp migrated(%Tenant{repo: repo, id: id} = tenant, latest) do
+    with {version, prefix, entry, before} when before < latest <- Tenants.find(tenant),
+         do: Tenants.learn(repo, id, {version, prefix, entry, latest}),
+         else: (_other -> :ok)
+  end
+
+  @doc false
+  # Whether there are migrations after this one.
+  @spec pending?(Tenant.t(), integer()) :: boolean()
+  def pending?(%Tenant{} = tenant, latest), do: pending(tenant, config(tenant), latest) != []
+
+  defp config(%Tenant{repo: repo, options: options}),
+    do: Keyword.merge(Connection.fetch!(repo).config, options)
 
   @doc """
   Migrates all tenants of a Repo, or those with the ids in `tenants:`; gives the number of tenants.
@@ -68,7 +102,7 @@ defmodule EctoFoundationDB.Migrator do
       Keyword.validate!(opts, [:tenants, concurrency: 2, progress: fn _done, _all -> :ok end])
 
     Options.positive!(:concurrency, opts[:concurrency])
-    ids = opts[:tenants] || Tenant.list(repo)
+    ids = opts[:tenants] || all(repo)
 
     unless is_list(ids) do
       raise ArgumentError, "tenants: expected a list of tenants' ids, got: #{inspect(ids)}"
@@ -97,6 +131,13 @@ defmodule EctoFoundationDB.Migrator do
     end)
   end
 
+  # A Repo with `tenant_id:` opens no other.
+  defp all(repo) do
+    ids = Tenant.list(repo)
+    only = Connection.fetch!(repo).config[:tenant_id]
+    if only, do: Enum.filter(ids, &(&1 == only)), else: ids
+  end
+
   # An error is raised where all are waited for, and not in a process of its own.
   defp open(repo, id) do
     Tenant.open(repo, id)
@@ -113,21 +154,27 @@ defmodule EctoFoundationDB.Migrator do
       []
   """
   @spec pending_versions(module(), Tenant.t()) :: [non_neg_integer()]
-  def pending_versions(_repo, %Tenant{options: options} = tenant) do
-    config = Keyword.merge(Connection.fetch!(tenant.repo).config, options)
-    for {version, _} <- pending(tenant, config), do: version
-  end
+  def pending_versions(_repo, %Tenant{} = tenant),
+    do: for({version, _} <- pending(tenant, config(tenant)), do: version)
 
   defp pending(tenant, config) do
-    case migrations(config[:migrator] || Connection.fetch!(tenant.repo).repo) do
-      [] ->
-        []
-
-      migrations ->
-        latest = Transaction.run(tenant, fn -> latest_version(tenant) end)
-        for {version, _} = migration <- migrations, version > latest, do: migration
+    if migrations(tenant, config) == [] do
+      []
+    else
+      latest = Transaction.run(tenant, fn -> latest_version(tenant) end, options(config))
+      pending(tenant, config, latest)
     end
   end
+
+  defp pending(tenant, config, latest),
+    do:
+      for({version, _} = migration <- migrations(tenant, config), version > latest, do: migration)
+
+  # Of transactions: who migrates is not to be migrated first.
+  defp options(config), do: [timeout: config[:timeout], migrate?: false]
+
+  defp migrations(%Tenant{repo: repo}, config),
+    do: migrations(config[:migrator] || Connection.fetch!(repo).repo)
 
   defp migrations(migrator) do
     cond do
@@ -170,12 +217,8 @@ defmodule EctoFoundationDB.Migrator do
 
   # From the records: the greatest of them, which is the last key.
   defp latest_version(tenant) do
-    {first, last} = Keys.range(Keys.migrations(tenant))
-
-    case Transaction.read([{:get_range, first, last, %{limit: 1, reverse: true}}]) do
-      [[{key, _value}]] -> tenant |> Tenant.unpack(key) |> elem(3)
-      [[]] -> -1
-    end
+    [latest] = Transaction.read([Tenants.latest_op(tenant, false)])
+    Tenants.latest(latest)
   end
 
   ## One tenant's migration
@@ -205,6 +248,7 @@ defmodule EctoFoundationDB.Migrator do
       owner: binary_part(owner, 1, byte_size(owner) - 1),
       limit: config[:migration_step],
       log?: config[:log],
+      options: options(config),
       seen: nil
     })
   end
@@ -258,7 +302,7 @@ defmodule EctoFoundationDB.Migrator do
   defp command_step(_tenant, other), do: unexpected!(other)
 
   defp work(job) do
-    case Transaction.step(job.tenant, job.limit, &turn(job, &1)) do
+    case Transaction.step(job.tenant, job.limit, &turn(job, &1), job.options) do
       {:done, _limit} ->
         :ok
 
@@ -431,18 +475,25 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # An index that is there already is complete, and must stay so. Another of the same name is none any
-  # more, and what an earlier attempt has left is no beginning.
+  # An index that is there already is complete, and must stay so. A different index of that name is
+  # replaced; leftovers of an earlier attempt are cleared.
   defp begin(job, index, key) do
     [value] = Transaction.read([{:get, key, false}])
 
-    if value && Term.decode(value) == {:ok, Index.to_data(index)} do
+    if value && described?(value, index) do
       :there
     else
       ranges = if Indexer.build?(index), do: Indexer.drop_ranges(job.tenant, index), else: []
       clears = for {from, to} <- ranges, do: {:clear_range, from, to}
       Transaction.write([{:clear, key} | clears])
       :begun
+    end
+  end
+
+  defp described?(value, index) do
+    case Term.decode(value) do
+      {:ok, data} -> Index.described?(data, index)
+      {:error, _undecodable} -> false
     end
   end
 

@@ -61,28 +61,40 @@ defmodule EctoFoundationDB.Native do
   an index those whose entry ends in their id: others may come beside them. `reverse?`: the last key
   first.
 
-  `:planned`: the read is a plan for `asked_for`, made under this metadata version, and holds only as
-  long as that. `subscribe/3` answers `{ref, :replan}` where it does not hold at the beginning; later
-  the `planner/1` is asked.
+  `:planned`: the read is a plan for `asked_for`, made from what its basis names. It holds as long as
+  that is the same; when it changes, the `planner/1` is asked for another.
 
   One record: `{:records, key, key <> <<0xFF>>, key, {0, false}}`.
   """
-  @type live_query :: read() | {:planned, read(), asked_for :: term(), metadata_version()}
+  @type live_query :: read() | {:planned, read(), asked_for :: term()}
   @type read ::
           {:records | {:index, :value | :versionstamp, records :: key()}, begin :: key(),
            finish :: key(), watch :: key(), {limit :: non_neg_integer(), reverse? :: boolean()}}
 
-  @typedoc "The value of `\\xff/metadataVersion`: indexes may have changed where it has."
+  @typedoc "The value of `\\xff/metadataVersion`: while it is the same, no indexes and tenants have changed."
   @type metadata_version :: binary() | nil
 
   @typedoc """
-  What has changed since the subscriber last took it, by the query's place in its list:
-  `:unchanged`, or `{:rows, records}`. A record is the list of its rows (more than one where its
-  value is split); `{:keep, first, count}` stands for so many records of what was
-  taken before, from place `first` on (from 0). The first `take/1` holds no `:keep`.
+  What live queries rely on beside the keys they read, and the metadata version under which it was last
+  found right: the tenant, as the value `prefix` of its directory entry; for plans the source, as the range
+  of its index descriptions, the key of its migration claim, and a digest of both. While the metadata
+  version is another one, the reading transaction compares.
 
-  `{:stale, error}`: for longer than `stale_after/2` the data could not be confirmed or read again;
-  `:fresh`: they are again what the database holds. New rows are fresh, too.
+  `subscribe/3` answers `{ref, {:error, {:tenant_gone, name}}}` if the tenant's entry has another value,
+  and `{ref, :replan}` if the source has changed.
+  """
+  @type basis ::
+          {nil | {entry :: binary(), prefix :: binary(), name :: String.t()},
+           nil | {key(), key(), claim :: key(), fingerprint :: <<_::256>>}, metadata_version()}
+          | nil
+
+  @typedoc """
+  What a live query has for a subscriber. `{:rows, records}`: a record is the list of its rows (more than
+  one if its value is split); `{:keep, first, count}` stands for so many records of what was taken before,
+  from place `first` on (from 0). What is taken first holds no `:keep`.
+
+  `{:stale, error}`: the data could not be confirmed for longer than `stale_after/2`; `:fresh`: they are
+  again what the database holds.
   """
   @type taken ::
           :unchanged
@@ -140,6 +152,13 @@ defmodule EctoFoundationDB.Native do
   @spec client_start(%{library: :embedded | {:cluster, binary() | nil}, options: keyword()}) ::
           :ok | {:error, error()}
   def client_start(_config), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Whether the cluster file of this path can be read and holds a connection string; `nil`: of the one that
+  FoundationDB's clients look for. Needs no client.
+  """
+  @spec cluster_file_check(binary() | nil) :: :ok | {:error, error()}
+  def cluster_file_check(_path), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Opens a database: `{:memory, name}` or `{:file, path}` of the embedded engine, or
@@ -202,16 +221,16 @@ defmodule EctoFoundationDB.Native do
   @doc """
   Subscribes the calling process: one subscription for each element of `wanted`, all of them read at
   one read version that is obtained after this call began. Answers `{ref, :ok}` when all stand and
-  their first results wait for `take/1`, or `{ref, {:error, error}}` when none does.
+  their first results wait for `take/1`; or `{ref, :replan}`, `{ref, {:error, error}}` when none does.
 
   With an earlier subscription of the process beside its queries, those that both have are neither
   read nor watched again: the first `take/1` tells only what has changed since the earlier one took
-  them. The earlier one goes on until `unsubscribe/1`.
+  them. The earlier one continues until `unsubscribe/1`.
   """
-  @spec subscribe(database(), reference(), [{[live_query()], subscription() | nil}]) ::
+  @spec subscribe(database(), reference(), [{basis(), [live_query()], subscription() | nil}]) ::
           [subscription()]
   def subscribe(database, ref, wanted) do
-    count = Enum.reduce(wanted, 0, fn {queries, _earlier}, count -> count + length(queries) end)
+    count = Enum.reduce(wanted, 0, fn {_, queries, _}, count -> count + length(queries) end)
 
     if count > @most_on_a_scheduler,
       do: subscribe_many(database, ref, wanted),
@@ -224,10 +243,11 @@ defmodule EctoFoundationDB.Native do
   def subscribe_many(_database, _ref, _wanted), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  What has changed since the last `take/1`, one element for each live query. Allows the next
+  Takes what there is. The first time `{:first, [taken]}`, with an element for each live query; then
+  `{:news, [{place, taken}]}` for those that may have changed, by their places (from 0). Allows the next
   `{subscription, :ready}`.
   """
-  @spec take(subscription()) :: [taken()]
+  @spec take(subscription()) :: {:first, [taken()]} | {:news, [{non_neg_integer(), taken()}]}
   def take(subscription), do: take_some(subscription) || take_all(subscription)
 
   @doc false
@@ -251,25 +271,38 @@ defmodule EctoFoundationDB.Native do
 
   @doc """
   Makes the calling process the planner: it gets `{:replan, request, asked_for}` and answers with
-  `replanned/3`. Without an answer it is asked again after some seconds.
+  `replanned/4`. Without an answer it is asked again after some seconds.
   """
   @spec planner(database()) :: :ok
   def planner(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   The planner's answer: the live query to read from now on, for all who subscribe to the earlier one,
-  or why there is none (their data stay, stale, for this reason), and the metadata version at which
-  that was found.
+  or why there is none (their data stay, stale, for this reason); and the basis on which that was found.
   """
-  @spec replanned(reference(), {:ok, live_query()} | {:error, String.t()}, metadata_version()) ::
-          :ok
-  def replanned(_request, _answer, _metadata_version), do: :erlang.nif_error(:nif_not_loaded)
+  @spec replanned(
+          database(),
+          request :: reference(),
+          {:ok, live_query()} | {:error, String.t()},
+          basis()
+        ) :: :ok
+  def replanned(_database, _request, _answer, _basis), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Whether the database answers its live queries: for how many ms it has been silent, or `nil`; how many ms
+  ago it last answered; and its last error since, or `nil`.
+  """
+  @spec pulse(database()) ::
+          {non_neg_integer() | nil, non_neg_integer(), error() | nil}
+  def pulse(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Makes the calling process the reporter: it gets `{:event, name, measurements}`, a keyword list of
-  integers. `:watch_armed`, `:watch_fired`; `:watch_failed` with `:code`; `:refreshed` with
-  `:duration` (microseconds), `:records`, `:subscribers` and `:changed` (0 or 1); `:retry` with
-  `:code` and `:queries`; `:stale` and `:fresh` with `:subscribers`.
+  integers and, where it says so, a reason (an error). `:watch_armed`, `:watch_fired`; `:watch_failed` with
+  `:code`; `:refreshed` with `:duration` (microseconds), `:records`, `:subscribers` and `:changed` (0 or 1);
+  `:retry` with `:code` and `:queries`; `:unanswered` with `:queries`; `:stale` with `:subscribers` and
+  `:reason`, `:fresh` with `:subscribers`, of one live query; `:silent` with `:live_queries` and `:reason`,
+  `:answering` with `:live_queries` and `:duration`, of the database.
   """
   @spec reporter(database()) :: :ok
   def reporter(_database), do: :erlang.nif_error(:nif_not_loaded)
@@ -283,9 +316,11 @@ defmodule EctoFoundationDB.Native do
 
   @doc """
   Counters of this database, counted by the NIF. Now: `:subscriptions`, `:live_queries`,
-  `:pending_watches`, `:transactions`, `:stale` (live queries that can't be kept up to date). Since
+  `:pending_watches`, `:transactions`, `:stale` (live queries that can't be kept up to date), `:waiting`
+  (reads of live queries that wait for a batch). Since
   it was opened: `:batches` (transactions that read live queries), `:reads` (live queries read by
-  them), `:watches_armed`, `:watches_fired`, `:watches_failed`, `:messages`, `:retries`.
+  them), `:watches_armed`, `:watches_fired`, `:watches_failed`, `:messages`, `:retries`, `:basis_checks`
+  (looks at a tenant and a source, after the metadata version changed), `:probes` (looks at watched keys).
   """
   @spec stats(database()) :: %{atom() => non_neg_integer()}
   def stats(_database), do: :erlang.nif_error(:nif_not_loaded)
@@ -311,6 +346,20 @@ defmodule EctoFoundationDB.Native do
   @doc "Has the embedded engine inject faults, `name=value,…`; `nil` ends that."
   @spec engine_faults(database(), String.t() | nil) :: :ok | {:error, error()}
   def engine_faults(_database, _faults), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Puts the embedded engine out of order: `EctoFoundationDB.Embedded.outage/2`. The ranges are pairs of
+  keys.
+  """
+  @spec engine_outage(
+          database(),
+          boolean(),
+          boolean(),
+          [{binary(), binary()}],
+          [{binary(), binary()}]
+        ) :: :ok | {:error, error()}
+  def engine_outage(_database, _all?, _locked?, _reads, _watches),
+    do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Walks over terms in Erlang's external term format, which begin at a position: `terms` of them.

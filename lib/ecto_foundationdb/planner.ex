@@ -1,53 +1,125 @@
 defmodule EctoFoundationDB.Planner do
   @moduledoc false
-  # Live queries of lists are plans, which hold as long as the tenant's indexes are what they were. After
-  # any tenant's migration the NIF asks for all of a database's plans anew, of which there may be
-  # thousands. They are made some at a time, each in a process of its own: where one fails, or waits
-  # for the database, others go on. Who gets no answer asks again.
+  # Reads the indexes of a source when they have changed, once for everybody who wants to know: pages that
+  # subscribe to lists (`learn/3`), and live queries that ask for a new plan (`{:replan, …}` of the NIF).
+  #
+  # Each source is read by a process of its own, so that one that fails, or waits for the database, holds
+  # up no other. A live query that gets no answer asks again.
 
   use GenServer
 
-  alias EctoFoundationDB.{Connection, LiveQuery, Native}
+  alias EctoFoundationDB.{Connection, LiveQuery, Native, Tenant, Transaction}
+  alias EctoFoundationDB.Layer.Metadata
 
+  # How many sources are read at the same time.
   @at_once 16
 
   def start_link(repo) do
     %{database: database} = Connection.fetch!(repo)
-    GenServer.start_link(__MODULE__, {database, self()})
+    GenServer.start_link(__MODULE__, {database, self()}, name: name(repo))
+  end
+
+  defp name(repo), do: Module.concat(repo, "Planner")
+
+  @doc """
+  What the indexes of a source are now, and under which metadata version. `outdated` is the fingerprint
+  that was found wrong: if others are known already, nothing is read.
+  """
+  @spec learn(Tenant.t(), String.t(), binary() | :nothing) ::
+          {Native.metadata_version(), Metadata.t()}
+  def learn(%Tenant{repo: repo} = tenant, source, outdated) do
+    case Metadata.cached(tenant, source) do
+      {_version, %{fingerprint: fingerprint}} = known
+      when outdated != :nothing and fingerprint != outdated ->
+        known
+
+      _outdated_or_nothing ->
+        case GenServer.call(name(repo), {:learn, tenant, source}, :infinity) do
+          {:ok, known} -> known
+          {:error, {%{__exception__: true} = error, stack}} -> reraise(error, stack)
+          {:error, reason} -> exit(reason)
+        end
+    end
   end
 
   @impl true
   def init({database, owner}) do
-    # A link says nothing where the Repo's process is stopped in peace.
+    # A link says nothing if the Repo's process stops normally.
     owner = Process.monitor(owner)
     :ok = Native.planner(database)
-    {:ok, %{waiting: %{}, running: 0, owner: owner}}
+
+    # `waiting`: {prefix, source} => {tenant, whom to answer}. `running`: the same by the monitors of the
+    # processes that read.
+    {:ok, %{database: database, owner: owner, waiting: %{}, running: %{}}}
   end
 
   @impl true
+  def handle_call({:learn, tenant, source}, from, state),
+    do: {:noreply, wait(state, tenant, source, {:learn, from})}
+
+  @impl true
   def handle_info({:replan, request, asked_for}, state) do
-    # What is asked again, since its turn has not come, is planned once.
-    {:noreply, go_on(put_in(state.waiting[asked_for], request))}
+    {tenant, source} = LiveQuery.source(asked_for)
+    {:noreply, wait(state, tenant, source, {:replan, request, asked_for})}
   end
 
   def handle_info({:DOWN, owner, :process, _pid, _reason}, %{owner: owner} = state),
     do: {:stop, :normal, state}
 
-  def handle_info({:DOWN, _ref, :process, _pid, _reason}, state),
-    do: {:noreply, go_on(%{state | running: state.running - 1})}
+  def handle_info({:DOWN, monitor, :process, _pid, reason}, state) do
+    {{_source, answers}, running} = Map.pop!(state.running, monitor)
 
-  defp go_on(%{running: running, waiting: waiting} = state)
-       when running == @at_once or waiting == %{},
-       do: state
+    if reason != :normal,
+      do: for({:learn, from} <- answers, do: GenServer.reply(from, {:error, reason}))
 
-  defp go_on(%{running: running, waiting: waiting} = state) do
-    {asked_for, request, _} = :maps.next(:maps.iterator(waiting))
+    {:noreply, start(%{state | running: running})}
+  end
 
-    spawn_monitor(fn ->
-      {answer, version} = LiveQuery.replan(asked_for)
-      Native.replanned(request, answer, version)
-    end)
+  defp wait(state, tenant, source, answer) do
+    waiting =
+      Map.update(state.waiting, {tenant.prefix, source}, {tenant, [answer]}, fn {tenant, answers} ->
+        {tenant, [answer | answers]}
+      end)
 
-    go_on(%{state | running: running + 1, waiting: Map.delete(waiting, asked_for)})
+    start(%{state | waiting: waiting})
+  end
+
+  # A source that is being read may be read as it was before whoever waits for it asked.
+  defp start(state) do
+    reading = MapSet.new(state.running, fn {_monitor, {source, _answers}} -> source end)
+    next = Enum.find(state.waiting, fn {source, _} -> source not in reading end)
+
+    if next == nil or map_size(state.running) == @at_once,
+      do: state,
+      else: start(read(state, next))
+  end
+
+  defp read(%{database: database} = state, {{_prefix, source} = key, {tenant, answers}}) do
+    {_pid, monitor} = spawn_monitor(fn -> answer(answers, database, tenant, source) end)
+
+    %{
+      state
+      | running: Map.put(state.running, monitor, {key, answers}),
+        waiting: Map.delete(state.waiting, key)
+    }
+  end
+
+  defp answer(answers, database, tenant, source) do
+    known =
+      Transaction.run(tenant, fn ->
+        metadata = Metadata.load(tenant, source)
+        {Transaction.version(), metadata}
+      end)
+
+    for answer <- answers do
+      case answer do
+        {:learn, from} ->
+          GenServer.reply(from, {:ok, known})
+
+        {:replan, request, asked_for} ->
+          {plan, basis} = LiveQuery.replan(asked_for, known)
+          Native.replanned(database, request, plan, basis)
+      end
+    end
   end
 end

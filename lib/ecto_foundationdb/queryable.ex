@@ -12,6 +12,8 @@ defmodule EctoFoundationDB.Queryable do
 
   @type t :: Schema.t() | Ecto.Query.t()
 
+  @options [:where, :order_by, :limit]
+
   @doc "The schema of a queryable."
   @spec schema!(t()) :: Schema.t()
   def schema!(%{__struct__: Ecto.Query} = query), do: ecto!().schema!(query)
@@ -33,6 +35,12 @@ defmodule EctoFoundationDB.Queryable do
   def query(tenant, queryable, by \\ [], opts \\ [])
 
   def query(tenant, %{__struct__: Ecto.Query} = ecto_query, by, opts) do
+    unless ecto_query.prefix in [nil, tenant] do
+      raise Unsupported,
+            "the query has the prefix #{inspect(ecto_query.prefix)}, and the state's tenant is #{inspect(tenant)}: " <>
+              "what is synced is read from the state's tenant. Leave the prefix out"
+    end
+
     query = ecto!().layer_query(tenant, ecto_query)
     more = query(tenant, query.source.schema, by, opts)
 
@@ -45,9 +53,14 @@ defmodule EctoFoundationDB.Queryable do
 
   def query(tenant, schema, by, opts) do
     schema!(schema)
+
+    with [_ | _] = unknown <- Keyword.keys(opts) -- @options do
+      raise ArgumentError,
+            "a list's options: unknown options #{inspect(unknown)}, known are: #{inspect(@options)}"
+    end
+
     by = for {field, value} <- by, do: {field, {:==, value}}
-    opts = opts |> Keyword.take([:where, :order_by, :limit]) |> Query.merge(where: by)
-    Query.new(tenant, schema, opts)
+    Query.new(tenant, schema, Query.merge(opts, where: by))
   end
 
   defp ecto! do

@@ -9,9 +9,9 @@ defmodule EctoFoundationDB.Rebuild do
   records. `mix ecto_foundationdb.rebuild` does it for all tenants.
   """
 
-  alias EctoFoundationDB.{Indexer, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Reader, Record, Source}
+  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Reader, Record, Source, Term}
   alias EctoFoundationDB.Repo.Options
 
   @doc """
@@ -62,7 +62,7 @@ defmodule EctoFoundationDB.Rebuild do
     missing =
       for {{:set, _, value} = set, stored} <- Enum.zip(sets, present), stored != value, do: set
 
-    mend(missing)
+    mend(query, name, missing)
     {length(missing), rest}
   end
 
@@ -70,13 +70,27 @@ defmodule EctoFoundationDB.Rebuild do
     index = find!(query, name)
     {entries, rest} = Reader.page_of_entries(query, index, range, step)
     wrong = Entries.wrong(query, index, entries)
-    mend(for key <- wrong, do: {:clear, key})
+    mend(query, name, for(key <- wrong, do: {:clear, key}))
     {length(wrong), rest}
   end
 
-  # Lists that are synced by the index are read again.
-  defp mend([]), do: :ok
-  defp mend(operations), do: Transaction.write([Metadata.changed() | operations])
+  defp mend(_query, _name, []), do: :ok
+
+  # Live lists notice that the index has another description, and are read again: no record has changed,
+  # so no counter moves.
+  defp mend(query, name, operations) do
+    key = Native.pack(Keys.index_description(query.tenant, query.source, name))
+    [description] = Transaction.read([{:get, key, false}])
+
+    described =
+      case Term.decode(description) do
+        {:ok, data} -> [{:set, key, :erlang.term_to_binary(Index.rebuilt(data))}]
+        # It names modules or fields that this node does not know.
+        {:error, _reason} -> []
+      end
+
+    Transaction.write([Metadata.changed() | described ++ operations])
+  end
 
   defp find!(query, name) do
     {metadata, []} = Metadata.read_for_write(query.tenant, query.source.name, [])

@@ -152,13 +152,18 @@ defmodule EctoFoundationDB.Repo do
   `nil` in the struct are not stored, and replace nothing. `conflict_target:` the fields of a unique index by
   which records conflict, in place of the primary key; `conflict_target: []` writes without looking
   whether there is one: the entries that it has in indexes stay, so only where there is none for sure.
+
+  The struct has the values that were given. `returning: true`, or the fields, gives it those that are
+  stored then: of fields that were not replaced the earlier ones; with `on_conflict: :nothing` the record
+  that is there.
   """
   @callback insert(struct(), keyword()) :: result()
   @callback insert!(struct(), keyword()) :: struct()
 
   @doc """
   Inserts rows (keyword lists, maps or structs) in one transaction: `{count, nil}`, or `{count, structs}`
-  of those stored with `returning: true`. Timestamps are not generated. `on_conflict:` as in `insert/2`; a
+  with `returning: true` (or fields), as they are stored then. Rows that `on_conflict: :nothing` left out
+  are not among them. Timestamps are not generated. `on_conflict:` as in `insert/2`; a
   conflict is raised, before any row is written.
   """
   @callback insert_all(module(), [map() | keyword()], keyword()) ::
@@ -166,7 +171,8 @@ defmodule EctoFoundationDB.Repo do
 
   @doc """
   Sets fields of the struct's record. Others keep the values they have in the database, those the
-  schema does not know included.
+  schema does not know included. With `returning: true`, or the fields, the struct has the values that
+  are stored then.
   """
   @callback update(struct(), changes :: map() | keyword(), keyword()) :: result()
   @callback update!(struct(), changes :: map() | keyword(), keyword()) :: struct()
@@ -181,7 +187,10 @@ defmodule EctoFoundationDB.Repo do
   """
   @callback update_all(Schema.t(), [set: keyword()], keyword()) :: {non_neg_integer(), nil}
 
-  @doc "Deletes the struct's record."
+  @doc """
+  Deletes the struct's record. With `returning: true`, or the fields, the struct has the values that were
+  stored.
+  """
   @callback delete(struct(), keyword()) :: result()
   @callback delete!(struct(), keyword()) :: struct()
 
@@ -422,9 +431,15 @@ defmodule EctoFoundationDB.Repo do
     end
 
     opts = EctoFoundationDB.Repo.Options.validate!(opts, [])
+
+    if tenant && opts[:prefix] && opts[:prefix] != tenant do
+      raise ArgumentError,
+            "transactional: expected one tenant, got #{inspect(tenant)} and `prefix: " <>
+              "#{inspect(opts[:prefix])}`"
+    end
+
     opts = if tenant, do: Keyword.put(opts, :prefix, tenant), else: opts
-    tenant = EctoFoundationDB.Repo.Options.tenant!(repo, opts)
-    Transaction.run(tenant, fun, Keyword.take(opts, [:timeout]))
+    Transaction.run(EctoFoundationDB.Repo.Options.tenant!(repo, opts), fun, opts)
   end
 
   @doc """

@@ -21,7 +21,9 @@ defmodule EctoFoundationDB.Schema do
   `(:field_source, field)` are optional. So is `__meta__`; where a struct has it, structs that were read carry
   their tenant in `__meta__.prefix`.
 
-  The plain Repo stores values as they are: types only say how index keys are ordered.
+  The plain Repo stores values as they are: types say how index keys are ordered, and a value that is not of its
+  field's base type (`:string`, `:integer`, `:date`, …) is refused when it is written, and an
+  `EctoFoundationDB.DecodeError` when it is read.
   """
 
   alias EctoFoundationDB.Layer.Source
@@ -134,8 +136,8 @@ defmodule EctoFoundationDB.Schema do
   end
 
   # What is asked for each record: the layer's source, the struct without values, the fields by their
-  # stored names where those differ, and the types whose stored values are not the loaded ones. The
-  # reflection is done once for each version of the module's code.
+  # stored names where those differ, and the types that stored values are loaded by. The reflection is done
+  # once for each version of the module's code.
   @doc false
   def info(schema) do
     case :persistent_term.get({__MODULE__, schema}, nil) do
@@ -182,13 +184,10 @@ defmodule EctoFoundationDB.Schema do
       renamed: if(stored != %{}, do: Map.new(sources, fn {field, source} -> {source, field} end)),
       # Fields that Ecto loads only where they are asked for (`load_in_query: false`).
       hidden: Map.new(fields -- optional(schema, :query_fields, fields), &{&1, nil}),
-      loaded: if(ecto?(schema), do: for({f, t} <- types, not plain?(t), do: {f, t}), else: [])
+      loaded: for({field, type} <- types, type not in [nil, :any], do: {field, type}),
+      ecto?: ecto?(schema)
     }
   end
-
-  # Types that Ecto loads as they are stored.
-  defp plain?(type),
-    do: type in [:id, :binary_id, :string, :binary, :boolean, :integer, :map, :any]
 
   @doc """
   Puts a tenant into the struct's metadata, where it has some.

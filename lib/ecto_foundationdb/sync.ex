@@ -71,6 +71,7 @@ defmodule EctoFoundationDB.Sync do
   alias EctoFoundationDB.Connection
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Native
+  alias EctoFoundationDB.Repo.Options, as: RepoOptions
   alias EctoFoundationDB.Sync.All
   alias EctoFoundationDB.Sync.Arguments
   alias EctoFoundationDB.Sync.Callbacks
@@ -248,8 +249,13 @@ defmodule EctoFoundationDB.Sync do
     data = State.get(state, repo)
     Callbacks.check_labels!(data, Enum.map(queryable_assigns, & &1.label))
     Container.check!(state, opts)
-    tenant = tenant!(state, repo)
 
+    RepoOptions.follow_single(repo, fn ->
+      sync(state, repo, tenant!(state, repo), data, queryable_assigns, opts)
+    end)
+  end
+
+  defp sync(state, repo, tenant, data, queryable_assigns, opts) do
     {empty, wanted} =
       queryable_assigns
       |> Enum.map(& &1.__struct__.prepare(&1, tenant))
@@ -284,10 +290,12 @@ defmodule EctoFoundationDB.Sync do
   defp subscribe(repo, tenant, data, requests, assign, deadline) do
     wanted = Enum.map(requests, &want(&1, tenant, assign, data))
 
-    case subscribe(Connection.fetch!(repo).database, wanted, deadline) do
-      # The indexes have changed between planning and reading.
+    case subscribe(Connection.fetch!(repo).database, wanted, tenant, deadline) do
+      # The indexes are others than those that the lists were planned by.
       :replan ->
-        for %All{query: query} <- requests, do: LiveQuery.forget(query)
+        for {{basis, _, _}, %{request: %All{query: query}}} <- wanted,
+            do: LiveQuery.learn(query, basis)
+
         subscribe(repo, tenant, data, requests, assign, deadline)
 
       subscriptions ->
@@ -296,10 +304,10 @@ defmodule EctoFoundationDB.Sync do
     end
   end
 
-  defp subscribe(database, wanted, deadline) do
+  defp subscribe(database, wanted, tenant, deadline) do
     labels = Enum.map_join(wanted, ", ", fn {_query, synced} -> inspect(synced.request.label) end)
     queries = Enum.map(wanted, fn {query, _synced} -> query end)
-    Subscription.subscribe(database, queries, deadline, "syncing #{labels}")
+    Subscription.subscribe(database, queries, deadline, tenant, "syncing #{labels}")
   end
 
   # The timeout, and when it is over: it goes for all attempts together.
@@ -322,11 +330,11 @@ defmodule EctoFoundationDB.Sync do
 
   # What to subscribe to for a request, and what to remember of it.
   defp want(%module{} = request, tenant, assign, data) do
-    queries = module.live_queries(request, tenant)
+    {basis, queries} = module.live_queries(request, tenant)
     {subscription, before} = earlier(request, tenant, data)
-    results = Enum.map(queries, &Map.get(before, &1, {[], nil}))
+    results = queries |> Enum.map(&Map.get(before, &1, {[], nil})) |> List.to_tuple()
     synced = %{request: request, tenant: tenant, assign: assign, results: results, value: nil}
-    {{queries, subscription}, synced}
+    {{basis, queries, subscription}, synced}
   end
 
   # The label's subscription so far, and what it has for each of its queries: those that stay are not
@@ -334,8 +342,8 @@ defmodule EctoFoundationDB.Sync do
   defp earlier(%Many{label: label, schema: schema}, tenant, data) do
     case State.find_label(data, label) do
       {subscription, %{request: %Many{schema: ^schema} = earlier, tenant: ^tenant} = synced} ->
-        queries = Many.live_queries(earlier, tenant)
-        {subscription, Map.new(Enum.zip(queries, synced.results))}
+        {_basis, queries} = Many.live_queries(earlier, tenant)
+        {subscription, Map.new(Enum.zip(queries, Tuple.to_list(synced.results)))}
 
       _other ->
         {nil, %{}}
@@ -344,17 +352,25 @@ defmodule EctoFoundationDB.Sync do
 
   defp earlier(_request, _tenant, _data), do: {nil, %{}}
 
-  # The decoder is made anew each time: pages that keep none are smaller.
+  # The decoder is made each time: pages that keep none are smaller.
   defp take(subscription, %{request: %module{} = request, results: before} = synced) do
-    results = Subscription.take(subscription, before, module.decoder(request, synced.tenant))
-    %{synced | results: results, value: module.value(request, results)}
+    decoder = module.decoder(request, synced.tenant)
+    {results, news} = Subscription.take(subscription, before, decoder)
+    %{synced | results: results, value: module.value(request, results, news, synced.value)}
   end
 
-  defp stale(%{results: results}), do: first_stale(results)
+  # Most pages are fresh: one look at each result tells.
+  defp stale(%{results: results, tenant: tenant}),
+    do: results |> first_stale(0) |> Subscription.exception(tenant)
 
-  defp first_stale([]), do: nil
-  defp first_stale([{_records, nil} | results]), do: first_stale(results)
-  defp first_stale([{_records, reason} | _results]), do: reason
+  defp first_stale(results, place) when place == tuple_size(results), do: nil
+
+  defp first_stale(results, place) do
+    case elem(results, place) do
+      {_places, nil} -> first_stale(results, place + 1)
+      {_places, stale} -> stale
+    end
+  end
 
   # For `assign/4`: what for, by which function of the application or nil, the old value, the new one.
   defp change(%{request: request, assign: assign, value: value}, old),
@@ -746,10 +762,10 @@ defmodule EctoFoundationDB.Sync do
                 "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\"))"
 
       %Tenant{repo: other} when single? and other != repo ->
-        EctoFoundationDB.Repo.Options.tenant!(repo, prefix: nil)
+        RepoOptions.tenant!(repo, prefix: nil)
 
       tenant ->
-        EctoFoundationDB.Repo.Options.tenant!(repo, prefix: tenant)
+        RepoOptions.tenant!(repo, prefix: tenant)
     end
   end
 end

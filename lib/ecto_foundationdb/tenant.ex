@@ -11,19 +11,31 @@ defmodule EctoFoundationDB.Tenant do
   the Repo's migrations that it has not seen (`EctoFoundationDB.Migrator`). An open tenant is a
   plain value: keep it, send it to other processes, open it again; nothing needs closing.
 
-  Another node may delete a tenant and create it anew. Opening reads the directory each time and
-  sees that; a tenant opened before keeps pointing to the old one's keys.
+  Opening a tenant that this node has opened before reads nothing. What is known of it is checked by the
+  transactions that use it: so one that was deleted, by whatever node, is an
+  `EctoFoundationDB.Exception.TenantGone` wherever it is used, and one that was cleared is migrated again.
   """
 
-  alias EctoFoundationDB.{Connection, Error, Migrator, Native, Transaction}
-  alias EctoFoundationDB.Layer.{Keys, Metadata}
+  alias EctoFoundationDB.{Connection, Error, Future, Migrator, Native, Transaction}
+  alias EctoFoundationDB.Exception.IncorrectTenancy
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Tenants}
 
   @derive {Inspect, only: [:id, :repo]}
   @enforce_keys [:id, :prefix, :repo]
-  defstruct [:id, :prefix, :repo, options: []]
+  defstruct [:id, :prefix, :entry, :repo, options: []]
 
-  @typedoc "`prefix`: the first element of the tuple that every key of the tenant is."
-  @type t :: %__MODULE__{id: id(), prefix: binary(), repo: module(), options: keyword()}
+  @typedoc """
+  `prefix`: the first element of the tuple that every key of the tenant is. `entry`: the key of the
+  tenant's entry in the directory layer, whose value is the prefix as long as the tenant exists; `nil` in a
+  tenant that was not opened, but made by hand: nobody looks whether it exists.
+  """
+  @type t :: %__MODULE__{
+          id: id(),
+          prefix: binary(),
+          entry: binary() | nil,
+          repo: module(),
+          options: keyword()
+        }
   @type id :: String.t()
 
   @doc """
@@ -55,22 +67,85 @@ defmodule EctoFoundationDB.Tenant do
   defp open(repo, id, options, how) do
     repo = Connection.instance(repo)
     check_id!(id)
-    config = Connection.fetch!(repo).config |> Keyword.merge(options!(repo, options))
+    Transaction.outside!()
+    config = Connection.fetch!(repo).config
+    options = options!(repo, options)
+    only!(repo, config, id)
 
-    [prefix] =
-      try do
-        directory(repo, [{:directory, how, path(config, id)}], options)
-      rescue
-        error in Error ->
-          if how == :open and not exists?(repo, id),
-            do: raise(missing(repo, id)),
-            else: reraise(error, __STACKTRACE__)
-      end
+    with {_version, prefix, entry, latest} <- Tenants.find(repo, id),
+         tenant = %__MODULE__{id: id, prefix: prefix, entry: entry, repo: repo, options: options},
+         false <- Migrator.pending?(tenant, latest) do
+      tenant
+    else
+      _unknown_or_pending -> find(repo, id, options, path(config, id), how)
+    end
+  end
 
-    tenant = %__MODULE__{id: id, prefix: prefix, repo: repo, options: options}
-    :ok = Migrator.up(repo, tenant, config)
+  # Opens it in the database; keeps what there was to learn.
+  defp find(repo, id, options, [storage_id, _id] = path, how) do
+    {tenant, version, latest} =
+      Transaction.run_database(
+        repo,
+        fn ->
+          [version, exists?] =
+            Transaction.read([Metadata.version_op(), {:directory, :exists, path}])
+
+          if how == :open and not exists?, do: raise(missing(repo, id))
+
+          [prefix, parent] =
+            Transaction.read([
+              {:directory, how, path},
+              {:get, Tenants.root_entry(storage_id), false}
+            ])
+
+          entries = Tenants.entries(parent, id)
+          found = Enum.zip(entries, Transaction.read(for key <- entries, do: {:get, key, false}))
+          {entry, ^prefix} = List.keyfind(found, prefix, 1)
+          tenant = %__MODULE__{id: id, prefix: prefix, entry: entry, repo: repo, options: options}
+          [latest] = Transaction.read([Tenants.latest_op(tenant)])
+
+          if exists? do
+            {tenant, version, Tenants.latest(latest)}
+          else
+            Transaction.write([Metadata.changed()])
+            {tenant, Transaction.versionstamp(), Tenants.latest(latest)}
+          end
+        end,
+        Keyword.take(options, [:timeout])
+      )
+
+    Tenants.learn(repo, id, {version(version), tenant.prefix, tenant.entry, latest})
+    if Migrator.pending?(tenant, latest), do: :ok = Migrator.up(tenant)
     tenant
   end
+
+  # Who creates a tenant has set the metadata version to its transaction's versionstamp.
+  defp version(%Future{} = stamp) do
+    {:versionstamp, id, batch} = Future.result(stamp)
+    <<id::64, batch::16>>
+  end
+
+  defp version(version), do: version
+
+  # A Repo with `tenant_id:` has that one.
+  defp only!(repo, config, id) do
+    if config[:tenant_id] not in [nil, id] do
+      raise IncorrectTenancy,
+            "#{inspect(repo)} has one tenant, #{inspect(config[:tenant_id])}, as its configuration says " <>
+              "(`tenant_id:`), and #{inspect(id)} was to be opened. Open it with another Repo, or leave " <>
+              "`tenant_id:` out"
+    end
+  end
+
+  @doc false
+  # The metadata version under which this node has last seen that the tenant is what it was, or `nil`.
+  @spec confirmed_version(t()) :: binary() | nil
+  def confirmed_version(%__MODULE__{} = tenant), do: Tenants.confirmed_version(tenant)
+
+  @doc false
+  # To be called where the tenant was found to be gone: the next one that opens it looks for it.
+  @spec forget(t()) :: :ok
+  def forget(%__MODULE__{} = tenant), do: Tenants.forget(tenant)
 
   @doc """
   Opens a tenant after clearing its records, indexes and counters; its migrations stay. For tests.
@@ -101,9 +176,11 @@ defmodule EctoFoundationDB.Tenant do
   def create(repo, id) do
     repo = Connection.instance(repo)
     check_id!(id)
-    path = path(Connection.fetch!(repo).config, id)
+    config = Connection.fetch!(repo).config
+    only!(repo, config, id)
+    path = path(config, id)
 
-    Transaction.run_database(repo, fn ->
+    changing(repo, id, fn ->
       case Transaction.read([{:directory, :exists, path}]) do
         # An earlier attempt of this very transaction may have made it.
         [true] ->
@@ -111,6 +188,7 @@ defmodule EctoFoundationDB.Tenant do
 
         [false] ->
           change([{:directory, :create, path}])
+          Transaction.write([Metadata.changed()])
       end
     end)
   end
@@ -239,12 +317,19 @@ defmodule EctoFoundationDB.Tenant do
     check_id!(id)
     path = path(Connection.fetch!(repo).config, id)
 
-    Transaction.run_database(repo, fn ->
+    changing(repo, id, fn ->
       case Transaction.read([{:directory, :exists, path}]) do
         [true] -> fun.(path, hd(Transaction.read([{:directory, :open, path}])))
         [false] -> fun.(path, nil)
       end
     end)
+  end
+
+  # What this node knows of a tenant holds no longer; nor does it where the outcome is not known.
+  defp changing(repo, id, fun) do
+    Transaction.run_database(repo, fun)
+  after
+    Tenants.forget(repo, id)
   end
 
   defp delete_directory(path, prefix),
@@ -259,14 +344,22 @@ defmodule EctoFoundationDB.Tenant do
       {"my-app", "cursor", 1}
   """
   @spec pack(t(), tuple()) :: binary()
-  def pack(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
-    do: Error.arguments!(fn -> Native.pack(Tuple.insert_at(tuple, 0, prefix)) end)
+  def pack(%__MODULE__{} = tenant, tuple),
+    do: Error.arguments!(fn -> Native.pack(in_tenant!(tenant, tuple)) end)
+
+  defp in_tenant!(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
+    do: Tuple.insert_at(tuple, 0, prefix)
+
+  defp in_tenant!(_tenant, other) do
+    raise ArgumentError,
+          "expected a tuple to pack, such as {\"my-app\", 1}, got: #{inspect(other)}"
+  end
 
   @doc "The tuple of a key that `pack/2` made."
   @spec unpack(t(), binary()) :: tuple()
-  def unpack(%__MODULE__{prefix: prefix} = tenant, key) when is_binary(key) do
-    if String.starts_with?(key, Native.pack({prefix})),
-      do: key |> Native.unpack() |> Tuple.delete_at(0),
+  def unpack(%__MODULE__{prefix: prefix} = tenant, key) do
+    if is_binary(key) and String.starts_with?(key, Native.pack({prefix})),
+      do: Error.arguments!(fn -> key |> Native.unpack() |> Tuple.delete_at(0) end),
       else: raise(ArgumentError, "#{inspect(key)} is not a key of #{inspect(tenant)}")
   end
 
@@ -280,8 +373,8 @@ defmodule EctoFoundationDB.Tenant do
       true
   """
   @spec range(t(), tuple()) :: {binary(), binary()}
-  def range(%__MODULE__{prefix: prefix}, tuple) when is_tuple(tuple),
-    do: Keys.range(Tuple.insert_at(tuple, 0, prefix))
+  def range(%__MODULE__{} = tenant, tuple),
+    do: Error.arguments!(fn -> Keys.range(in_tenant!(tenant, tuple)) end)
 
   defp options!(repo, options) do
     unless Keyword.keyword?(options) and Keyword.keys(options) -- @options == [] do
@@ -304,18 +397,6 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   defp clear({first, last}), do: {:clear_range, first, last}
-
-  defp directory(repo, operations, options) do
-    Transaction.run_database(
-      repo,
-      fn ->
-        answers = Transaction.read(operations)
-        Transaction.written()
-        answers
-      end,
-      Keyword.take(options, [:timeout])
-    )
-  end
 
   # Changes of directories read, too: their answers are waited for.
   defp change(operations) do

@@ -5,7 +5,9 @@ defmodule EctoFoundationDB.Transaction do
   # the next read, or with the commit.
 
   alias EctoFoundationDB.{Connection, Error, Future, Native, Tenant, TimeoutError, Versionstamp}
-  alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
+  alias EctoFoundationDB.Exception.{IncorrectTenancy, TenantGone, Unsupported}
+  alias EctoFoundationDB.Layer.{Metadata, Tenants}
+  alias EctoFoundationDB.Migrator
 
   import Bitwise, only: [>>>: 2]
 
@@ -30,8 +32,19 @@ defmodule EctoFoundationDB.Transaction do
     writes: [],
     # Whether a commit is needed.
     dirty?: false,
+    # Whether this transaction conflicts with whoever deletes its tenant.
+    holds_tenant?: false,
+    # Whether the tenant is known to be what it was: `:unasked`, `{:asked, ref, known, evidence}` while the
+    # answer is under way, `:confirmed`, or `{:refused, why}`. Without a tenant: `:confirmed`.
+    check: :unasked,
+    # The metadata version at the read version, once the tenant is confirmed.
+    version: nil,
+    # Whether the tenant is to be migrated where its migrations are gone.
+    migrate?: true,
     # Reads under way that nobody has awaited.
     pending: MapSet.new(),
+    # Answers that came before they were awaited, by reference.
+    early: %{},
     # What is known of the sources' indexes: valid for the whole transaction.
     metadata: %{},
     # Sources whose migration claims this transaction conflicts with.
@@ -78,7 +91,7 @@ defmodule EctoFoundationDB.Transaction do
 
       # The first tenant that is used in it is its tenant.
       %{tenant: nil, unbound?: true, repo: repo} = state when repo == tenant.repo ->
-        Process.put(@key, %{state | tenant: tenant, unbound?: false})
+        Process.put(@key, %{state | tenant: tenant, unbound?: false, check: check(tenant)})
         call(fun)
 
       %{tenant: current} ->
@@ -127,12 +140,16 @@ defmodule EctoFoundationDB.Transaction do
 
   @doc "Runs a function in a transaction of its own, of no tenant: for the directory of tenants."
   def run_database(repo, fun, opts \\ []) do
-    if Process.get(@key) do
+    outside!()
+    start(repo, nil, fun, opts)
+  end
+
+  @doc "Raises inside a transaction, where tenants are not opened."
+  def outside! do
+    if in?() do
       raise IncorrectTenancy,
             "tenants cannot be opened, created or deleted inside a transaction; do it before"
     end
-
-    start(repo, nil, fun, opts)
   end
 
   @doc "Runs a function in a transaction of a Repo, whose tenant is the first that is used in it."
@@ -156,15 +173,33 @@ defmodule EctoFoundationDB.Transaction do
   defp current! do
     Process.get(@key) ||
       raise IncorrectTenancy,
-            "this must be called inside a transaction: Repo.transactional(tenant, fn -> … end)"
+            "this must be called inside a transaction: Repo.transactional(tenant, fn -> … end)" <>
+              (in_task() || "")
+  end
+
+  @doc "What to say where the process that started this task is in a transaction; else `nil`."
+  def in_task do
+    if Enum.any?(Process.get(:"$callers", []), &in_transaction?/1) do
+      ". This process is a task of a process that is in a transaction, and is not in it itself: a " <>
+        "transaction belongs to the process that began it. Make the call there; the async_* functions " <>
+        "and Repo.await have several reads in flight at once"
+    end
+  end
+
+  defp in_transaction?(pid) do
+    with true <- is_pid(pid) and node(pid) == node(),
+         {:dictionary, dictionary} <- Process.info(pid, :dictionary),
+         do: List.keymember?(dictionary, @key, 0),
+         else: (_elsewhere -> false)
   end
 
   defp start(repo, tenant, fun, opts, unbound? \\ false) do
     connection = Connection.fetch!(repo)
     timeout = Keyword.get(opts, :timeout, connection.timeout)
     check_timeout!(timeout)
+    migrate? = Keyword.get(opts, :migrate?, true)
     state = %__MODULE__{repo: repo, tenant: tenant, unbound?: unbound?, timeout: timeout}
-    state = new(state, connection)
+    state = new(%{state | migrate?: migrate?, check: check(tenant)}, connection)
 
     try do
       result = attempt(state, fun)
@@ -178,6 +213,11 @@ defmodule EctoFoundationDB.Transaction do
         Enum.each(watches, &cancel_watch/1)
       end
     end
+  catch
+    # Somebody has cleared the tenant: before anything is done with it, it is migrated again.
+    :throw, {@key, :migrate, cleared} ->
+      :ok = Migrator.up(cleared)
+      start(repo, tenant, fun, opts, unbound?)
   end
 
   defp new(state, connection),
@@ -228,10 +268,10 @@ defmodule EctoFoundationDB.Transaction do
   # What an attempt begins with.
   defp again(state) do
     kept =
-      [:handle, :repo, :tenant, :timeout, :stamp] ++
+      [:handle, :repo, :tenant, :timeout, :stamp, :migrate?] ++
         [:unbound?, :slow, :lost, :maybe_committed?, :mapped_ranges?]
 
-    struct!(__MODULE__, Map.take(state, kept))
+    struct!(%__MODULE__{check: check(state.tenant)}, Map.take(state, kept))
   end
 
   # `on_error` waits as long as the database wants it to, and resets the transaction.
@@ -307,9 +347,15 @@ defmodule EctoFoundationDB.Transaction do
   defp call(fun) when is_function(fun, 1), do: fun.(Process.get(@key).handle)
 
   defp commit do
+    case Process.get(@key) do
+      %{check: :unasked, dirty?: false} -> :ok
+      _used -> confirm!()
+    end
+
     state = Process.get(@key)
-    Enum.each(state.pending, fn ref -> await(ref, state, "reading") end)
-    state = %{state | pending: MapSet.new()}
+    answered = Map.keys(state.early)
+    for ref <- state.pending, ref not in answered, do: await(ref, state, "reading")
+    state = %{state | pending: MapSet.new(), early: %{}}
     Process.put(@key, state)
 
     if state.dirty? do
@@ -340,7 +386,8 @@ defmodule EctoFoundationDB.Transaction do
     end
   end
 
-  defp write?(operation), do: elem(operation, 0) in [:set, :clear, :clear_range, :atomic]
+  defp write?(operation),
+    do: elem(operation, 0) in [:set, :clear, :clear_range, :atomic, :read_conflict]
 
   @doc "Runs reads; the answers in their order."
   def read(operations) do
@@ -352,28 +399,132 @@ defmodule EctoFoundationDB.Transaction do
   def read_async(operations) do
     state = current!()
     ref = make_ref()
-    skip = length(state.writes)
+    # The first call of a transaction asks what its tenant is, before own writes could hide that.
+    {check, state} = ask(state, ref)
+    skip = length(check) + length(state.writes)
 
     Error.arguments!(fn ->
-      Native.transaction_run(state.handle, ref, Enum.reverse(state.writes, operations))
+      Native.transaction_run(state.handle, ref, check ++ Enum.reverse(state.writes, operations))
     end)
 
     Process.put(@key, %{state | writes: [], pending: MapSet.put(state.pending, ref)})
-    {ref, skip}
+    {ref, skip, state.handle}
+  end
+
+  ## Whether the tenant is what it was
+  #
+  # A tenant may have been cleared, deleted, or created again under its name. Whoever does that sets the
+  # metadata version; so where that is the one under which this node has confirmed the tenant, nothing has
+  # happened. Else its directory's entry and its latest migration are read. Both travel with the first call of
+  # a transaction, and nothing is answered or committed before they are known.
+
+  defp check(nil), do: :confirmed
+  defp check(%Tenant{}), do: :unasked
+
+  defp ask(%{check: :unasked, tenant: %Tenant{entry: nil}} = state, ref),
+    do: {[Metadata.version_op()], %{state | check: {:asked, ref, :made_by_hand, 0}}}
+
+  defp ask(%{check: :unasked, tenant: tenant, repo: repo} = state, ref) do
+    known = Tenants.find(tenant)
+    doubt? = is_nil(known) or elem(known, 0) == nil or elem(known, 0) != Tenants.seen(repo)
+    evidence = if doubt?, do: Tenants.evidence(tenant, state.migrate?), else: []
+    {[Metadata.version_op() | evidence], %{state | check: {:asked, ref, known, length(evidence)}}}
+  end
+
+  defp ask(state, _ref), do: {[], state}
+
+  defp confirm! do
+    case current!() do
+      %{check: :confirmed} ->
+        :ok
+
+      %{check: {:refused, why}} ->
+        refuse(why)
+
+      %{check: :unasked} ->
+        read([])
+        :ok
+
+      %{check: {:asked, ref, known, count}} = state ->
+        answer = state.early[ref] || await(ref, state, "reading")
+        Process.put(@key, %{state | early: Map.put(state.early, ref, answer)})
+        [version | answers] = ok!(answer)
+        Tenants.see(state.repo, version)
+        evidence = Enum.take(answers, count)
+        check = judge(state, known, version, evidence)
+        Process.put(@key, %{Process.get(@key) | check: check, version: version})
+        confirm!()
+    end
+  end
+
+  defp judge(_state, :made_by_hand, _version, _evidence), do: :confirmed
+
+  defp judge(_state, {version, _, _, _}, version, _evidence) when is_binary(version),
+    do: :confirmed
+
+  defp judge(%{tenant: tenant} = state, known, version, []) do
+    ref = make_ref()
+    Native.transaction_run(state.handle, ref, Tenants.evidence(tenant, state.migrate?))
+    judge(state, known, version, ok!(await(ref, state, "reading")))
+  end
+
+  defp judge(%{tenant: %Tenant{prefix: prefix} = tenant} = state, _known, version, evidence) do
+    case evidence do
+      [^prefix] ->
+        :confirmed
+
+      [^prefix, migrations] ->
+        latest = Tenants.latest(migrations)
+
+        if state.migrate? and Migrator.pending?(tenant, latest) do
+          {:refused, :migrate}
+        else
+          Tenants.learn(state.repo, tenant.id, {version, prefix, tenant.entry, latest})
+          :confirmed
+        end
+
+      [_other_or_nil | _] ->
+        Tenants.forget(tenant)
+        {:refused, TenantGone.exception(tenant: tenant)}
+    end
+  end
+
+  # Also where the application has rescued it: nothing is answered or committed any more.
+  defp refuse(:migrate), do: throw({@key, :migrate, tenant!()})
+  defp refuse(error), do: raise(error)
+
+  @doc "The metadata version at the transaction's read version."
+  @spec version() :: binary() | nil
+  def version do
+    confirm!()
+    current!().version
   end
 
   @doc "The answers to `read_async/1`."
-  def collect({ref, skip}) do
+  def collect({ref, skip, handle}) do
     state = Process.get(@key)
 
-    unless state && MapSet.member?(state.pending, ref) do
-      raise Unsupported,
-            "this future belongs to a transaction that has ended: await it inside the transaction"
+    cond do
+      is_nil(state) or state.handle != handle ->
+        raise Unsupported,
+              "this future belongs to a transaction that has ended, or to another process: await it " <>
+                "inside its transaction, in the process that began it"
+
+      not MapSet.member?(state.pending, ref) ->
+        raise Unsupported,
+              "this future has been awaited already, or was made by an earlier attempt of this " <>
+                "transaction. Await each future once, in the function that makes it, and keep the result"
+
+      true ->
+        :ok
     end
 
-    Process.put(@key, %{state | pending: MapSet.delete(state.pending, ref)})
+    confirm!()
+    %{pending: pending, early: early} = state = Process.get(@key)
+    {answer, early} = Map.pop(early, ref)
+    Process.put(@key, %{state | pending: MapSet.delete(pending, ref), early: early})
 
-    case await(ref, state, "reading") do
+    case answer || await(ref, state, "reading") do
       {:ok, answers} -> Enum.drop(answers, skip)
       {:error, error} -> raise Error, error
     end
@@ -390,9 +541,22 @@ defmodule EctoFoundationDB.Transaction do
 
   def write(operations) do
     state = current!()
-    Process.put(@key, %{state | writes: Enum.reverse(operations, state.writes), dirty?: true})
+    %{writes: writes} = state = hold_tenant(state)
+    Process.put(@key, %{state | writes: Enum.reverse(operations, writes), dirty?: true})
     :ok
   end
+
+  # Who writes conflicts with whoever deletes the tenant, or creates it again.
+  defp hold_tenant(%{tenant: %Tenant{entry: entry}, holds_tenant?: false} = state)
+       when is_binary(entry) do
+    conflict = {:read_conflict, entry, entry <> <<0>>}
+    %{state | writes: [conflict | state.writes], holds_tenant?: true}
+  end
+
+  defp hold_tenant(state), do: state
+
+  @doc "Whether this transaction has written."
+  def dirty?, do: current!().dirty?
 
   @doc "Says that an operation that was read may have written: directories."
   def written do

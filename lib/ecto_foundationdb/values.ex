@@ -1,10 +1,27 @@
 defmodule EctoFoundationDB.Values do
   @moduledoc false
   # Between fields' values and what is stored of them. Those of Ecto's schemas are cast, dumped and loaded
-  # through their types; all others are stored as they are.
+  # through their types; all others are stored as they are, and those of Ecto's base types are checked.
 
-  alias EctoFoundationDB.{CastError, Schema, Tenant}
-  alias EctoFoundationDB.Layer.{Record, Source}
+  alias EctoFoundationDB.{CastError, DecodeError, Native, Schema, Tenant}
+  alias EctoFoundationDB.Layer.{Keys, Record, Source}
+
+  @doc "Fields that a plain Repo writes, by their stored names."
+  @spec dump(Schema.t(), atom(), Enumerable.t()) :: Schema.data()
+  def dump(schema, action, fields) do
+    for {field, value} <- fields do
+      type = Schema.type(schema, field)
+
+      # What loading would refuse is not stored.
+      if type != nil and load_value(type, value, false) == :error do
+        raise ArgumentError,
+              "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
+                "not match the field's type #{inspect(type)}"
+      end
+
+      {Schema.field_source(schema, field), value}
+    end
+  end
 
   @doc "The value of a field as it is stored, given in a query or as an id: an Ecto type casts it first."
   @spec stored(Schema.t(), atom(), term()) :: term()
@@ -33,7 +50,7 @@ defmodule EctoFoundationDB.Values do
 
   # Ecto's words for a type: those with parameters are long.
   defp format(type) do
-    if function_exported?(Ecto.Type, :format, 1),
+    if Code.ensure_loaded?(Ecto.Type) and function_exported?(Ecto.Type, :format, 1),
       do: apply(Ecto.Type, :format, [type]),
       else: inspect(type)
   end
@@ -41,49 +58,47 @@ defmodule EctoFoundationDB.Values do
   @doc "A function of a struct and a stored name: the value as it is stored."
   @spec getter(Source.t()) :: (struct(), atom() -> term())
   def getter(%Source{schema: schema}) do
-    %{renamed: renamed, loaded: loaded} = Schema.info(schema)
+    %{renamed: renamed, loaded: loaded, ecto?: ecto?} = Schema.info(schema)
 
     fn struct, name ->
       field = if renamed, do: renamed[name], else: name
       value = Map.fetch!(struct, field)
-      if List.keymember?(loaded, field, 0), do: stored(schema, field, value), else: value
+
+      if ecto? and List.keymember?(loaded, field, 0),
+        do: stored(schema, field, value),
+        else: value
     end
   end
 
-  @typedoc "How stored records become structs of a tenant; without a schema, maps."
-  @opaque loader :: {Schema.t() | nil, info :: map(), meta :: term()}
+  @typedoc "How stored records become structs of a tenant."
+  @opaque loader :: {Schema.t(), info :: map(), meta :: term(), Tenant.t() | nil}
 
   @doc """
   What `load/2` needs, made once for some records. It does not notice when the schema's code is loaded
-  anew.
+  again.
   """
   @spec loader(Schema.t(), Tenant.t() | nil) :: loader()
   def loader(schema, tenant) do
     info = Schema.info(schema)
-    {schema, info, Schema.meta(info.empty, tenant)}
+    {schema, info, Schema.meta(info.empty, tenant), tenant}
   end
-
-  @doc "The schema of a loader's structs."
-  @spec schema(loader()) :: Schema.t()
-  def schema({schema, _info, _meta}), do: schema
-
-  @doc "The source of a loader's records."
-  @spec source(loader()) :: Source.t()
-  def source({_schema, %{source: source}, _meta}), do: source
 
   @doc "The structs of records."
   @spec load_all(loader(), [Record.t()]) :: [struct()]
   def load_all(loader, records), do: for(record <- records, do: load(loader, record.data))
 
-  @doc "The struct of a stored record, given its fields as they are stored or as a map."
+  @doc """
+  The struct of a stored record, given its fields as they are stored or as a map. A `DecodeError` where a
+  value is not one of its field's type: another version of the application may have written it.
+  """
   @spec load(loader(), Schema.data() | map()) :: struct()
-  def load({schema, %{empty: empty, renamed: sources, loaded: types, hidden: hidden}, meta}, data) do
-    struct = empty |> Map.merge(values(data, sources)) |> Map.merge(hidden)
+  def load({schema, %{empty: empty, renamed: sources} = info, meta, _tenant} = loader, data) do
+    struct = empty |> Map.merge(values(data, sources)) |> Map.merge(info.hidden)
     # A field that the schema does not have: one more key than the struct's.
     struct =
       if map_size(struct) == map_size(empty), do: struct, else: Map.take(struct, Map.keys(empty))
 
-    load_values(types, own(struct, schema, meta), schema)
+    load_values(info.loaded, own(struct, schema, meta), info.ecto?, {loader, data})
   end
 
   # Stored bytes do not say what a struct is.
@@ -102,22 +117,80 @@ defmodule EctoFoundationDB.Values do
     for {source, value} <- data, %{^source => field} <- [sources], into: %{}, do: {field, value}
   end
 
-  defp load_values([], struct, _schema), do: struct
+  defp load_values([], struct, _ecto?, _record), do: struct
 
-  defp load_values([{field, type} | types], struct, schema) do
+  defp load_values([{field, type} | types], struct, ecto?, record) do
     %{^field => value} = struct
-    load_values(types, %{struct | field => load_value(schema, field, type, value)}, schema)
+
+    case load_value(type, value, ecto?) do
+      {:ok, ^value} -> load_values(types, struct, ecto?, record)
+      {:ok, value} -> load_values(types, %{struct | field => value}, ecto?, record)
+      {:raised, message} -> not_loaded!(record, {field, type, value}, ": " <> message)
+      _error -> not_loaded!(record, {field, type, value}, "")
+    end
   end
 
-  defp load_value(schema, field, type, value) do
-    case apply(Ecto.Type, :load, [type, value]) do
-      {:ok, value} ->
-        value
+  # As Ecto loads base types. Other types are Ecto's affair; without Ecto their values stay as they are.
+  defp load_value(type, value, _ecto?) when type in [:string, :binary, :binary_id],
+    do: ok_if(is_binary(value) or is_nil(value), value)
 
-      :error ->
-        raise ArgumentError,
-              "the stored value #{inspect(value)} of #{inspect(schema)}.#{field} cannot be " <>
-                "loaded as #{format(type)}"
-    end
+  defp load_value(type, value, _ecto?) when type in [:integer, :id],
+    do: ok_if(is_integer(value) or is_nil(value), value)
+
+  defp load_value(:boolean, value, _ecto?),
+    do: ok_if(is_boolean(value) or is_nil(value), value)
+
+  defp load_value(:map, value, _ecto?), do: ok_if(is_map(value) or is_nil(value), value)
+
+  defp load_value(type, value, true) do
+    apply(Ecto.Type, :load, [type, value])
+  rescue
+    # A type of the application's own may raise for what it does not know.
+    error -> {:raised, Exception.message(error)}
+  end
+
+  defp load_value(_type, nil, false), do: {:ok, nil}
+  defp load_value(:float, value, false), do: ok_if(is_number(value), value)
+
+  defp load_value(:decimal, value, false),
+    do: ok_if(is_number(value) or is_struct(value, Decimal), value)
+
+  defp load_value(:date, value, false), do: ok_if(is_struct(value, Date), value)
+
+  defp load_value(type, value, false) when type in [:time, :time_usec],
+    do: ok_if(is_struct(value, Time), value)
+
+  defp load_value(type, value, false)
+       when type in [:naive_datetime, :naive_datetime_usec, :utc_datetime, :utc_datetime_usec],
+       do: ok_if(is_struct(value, DateTime) or is_struct(value, NaiveDateTime), value)
+
+  defp load_value({:array, type}, value, false),
+    do: ok_if(is_list(value) and Enum.all?(value, &loads?(type, &1)), value)
+
+  defp load_value({:map, type}, value, false),
+    do: ok_if(is_map(value) and Enum.all?(Map.values(value), &loads?(type, &1)), value)
+
+  defp load_value(_type, value, false), do: {:ok, value}
+
+  defp loads?(type, value), do: load_value(type, value, false) != :error
+
+  defp ok_if(true, value), do: {:ok, value}
+  defp ok_if(false, _value), do: :error
+
+  @spec not_loaded!(term(), {atom(), term(), term()}, String.t()) :: no_return()
+  defp not_loaded!({{schema, _info, _meta, tenant}, data}, {field, type, value}, why) do
+    %Source{} = source = Source.of(schema)
+    id = if is_map(data), do: Map.get(data, source.id), else: Keyword.get(data, source.id)
+    key = if tenant, do: Native.pack(Keys.record(tenant, source.name, id))
+
+    raise DecodeError,
+      schema: schema,
+      field: field,
+      id: id,
+      key: key,
+      reason:
+        "the field #{inspect(field)} of the #{inspect(schema)} with primary key #{inspect(id)} holds " <>
+          "#{inspect(value)}, which cannot be loaded as #{format(type)}#{why}. Another version of the " <>
+          "application may have written it"
   end
 end

@@ -95,6 +95,12 @@ static void called(FDBFuture *future, void *lock) {
     pthread_mutex_unlock(lock);
 }
 
+static void must_not_run(FDBFuture *future, void *unused) {
+    (void)future, (void)unused;
+    fputs("a callback was called after fdb_stop_network\n", stderr);
+    exit(1);
+}
+
 static void recovery(FDBDatabase *database) {
     FDBTransaction *tr = begin(database);
     int64_t rebooted;
@@ -197,6 +203,61 @@ static void watches(FDBDatabase *database) {
     fdb_transaction_destroy(tr);
 }
 
+/* Watches whose callbacks commit what fires the next watch. Each callback must run by itself: not
+ * inside the commit of another one, and not while the engine holds a lock. */
+static struct {
+    FDBDatabase *database;
+    FDBFuture *watches[4];
+    int depth, fired;
+    pthread_mutex_t done;
+} chain = {.done = PTHREAD_MUTEX_INITIALIZER};
+
+static void set_link(int link) {
+    char key[] = "chain/0";
+    key[6] += (char)link;
+    FDBTransaction *tr = begin(chain.database);
+    fdb_transaction_set(tr, (const uint8_t *)key, 7, TEXT("fired"));
+    expect("commit", 0, finish(fdb_transaction_commit(tr)));
+    fdb_transaction_destroy(tr);
+}
+
+static void commits_next_link(FDBFuture *future, void *unused) {
+    (void)unused;
+    expect("depth of callbacks", 1, ++chain.depth);
+    expect("fired in order", 1, chain.watches[chain.fired] == future);
+    if (++chain.fired < 4)
+        set_link(chain.fired);
+    else
+        pthread_mutex_unlock(&chain.done);
+    chain.depth--;
+}
+
+static void chain_of_callbacks(FDBDatabase *database, int network_runs) {
+    chain.database = database;
+    chain.fired = 0;
+    pthread_mutex_lock(&chain.done);
+    for (int link = 0; link < 4; link++) {
+        char key[] = "chain/0";
+        key[6] += (char)link;
+        FDBTransaction *tr = begin(database);
+        fdb_transaction_set(tr, (const uint8_t *)key, 7, TEXT(""));
+        chain.watches[link] = fdb_transaction_watch(tr, (const uint8_t *)key, 7);
+        expect("commit", 0, finish(fdb_transaction_commit(tr)));
+        fdb_transaction_destroy(tr);
+        expect("set_callback", 0, fdb_future_set_callback(chain.watches[link], commits_next_link, NULL));
+    }
+    set_link(0);
+    if (!network_runs) {
+        /* There is no thread yet that callbacks may run on. */
+        expect("fired before the network runs", 0, chain.fired);
+        return;
+    }
+    pthread_mutex_lock(&chain.done); /* Until the last callback. */
+    pthread_mutex_unlock(&chain.done);
+    for (int link = 0; link < 4; link++)
+        expect("chain", 0, finish(chain.watches[link]));
+}
+
 static void tenants(FDBDatabase *database) {
     FDBTransaction *tr = begin(database);
     expect("special_key_space_enable_writes", 0, fdb_transaction_set_option(tr, 714, NULL, 0));
@@ -225,7 +286,15 @@ int main(void) {
     expect("setup_network", 0, fdb_setup_network());
     expect("callbacks_on_external_threads, late", 2007, fdb_network_set_option(61, NULL, 0));
     expect("disable_client_bypass, late", 4100, fdb_network_set_option(72, NULL, 0));
+    FDBDatabase *early;
+    expect("create_database", 0, fdb_create_database("embedded:memory:early", &early));
+    chain_of_callbacks(early, 0);
     expect("pthread_create", 0, pthread_create(&thread, NULL, network, NULL));
+    pthread_mutex_lock(&chain.done);
+    pthread_mutex_unlock(&chain.done);
+    for (int link = 0; link < 4; link++)
+        expect("chain begun before the network", 0, finish(chain.watches[link]));
+    fdb_database_destroy(early);
     expect("create_database", 2104, fdb_create_database("embedded:no such kind", &none));
     expect("create_database", 2000, fdb_create_database("embedded:memory:c", NULL));
     expect("create_database", 0, fdb_create_database("embedded:memory:c", &database));
@@ -235,10 +304,21 @@ int main(void) {
     recovery(database);
     conflicts(database);
     watches(database);
+    chain_of_callbacks(database, 1);
     tenants(database);
-    fdb_database_destroy(database);
+    FDBTransaction *last = begin(database);
+    FDBFuture *late = fdb_transaction_watch(last, TEXT("late"));
+    expect("commit", 0, finish(fdb_transaction_commit(last)));
+    expect("set_callback", 0, fdb_future_set_callback(late, must_not_run, NULL));
     expect("stop_network", 0, fdb_stop_network());
     expect("pthread_join", 0, pthread_join(thread, NULL));
+    /* Nobody is called back any more. */
+    fdb_transaction_reset(last);
+    fdb_transaction_set(last, TEXT("late"), TEXT("now"));
+    expect("commit", 0, finish(fdb_transaction_commit(last)));
+    fdb_transaction_destroy(last);
+    fdb_future_destroy(late);
+    fdb_database_destroy(database);
     puts("every answer was as expected");
     return 0;
 }

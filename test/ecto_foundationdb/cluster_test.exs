@@ -22,6 +22,18 @@ defmodule EctoFoundationDB.ClusterTest do
     assert message =~ "foundationdb-clients"
   end
 
+  test "a cluster file that is missing, too, is named beside it" do
+    config = [cluster_file: "/no/such/fdb.cluster", library: "/no/such/libfdb_c.so"]
+    assert {:error, message} = OtherVM.run(config)
+    assert message =~ "/no/such/libfdb_c.so"
+    assert message =~ "Also, can't read the cluster file /no/such/fdb.cluster"
+    assert message =~ "Give the path of your cluster's fdb.cluster as cluster_file:"
+
+    default = [{"FDB_CLUSTER_FILE", "/no/such/default.cluster"}]
+    assert {:error, message} = OtherVM.run([library: "/no/such/libfdb_c.so"], default)
+    assert message =~ "/no/such/default.cluster, that FDB_CLUSTER_FILE names"
+  end
+
   test "a file that is no client library is named", context do
     library = Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb.so")
     assert {:error, message} = OtherVM.run(cluster_file: context.cluster_file, library: library)

@@ -3,6 +3,7 @@ defmodule EctoFoundationDB.FaultsTest do
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{Connection, Embedded, Native, Sync, SyncRepo, Tenant}
+  alias EctoFoundationDB.Exception.TenantGone
   alias EctoFoundationDB.SyncPage, as: Page
   alias EctoFoundationDB.SyncUser, as: User
 
@@ -182,13 +183,18 @@ defmodule EctoFoundationDB.FaultsTest do
     assert Page.await(page, &(&1 == %{user: nil, all: []}))
     assert Tenant.list(Repo) == []
 
-    # By a client that goes on with the tenant of before.
-    Repo.insert!(%User{id: "u1", name: "Bea"}, prefix: tenant)
+    # The tenant of before is gone; one of its name is another one.
+    assert_raise TenantGone, fn ->
+      Repo.insert!(%User{id: "u1", name: "Bea"}, prefix: tenant)
+    end
 
-    assert %{all: [%{name: "Bea"}]} =
-             Page.await(page, &match?(%{user: %{name: "Bea"}, all: [_]}, &1))
+    tenant = Tenant.open!(Repo, "before")
+    Repo.insert!(%User{id: "u1", name: "Bea"}, prefix: tenant)
+    another = Page.start(Repo, tenant, &Sync.sync_one(&1, Repo, :user, User, "u1"))
+    assert %{user: %{name: "Bea"}} = Page.assigns(another)
 
     Process.exit(page, :kill)
+    Process.exit(another, :kill)
     nothing_left!()
   end
 
@@ -201,8 +207,8 @@ defmodule EctoFoundationDB.FaultsTest do
     Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
     assert Page.await(page, &match?(%{users: [_]}, &1))
 
-    # Lists are planned anew by the new process.
-    migrate_another!()
+    # The new process plans lists again.
+    migrate!(tenant)
     Repo.insert!(%User{id: "u2", name: "Bea"}, prefix: tenant)
     assert Page.await(page, &match?(%{users: [_, _]}, &1))
 
@@ -213,7 +219,7 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
-  test "where nobody plans lists anew, they are stale, until somebody does" do
+  test "lists turn stale while no process plans them, and are fresh when one does" do
     restart!(stale_after: 400)
     tenant = Tenant.open!(Repo, "plans-nobody")
     test = self()
@@ -231,10 +237,10 @@ defmodule EctoFoundationDB.FaultsTest do
     # A process that has ended.
     database = Connection.fetch!(Repo).database
     Task.await(Task.async(fn -> Native.planner(database) end))
-    migrate_another!()
+    migrate!(tenant)
     Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
     assert_receive %{users: %{message: message}}, 60_000
-    assert message =~ "the Repo's process has not said how to read the list now"
+    assert message =~ "no new query plan arrived from the Repo"
 
     restart!(stale_after: 400)
     assert_receive %{users: nil}, 60_000
@@ -243,7 +249,7 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
-  test "after a migration many lists are planned anew, each once", %{tenant: tenant} do
+  test "after a migration many lists are planned again, each once", %{tenant: tenant} do
     labels = for limit <- 1..100, do: {:users, limit}
 
     page =
@@ -254,7 +260,7 @@ defmodule EctoFoundationDB.FaultsTest do
       end)
 
     %{reads: before} = Sync.stats(Repo)
-    migrate_another!()
+    migrate!(tenant)
     # Each list is read again when it has a new plan.
     SyncRepo.eventually(fn -> Sync.stats(Repo) end, &(&1.reads >= before + 100))
     Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
@@ -268,12 +274,20 @@ defmodule EctoFoundationDB.FaultsTest do
     start_supervised!({Repo, [embedded: true, log: false] ++ config})
   end
 
-  # What is known of indexes is asked for again, by everybody.
-  defp migrate_another! do
-    id = "plans-#{System.unique_integer([:positive])}"
-    Tenant.open!(Repo, id)
-    :ok = Tenant.clear_delete!(Repo, id)
+  defmodule AnotherIndex do
+    use EctoFoundationDB.Migration
+    @impl true
+    def change, do: [create(index(User, [:team, :name]))]
   end
+
+  defmodule Another do
+    use EctoFoundationDB.Migrator
+    @impl true
+    def migrations, do: SyncRepo.migrations() ++ [{1, AnotherIndex}]
+  end
+
+  # The indexes of the source change, so its lists are planned again.
+  defp migrate!(tenant), do: Tenant.open!(Repo, tenant.id, migrator: Another)
 
   test "a message is handled without waiting for the database", %{tenant: tenant} do
     user = Repo.insert!(%User{id: "u1", name: "before"}, prefix: tenant)

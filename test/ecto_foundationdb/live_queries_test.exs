@@ -24,7 +24,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       ])
 
       sub = subscribe(db, all(db, "r"))
-      assert [{:rows, [one, two, three]}] = Native.take(sub)
+      assert [{:rows, [one, two, three]}] = take(sub)
       assert one == [{key(["r", 1]), "one"}]
       assert Enum.map(two, &elem(&1, 1)) == ["head", "part 0", "part 1"]
       assert three == [{key(["r", 3]), "three"}]
@@ -33,7 +33,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     test "a key with a zero byte is no part of the key before it", %{db: db} do
       write(db, [{:set, key(["r", "a"]), "1"}, {:set, key(["r", "a\0"]), "2"}])
       sub = subscribe(db, all(db, "r"))
-      assert [{:rows, [[{_, "1"}], [{_, "2"}]]}] = Native.take(sub)
+      assert [{:rows, [[{_, "1"}], [{_, "2"}]]}] = take(sub)
     end
 
     test "a limit counts records, from either end", %{db: db} do
@@ -51,7 +51,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
             {0, false, Enum.to_list(1..9)}
           ] do
         sub = subscribe(db, all(db, "r", {limit, reverse}))
-        assert [{:rows, records}] = Native.take(sub)
+        assert [{:rows, records}] = take(sub)
 
         assert Enum.map(records, fn [{_, id} | parts] -> {id, length(parts)} end) ==
                  Enum.map(ids, &{"#{&1}", 2})
@@ -61,14 +61,14 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     test "of a change only the changed records come", %{db: db} do
       write(db, for(id <- 1..1000, do: {:set, key(["r", id]), "#{id}"}))
       sub = subscribe(db, all(db, "r"))
-      assert [{:rows, records}] = Native.take(sub)
+      assert [{:rows, records}] = take(sub)
       assert length(records) == 1000
 
       write(db, [{:set, key(["r", 500]), "new"}, touch()])
       assert_receive {^sub, :ready}, 5000
 
-      assert [{:rows, [{:keep, 0, 499}, [{_, "new"}], {:keep, 500, 500}]}] = Native.take(sub)
-      assert [:unchanged] = Native.take(sub)
+      assert [{:rows, [{:keep, 0, 499}, [{_, "new"}], {:keep, 500, 500}]}] = take(sub)
+      assert [:unchanged] = take(sub)
 
       write(db, [
         {:clear, key(["r", 1])},
@@ -78,13 +78,13 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       ])
 
       assert_receive {^sub, :ready}, 5000
-      assert [{:rows, [[{_, "zero"}], {:keep, 1, 999}, [{_, "last"}]]}] = Native.take(sub)
+      assert [{:rows, [[{_, "zero"}], {:keep, 1, 999}, [{_, "last"}]]}] = take(sub)
     end
 
     test "a change that leaves the records as they were wakes nobody", %{db: db} do
       write(db, [{:set, key(["r", 1]), "one"}])
       sub = subscribe(db, all(db, "r"))
-      Native.take(sub)
+      take(sub)
       reads = Native.stats(db).reads
       write(db, [touch()])
 
@@ -125,15 +125,15 @@ defmodule EctoFoundationDB.LiveQueriesTest do
         {:ok, db} = Native.database_open("many", {:memory, "many #{n}"}, [])
         write(db, rows)
         ref = make_ref()
-        subs = Native.subscribe(db, ref, for(_ <- 1..n, do: {[all(db, "r")], nil}))
+        subs = Native.subscribe(db, ref, for(_ <- 1..n, do: {nil, [all(db, "r")], nil}))
         assert_receive {^ref, :ok}, 5000
-        first = Enum.map(subs, &Native.take/1)
+        first = Enum.map(subs, &take/1)
 
         changes =
           for ops <- [[split], turned, [{:clear, key(["r", 3])}]] do
             write(db, [touch() | ops])
             for sub <- subs, do: assert_receive({^sub, :ready}, 5000)
-            Enum.map(subs, &Native.take/1)
+            Enum.map(subs, &take/1)
           end
 
         for each <- [first | changes], do: assert([_the_same] = Enum.uniq(each))
@@ -162,7 +162,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
 
       prefix = key(["i"])
       sub = subscribe(db, indexed(prefix, {0, false}))
-      assert [{:rows, [[{_, "a"}, {_, "part"}], [{_, "b"}]]}] = Native.take(sub)
+      assert [{:rows, [[{_, "a"}, {_, "part"}], [{_, "b"}]]}] = take(sub)
 
       write(db, [
         {:set, key(["i", "0", 1]), {:pack, ["d", 1]}},
@@ -171,7 +171,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       ])
 
       assert_receive {^sub, :ready}, 5000
-      assert [{:rows, [{:keep, 1, 1}, {:keep, 0, 1}]}] = Native.take(sub)
+      assert [{:rows, [{:keep, 1, 1}, {:keep, 0, 1}]}] = take(sub)
     end
   end
 
@@ -198,7 +198,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
             {0, true, Enum.reverse(all ++ ["300"])}
           ] do
         sub = subscribe(db, indexed(prefix, {limit, reverse}))
-        assert [{:rows, records}] = Native.take(sub)
+        assert [{:rows, records}] = take(sub)
         assert for([{_key, value}] <- records, do: value) == ids
       end
     end
@@ -208,12 +208,12 @@ defmodule EctoFoundationDB.LiveQueriesTest do
 
       for {limit, reverse, ids} <- [{3, false, ["1", "2", "4"]}, {2, true, ["300", "299"]}] do
         sub = subscribe(db, indexed(prefix, {limit, reverse}))
-        assert [{:rows, records}] = Native.take(sub)
+        assert [{:rows, records}] = take(sub)
         assert for([{_key, value}] <- records, do: value) == ids
       end
 
       sub = subscribe(db, indexed(prefix, {0, false}))
-      assert [{:rows, records}] = Native.take(sub)
+      assert [{:rows, records}] = take(sub)
       assert length(records) == 201
     end
 
@@ -225,7 +225,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       ])
 
       sub = subscribe(db, indexed(key(["j"]), {0, false}))
-      assert [{:rows, [[{_key, "another"}]]}] = Native.take(sub)
+      assert [{:rows, [[{_key, "another"}]]}] = take(sub)
     end
   end
 
@@ -233,15 +233,15 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     test "neither reads nor watches again what both have", %{db: db} do
       write(db, for(id <- 1..3, do: {:set, key(["r", id]), "#{id}"}))
       ref = make_ref()
-      [old] = Native.subscribe(db, ref, [{[one(1), one(2)], nil}])
+      [old] = Native.subscribe(db, ref, [{nil, [one(1), one(2)], nil}])
       assert_receive {^ref, :ok}, 5000
-      assert [{:rows, [[{_, "1"}]]}, {:rows, [[{_, "2"}]]}] = Native.take(old)
+      assert [{:rows, [[{_, "1"}]]}, {:rows, [[{_, "2"}]]}] = take(old)
       before = Native.stats(db)
 
       ref = make_ref()
-      [new] = Native.subscribe(db, ref, [{[one(2), one(3)], old}])
+      [new] = Native.subscribe(db, ref, [{nil, [one(2), one(3)], old}])
       assert_receive {^ref, :ok}, 5000
-      assert [:unchanged, {:rows, [[{_, "3"}]]}] = Native.take(new)
+      assert [:unchanged, {:rows, [[{_, "3"}]]}] = take(new)
       Native.unsubscribe(old)
       now = Native.stats(db)
       assert {now.reads - before.reads, now.watches_armed - before.watches_armed} == {1, 1}
@@ -249,7 +249,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
 
       write(db, [{:set, key(["r", 2]), "two"}, {:set, key(["r", 1]), "gone"}])
       assert_receive {^new, :ready}, 5000
-      assert [{:rows, [[{_, "two"}]]}, :unchanged] = Native.take(new)
+      assert {:news, [{0, {:rows, [[{_, "two"}]]}}]} = Native.take(new)
       refute_received {^old, :ready}
     end
   end
@@ -261,32 +261,32 @@ defmodule EctoFoundationDB.LiveQueriesTest do
          } do
       write(db, [{:set, key(["r", 1]), "1"}])
       old = subscribe(db, one(1))
-      Native.take(old)
+      take(old)
       ref = make_ref()
-      [new] = Native.subscribe(db, ref, [{[one(1)], old}])
+      [new] = Native.subscribe(db, ref, [{nil, [one(1)], old}])
       assert_receive {^ref, :ok}, 5000
       Native.unsubscribe(old)
 
       write(db, [{:set, key(["r", 1]), "2"}])
       delivered(db)
-      assert [{:rows, [[{_, "2"}]]}] = Native.take(new)
+      assert [{:rows, [[{_, "2"}]]}] = take(new)
       reads = Native.stats(db).reads
       write(db, [{:set, key(["r", 1]), "3"}])
       eventually(fn -> Native.stats(db).reads > reads and armed?(db) end)
       delivered(db)
       assert_received {^new, :ready}
-      assert [{:rows, [[{_, "3"}]]}] = Native.take(new)
+      assert [{:rows, [[{_, "3"}]]}] = take(new)
       refute_received {^new, :ready}
     end
 
     test "gives everything again that was taken and got lost", %{db: db} do
       write(db, for(id <- 1..3, do: {:set, key(["r", id]), "#{id}"}))
       sub = subscribe(db, all(db, "r"))
-      assert [{:rows, [_, _, _] = rows}] = Native.take(sub)
-      assert [:unchanged] = Native.take(sub)
+      assert [{:rows, [_, _, _] = rows}] = take(sub)
+      assert [:unchanged] = take(sub)
       Native.untake(sub)
-      assert [{:rows, ^rows}] = Native.take(sub)
-      assert [:unchanged] = Native.take(sub)
+      assert [{:rows, ^rows}] = take(sub)
+      assert [:unchanged] = take(sub)
       refute_received {^sub, :ready}
     end
 
@@ -301,8 +301,8 @@ defmodule EctoFoundationDB.LiveQueriesTest do
             spawn_link(fn ->
               receive do: (:go -> :ok)
               ref = make_ref()
-              [sub] = Native.subscribe(db, ref, [{[one(round)], nil}])
-              receive do: ({^ref, :ok} -> Native.take(sub))
+              [sub] = Native.subscribe(db, ref, [{nil, [one(round)], nil}])
+              receive do: ({^ref, :ok} -> take(sub))
               send(test, :subscribed)
               receive do: (:stop -> :ok)
               send(test, :unsubscribed)
@@ -320,75 +320,132 @@ defmodule EctoFoundationDB.LiveQueriesTest do
   end
 
   describe "a plan" do
-    test "made under other indexes is refused at the beginning", %{db: db} do
-      version = stamp(db)
-      asked_for = {:anything, self()}
-      ref = make_ref()
-      Native.subscribe(db, ref, [{[{:planned, one(1), asked_for, nil}], nil}])
-      assert_receive {^ref, :replan}, 5000
-
-      sub = subscribe(db, {:planned, one(1), asked_for, version})
-      assert [{:rows, []}] = Native.take(sub)
-    end
-
-    test "is made anew by the planner when the indexes change", %{db: db} do
+    setup %{db: db} do
       Native.planner(db)
       write(db, [{:set, key(["a", 1]), "a"}, {:set, key(["b", 1]), "b"}])
-      version = stamp(db)
-      sub = subscribe(db, {:planned, all(db, "a"), :question, version})
-      assert [{:rows, [[{_, "a"}]]}] = Native.take(sub)
+      :ok
+    end
 
-      # The index is emptied and dropped: nobody may see that.
-      version = stamp(db, [{:clear, key(["a", 1])}, touch()])
+    test "made from other indexes is refused at the beginning", %{db: db} do
+      basis = indexes(db, "one")
+      outdated = indexes(db, "two")
+      ref = make_ref()
+      Native.subscribe(db, ref, [{basis, [{:planned, one(1), :question}], nil}])
+      assert_receive {^ref, :replan}, 5000
+
+      sub = subscribe(db, {:planned, one(1), :question}, outdated)
+      assert [{:rows, []}] = take(sub)
+    end
+
+    test "holds as long as its indexes are the same, whatever the metadata version is", %{db: db} do
+      basis = indexes(db, "one")
+      sub = subscribe(db, {:planned, all(db, "a"), :question}, basis)
+      assert [{:rows, [[{_, "a"}]]}] = take(sub)
+      before = Native.stats(db)
+
+      for n <- 1..5 do
+        stamp(db)
+        write(db, [{:set, key(["a", 1]), "a#{n}"}, touch()])
+        value = "a#{n}"
+        assert_receive {^sub, :ready}, 5000
+        assert [{:rows, [[{_, ^value}]]}] = take(sub)
+      end
+
+      # Somebody else subscribes with what was right five metadata versions ago.
+      other = subscribe(db, {:planned, all(db, "a"), :question}, basis)
+      assert [{:rows, [[{_, "a5"}]]}] = take(other)
+      refute_received {:replan, _, _}
+      now = Native.stats(db)
+      # At most one look for each change of the version.
+      assert now.basis_checks - before.basis_checks <= 5
+      assert now.live_queries == 1
+    end
+
+    test "is made again by the planner when the indexes change", %{db: db} do
+      sub = subscribe(db, {:planned, all(db, "a"), :question}, indexes(db, "one"))
+      assert [{:rows, [[{_, "a"}]]}] = take(sub)
+
+      # The index is emptied and dropped: no subscriber may see that.
+      basis = indexes(db, "two", [{:clear, key(["a", 1])}, touch()])
       assert_receive {:replan, request, :question}, 20_000
       refute_received {^sub, :ready}
-      Native.replanned(request, {:ok, {:planned, all(db, "b"), :question, version}}, version)
+      Native.replanned(db, request, {:ok, {:planned, all(db, "b"), :question}}, basis)
       assert_receive {^sub, :ready}, 5000
-      assert [{:rows, [[{_, "b"}]]}] = Native.take(sub)
+      assert [{:rows, [[{_, "b"}]]}] = take(sub)
 
       # And now it follows the new one.
       write(db, [{:set, key(["b", 1]), "b2"}, touch()])
       assert_receive {^sub, :ready}, 5000
-      assert [{:rows, [[{_, "b2"}]]}] = Native.take(sub)
+      assert [{:rows, [[{_, "b2"}]]}] = take(sub)
 
       # Without a plan the data stay, and are stale.
-      version = stamp(db, [touch()])
+      basis = indexes(db, "three", [touch()])
       assert_receive {:replan, request, :question}, 20_000
-      Native.replanned(request, {:error, "no index"}, version)
+      Native.replanned(db, request, {:error, "no index"}, basis)
       assert_receive {^sub, :ready}, 5000
-      assert [{:stale, {:fdb, 0, "no index"}}] = Native.take(sub)
+      assert [{:stale, {:fdb, 0, "no index"}}] = take(sub)
 
       # Until there is one again.
       write(db, [{:set, key(["b", 1]), "b3"}])
-      version = stamp(db, [touch()])
+      basis = indexes(db, "four", [touch()])
       assert_receive {:replan, request, :question}, 20_000
-      Native.replanned(request, {:ok, {:planned, all(db, "b"), :question, version}}, version)
+      Native.replanned(db, request, {:ok, {:planned, all(db, "b"), :question}}, basis)
       assert_receive {^sub, :ready}, 5000
-      assert [{:rows, [[{_, "b3"}]]}] = Native.take(sub)
+      assert {:news, [{0, {:rows, [[{_, "b3"}]]}}]} = Native.take(sub)
+      assert_receive {^sub, :ready}, 5000
+      assert {:news, [{0, :fresh}]} = Native.take(sub)
       assert %{subscriptions: 1, live_queries: 1, pending_watches: 1} = Native.stats(db)
     end
 
-    test "that is gone is not taken for one by a read under way", %{db: db} do
-      Native.planner(db)
-      write(db, [{:set, key(["a", 1]), "a"}])
-      version = stamp(db)
-      sub = subscribe(db, {:planned, all(db, "a"), :question, version})
-      assert [{:rows, [[{_, "a"}]]}] = Native.take(sub)
-      version = stamp(db, [touch()])
+    test "that is missing is not taken for one by a read under way", %{db: db} do
+      sub = subscribe(db, {:planned, all(db, "a"), :question}, indexes(db, "one"))
+      assert [{:rows, [[{_, "a"}]]}] = take(sub)
+      basis = indexes(db, "two", [touch()])
       assert_receive {:replan, request, :question}, 20_000
-      Native.replanned(request, {:ok, {:planned, all(db, "a"), :question, version}}, version)
+      Native.replanned(db, request, {:ok, {:planned, all(db, "a"), :question}}, basis)
       eventually(fn -> armed?(db) end)
 
       # The answer comes while the emptied index is read.
       :ok = Native.engine_faults(db, "seed=1,slow_read=1,read_delay_ms=50")
       reads = Native.stats(db).reads
-      version = stamp(db, [{:clear, key(["a", 1])}, touch()])
+      basis = indexes(db, "three", [{:clear, key(["a", 1])}, touch()])
       eventually(fn -> Native.stats(db).reads > reads end)
-      Native.replanned(request, {:error, "no index"}, version)
+      Native.replanned(db, request, {:error, "no index"}, basis)
       assert_receive {^sub, :ready}, 5000
-      assert [{:stale, {:fdb, 0, "no index"}}] = Native.take(sub)
+      assert [{:stale, {:fdb, 0, "no index"}}] = take(sub)
       refute_receive {^sub, :ready}, 500
     end
+
+    test "of a tenant that is gone is an error, and the end of what is shown", %{db: db} do
+      write(db, [{:set, "entry", "prefix"}])
+      {nil, source, version} = indexes(db, "one")
+      basis = {{"entry", "prefix", "acme"}, source, version}
+      sub = subscribe(db, {:planned, all(db, "a"), :question}, basis)
+      assert [{:rows, [[{_, "a"}]]}] = take(sub)
+
+      # Made again under the same name: it has another prefix.
+      stamp(db, [{:set, "entry", "another prefix"}])
+      assert_receive {^sub, :ready}, 20_000
+      assert [{:rows, []}] = take(sub)
+      assert_receive {^sub, :ready}, 5000
+      assert [{:stale, {:tenant_gone, "acme"}}] = take(sub)
+
+      ref = make_ref()
+      Native.subscribe(db, ref, [{basis, [{:planned, all(db, "b"), :question}], nil}])
+      assert_receive {^ref, {:error, {:tenant_gone, "acme"}}}, 5000
+      assert %{subscriptions: 1, pending_watches: 0} = Native.stats(db)
+    end
+  end
+
+  # Describes the indexes of a source otherwise than before; the basis of plans made from that.
+  defp indexes(db, description, ops \\ []) do
+    index = key(["indexes", 1])
+    version = stamp(db, [{:set, index, description} | ops])
+
+    rows = for bytes <- [index, description], do: [<<byte_size(bytes)::32>>, bytes]
+    fingerprint = :crypto.hash(:sha256, [rows, <<0>>])
+    first = key(["indexes"])
+    {nil, {first, first <> <<0xFF>>, key(["claim"]), fingerprint}, version}
   end
 
   defp key(elements), do: Native.pack(elements)
@@ -410,9 +467,9 @@ defmodule EctoFoundationDB.LiveQueriesTest do
   # What the layer's counters do with every change.
   defp touch, do: {:atomic, :add, key(["counter"]), <<1::little-64>>}
 
-  defp subscribe(db, query) do
+  defp subscribe(db, query, basis \\ nil) do
     ref = make_ref()
-    [sub] = Native.subscribe(db, ref, [{[query], nil}])
+    [sub] = Native.subscribe(db, ref, [{basis, [query], nil}])
     assert_receive {^ref, :ok}, 5000
     sub
   end
@@ -438,12 +495,21 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     answer
   end
 
+  # What there is for each live query, in order, whether it is taken first or as news.
+  defp take(sub) do
+    case Native.take(sub) do
+      {:first, taken} -> taken
+      {:news, []} -> [:unchanged]
+      {:news, news} -> for {_place, taken} <- Enum.sort(news), do: taken
+    end
+  end
+
   defp armed?(db), do: match?(%{pending_watches: n, live_queries: n}, Native.stats(db))
 
   # Until every message that is due has been sent: one of a later change comes after them.
   defp delivered(db) do
     other = subscribe(db, one("other"))
-    Native.take(other)
+    take(other)
     write(db, [{:set, key(["r", "other"]), "#{System.unique_integer()}"}])
     assert_receive {^other, :ready}, 5000
     Native.unsubscribe(other)

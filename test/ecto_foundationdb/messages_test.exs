@@ -129,6 +129,19 @@ defmodule EctoFoundationDB.MessagesTest do
     end
   end
 
+  # Raises what a task raises that is started inside a transaction.
+  defp in_task(tenant, fun) do
+    caught = fn ->
+      try do
+        fun.()
+      rescue
+        error -> error
+      end
+    end
+
+    raise TestRepo.transactional(tenant, fn -> caught |> Task.async() |> Task.await() end)
+  end
+
   defp opts(tenant, more \\ []), do: [prefix: tenant] ++ more
 
   test "of schemas", %{tenant: tenant} do
@@ -250,6 +263,10 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/where: expected a keyword list or map of fields and values, got: 1/},
       {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, where: :all}), ArgumentError,
        ~r/where: expected a keyword list or map of fields and values, got: :all/},
+      {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, wher: []}), ArgumentError,
+       ~r/a list's options: unknown options \[:wher\], known are: \[:where, :order_by, :limit\]/},
+      {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, key_limit: 1}), ArgumentError,
+       ~r/a list's options: unknown options \[:key_limit\]/},
       {&TestRepo.all(TestUser, opts(&1, where: [{"name", 1}])), ArgumentError,
        ~r/where: expected {field, value} pairs, got: {"name", 1}/},
       {&TestRepo.all(Priced, opts(&1, where: [price: {:>, 1}])), Unsupported,
@@ -307,6 +324,25 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Tenant.open!(TestRepo, &1.id, migration_step: 0), ArgumentError,
        ~r/migration_step: expected a positive integer, got: 0/},
       {&Tenant.pack(&1, {%{}}), ArgumentError, ~r/expected an element of a tuple, got: #{}/},
+      {&Tenant.pack(&1, {"a", [1 | 2]}), ArgumentError,
+       ~r/expected a proper list to pack, got: \[1\|2\]/},
+      {&Tenant.pack(&1, {"a", {:x, [[] | 2]}}), ArgumentError,
+       ~r/expected an element of a tuple/},
+      {&Tenant.pack(&1, {<<1::3>>}), ArgumentError,
+       ~r/expected an element of a tuple, got: .*, which is a bitstring and no binary/},
+      {&Tenant.pack(&1, {{:float, "1"}}), ArgumentError,
+       ~r/expected a float in {:float, float}, got: <<"1">>/},
+      {&Tenant.pack(&1, {{:uuid, 1}}), ArgumentError,
+       ~r/expected 16 bytes in {:uuid, binary}, got: 1/},
+      {&Tenant.pack(&1, {{:versionstamp, 1, 2, 0x10000}}), ArgumentError,
+       ~r/expected integers of 64, 16 and 16 bits in {:versionstamp, id, batch, user}, got: {versionstamp,/},
+      {&Tenant.pack(&1, [1]), ArgumentError,
+       ~r/expected a tuple to pack, such as {"my-app", 1}, got: \[1\]/},
+      {&Tenant.range(&1, {self()}), ArgumentError, ~r/expected an element of a tuple, got: #?</},
+      {&Tenant.range(&1, "a"), ArgumentError, ~r/expected a tuple to pack, .* got: "a"/},
+      {&Tenant.unpack(&1, Tenant.pack(&1, {}) <> <<0xEE>>), ArgumentError,
+       ~r/expected a packed tuple, got: \d+ bytes/},
+      {&Tenant.unpack(&1, <<1::3>>), ArgumentError, ~r/<<1::size\(3\)>> is not a key of/},
       {&Tenant.unpack(&1, "key"), ArgumentError,
        ~r/"key" is not a key of #EctoFoundationDB.Tenant/},
       {&TestRepo.transactional(&1, fn -> 1 end, timeout: 0), ArgumentError,
@@ -333,6 +369,26 @@ defmodule EctoFoundationDB.MessagesTest do
          end)
        end, EctoFoundationDB.Error,
        ~r/1036.*are made by the commit, so what this transaction inserted/},
+      {&TestRepo.transactional(&1, fn -> 1 end, prefix: %{&1 | id: "other"}), ArgumentError,
+       ~r/transactional: expected one tenant, got #EctoFoundationDB.Tenant<.* and `prefix: #Ecto/},
+      {&TestRepo.insert(%TestEvent{}, opts(&1)), ArgumentError,
+       ~r/is nil.*made by the commit: insert .* Repo.async_insert_all!\(.*TestEvent, \[struct\]\) inside/},
+      {fn tenant ->
+         TestRepo.transactional(tenant, fn ->
+           future = TestRepo.async_get(TestUser, "a")
+           TestRepo.await(future)
+           TestRepo.await(future)
+         end)
+       end, Unsupported, ~r/this future has been awaited already, .* keep the result/},
+      {fn tenant ->
+         tenant
+         |> TestRepo.transactional(fn -> TestRepo.async_get(TestUser, "a") end)
+         |> TestRepo.await()
+       end, Unsupported, ~r/belongs to a transaction that has ended, or to another process/},
+      {&in_task(&1, fn -> TestRepo.get(TestUser, "a") end), IncorrectTenancy,
+       ~r/no tenant is given.*is a task of a process that is in a transaction.*the async_\* functions/},
+      {&in_task(&1, fn -> Versionstamp.next(:none) end), IncorrectTenancy,
+       ~r/must be called inside a transaction.*is a task of a process that is in a transaction/},
       {fn _ -> Versionstamp.from_integer("1") end, ArgumentError,
        ~r/expected an integer of at most 96 bits, got: "1"/},
       {fn _ -> Tenant.open!(TestRepo, :acme) end, ArgumentError,
@@ -404,6 +460,23 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/options: expected a keyword list for the indexer, got: :none/},
       {fn _ -> metadata(TestUser, [], options: [signals: [:reads]]) end, ArgumentError,
        ~r/signals: expected some of \[:inserts, .*, got: \[:reads\]/},
+      {fn _ -> metadata(TestUser, [], options: [signals: []]) end, ArgumentError,
+       ~r/signals: expected some of \[:inserts, .*, got: \[\]/},
+      {fn _ -> metadata(TestUser, [], options: [indexer: TestIndexer]) end, ArgumentError,
+       ~r/metadata: unknown options \[:indexer\] in `options:`, known are: \[:signals\]/},
+      {fn _ -> index(TestUser, [:name], options: [unique: true, maped?: false]) end,
+       ArgumentError,
+       ~r/index: unknown options \[:maped\?\] in `options:`, known are: \[:indexer, :mapped\?, :unique\]/},
+      {fn _ -> index(TestUser, [:name], options: [mapped?: nil]) end, ArgumentError,
+       ~r/index: mapped\?: expected true or false, got: nil/},
+      {fn _ -> index(TestUser, [:name], options: [indexer: "Mine"]) end, ArgumentError,
+       ~r/index: indexer: expected a module with the behaviour .*, got: "Mine"/},
+      {fn _ -> index(TestUser, [:name], unique: true) end, ArgumentError,
+       ~r/index: expected `options: \[...\]`, .* got: \[unique: true\]/},
+      {fn _ ->
+         index(TestUser, [:name], options: [indexer: SchemaMetadata, mapped?: true])
+       end, ArgumentError,
+       ~r/unknown options \[:mapped\?\] .* known are: \[:indexer, :signals\]/},
       {&Rebuild.index(&1, TestUser, :any, step: 0), ArgumentError,
        ~r/step: expected a positive integer, got: 0/},
       {&Indexer.all(&1, TestUser, :nope, ["a"], limit: -1), ArgumentError,

@@ -87,7 +87,7 @@ defmodule EctoFoundationDB.ModelTest do
           fn ->
             FaultyRepo.transactional(tenant, fn -> FaultyRepo.all(TestUser) end, timeout: 1)
           end,
-          fn -> Tenant.open!(FaultyRepo, id, timeout: 1) end
+          fn -> Tenant.open!(FaultyRepo, id <> "-other", timeout: 1) end
         ] do
       assert_raise TimeoutError, ~r/did not answer within 1 ms while reading/, read
       refute FaultyRepo.in_transaction?()

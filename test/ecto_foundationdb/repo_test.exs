@@ -524,4 +524,84 @@ defmodule EctoFoundationDB.RepoTest do
     assert {2, nil} = TestRepo.insert_all(TestSerial, [[name: "a"], [name: "b"]], prefix: other)
     assert length(TestRepo.all(TestSerial, prefix: other)) == 4
   end
+
+  test "returning: gives what is stored, whatever was given", %{tenant: tenant} do
+    TestRepo.insert!(%TestUser{id: "u1", name: "Ada", dept: "eng", age: 1}, prefix: tenant)
+    opts = fn more -> [prefix: tenant, returning: true] ++ more end
+
+    assert %{name: "Eve", dept: "eng", age: 1} =
+             TestRepo.insert!(
+               %TestUser{id: "u1", name: "Eve", age: 9},
+               opts.(on_conflict: {:replace, [:name]})
+             )
+
+    assert %{name: "Eve", dept: "eng", age: 2, __meta__: %{prefix: ^tenant, state: :loaded}} =
+             TestRepo.insert!(%TestUser{id: "u1", age: 2}, opts.(on_conflict: :replace_all))
+
+    assert %{name: "Eve", dept: "eng", age: 3} =
+             TestRepo.insert!(
+               %TestUser{id: "u1", name: "Bob", age: 3},
+               opts.(on_conflict: {:replace_all_except, [:name]})
+             )
+
+    # There is a record already: it is what is stored.
+    assert %{name: "Eve", dept: "eng", age: 3} =
+             TestRepo.insert!(%TestUser{id: "u1", name: "Bob"}, opts.(on_conflict: :nothing))
+
+    # Only the named fields; and none without the option.
+    assert %{name: nil, dept: "eng", age: 4} =
+             TestRepo.insert!(
+               %TestUser{id: "u1", age: 4},
+               prefix: tenant,
+               on_conflict: :replace_all,
+               returning: [:dept]
+             )
+
+    assert %{name: nil, dept: nil, age: 5} =
+             TestRepo.insert!(%TestUser{id: "u1", age: 5},
+               prefix: tenant,
+               on_conflict: :replace_all
+             )
+
+    assert {2,
+            [%{id: "u1", name: "Eve", dept: "ops", age: 5}, %{id: "u2", name: nil, dept: "ops"}]} =
+             TestRepo.insert_all(
+               TestUser,
+               [[id: "u1", dept: "ops"], [id: "u2", dept: "ops"]],
+               opts.(on_conflict: :replace_all)
+             )
+
+    # Also where one row meets another, and where a row is left out.
+    assert {2, [%{name: "a", dept: "x"}, %{name: "b", dept: "x"}]} =
+             TestRepo.insert_all(
+               TestUser,
+               [[id: "u3", name: "a", dept: "x"], [id: "u3", name: "b"]],
+               opts.(on_conflict: :replace_all)
+             )
+
+    assert {1, [%{id: "u4"}]} =
+             TestRepo.insert_all(
+               TestUser,
+               [[id: "u3", name: "c"], [id: "u4"]],
+               opts.(on_conflict: :nothing)
+             )
+
+    assert %{name: "Eve", dept: "ops", age: 6} =
+             TestRepo.update!(%TestUser{id: "u1"}, [age: 6], opts.([]))
+
+    assert %{name: nil, dept: nil, age: 7} =
+             TestRepo.update!(%TestUser{id: "u1"}, [age: 7], prefix: tenant)
+
+    assert %{name: "Eve", age: 7, __meta__: %{state: :deleted}} =
+             TestRepo.delete!(%TestUser{id: "u1"}, opts.([]))
+
+    for write <- [
+          &TestRepo.update!(%TestUser{id: "u3"}, [age: 1], &1),
+          &TestRepo.delete!(%TestUser{id: "u3"}, &1)
+        ] do
+      assert_raise ArgumentError, ~r/returning: .*TestUser has no fields \[:nope\]/, fn ->
+        write.(prefix: tenant, returning: [:nope])
+      end
+    end
+  end
 end

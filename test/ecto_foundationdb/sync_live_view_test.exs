@@ -6,6 +6,12 @@ defmodule EctoFoundationDB.SyncLiveViewTest do
   alias EctoFoundationDB.SyncUser, as: User
   alias Phoenix.LiveView.Socket
 
+  defmodule Nested do
+    use GenServer
+    @impl true
+    def init(mount), do: {:ok, mount.()}
+  end
+
   setup do
     tenant = Repo.tenant()
     Repo.insert!(%User{id: "1", name: "Ada"}, prefix: tenant)
@@ -50,6 +56,33 @@ defmodule EctoFoundationDB.SyncLiveViewTest do
     assert %User{name: "Grace"} = socket.assigns.user
     assert deliver(socket, :something_else) == socket
     assert tenant == socket.private.tenant
+  end
+
+  test "a task of the page's is told that the page would not follow", %{socket: socket} do
+    sync = fn socket ->
+      fn -> Sync.sync_one(socket, Repo, :user, User, "1") end
+    end
+
+    refused = fn socket ->
+      fn -> assert_raise ArgumentError, sync.(socket) end |> Task.async() |> Task.await()
+    end
+
+    root = %{socket | root_pid: self(), parent_pid: nil}
+    message = Exception.message(refused.(root))
+    assert message =~ "expected to be called in the LiveView's process"
+    assert message =~ "assign_async or start_async"
+    assert message =~ "in the task, read with the Repo"
+    assert %User{} = sync.(root).().assigns.user
+
+    # A LiveView in another one has the root's pid in its socket.
+    nested = %{root | parent_pid: self()}
+    assert Exception.message(refused.(nested)) =~ "assign_async"
+    {:ok, server} = GenServer.start_link(Nested, sync.(nested))
+    assert %User{} = :sys.get_state(server).assigns.user
+
+    # The first render reads, wherever that is done.
+    first = %{root | transport_pid: nil}
+    assert %User{} = (sync.(first) |> Task.async() |> Task.await()).assigns.user
   end
 
   test "one hook for all labels of a repo, detached with the last", %{socket: socket} do

@@ -231,6 +231,33 @@ class Watches(LayerTest):
         del db[b"watched"]
         watch.wait()
 
+    def test_callbacks_commit_what_fires_other_watches(self):
+        keys = [b"chain/%d" % i for i in range(5)]
+        watches = [db.clear_and_watch(key) for key in keys]
+        running, fired, done = [], [], threading.Event()
+
+        def callback(link):
+            def called(_future):
+                running.append(link)
+                nested = len(running) > 1
+                if link + 1 < len(keys):
+                    tr = db.create_transaction()
+                    tr[keys[link + 1]] = b"fired"
+                    # Waiting is not allowed here: the commit ends without.
+                    tr.commit().on_ready(lambda _commit: None)
+                fired.append((link, nested))
+                running.remove(link)
+                if link + 1 == len(keys):
+                    done.set()
+
+            return called
+
+        for link, watch in enumerate(watches):
+            watch.on_ready(callback(link))
+        db[keys[0]] = b"fired"
+        self.assertTrue(done.wait(60))
+        self.assertEqual(fired, [(link, False) for link in range(len(keys))])
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -71,8 +71,9 @@ defmodule EctoFoundationDB.LayerCase do
   def dump(tenant) do
     {first, last} = Keys.range({tenant.prefix})
 
+    # Also of one that was deleted.
     rows =
-      EctoFoundationDB.Transaction.run(tenant, fn ->
+      EctoFoundationDB.Transaction.run_database(tenant.repo, fn ->
         [rows] = EctoFoundationDB.Transaction.read([{:get_range, first, last, %{}}])
         rows
       end)

@@ -10,6 +10,8 @@ unless Code.ensure_loaded?(Phoenix.LiveView) do
     @moduledoc false
     defstruct assigns: %{__changed__: %{}},
               private: %{lifecycle: %{handle_info: []}},
+              parent_pid: nil,
+              root_pid: nil,
               transport_pid: nil
   end
 

@@ -1,23 +1,35 @@
 defmodule EctoFoundationDB.Layer.Metadata do
   @moduledoc false
   # What indexes a tenant has for a source. It is cached on the node; `\xff/metadataVersion`, which
-  # comes with every read version at no cost, says whether the cache still holds.
+  # comes with every read version at no cost, says whether the cache still holds for sure.
   #
-  # The version is read as a snapshot: otherwise every migration of any tenant would conflict with
-  # every transaction. What writers must not miss is a migration of their own tenant and source, and
-  # that always writes the source's claim: so writers conflict with the claim.
+  # That key is global: another value says only that something has changed somewhere. Then the transaction
+  # reads the source's own keys, and goes on with what is cached where they are the same bytes, by their
+  # fingerprint. Where the node has seen already that the version is another one, they are read beside the
+  # transaction's own reads.
+  #
+  # The version is read as a snapshot (`Transaction.version/0`): otherwise every migration of any tenant
+  # would conflict with every transaction. What writers must not miss is a migration of their own tenant and
+  # source, and that always writes the source's claim: so writers conflict with the claim.
 
-  alias EctoFoundationDB.{Connection, DecodeError, Index, Indexer, Native, Tenant, Transaction}
+  alias EctoFoundationDB.{DecodeError, Index, Indexer, Native, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Term}
+  alias EctoFoundationDB.Layer.{Keys, Tenants, Term}
 
-  defstruct indexes: [], building: []
+  defstruct indexes: [], building: [], fingerprint: nil
 
   @typedoc """
   `building`: an index that a migration is building, and the key it has come to; written to, but not read
-  from.
+  from. `fingerprint`: of the bytes this was made from (`fingerprint/2`).
   """
-  @type t :: %__MODULE__{indexes: [Index.t()], building: [{Index.t(), binary()}]}
+  @type t :: %__MODULE__{
+          indexes: [Index.t()],
+          building: [{Index.t(), binary()}],
+          fingerprint: binary() | nil
+        }
+
+  @typedoc "Metadata, and the metadata version at which they were last found right."
+  @type cached :: {binary(), t()}
 
   @version_key "\xff/metadataVersion"
 
@@ -44,10 +56,10 @@ defmodule EctoFoundationDB.Layer.Metadata do
     case Transaction.metadata(source) do
       nil ->
         cached = cached(tenant, source)
-        metadata_ops = if cached, do: [version_op()], else: load_ops(tenant, source)
-        answers = Transaction.read(guard ++ metadata_ops ++ operations)
-        {own, others} = answers |> Enum.drop(length(guard)) |> Enum.split(length(metadata_ops))
-        {accept(tenant, source, cached, own), others}
+        own_ops = doubtful_ops(tenant, source, cached)
+        answers = Transaction.read(guard ++ own_ops ++ operations)
+        {own, others} = answers |> Enum.drop(length(guard)) |> Enum.split(length(own_ops))
+        {settle(tenant, source, cached, own), others}
 
       metadata ->
         case guard ++ operations do
@@ -65,8 +77,9 @@ defmodule EctoFoundationDB.Layer.Metadata do
     with nil <- Transaction.metadata(source),
          {_version, metadata} = cached <- cached(tenant, source),
          {plan_made, reads} <- guess(plan, metadata) do
-      reads = Transaction.read_async([version_op() | reads])
-      {:guessed, tenant, source, cached, {plan_made, plan}, reads}
+      own_ops = doubtful_ops(tenant, source, cached)
+      reads = Transaction.read_async(own_ops ++ reads)
+      {:guessed, tenant, source, cached, length(own_ops), {plan_made, plan}, reads}
     else
       _known_or_no_guess ->
         {plan_made, reads} = plan.(load(tenant, source))
@@ -83,35 +96,82 @@ defmodule EctoFoundationDB.Layer.Metadata do
 
   def collect({:known, plan, reads}), do: {plan, Transaction.collect(reads)}
 
-  def collect({:guessed, tenant, source, {version, metadata}, {plan_made, plan}, reads}) do
-    case Transaction.collect(reads) do
-      [^version | answers] ->
-        Transaction.put_metadata(source, metadata)
+  def collect({:guessed, tenant, source, {_, guess} = cached, own, {plan_made, plan}, reads}) do
+    {own, answers} = reads |> Transaction.collect() |> Enum.split(own)
+
+    case Transaction.metadata(source) || settle(tenant, source, cached, own) do
+      ^guess ->
         {plan_made, answers}
 
-      _ ->
-        {plan_made, reads} = plan.(load(tenant, source))
+      metadata ->
+        {plan_made, reads} = plan.(metadata)
         {plan_made, Transaction.read(reads)}
     end
   end
 
   @doc "The metadata of a source, read where it must be."
   def load(tenant, source) do
-    Transaction.metadata(source) ||
-      accept(tenant, source, nil, Transaction.read(load_ops(tenant, source)))
+    with nil <- Transaction.metadata(source) do
+      cached = cached(tenant, source)
+      own = Transaction.read(doubtful_ops(tenant, source, cached))
+      settle(tenant, source, cached, own)
+    end
   end
 
-  defp accept(_tenant, source, {version, metadata}, [version]),
-    do: Transaction.put_metadata(source, metadata)
+  # What is cached is checked by the version alone as long as the node has seen no other.
+  defp doubtful_ops(%Tenant{repo: repo} = tenant, source, cached) do
+    with {version, _metadata} <- cached,
+         ^version <- Tenants.seen(repo),
+         do: [],
+         else: (_unknown_or_doubtful -> source_ops(tenant, source))
+  end
 
-  defp accept(tenant, source, {_version, _metadata}, [_other]), do: load(tenant, source)
+  # What the metadata are, given what is cached and the source's keys where they were read.
+  defp settle(tenant, source, cached, own) do
+    version = Transaction.version()
 
-  defp accept(tenant, source, nil, [version, rows, claim]) do
-    indexes = Enum.map(rows, &decode_index/1)
-    {claimed?, building} = claim_of(claim, source, tenant)
-    metadata = %__MODULE__{indexes: indexes, building: building}
-    unless claimed? or is_nil(version), do: cache(tenant, source, {version, metadata})
-    Transaction.put_metadata(source, metadata)
+    case {cached, own} do
+      {{^version, metadata}, _own} ->
+        Transaction.put_metadata(source, metadata)
+
+      {_none_or_doubtful, []} ->
+        settle(tenant, source, cached, Transaction.read(source_ops(tenant, source)))
+
+      {_none_or_doubtful, [rows, claim]} ->
+        metadata = made_of(tenant, source, cached, rows, claim)
+        # What this transaction has written itself may never be committed.
+        keep? = is_nil(claim) and is_binary(version) and not Transaction.dirty?()
+        if keep?, do: Tenants.put(tenant.repo, {tenant.prefix, source}, {version, metadata})
+        Transaction.put_metadata(source, metadata)
+    end
+  end
+
+  # What is cached, where the bytes are the same.
+  defp made_of(tenant, source, cached, rows, claim) do
+    fingerprint = fingerprint(rows, claim)
+
+    case cached do
+      {_version, %{fingerprint: ^fingerprint} = metadata} ->
+        metadata
+
+      _none_or_other ->
+        if cached, do: forget(tenant, source, cached)
+        indexes = Enum.map(rows, &decode_index/1)
+        building = building(claim, source, tenant)
+        %__MODULE__{indexes: indexes, building: building, fingerprint: fingerprint}
+    end
+  end
+
+  @doc """
+  The fingerprint of a source's keys: of the descriptions of its indexes, `{key, value}` in order, and of
+  the claim of a migration or `nil`. The NIF computes the same of the same reads.
+  """
+  @spec fingerprint([{binary(), binary()}], binary() | nil) :: binary()
+  def fingerprint(rows, claim) do
+    rows =
+      for {key, value} <- rows, do: [<<byte_size(key)::32>>, key, <<byte_size(value)::32>>, value]
+
+    :crypto.hash(:sha256, rows ++ [if(claim, do: [<<1>>, claim], else: <<0>>)])
   end
 
   @doc false
@@ -123,12 +183,12 @@ defmodule EctoFoundationDB.Layer.Metadata do
     end
   end
 
-  defp claim_of(nil, _source, _tenant), do: {false, []}
+  defp building(nil, _source, _tenant), do: []
 
-  defp claim_of(claim, source, tenant) do
+  defp building(claim, source, tenant) do
     case Term.decode_foreign(claim) do
       {:ok, {_owner, steps}} when is_list(steps) ->
-        {true, for({%{source: ^source}, _cursor} = building <- building(steps), do: building)}
+        for {%{source: ^source}, _cursor} = building <- building(steps), do: building
 
       _ ->
         key = Native.pack(Keys.claim(tenant, source))
@@ -144,22 +204,13 @@ defmodule EctoFoundationDB.Layer.Metadata do
   defp building([{_version, []} | steps]), do: building(steps)
   defp building(_steps), do: []
 
-  @doc "The metadata version at the current transaction's read version."
-  def version do
-    [version] = Transaction.read([version_op()])
-    version
-  end
+  @doc "The operation that reads the metadata version."
+  def version_op, do: {:get, @version_key, true}
 
-  defp version_op, do: {:get, @version_key, true}
-
-  defp load_ops(tenant, source) do
+  # What `fingerprint/2` is of.
+  defp source_ops(tenant, source) do
     {first, last} = Keys.range(Keys.indexes(tenant, source))
-
-    [
-      version_op(),
-      {:get_range, first, last, %{}},
-      {:get, {:pack, Keys.claim(tenant, source)}, false}
-    ]
+    [{:get_range, first, last, %{}}, {:get, {:pack, Keys.claim(tenant, source)}, false}]
   end
 
   defp guard(tenant, source) do
@@ -168,26 +219,21 @@ defmodule EctoFoundationDB.Layer.Metadata do
   end
 
   @doc "What is known of a source without reading, and the metadata version it was read at, or `nil`."
-  @spec cached(Tenant.t(), String.t()) :: {binary(), t()} | nil
-  def cached(%Tenant{repo: repo, prefix: prefix}, source) do
-    case :ets.lookup(repo, {prefix, source}) do
-      [{_, cached}] -> cached
-      [] -> nil
-    end
-  end
+  @spec cached(Tenant.t(), String.t()) :: cached() | nil
+  def cached(%Tenant{repo: repo, prefix: prefix}, source),
+    do: Tenants.lookup(repo, {prefix, source})
 
-  @doc "Forgets what is known of a source: it has been found to hold no longer."
-  @spec forget(Tenant.t(), String.t()) :: true
-  def forget(%Tenant{repo: repo, prefix: prefix}, source),
-    do: :ets.delete(repo, {prefix, source})
+  @doc """
+  Forgets what is known of a source if it is what was found to hold no longer: these metadata, or those of
+  this fingerprint.
+  """
+  @spec forget(Tenant.t(), String.t(), cached() | binary()) :: :ok
+  def forget(%Tenant{repo: repo, prefix: prefix}, source, {_version, %__MODULE__{}} = cached),
+    do: Tenants.delete(repo, {prefix, source}, cached)
 
-  # Tenants come and go: with too many the cache begins anew.
-  @most_cached 100_000
-
-  defp cache(%Tenant{repo: repo, prefix: prefix}, source, cached) do
-    if Connection.fetch!(repo).config[:metadata_cache] == :enabled do
-      if :ets.info(repo, :size) > @most_cached, do: :ets.match_delete(repo, {{:_, :_}, :_})
-      :ets.insert(repo, {{prefix, source}, cached})
-    end
+  def forget(tenant, source, fingerprint) when is_binary(fingerprint) do
+    with {_version, %{fingerprint: ^fingerprint}} = cached <- cached(tenant, source),
+         do: forget(tenant, source, cached),
+         else: (_learnt_since -> :ok)
   end
 end

@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Repo.Changes do
   # What the plain Repo stores of a struct: which fields, in what order, with which ids and timestamps
   # generated.
 
-  alias EctoFoundationDB.{Schema, Tenant}
+  alias EctoFoundationDB.{Schema, Tenant, Values, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Ids, Record}
 
@@ -12,7 +12,7 @@ defmodule EctoFoundationDB.Repo.Changes do
   def insert(%schema{} = struct) do
     fields = struct |> Map.take(Schema.fields(schema)) |> Map.reject(fn {_, v} -> is_nil(v) end)
     generated = autogenerate(schema, :autogenerate, fields)
-    data = stored(schema, in_order(fields) ++ generated)
+    data = Values.dump(schema, :insert, in_order(fields) ++ generated)
     id_name = Schema.field_source(schema, Schema.primary_key(schema))
     {Record.to_front(data, id_name), Map.new(generated)}
   end
@@ -26,10 +26,21 @@ defmodule EctoFoundationDB.Repo.Changes do
       {%{^primary_key => nil}, {^primary_key, _source, type}} ->
         Map.put(struct, primary_key, generate(tenant, schema, type))
 
+      {%{^primary_key => nil}, nil} ->
+        if Versionstamp.type?(Schema.type(schema, primary_key)), do: made_by_commit!(schema)
+        Schema.id!(struct)
+
       {_, _} ->
         Schema.id!(struct)
         struct
     end
+  end
+
+  defp made_by_commit!(schema) do
+    raise ArgumentError,
+          "the primary key of this #{inspect(schema)} is nil. Ids of EctoFoundationDB.Versionstamp are made by the " <>
+            "commit: insert the struct with Repo.async_insert_all!(#{inspect(schema)}, [struct]) inside " <>
+            "Repo.transactional(tenant, fun), and await the future after it"
   end
 
   defp generate(_tenant, _schema, type) when type in [:binary_id, Ecto.UUID], do: uuid()
@@ -56,7 +67,8 @@ defmodule EctoFoundationDB.Repo.Changes do
 
   def update(schema, changes) do
     generated = autogenerate(schema, :autoupdate, changes)
-    {stored(schema, in_order(changes) ++ generated), Map.merge(changes, Map.new(generated))}
+    data = Values.dump(schema, :update, in_order(changes) ++ generated)
+    {data, Map.merge(changes, Map.new(generated))}
   end
 
   @doc "The changes of an update as a map, checked."
@@ -118,14 +130,9 @@ defmodule EctoFoundationDB.Repo.Changes do
       Map.fetch!(generate_id(struct!(schema, Map.take(row, [primary_key])), tenant), primary_key)
 
     # The order of the stored names, where that of an insert is of the fields' names.
-    data = schema |> stored(Map.put(row, primary_key, id)) |> List.keysort(0)
+    data = schema |> Values.dump(:insert_all, Map.put(row, primary_key, id)) |> List.keysort(0)
     Record.to_front(data, Schema.field_source(schema, primary_key))
   end
-
-  @doc "Fields by their stored names."
-  @spec stored(Schema.t(), Enumerable.t()) :: Schema.data()
-  def stored(schema, fields),
-    do: for({field, value} <- fields, do: {Schema.field_source(schema, field), value})
 
   # The order of a small map's keys before OTP 26, which made it arbitrary: the order that stored
   # values have.

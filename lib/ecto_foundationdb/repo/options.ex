@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Repo.Options do
   # The options of a Repo's functions.
 
   alias EctoFoundationDB.{Connection, Schema, Tenant, Transaction}
-  alias EctoFoundationDB.Exception.IncorrectTenancy
+  alias EctoFoundationDB.Exception.{IncorrectTenancy, TenantGone}
 
   @common [:prefix, :timeout]
 
@@ -48,7 +48,7 @@ defmodule EctoFoundationDB.Repo.Options do
         raise IncorrectTenancy,
               "no tenant is given: a nil prefix was provided. Pass a tenant, `prefix: tenant` (from " <>
                 "Tenant.open!(#{inspect(repo)}, id)), use a struct that was read from one, or call inside " <>
-                "Repo.transactional(tenant, fun)"
+                "Repo.transactional(tenant, fun)" <> (Transaction.in_task() || "")
 
       other ->
         raise IncorrectTenancy,
@@ -59,17 +59,22 @@ defmodule EctoFoundationDB.Repo.Options do
   @doc "The tenant of a Repo with `tenant_id:`, opened when it is first needed; nil of others."
   @spec single(module()) :: Tenant.t() | nil
   def single(repo) do
-    with id when is_binary(id) <- Connection.fetch!(repo).config[:tenant_id] do
-      case :ets.lookup(repo, :tenant) do
-        [{:tenant, tenant}] ->
-          tenant
+    with id when is_binary(id) <- Connection.fetch!(repo).config[:tenant_id],
+         do: Tenant.open!(repo, id)
+  end
 
-        [] ->
-          tenant = Tenant.open!(repo, id)
-          :ets.insert(repo, {:tenant, tenant})
-          tenant
-      end
-    end
+  @doc """
+  Runs a call of a Repo. Where a Repo with `tenant_id:` finds that its tenant was deleted, which nothing was
+  read from or written to then, it opens the one that is there now, and the call runs again.
+  """
+  @spec follow_single(module(), (() -> result)) :: result when result: term()
+  def follow_single(repo, fun) do
+    fun.()
+  rescue
+    error in TenantGone ->
+      if error.tenant.id == Connection.fetch!(repo).config[:tenant_id] and not Transaction.in?(),
+        do: fun.(),
+        else: reraise(error, __STACKTRACE__)
   end
 
   @doc "Raises for what belongs to an Ecto repository: its schemas, changesets and queries."

@@ -7,7 +7,7 @@ defmodule EctoFoundationDB.Repo.Records do
   alias EctoFoundationDB.Layer.{Bulk, Conflicts, Records, Source, Writer}
   alias EctoFoundationDB.Repo.{Changes, Options, Queries}
 
-  @insert [:on_conflict, :conflict_target]
+  @insert [:on_conflict, :conflict_target, :returning]
 
   def insert(repo, %schema{} = struct, opts) do
     {opts, on_conflict, target} = insert_options!(schema, opts, @insert)
@@ -21,8 +21,10 @@ defmodule EctoFoundationDB.Repo.Records do
       fn ->
         writer = Writer.new(tenant, Source.of(schema))
 
-        with {:ok, _outcomes} <- Conflicts.put_all(writer, [data], on_conflict, target),
-             do: {:ok, struct |> Map.merge(generated) |> Schema.put_meta(tenant)}
+        with {:ok, [{_outcome, stored}]} <- Conflicts.put_all(writer, [data], on_conflict, target) do
+          inserted = struct |> Map.merge(generated) |> Schema.put_meta(tenant)
+          {:ok, returning(inserted, stored, tenant, opts)}
+        end
       end,
       opts
     )
@@ -39,6 +41,7 @@ defmodule EctoFoundationDB.Repo.Records do
   defp insert_options!(schema, opts, known) do
     Options.plain!(schema)
     opts = Options.validate!(opts, known)
+    check_returning!(schema, opts)
     on_conflict = on_conflict!(schema, Keyword.get(opts, :on_conflict, :raise))
     target = Keyword.get(opts, :conflict_target)
 
@@ -79,7 +82,8 @@ defmodule EctoFoundationDB.Repo.Records do
   def update(repo, %schema{} = struct, changes, opts) do
     Options.plain!(struct)
     changes = Changes.check!(schema, changes)
-    opts = Options.validate!(opts, [])
+    opts = Options.validate!(opts, [:returning])
+    check_returning!(schema, opts)
     tenant = Options.tenant!(repo, opts, struct)
     id = Schema.id!(struct)
 
@@ -89,7 +93,7 @@ defmodule EctoFoundationDB.Repo.Records do
 
       {data, values} ->
         # What an earlier attempt would have written, timestamps aside.
-        own = Changes.stored(schema, changes)
+        own = Values.dump(schema, :update, changes)
 
         Transaction.run(
           tenant,
@@ -97,7 +101,11 @@ defmodule EctoFoundationDB.Repo.Records do
             tenant
             |> Writer.new(Source.of(schema))
             |> Records.update(id, data, [], own)
-            |> result(struct |> Map.merge(values) |> Schema.put_meta(tenant), :update)
+            |> result(
+              struct |> Map.merge(values) |> Schema.put_meta(tenant),
+              :update,
+              {tenant, opts}
+            )
           end,
           opts
         )
@@ -110,7 +118,8 @@ defmodule EctoFoundationDB.Repo.Records do
 
   def delete(repo, %schema{} = struct, opts) do
     Options.plain!(struct)
-    opts = Options.validate!(opts, [])
+    opts = Options.validate!(opts, [:returning])
+    check_returning!(schema, opts)
     tenant = Options.tenant!(repo, opts, struct)
     id = Schema.id!(struct)
 
@@ -120,7 +129,7 @@ defmodule EctoFoundationDB.Repo.Records do
         tenant
         |> Writer.new(Source.of(schema))
         |> Records.delete(id)
-        |> result(Schema.put_meta(struct, tenant, :deleted), :delete)
+        |> result(Schema.put_meta(struct, tenant, :deleted), :delete, {tenant, opts})
       end,
       opts
     )
@@ -130,17 +139,47 @@ defmodule EctoFoundationDB.Repo.Records do
 
   def delete!(repo, struct, opts), do: bang(delete(repo, struct, opts))
 
-  defp result({:ok, _data}, struct, _action), do: {:ok, struct}
+  defp result({:ok, stored}, struct, _action, {tenant, opts}),
+    do: {:ok, returning(struct, stored, tenant, opts)}
 
-  defp result({:error, :stale}, %schema{} = struct, action),
+  defp result({:error, :stale}, %schema{} = struct, action, _returning),
     do: {:error, %StaleEntryError{schema: schema, id: Schema.id!(struct), action: action}}
 
-  defp result({:error, error}, _struct, _action), do: {:error, error}
+  defp result({:error, error}, _struct, _action, _returning), do: {:error, error}
+
+  defp check_returning!(schema, opts) do
+    case Keyword.get(opts, :returning, false) do
+      returning when is_boolean(returning) ->
+        :ok
+
+      fields when is_list(fields) ->
+        Changes.known!(schema, "returning", fields)
+
+      other ->
+        raise ArgumentError, "returning: expected true, false or fields, got: #{inspect(other)}"
+    end
+  end
+
+  # The struct with the values that are stored in place of its own, in the fields that `returning:` names. An
+  # id that the commit makes stays as it is.
+  defp returning(%schema{} = struct, stored, tenant, opts) do
+    case Keyword.get(opts, :returning, false) do
+      false ->
+        struct
+
+      _ when stored == [] ->
+        struct
+
+      returning ->
+        fields = if returning == true, do: Schema.fields(schema), else: returning
+        loaded = Values.load(Values.loader(schema, tenant), stored)
+        Map.merge(struct, Map.take(loaded, fields))
+    end
+  end
 
   def insert_all(repo, schema, rows, opts) do
-    {opts, on_conflict, target} = insert_options!(schema, opts, [:returning | @insert])
+    {opts, on_conflict, target} = insert_options!(schema, opts, @insert)
     tenant = Options.tenant!(repo, opts)
-    returned = returning!(schema, opts)
 
     unless is_list(rows) do
       raise ArgumentError, "insert_all: expected a list of rows, got: #{inspect(rows)}"
@@ -158,34 +197,14 @@ defmodule EctoFoundationDB.Repo.Records do
           {:ok, outcomes} ->
             stored = for {outcome, data} <- outcomes, outcome != :nothing, do: data
 
-            {length(stored),
-             returned && Enum.map(stored, &returned(schema, tenant, &1, returned))}
+            loader = if Keyword.get(opts, :returning, false), do: Values.loader(schema, tenant)
+            # The whole records, also where fields are named.
+            {length(stored), loader && Enum.map(stored, &Values.load(loader, &1))}
         end
       end,
       opts
     )
   end
-
-  # The stored names of the fields that are returned, or nil.
-  defp returning!(schema, opts) do
-    case Keyword.get(opts, :returning, false) do
-      false ->
-        nil
-
-      true ->
-        Source.of(schema).fields
-
-      fields when is_list(fields) ->
-        Changes.known!(schema, "returning", fields)
-        Enum.map(fields, &Schema.field_source(schema, &1))
-
-      other ->
-        raise ArgumentError, "returning: expected true, false or fields, got: #{inspect(other)}"
-    end
-  end
-
-  defp returned(schema, tenant, data, fields),
-    do: Values.load(Values.loader(schema, tenant), Keyword.take(data, fields))
 
   def update_all(repo, queryable, updates, opts) do
     {query, opts} = Queries.query(repo, queryable, opts, [:step])
@@ -208,7 +227,7 @@ defmodule EctoFoundationDB.Repo.Records do
     end
 
     # In the order in which they are given.
-    set = Changes.stored(schema, set)
+    set = Values.dump(schema, :update_all, set)
 
     case Keyword.pop(opts, :step) do
       {nil, opts} ->

@@ -40,16 +40,16 @@ defmodule EctoFoundationDB.Sync.All do
 
   @doc false
   def live_queries(%__MODULE__{query: query, by: by, watch_action: action}, _tenant) do
-    [LiveQuery.all(query, Enum.to_list(by), action)]
+    {basis, live_query} = LiveQuery.all(query, Enum.to_list(by), action)
+    {basis, [live_query]}
   end
 
   @doc false
   def decoder(%__MODULE__{query: query}, _tenant), do: LiveQuery.decoder(query)
 
   @doc false
-  def value(%__MODULE__{query: query}, [result]) do
-    LiveQuery.arrange(query, Subscription.records(result))
-  end
+  def value(%__MODULE__{query: query}, {result}, _news, _before),
+    do: LiveQuery.arrange(query, Subscription.records(result))
 
   @doc false
   def empty(_all), do: []

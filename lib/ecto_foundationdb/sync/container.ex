@@ -50,9 +50,39 @@ defmodule EctoFoundationDB.Sync.Container do
   defp put_all(assigns, [{%{label: label}, _, _, value} | changes]),
     do: assigns |> Map.put(label, value) |> put_all(changes)
 
-  @doc "Raises where no hook can be attached."
-  def check!(%{assigns: %{myself: %{__struct__: Phoenix.LiveComponent.CID}}} = state, opts)
-      when is_socket(state) do
+  @doc "Raises where no hook can be attached, and in a process that is not the LiveView's."
+  def check!(state, opts) do
+    check_process!(state)
+    check_hook!(state, opts)
+  end
+
+  # What changes is sent to the process that syncs: a task's end with it, and its socket is thrown away.
+  defp check_process!(state) when is_socket(state) do
+    if connected?(state) and elsewhere?(state) do
+      raise ArgumentError,
+            "expected to be called in the LiveView's process, got called in another one, such as a task " <>
+              "of assign_async or start_async: what changes would be sent to that process, and the page " <>
+              "would never follow. Sync in mount, handle_params, handle_event, handle_info or " <>
+              "handle_async; in the task, read with the Repo"
+    end
+  end
+
+  defp check_process!(_state), do: :ok
+
+  # A LiveView in another one has a process of its own, which its socket does not name. A task says that it
+  # began with an anonymous function.
+  defp elsewhere?(%{parent_pid: nil, root_pid: root}) when is_pid(root), do: root != self()
+
+  defp elsewhere?(%{parent_pid: parent}) when is_pid(parent) do
+    with {_module, function, _arity} <- Process.get(:"$initial_call"),
+         do: String.starts_with?(Atom.to_string(function), "-"),
+         else: (_unknown -> false)
+  end
+
+  defp elsewhere?(_socket), do: false
+
+  defp check_hook!(%{assigns: %{myself: %{__struct__: Phoenix.LiveComponent.CID}}} = state, opts)
+       when is_socket(state) do
     unless opts[:attach_container_hook] do
       raise ArgumentError,
             "a stateful LiveComponent can't sync: its messages arrive at the LiveView it is in, and " <>
@@ -63,7 +93,7 @@ defmodule EctoFoundationDB.Sync.Container do
     :ok
   end
 
-  def check!(_state, _opts), do: :ok
+  defp check_hook!(_state, _opts), do: :ok
 
   @doc "Has `handle` called with the process's messages, by the container's own means."
   def attach(state, repo, opts, handle) do

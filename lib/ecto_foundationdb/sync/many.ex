@@ -29,14 +29,25 @@ defmodule EctoFoundationDB.Sync.Many do
 
   @doc false
   def live_queries(%__MODULE__{schema: schema, ids: ids}, tenant) do
-    for id <- Enum.uniq(ids || []), do: LiveQuery.record(tenant, schema, id)
+    queries = for id <- Enum.uniq(ids || []), do: LiveQuery.record(tenant, schema, id)
+    {LiveQuery.basis(tenant), queries}
   end
 
   @doc false
   def decoder(%__MODULE__{schema: schema}, tenant), do: LiveQuery.decoder(tenant, schema)
 
   @doc false
-  def value(_many, results), do: Enum.flat_map(results, &Subscription.records/1)
+  def value(_many, results, [place], before)
+      when is_list(before) and length(before) == tuple_size(results) do
+    # There is a record for each id: this one is at its id's place.
+    case Subscription.records(elem(results, place)) do
+      [record] -> List.replace_at(before, place, record)
+      [] -> List.delete_at(before, place)
+    end
+  end
+
+  def value(_many, results, _news, _before),
+    do: results |> Tuple.to_list() |> Enum.flat_map(&Subscription.records/1)
 
   @doc false
   def empty(_many), do: []

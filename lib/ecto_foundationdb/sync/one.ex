@@ -26,15 +26,14 @@ defmodule EctoFoundationDB.Sync.One do
   end
 
   @doc false
-  def live_queries(%__MODULE__{schema: schema, id: id}, tenant) do
-    [LiveQuery.record(tenant, schema, id)]
-  end
+  def live_queries(%__MODULE__{schema: schema, id: id}, tenant),
+    do: {LiveQuery.basis(tenant), [LiveQuery.record(tenant, schema, id)]}
 
   @doc false
   def decoder(%__MODULE__{schema: schema}, tenant), do: LiveQuery.decoder(tenant, schema)
 
   @doc false
-  def value(_one, [result]), do: result |> Subscription.records() |> List.first()
+  def value(_one, {result}, _news, _before), do: result |> Subscription.records() |> List.first()
 
   @doc false
   def empty(_one), do: nil

@@ -2,13 +2,16 @@ defmodule EctoFoundationDB.Sync.Subscription do
   @moduledoc false
   # The NIF's subscriptions, as Sync uses them.
 
-  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema, Values}
+  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema, Tenant, Values}
+  alias EctoFoundationDB.Exception.TenantGone
 
   @typedoc """
-  A live query's records by place, and why they are stale, or nil. At a place there is nil for what is
-  no result, and `{:undecodable, struct_so_far, error}` for a record that cannot be decoded.
+  A live query's records by place, and why they are stale, or nil: what the NIF has told, or a record
+  that cannot be decoded. At a place there is nil for what is no result, and `{:undecodable,
+  struct_so_far, error}` for a record that cannot be decoded.
   """
-  @type result :: {[place()], Exception.t() | nil}
+  @type result :: {[place()], stale()}
+  @type stale :: nil | {:told, Native.error()} | {:undecodable, Exception.t()}
   @type place :: struct() | nil | {:undecodable, struct() | nil, Exception.t()}
 
   @doc """
@@ -19,11 +22,12 @@ defmodule EctoFoundationDB.Sync.Subscription do
   """
   @spec subscribe(
           Native.database(),
-          [{[Native.live_query()], Native.subscription() | nil}],
+          [{Native.basis(), [Native.live_query()], Native.subscription() | nil}],
           {timeout(), deadline :: integer() | :infinity},
+          Tenant.t(),
           String.t()
         ) :: [Native.subscription()] | :replan
-  def subscribe(database, wanted, {timeout, deadline}, doing) do
+  def subscribe(database, wanted, {timeout, deadline}, tenant, doing) do
     ref = make_ref()
     subscriptions = Native.subscribe(database, ref, wanted)
 
@@ -35,7 +39,9 @@ defmodule EctoFoundationDB.Sync.Subscription do
         :replan
 
       {^ref, {:error, error}} ->
-        raise EctoFoundationDB.Error, error
+        # The next one that opens it looks for it.
+        if match?({:tenant_gone, _name}, error), do: Tenant.forget(tenant)
+        raise exception({:told, error}, tenant)
     after
       left(deadline) ->
         Enum.each(subscriptions, &cancel/1)
@@ -67,37 +73,60 @@ defmodule EctoFoundationDB.Sync.Subscription do
   end
 
   @doc """
-  Takes what has changed into `before`, the results of each live query so far. Only records that have
-  changed are decoded.
+  Takes what has changed into `before`, the results of each live query so far; gives the results, and the
+  places of those that may have changed. Only records that have changed are decoded.
   """
-  @spec take(Native.subscription(), [result()], LiveQuery.decoder()) :: [result()]
+  @spec take(Native.subscription(), tuple(), LiveQuery.decoder()) ::
+          {results :: tuple(), news :: [non_neg_integer()]}
   def take(subscription, before, decoder) do
-    update(Native.take(subscription), before, decoder)
+    case Native.take(subscription) do
+      {:news, news} -> put_news(news, before, [], decoder)
+      {:first, taken} -> {taken |> first(before, 0, decoder) |> List.to_tuple(), all(before)}
+    end
+  end
+
+  defp all(before), do: Enum.to_list(0..(tuple_size(before) - 1)//1)
+
+  defp first([], _before, _place, _decoder), do: []
+
+  defp first([taken | more], before, place, decoder),
+    do: [result(taken, elem(before, place), decoder) | first(more, before, place + 1, decoder)]
+
+  defp put_news([], results, places, _decoder), do: {results, places}
+
+  defp put_news([{place, taken} | news], results, places, decoder) do
+    results = put_elem(results, place, result(taken, elem(results, place), decoder))
+    put_news(news, results, [place | places], decoder)
   end
 
   @doc "What was taken got lost: the next time everything is taken again."
   @spec untake(Native.subscription()) :: :ok
   def untake(subscription), do: Native.untake(subscription)
 
-  defp update([], [], _decoder), do: []
+  defp result(:unchanged, before, _decoder), do: before
 
-  defp update([taken | more], [{places, stale} | before], decoder) do
-    result =
-      case taken do
-        :unchanged -> {places, stale}
-        {:rows, items} -> items |> merge(places, 0, places, decoder) |> result()
-        {:stale, error} -> {places, EctoFoundationDB.Error.exception(error)}
-        :fresh -> result(places)
-      end
+  defp result({:rows, items}, {places, stale}, decoder),
+    do: items |> merge(places, 0, places, decoder) |> judge(stale)
 
-    [result | update(more, before, decoder)]
-  end
+  defp result({:stale, error}, {places, _stale}, _decoder),
+    do: {places, {:told, error}}
 
-  defp result(places), do: {places, error(places)}
+  defp result(:fresh, {places, _stale}, _decoder), do: judge(places, nil)
 
-  defp error([{:undecodable, _struct, error} | _places]), do: error
-  defp error([_place | places]), do: error(places)
-  defp error([]), do: nil
+  @doc "Why records of this tenant are stale, as an exception, or nil."
+  @spec exception(stale(), Tenant.t()) :: Exception.t() | nil
+  def exception(nil, _tenant), do: nil
+  def exception({:undecodable, error}, _tenant), do: error
+  def exception({:told, {:tenant_gone, _name}}, tenant), do: TenantGone.exception(tenant: tenant)
+  def exception({:told, error}, _tenant), do: EctoFoundationDB.Error.exception(error)
+
+  # What the NIF has told holds until it tells otherwise.
+  defp judge(places, {:told, _error} = stale), do: {places, stale}
+  defp judge(places, _stale), do: {places, undecodable(places)}
+
+  defp undecodable([{:undecodable, _struct, error} | _places]), do: {:undecodable, error}
+  defp undecodable([_place | places]), do: undecodable(places)
+  defp undecodable([]), do: nil
 
   # Records that did not change stay the same terms, and so does the list from where on nothing changed.
   # A record that is no result, an index entry's that is out of date, keeps its place as nil.
@@ -137,16 +166,20 @@ defmodule EctoFoundationDB.Sync.Subscription do
   defp decode(rows, before, decoder) do
     LiveQuery.decode(decoder, rows)
   rescue
-    error in DecodeError -> {:undecodable, so_far(rows, before), error}
+    error in DecodeError -> {:undecodable, so_far(id(rows, error), before), error}
   else
     [record] -> record
     [] -> nil
   end
 
-  # The struct that the process has of a record, found by its id, the last element of the key.
-  defp so_far([{key, _value} | _], before) do
-    id = key |> Native.unpack() |> Tuple.to_list() |> List.last()
+  # A record's id as it is stored. What came decoded has a value that its field's type does not load.
+  defp id([{:data, _fields} | _], %DecodeError{id: id}), do: id
 
+  defp id([{key, _value} | _], _error),
+    do: key |> Native.unpack() |> Tuple.to_list() |> List.last()
+
+  # The struct that the process has of a record.
+  defp so_far(id, before) do
     Enum.find(records({before, nil}), fn
       %schema{} = struct ->
         Values.stored(schema, Schema.primary_key(schema), Schema.id!(struct)) == id

@@ -1,24 +1,17 @@
-//! Databases, one for each running Repo.
+//! Databases: where they are, and their transactions.
 
 use std::path::Path;
-use std::sync::{Arc, Weak};
 
 use foundationdb::options::DatabaseOption;
 use foundationdb::Transaction;
-use parking_lot::Mutex;
-use rustler::{Resource, ResourceArc};
 
 use crate::error::Error;
-use crate::live::LiveQueries;
 use crate::stats::Stats;
 
 /// FoundationDB's `no_cluster_file_found`.
 const NO_CLUSTER_FILE: i32 = 1515;
 /// FoundationDB's `connection_string_invalid`.
 const CONNECTION_STRING_INVALID: i32 = 2104;
-
-/// What is open, by the name it was opened under.
-static OPEN: Mutex<Vec<(String, Target, Weak<Database>)>> = Mutex::new(Vec::new());
 
 /// Where a database is.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,58 +39,19 @@ impl Target {
     }
 }
 
-/// A database with its live queries.
+/// A database.
 pub struct Database {
     inner: foundationdb::Database,
     embedded: Option<embedded_fdb::admin::Database>,
     /// What is counted of it.
     pub stats: Stats,
-    /// What Sync's subscriptions read and watch.
-    pub live: LiveQueries,
 }
 
-/// A database's handle in Elixir.
-pub struct DatabaseHandle(pub Arc<Database>);
-
-#[rustler::resource_impl]
-impl Resource for DatabaseHandle {}
-
 impl Database {
-    /// Opens it, with these options. Touches the file system.
-    ///
-    /// Under the name of one that is still in use it is that one: a Repo that was restarted goes on
-    /// with the live queries that pages have, and plans them.
-    pub fn open(
-        name: String,
-        target: Target,
-        options: Vec<DatabaseOption>,
-    ) -> Result<ResourceArc<DatabaseHandle>, Error> {
-        let mut open = OPEN.lock();
-        open.retain(|(_, _, database)| database.strong_count() > 0);
-        let in_use = open
-            .iter()
-            .find(|(other, at, _)| *other == name && *at == target)
-            .and_then(|(_, _, database)| database.upgrade());
-        let database = match in_use {
-            Some(database) => database,
-            None => {
-                let database = Arc::new(Database::new(&target)?);
-                open.push((name, target, Arc::downgrade(&database)));
-                database
-            }
-        };
-        for option in options {
-            database.inner.set_option(option)?;
-        }
-        Ok(ResourceArc::new(DatabaseHandle(database)))
-    }
-
-    fn new(target: &Target) -> Result<Database, Error> {
+    /// Opens it. Touches the file system.
+    pub fn new(target: &Target) -> Result<Database, Error> {
         if let Target::Cluster(path) = target {
-            match path {
-                Some(path) => check_cluster_file(Path::new(path), "given as cluster_file:")?,
-                None => check_default_cluster_file()?,
-            }
+            check_cluster(path.as_deref())?;
         }
         let cluster_file = target.cluster_file();
         // The engine itself says why it can't open a file; the C API has only a number for it.
@@ -112,8 +66,15 @@ impl Database {
             inner: foundationdb::Database::new(cluster_file.as_deref())?,
             embedded,
             stats: Stats::default(),
-            live: LiveQueries::default(),
         })
+    }
+
+    /// Sets options for all of its transactions to come.
+    pub fn set_options(&self, options: Vec<DatabaseOption>) -> Result<(), Error> {
+        for option in options {
+            self.inner.set_option(option)?;
+        }
+        Ok(())
     }
 
     /// A new transaction.
@@ -143,6 +104,14 @@ impl Database {
         let explain = |error: embedded_fdb::admin::FaultsError| Error::Client(error.to_string());
         let faults = faults.map(str::parse).transpose().map_err(explain)?;
         self.engine()?.set_faults(faults).map_err(explain)
+    }
+}
+
+/// Looks at the cluster file of this path, or at the one that FoundationDB's clients find.
+pub fn check_cluster(path: Option<&str>) -> Result<(), Error> {
+    match path {
+        Some(path) => check_cluster_file(Path::new(path), "given as cluster_file:"),
+        None => check_default_cluster_file(),
     }
 }
 

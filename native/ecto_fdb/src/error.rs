@@ -1,4 +1,4 @@
-//! Errors that travel to Elixir, as `{:fdb, code, message}`.
+//! Errors that travel to Elixir, as `{:fdb, code, message}` or `{:tenant_gone, name}`.
 
 use foundationdb::directory::DirectoryError;
 use foundationdb::tuple::hca::HcaError;
@@ -6,7 +6,7 @@ use foundationdb::FdbError;
 use rustler::{Encoder, Env, Term};
 
 mod atoms {
-    rustler::atoms! { fdb }
+    rustler::atoms! { fdb, tenant_gone }
 }
 
 /// What can go wrong on the way to an answer.
@@ -21,6 +21,9 @@ pub enum Error {
     /// FoundationDB's code with a message that says more than FoundationDB's own.
     #[error("{1}")]
     Explained(i32, String),
+    /// The tenant of this name was deleted or moved, or made again under the same name.
+    #[error("tenant {0:?} is gone: it was deleted, moved, or made again under the same name")]
+    TenantGone(String),
 }
 
 impl Error {
@@ -28,7 +31,7 @@ impl Error {
     pub fn code(&self) -> i32 {
         match self {
             Error::Fdb(error) => error.code(),
-            Error::Client(_) => 0,
+            Error::Client(_) | Error::TenantGone(_) => 0,
             Error::Explained(code, _) => *code,
         }
     }
@@ -47,6 +50,9 @@ impl From<DirectoryError> for Error {
 
 impl Encoder for Error {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        (atoms::fdb(), self.code(), self.to_string()).encode(env)
+        match self {
+            Error::TenantGone(name) => (atoms::tenant_gone(), name).encode(env),
+            _ => (atoms::fdb(), self.code(), self.to_string()).encode(env),
+        }
     }
 }

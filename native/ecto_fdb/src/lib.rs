@@ -4,7 +4,7 @@
 //! for the database: they hand over to the runtime's threads and return. Answers are messages.
 //!
 //! - [`client`]: the library, the network thread, the runtime: one of each in a VM.
-//! - [`database`]: databases, and [`stats`] about them.
+//! - [`database`]: databases, and [`stats`] about them. [`handle`]: which are open.
 //! - [`transaction`], [`operation`], [`watch`]: transactions that belong to Elixir processes.
 //! - [`live`]: live queries, which processes share.
 //! - [`reply`], [`error`], [`tuple`], [`etf`], [`record`], [`options`]: the way between terms and Rust.
@@ -15,6 +15,7 @@ mod client;
 mod database;
 mod error;
 mod etf;
+mod handle;
 mod live;
 mod operation;
 mod options;
@@ -30,12 +31,14 @@ use std::sync::Arc;
 use rustler::types::atom;
 use rustler::{Atom, Binary, Encoder, Env, NifResult, Reference, ResourceArc, Term};
 
-use crate::database::{Database, DatabaseHandle, Target};
+use crate::database::Target;
 use crate::error::Error;
 use crate::etf::{Allowed, Progress};
-use crate::live::plan;
-use crate::live::query::{By, MetadataVersion, Query, Source};
-use crate::live::reader::{Call, Wanted};
+use crate::handle::DatabaseHandle;
+use crate::live::basis::{Basis, SourceIndexes, TenantEntry};
+use crate::live::call::{Call, Pending, Wanted};
+use crate::live::planner;
+use crate::live::query::{By, Query, Source};
 use crate::live::subscription::Subscription;
 use crate::reply::{Gate, Reply};
 use crate::transaction::{Command, TransactionHandle};
@@ -84,6 +87,11 @@ fn client_start<'a>(env: Env<'a>, config: Term<'a>) -> NifResult<Term<'a>> {
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
+fn cluster_file_check(env: Env<'_>, path: Option<String>) -> Term<'_> {
+    done_or_error(env, database::check_cluster(path.as_deref()))
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
 fn database_open<'a>(
     env: Env<'a>,
     name: String,
@@ -103,12 +111,12 @@ fn database_open<'a>(
         .into_iter()
         .map(|(name, value)| options::database(env, name, value))
         .collect::<NifResult<_>>()?;
-    Ok(answer(env, Database::open(name, target, options)))
+    Ok(answer(env, handle::open(name, target, options)))
 }
 
 #[rustler::nif]
 fn transaction_new(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<'_> {
-    answer(env, Ok(TransactionHandle::new(env, &database.0)))
+    answer(env, Ok(TransactionHandle::new(env, &database.database)))
 }
 
 #[rustler::nif]
@@ -175,7 +183,7 @@ fn watch_cancel(watch: ResourceArc<Watch>) -> Atom {
     atom::ok()
 }
 
-type Subscribing<'a> = Vec<(Vec<Term<'a>>, Option<ResourceArc<Subscription>>)>;
+type Subscribing<'a> = Vec<(Term<'a>, Vec<Term<'a>>, Option<ResourceArc<Subscription>>)>;
 
 #[rustler::nif]
 fn subscribe_few<'a>(
@@ -203,57 +211,103 @@ fn subscribe<'a>(
     reference: Reference<'a>,
     wanted: Subscribing<'a>,
 ) -> NifResult<Term<'a>> {
-    let mut queries = Vec::with_capacity(wanted.len());
-    for (terms, earlier) in wanted {
-        let decoded: Vec<(Query, MetadataVersion)> =
-            terms.into_iter().map(query).collect::<NifResult<_>>()?;
-        queries.push((decoded, earlier));
+    let live = &database.live;
+    let mut decoded = Vec::with_capacity(wanted.len());
+    for (basis, queries, earlier) in wanted {
+        let basis = self::basis(basis)?.map(|basis| live.share(basis));
+        let queries: Vec<Query> = queries.into_iter().map(query).collect::<NifResult<_>>()?;
+        decoded.push((basis, queries, earlier));
     }
     // From here on nothing can fail: subscriptions that exist are told of their end.
-    let subscriptions: Vec<_> = queries
+    let ticket = live.next_ticket();
+    let subscriptions: Vec<Pending> = decoded
         .into_iter()
-        .map(|(queries, earlier)| {
-            let subscription = Subscription::new(env);
+        .map(|(basis, queries, earlier)| {
+            let subscription = Subscription::new(env, live.home(), ticket);
             let mut kept = match earlier {
-                Some(earlier) => {
-                    let queries = queries.iter().map(|(query, _)| query);
-                    Subscription::keep(&subscription, &earlier, queries)
-                }
+                Some(earlier) => Subscription::keep(&subscription, &earlier, queries.iter()),
                 None => Vec::new(),
             }
             .into_iter();
             let wanted = queries
                 .into_iter()
-                .map(|(query, planned_at)| match kept.next().flatten() {
-                    Some(part) => Wanted::Kept(part),
-                    None => Wanted::Read(Arc::new(query), planned_at),
+                .map(|query| match kept.next().flatten() {
+                    Some(subscribed) => Wanted::Kept(subscribed),
+                    None => Wanted::Read(Arc::new(query)),
                 })
                 .collect();
-            (subscription, wanted)
+            Pending {
+                subscription,
+                basis,
+                wanted,
+            }
         })
         .collect();
     let references: Vec<Term<'a>> = subscriptions
         .iter()
-        .map(|(subscription, _)| subscription.encode(env))
+        .map(|pending| pending.subscription.encode(env))
         .collect();
     let call = Call {
         subscriptions,
         caller: env.pid(),
         reply: Some(Reply::new(env, reference, Gate::default())),
     };
-    database.0.live.subscribe(&database.0, call);
+    live.subscribe(ticket, call);
     Ok(references.encode(env))
 }
 
-/// A live query, and for a plan the metadata version under which it was made.
-fn query(term: Term<'_>) -> NifResult<(Query, MetadataVersion)> {
-    match term.decode::<(Atom, Term<'_>, Term<'_>, Option<Binary<'_>>)>() {
-        Ok((tag, query, asked_for, version)) if tag == atoms::planned() => {
+/// What live queries rely on: `{tenant, source, metadata version}` or `nil`, with the tenant `{entry,
+/// prefix, name}` or `nil`, and the source `{begin, end, claim, fingerprint}` or `nil`.
+fn basis(term: Term<'_>) -> NifResult<Option<Basis>> {
+    if term.is_atom() {
+        return Ok(None);
+    }
+    let unknown = || {
+        let what =
+            "{{entry, prefix, name} | nil, {begin, end, claim, fingerprint} | nil, version} or nil";
+        expected(what, &format!("{term:?}"))
+    };
+    let (tenant, source, version) = term
+        .decode::<(Term<'_>, Term<'_>, Option<Binary<'_>>)>()
+        .map_err(|_| unknown())?;
+    let tenant = if tenant.is_atom() {
+        None
+    } else {
+        let (key, prefix, name) = tenant
+            .decode::<(Binary<'_>, Binary<'_>, &str)>()
+            .map_err(|_| unknown())?;
+        Some(TenantEntry {
+            key: key.as_slice().into(),
+            prefix: prefix.as_slice().into(),
+            name: name.into(),
+        })
+    };
+    let source = if source.is_atom() {
+        None
+    } else {
+        let (begin, end, claim, fingerprint) = source
+            .decode::<(Term<'_>, Term<'_>, Term<'_>, Binary<'_>)>()
+            .map_err(|_| unknown())?;
+        Some(SourceIndexes {
+            begin: operation::key(begin)?.into(),
+            end: operation::key(end)?.into(),
+            claim: operation::key(claim)?.into(),
+            fingerprint: fingerprint.as_slice().try_into().map_err(|_| unknown())?,
+        })
+    };
+    let version = version.map(|version| version.as_slice().into());
+    Ok(Some(Basis::new(tenant, source, version)))
+}
+
+/// A live query, `{:planned, query, asked_for}` if it is a plan.
+fn query(term: Term<'_>) -> NifResult<Query> {
+    match term.decode::<(Atom, Term<'_>, Term<'_>)>() {
+        Ok((tag, query, asked_for)) if tag == atoms::planned() => {
             let mut query = read_query(query)?;
-            query.plan = Some(asked_for.to_binary().as_slice().into());
-            Ok((query, version.map(|version| version.as_slice().into())))
+            query.asked_for = Some(asked_for.to_binary().as_slice().into());
+            Ok(query)
         }
-        _ => Ok((read_query(term)?, None)),
+        _ => read_query(term),
     }
 }
 
@@ -289,7 +343,7 @@ fn read_query(term: Term<'_>) -> NifResult<Query> {
         limit: (limit > 0).then_some(limit),
         reverse,
         watch: operation::key(watch)?.into(),
-        plan: None,
+        asked_for: None,
     })
 }
 
@@ -315,53 +369,66 @@ fn unsubscribe(subscription: ResourceArc<Subscription>) -> Atom {
     atom::ok()
 }
 
-#[rustler::nif]
-fn planner(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
-    database.0.live.planner.set(env);
+#[rustler::nif(name = "planner")]
+fn set_planner(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
+    database.live.planner.set(env);
     atom::ok()
 }
 
 #[rustler::nif]
 fn replanned<'a>(
-    request: ResourceArc<plan::Request>,
+    database: ResourceArc<DatabaseHandle>,
+    request: ResourceArc<planner::Request>,
     answer: (Atom, Term<'a>),
-    version: Option<Binary<'a>>,
+    basis: Term<'a>,
 ) -> NifResult<Atom> {
+    let live = Arc::clone(&database.live);
+    let basis = self::basis(basis)?.map(|basis| live.share(basis));
     let answer = match answer {
-        (tag, query) if tag == atom::ok() => plan::Answer::Plan(self::query(query)?.0),
-        (_error, reason) => plan::Answer::None(reason.decode()?),
+        (tag, query) if tag == atom::ok() => planner::Answer::Plan(self::query(query)?, basis),
+        (_error, reason) => planner::Answer::Missing(reason.decode()?, basis),
     };
-    let version = version.map(|version| version.as_slice().into());
-    plan::answer(&request, answer, version);
+    // There may be many subscribers to move: not on a scheduler.
+    client::runtime().spawn(async move { live.planned(&request, answer) });
     Ok(atom::ok())
 }
 
 #[rustler::nif]
 fn reporter(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
-    database.0.live.reporter.set(env);
+    database.live.reporter.set(env);
     atom::ok()
 }
 
 #[rustler::nif]
 fn stale_after(database: ResourceArc<DatabaseHandle>, milliseconds: u64) -> Atom {
     let time = std::time::Duration::from_millis(milliseconds);
-    database.0.live.heartbeat.set_stale_after(time);
+    database.live.set_stale_after(time);
     atom::ok()
+}
+
+/// `{silent for ms | nil, ms since the last answer, last error | nil}`.
+#[rustler::nif]
+fn pulse(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<'_> {
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (silent, last_answer, error) = database.live.pulse();
+    (silent.map(ms), ms(last_answer), error).encode(env)
 }
 
 #[rustler::nif]
 fn stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
-    let mut all = database.0.stats.all();
-    if database.0.live.heartbeat.is_silent() {
+    let mut all = database.database.stats.all();
+    if database.live.pulse().0.is_some() {
         // Nothing that is shown can be confirmed.
         all.insert("stale", all["live_queries"]);
     }
+    let (waiting_calls, waiting_refreshes) = database.live.look_at_queue(|queue| queue.lengths());
+    all.insert("waiting", (waiting_calls + waiting_refreshes) as u64);
     counters(env, all)
 }
 
 #[rustler::nif]
 fn engine_stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
-    match database.0.engine() {
+    match database.database.engine() {
         Err(_on_a_cluster) => Ok(atom::nil().encode(env)),
         Ok(engine) => {
             let stats = engine.stats();
@@ -396,13 +463,16 @@ fn engine_hold_watches(
     database: ResourceArc<DatabaseHandle>,
     hold: bool,
 ) -> Term<'_> {
-    let done = database.0.engine().map(|engine| engine.hold_watches(hold));
+    let done = database
+        .database
+        .engine()
+        .map(|engine| engine.hold_watches(hold));
     done_or_error(env, done)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn engine_wipe(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<'_> {
-    done_or_error(env, database.0.wipe())
+    done_or_error(env, database.database.wipe())
 }
 
 #[rustler::nif]
@@ -411,7 +481,33 @@ fn engine_faults<'a>(
     database: ResourceArc<DatabaseHandle>,
     faults: Option<&'a str>,
 ) -> Term<'a> {
-    done_or_error(env, database.0.set_faults(faults))
+    done_or_error(env, database.database.set_faults(faults))
+}
+
+/// Ranges of keys, as pairs of binaries.
+type Ranges<'a> = Vec<(Binary<'a>, Binary<'a>)>;
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn engine_outage<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    all: bool,
+    locked: bool,
+    reads: Ranges<'a>,
+    watches: Ranges<'a>,
+) -> Term<'a> {
+    let owned = |ranges: Ranges| {
+        let owned = |(begin, end): (Binary, Binary)| (begin.to_vec(), end.to_vec());
+        ranges.into_iter().map(owned).collect()
+    };
+    let outage = embedded_fdb::admin::Outage {
+        all,
+        locked,
+        reads: owned(reads),
+        watches: owned(watches),
+    };
+    let done = database.database.engine().map(|engine| engine.set_outage(outage));
+    done_or_error(env, done)
 }
 
 fn done_or_error(env: Env<'_>, result: Result<(), Error>) -> Term<'_> {

@@ -38,20 +38,21 @@ impl Reply {
         }
     }
 
-    /// Sends `{ref, answer}`. Must not be called on a scheduler thread. Nobody to hear it is no
-    /// error: the process's monitors clean up after it.
+    /// Sends `{ref, answer}`. Must not be called on a scheduler thread. It is no error if nobody is
+    /// there to hear it: the process's monitors clean up after it.
     pub fn send<F>(mut self, answer: F)
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
         let reference = self.reference;
-        // Held across the send: whoever shuts the gate waits for it.
+        // Making the term may take long, and a scheduler may wait for the gate: only the sending, which
+        // hands the environment over, is done inside.
+        let owned = &self.env;
+        let message = owned.run(|env| owned.save((reference.load(env), answer(env)).encode(env)));
         let shut = self.gate.0.lock();
         if *shut {
             return;
         }
-        let _ = self.env.send_and_clear(&self.pid, |env| {
-            (reference.load(env), answer(env)).encode(env)
-        });
+        let _ = self.env.send_and_clear(&self.pid, |env| message.load(env));
     }
 }

@@ -30,6 +30,10 @@ pub struct Stats {
     pub messages: AtomicU64,
     /// Attempts at a batch that were retried.
     pub retries: AtomicU64,
+    /// Looks at what live queries rely on: a tenant's entry, and a source's indexes.
+    pub basis_checks: AtomicU64,
+    /// Looks at watched keys.
+    pub probes: AtomicU64,
 }
 
 impl Stats {
@@ -48,6 +52,8 @@ impl Stats {
             ("watches_failed", &self.watches_failed),
             ("messages", &self.messages),
             ("retries", &self.retries),
+            ("basis_checks", &self.basis_checks),
+            ("probes", &self.probes),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
         .into()

@@ -55,6 +55,10 @@ fn is_incomplete(element: &Element<'_>) -> bool {
 fn elements(term: Term<'_>) -> NifResult<Vec<Element<'_>>> {
     match term.get_type() {
         TermType::Tuple => get_tuple(term)?.into_iter().map(element).collect(),
+        // rustler panics where it goes through an improper list.
+        TermType::List if term.list_length().is_err() => {
+            Err(expected("a proper list to pack", &format!("{term:?}")))
+        }
         TermType::List => term
             .decode::<Vec<Term<'_>>>()?
             .into_iter()
@@ -66,7 +70,12 @@ fn elements(term: Term<'_>) -> NifResult<Vec<Element<'_>>> {
 
 fn element(term: Term<'_>) -> NifResult<Element<'_>> {
     match term.get_type() {
-        TermType::Binary => Ok(bytes(term.decode::<Binary<'_>>()?)),
+        TermType::Binary => term.decode::<Binary<'_>>().map(bytes).map_err(|_| {
+            expected(
+                "an element of a tuple",
+                &format!("{term:?}, which is a bitstring and no binary"),
+            )
+        }),
         TermType::Integer => match term.decode::<i64>() {
             Ok(int) => Ok(Element::Int(int)),
             Err(_) => big_integer(term),
@@ -118,22 +127,46 @@ fn tagged(term: Term<'_>) -> NifResult<Element<'_>> {
             Ok(Element::String(Cow::Borrowed(text)))
         }
         (Some(tag), 2) if tag == atoms::float() => {
-            Ok(Element::Float(parts[1].decode::<f64>()? as f32))
+            let float: f64 = parts[1]
+                .decode()
+                .map_err(|_| expected("a float in {:float, float}", &format!("{:?}", parts[1])))?;
+            Ok(Element::Float(float as f32))
         }
         (Some(tag), 2) if tag == atoms::uuid() => {
-            let binary: Binary<'_> = parts[1].decode()?;
-            let uuid = uuid::Uuid::from_slice(binary.as_slice())
-                .map_err(|_| expected("16 bytes in {:uuid, binary}", &format!("{:?}", parts[1])))?;
+            let uuid = parts[1]
+                .decode::<Binary<'_>>()
+                .ok()
+                .and_then(|binary| uuid::Uuid::from_slice(binary.as_slice()).ok())
+                .ok_or_else(|| {
+                    expected("16 bytes in {:uuid, binary}", &format!("{:?}", parts[1]))
+                })?;
             Ok(Element::Uuid(uuid))
         }
         (Some(tag), 4) if tag == atoms::versionstamp() => {
-            let (id, batch, user) = (parts[1].decode()?, parts[2].decode()?, parts[3].decode()?);
-            Ok(Element::Versionstamp(versionstamp(id, batch, user)))
+            let numbers = (
+                parts[1].decode::<u64>().ok(),
+                small(parts[2]),
+                small(parts[3]),
+            );
+            match numbers {
+                (Some(id), Some(batch), Some(user)) => {
+                    Ok(Element::Versionstamp(versionstamp(id, batch, user)))
+                }
+                _ => Err(expected(
+                    "integers of 64, 16 and 16 bits in {:versionstamp, id, batch, user}",
+                    &format!("{term:?}"),
+                )),
+            }
         }
         _ => Ok(Element::Tuple(
             parts.into_iter().map(element).collect::<NifResult<_>>()?,
         )),
     }
+}
+
+/// An integer of 16 bits. Rustler's own decoding keeps the low bits of a larger one.
+fn small(term: Term<'_>) -> Option<u16> {
+    u16::try_from(term.decode::<u64>().ok()?).ok()
 }
 
 fn versionstamp(id: u64, batch: u16, user: u16) -> Versionstamp {

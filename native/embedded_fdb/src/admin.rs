@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::registry;
 
-pub use crate::faults::{Faults, FaultsError};
+pub use crate::faults::{Faults, FaultsError, Outage};
 pub use crate::storage::OpenError;
 
 /// A database of the process.
@@ -109,6 +109,11 @@ impl Database {
         faults.as_ref().map_or(Ok(()), Faults::check)?;
         self.0.faults.set(faults);
         Ok(())
+    }
+
+    /// Puts a part of the database, or all of it, out of order until the next call. See [`Outage`].
+    pub fn set_outage(&self, outage: Outage) {
+        self.0.set_outage(outage);
     }
 
     /// Why commits fail with `io_error` (1510), if the last one did, or if all will.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::faults::Injector;
+use crate::faults::{Injector, Outage};
 use crate::keys::{Key, Value, METADATA_VERSION};
 use crate::mutation::{place_versionstamp, shift_versionstamp, versionstamp, Mutation, Op};
 use crate::mvcc::{Change, Map, Snapshot, Version, Versions, WINDOW};
@@ -30,7 +30,6 @@ const SWEEP: usize = 8;
 /// Counters that only grow, except `transactions`.
 #[derive(Default)]
 pub(crate) struct Counters {
-    pub(crate) commit_requests: AtomicU64,
     pub(crate) transactions: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) reads: AtomicU64,
@@ -229,12 +228,6 @@ impl Database {
         version - self.versions.now()
     }
 
-    /// Grows with each read, and with each commit that is asked for.
-    pub(crate) fn work(&self) -> u64 {
-        let reads = self.counters.reads.load(Ordering::Relaxed);
-        reads.wrapping_add(self.counters.commit_requests.load(Ordering::Relaxed))
-    }
-
     /// The highest version there is now.
     pub(crate) fn newest_version(&self) -> Version {
         self.versions.now()
@@ -242,7 +235,8 @@ impl Database {
 
     /// Whether the database was locked at a version.
     pub(crate) fn is_locked(&self, map: &Map) -> bool {
-        self.lockable.load(Ordering::Acquire) && map.contains_key(LOCKED)
+        let locked = self.lockable.load(Ordering::Acquire) && map.contains_key(LOCKED);
+        locked || self.faults.is_locked()
     }
 
     /// What the database holds now.
@@ -278,11 +272,24 @@ impl Database {
         record(&mut resolver, &request, version, &stamp);
         resolver.sweep(version - WINDOW, SWEEP * (request.writes.len() + 1));
         // Still under the lock: watches see commits in their order.
-        self.watches.changed(&changes);
+        self.tell_watches(&changes);
         self.lookups.after_commit(|| self.newest_map());
         drop(resolver);
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         Ok(Committed { version, stamp })
+    }
+
+    fn tell_watches(&self, changes: &[Change]) {
+        self.watches
+            .changed(changes, self.faults.outage().as_deref());
+    }
+
+    /// Begins or ends an outage, and lets go on what waited for the end of the last one.
+    pub(crate) fn set_outage(&self, outage: Outage) {
+        self.faults.set_outage(outage);
+        let outage = self.faults.outage();
+        self.watches
+            .recheck(outage.as_deref(), |key| self.newest(key));
     }
 
     /// Commits several transactions in order, at one version, and shows them to everybody once
@@ -321,7 +328,7 @@ impl Database {
         }
         self.lookups.before_commit(|| draft.before.clone());
         let changes = draft.publish(lease);
-        self.watches.changed(&changes);
+        self.tell_watches(&changes);
         self.lookups.after_commit(|| self.newest_map());
         let committed = u64::try_from(committed).unwrap_or(u64::MAX);
         self.counters
@@ -336,7 +343,8 @@ impl Database {
         request: &CommitRequest,
         is_there: impl FnOnce(&[u8]) -> bool,
     ) -> std::result::Result<(), Refused> {
-        if !request.lock_aware && self.lockable.load(Ordering::Acquire) && is_there(LOCKED) {
+        let locked = || self.lockable.load(Ordering::Acquire) && is_there(LOCKED);
+        if !request.lock_aware && (locked() || self.faults.is_locked()) {
             return Err(Refused::with(Error::DATABASE_LOCKED));
         }
         if locks(request) {

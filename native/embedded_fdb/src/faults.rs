@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -245,11 +246,70 @@ pub(crate) struct Fault {
     pub(crate) delay: Option<Duration>,
 }
 
+/// What of a database is out of order, until it is told that this is over.
+///
+/// Nothing fails, and nothing answers: that is how a cluster looks when servers are stopped, or cut off.
+/// Time-outs and cancelling work as always. What is asked meanwhile is answered when the outage ends.
+///
+/// ```
+/// use embedded_fdb::admin::{Database, Outage};
+/// let database = Database::open("embedded:memory:outage")?;
+/// // The servers of the keys from "a" up to "b" are gone.
+/// database.set_outage(Outage { reads: vec![(b"a".to_vec(), b"b".to_vec())], ..Outage::default() });
+/// database.set_outage(Outage::default());
+/// # Ok::<(), embedded_fdb::admin::OpenError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Outage {
+    /// Nothing answers: no read version, no read, no commit; and no watch fires.
+    pub all: bool,
+    /// Every transaction without the option `lock_aware` gets `database_locked` (1038) with its read
+    /// version or its commit, which a client that asks `on_error` retries for as long as it lasts.
+    pub locked: bool,
+    /// Reads of keys in these ranges (begin included, end excluded) get no answer. Commits go on, also
+    /// those that write to these keys, and so do read versions.
+    pub reads: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Watches of keys in these ranges neither fire nor fail. When the outage ends, those whose keys have
+    /// another value than they know fire.
+    pub watches: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Outage {
+    fn meets(ranges: &[(Vec<u8>, Vec<u8>)], begin: &[u8], end: &[u8]) -> bool {
+        let meets = |(from, to): &(Vec<u8>, Vec<u8>)| &from[..] < end && begin < &to[..];
+        begin < end && ranges.iter().any(meets)
+    }
+
+    /// Whether a read of a range is left without an answer.
+    pub(crate) fn silences_read(&self, begin: &[u8], end: &[u8]) -> bool {
+        self.all || Outage::meets(&self.reads, begin, end)
+    }
+
+    /// Whether a watch is left alone.
+    pub(crate) fn silences_watch(&self, key: &[u8]) -> bool {
+        self.all || Outage::meets(&self.watches, key, &[key, &[0]].concat())
+    }
+}
+
 /// The faults of one database.
 #[derive(Default)]
 pub(crate) struct Injector {
     on: AtomicBool,
     sequence: Mutex<Sequence>,
+    out: AtomicBool,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    outage: Arc<Outage>,
+    waiting: Vec<Weak<dyn OutageWaiter>>,
+}
+
+/// Somebody who cannot go on before an outage ends.
+pub(crate) trait OutageWaiter: Send + Sync {
+    /// The outage is over, or has changed.
+    fn outage_changed(self: Arc<Self>);
 }
 
 #[derive(Default)]
@@ -267,6 +327,53 @@ impl Injector {
             faults: faults.unwrap_or_default(),
             drawn: 0,
         };
+    }
+
+    /// What is out of order now.
+    pub(crate) fn outage(&self) -> Option<Arc<Outage>> {
+        let out = self.out.load(Ordering::Acquire);
+        out.then(|| lock(&self.current).outage.clone())
+    }
+
+    /// The outage in which nothing at all is answered, if that is so.
+    pub(crate) fn silence(&self) -> Option<Arc<Outage>> {
+        self.outage().filter(|outage| outage.all)
+    }
+
+    pub(crate) fn is_locked(&self) -> bool {
+        self.outage().is_some_and(|outage| outage.locked)
+    }
+
+    /// Begins or ends an outage, and lets those go on who waited for the end of the last one.
+    pub(crate) fn set_outage(&self, outage: Outage) {
+        let mut current = lock(&self.current);
+        self.out
+            .store(outage != Outage::default(), Ordering::Release);
+        current.outage = Arc::new(outage);
+        let waiting = std::mem::take(&mut current.waiting);
+        drop(current);
+        for waiter in waiting.iter().filter_map(Weak::upgrade) {
+            waiter.outage_changed();
+        }
+    }
+
+    /// Tells `waiter` when an outage ends. False where it has ended.
+    pub(crate) fn wait_for_end(
+        &self,
+        outage: Option<Arc<Outage>>,
+        waiter: Weak<dyn OutageWaiter>,
+    ) -> bool {
+        let mut current = lock(&self.current);
+        let lasts = outage.is_some_and(|outage| Arc::ptr_eq(&outage, &current.outage));
+        if lasts {
+            let waiting = &mut current.waiting;
+            if waiting.len() == waiting.capacity() {
+                // Of those who gave up nothing is kept.
+                waiting.retain(|waiter| waiter.strong_count() > 0);
+            }
+            waiting.push(waiter);
+        }
+        lasts
     }
 
     fn draw<T>(&self, f: impl FnOnce(&Faults, Draw) -> T) -> Option<T> {

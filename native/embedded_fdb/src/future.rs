@@ -1,8 +1,8 @@
 //! Futures: the answers of the C API.
 //!
-//! Most are ready when they are returned. The others (watches, versionstamps, back-off) are
-//! completed later, once, by whoever comes first: the engine, a cancellation, or the end of the
-//! transaction.
+//! Most are ready when they are returned. The others are completed later, once: by the engine, by a
+//! cancellation, or by the end of the transaction. Some of these are completed because the client waits
+//! for them: see [`Owner::awaited`].
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use crate::c_types::FDBFuture;
 use crate::error::{Error, Result};
 use crate::network;
 use crate::output::Output;
+use crate::round_trips::{self, Trip};
 use crate::sync::{lock, wait, Condvar, Mutex};
 
 /// `FDBCallback` with its parameter.
@@ -23,16 +24,22 @@ pub(crate) struct Callback {
 // SAFETY: the C API asks the caller for a callback that may run on any thread.
 unsafe impl Send for Callback {}
 
-/// Told when a pending future is cancelled, dropped when it is done.
-pub(crate) trait Owner: Send {
+/// Told what the client does with a pending future; dropped when it is done.
+pub(crate) trait Owner: Send + Sync {
+    /// The client waits for the future, or asks whether it is ready, or sets a callback. Called without
+    /// any lock; may complete the future.
+    fn awaited(&self) {}
+
     /// The future is cancelled: it will not be completed any more.
-    fn cancelled(&self);
+    fn cancelled(&self) {}
 }
 
 enum State {
     Pending {
         callbacks: Vec<Callback>,
-        owner: Option<Box<dyn Owner>>,
+        owner: Option<Arc<dyn Owner>>,
+        /// A thread is blocked until the future is ready.
+        waited_for: bool,
     },
     Done {
         result: Result<Output>,
@@ -45,38 +52,71 @@ enum State {
 pub(crate) struct Future {
     state: Mutex<State>,
     ready: Condvar,
+    /// What it is the answer of, where that was known when it was asked.
+    trip: Option<Trip>,
 }
 
 impl Future {
-    fn new(state: State) -> Arc<Future> {
+    fn new(state: State, trip: Option<Trip>) -> Arc<Future> {
         Arc::new(Future {
             state: Mutex::new(state),
             ready: Condvar::new(),
+            trip,
         })
     }
 
     /// A future that is done.
     pub(crate) fn ready(result: Result<Output>) -> Arc<Future> {
-        Future::new(State::Done { result, uses: 0 })
+        Future::new(State::Done { result, uses: 0 }, None)
+    }
+
+    /// A future that is done, with the answer of a request to the database.
+    pub(crate) fn answer(result: Result<Output>, trip: Trip) -> Arc<Future> {
+        Future::new(State::Done { result, uses: 0 }, Some(trip))
     }
 
     /// A future that somebody completes later.
     pub(crate) fn pending() -> Arc<Future> {
-        Future::new(State::Pending {
+        let pending = State::Pending {
             callbacks: Vec::new(),
             owner: None,
-        })
+            waited_for: false,
+        };
+        Future::new(pending, None)
     }
 
-    /// Sets who is told about a cancellation. Does nothing where the future is done already.
-    pub(crate) fn set_owner(&self, new: Box<dyn Owner>) {
+    /// Sets who is told what happens to the future. Does nothing where it is done already.
+    pub(crate) fn set_owner(&self, new: Arc<dyn Owner>) {
         if let State::Pending { owner, .. } = &mut *lock(&self.state) {
             *owner = Some(new);
         }
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
+    /// Whether the future is done.
+    pub(crate) fn is_done(&self) -> bool {
         matches!(*lock(&self.state), State::Done { .. })
+    }
+
+    /// `fdb_future_is_ready`: as [`Future::is_done`], once an answer that can be had has been taken.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.take_answer() || self.is_done()
+    }
+
+    /// The client waits, and so answers arrive. Whether the future was done before.
+    fn take_answer(&self) -> bool {
+        let owner = match &*lock(&self.state) {
+            State::Done { .. } => {
+                if let Some(trip) = self.trip {
+                    trip.wait();
+                }
+                return true;
+            }
+            State::Pending { owner, .. } => owner.clone(),
+        };
+        if let Some(owner) = owner {
+            owner.awaited();
+        }
+        false
     }
 
     /// Completes the future; a later completion is ignored.
@@ -91,14 +131,21 @@ impl Future {
 
     fn finish(self: &Arc<Self>, result: Result<Output>, cancelled: bool) {
         let mut state = lock(&self.state);
-        let State::Pending { callbacks, owner } = &mut *state else {
+        let State::Pending {
+            callbacks,
+            owner,
+            waited_for,
+        } = &mut *state
+        else {
             return;
         };
-        let callbacks = std::mem::take(callbacks);
+        let (callbacks, waited_for) = (std::mem::take(callbacks), *waited_for);
         let owner = owner.take();
         *state = State::Done { result, uses: 0 };
         drop(state);
-        self.ready.notify_all();
+        if waited_for {
+            self.ready.notify_all();
+        }
         if cancelled {
             if let Some(owner) = &owner {
                 owner.cancelled();
@@ -125,7 +172,7 @@ impl Future {
 
     /// Calls `callback` once the future is done: at once where it is.
     pub(crate) fn on_ready(self: &Arc<Self>, callback: Callback) {
-        {
+        if !self.take_answer() {
             let mut state = lock(&self.state);
             if let State::Pending { callbacks, .. } = &mut *state {
                 callbacks.push(callback);
@@ -137,11 +184,19 @@ impl Future {
 
     /// Blocks the calling thread until the future is done.
     pub(crate) fn wait(&self) -> Result<()> {
-        let mut state = lock(&self.state);
-        if matches!(*state, State::Pending { .. }) && network::is_network_thread() {
-            return Err(Error::BLOCKED_FROM_NETWORK_THREAD);
+        if self.take_answer() {
+            return Ok(());
         }
-        while matches!(*state, State::Pending { .. }) {
+        let mut state = lock(&self.state);
+        if matches!(*state, State::Pending { .. }) {
+            if network::is_network_thread() {
+                return Err(Error::BLOCKED_FROM_NETWORK_THREAD);
+            }
+            // This takes long enough for all answers that are on their way.
+            round_trips::wait_for_all();
+        }
+        while let State::Pending { waited_for, .. } = &mut *state {
+            *waited_for = true;
             state = wait(&self.ready, state);
         }
         Ok(())

@@ -17,7 +17,7 @@ use crate::network;
 use crate::output::Output;
 use crate::resolver::single_key;
 use crate::sync::{lock, wait, Condvar, Mutex};
-use crate::watches::{new_watch, Allowance, Permit};
+use crate::watches::{new_watch, Allowance, Permit, Watch};
 
 /// Tries all orders in which the model's threads can take locks and change atomics.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
@@ -87,7 +87,7 @@ fn a_callback_is_called_once_whoever_ends_the_future() {
     explore(|| {
         let (called, cancelled, dropped) = (Count::default(), Count::default(), Count::default());
         let future = Future::pending();
-        future.set_owner(Box::new(Counted {
+        future.set_owner(Arc::new(Counted {
             cancelled: cancelled.clone(),
             dropped: dropped.clone(),
         }));
@@ -102,6 +102,7 @@ fn a_callback_is_called_once_whoever_ends_the_future() {
         future.on_ready(called.callback());
         completing.join().unwrap();
         cancelling.join().unwrap();
+        network::run_queued();
         assert_eq!((called.get(), dropped.get()), (1, 1));
         match number(&future) {
             Ok(7) => assert_eq!(cancelled.get(), 0),
@@ -245,10 +246,17 @@ fn arm_beside(
         let (database, key, future) = (database.clone(), key.clone(), future.clone());
         move || other(&database, &key, &future)
     });
-    let current = || database.newest(&key);
+    let watch = Watch {
+        key,
+        value: None,
+        future: future.clone(),
+        owner,
+    };
+    let current = |key: &Key| database.newest(key);
     let watches = &database.watches;
-    watches.arm(&key, None, &future, &owner, Default::default(), current);
+    watches.arm(watch, Default::default(), None, current);
     beside.join().unwrap();
+    network::run_queued();
     (database, future)
 }
 
@@ -258,7 +266,7 @@ fn a_watch_fires_whether_it_is_armed_before_or_after_the_commit() {
         let (database, future) = arm_beside(|database, key, _| {
             assert!(database.commit(write(key, b"v")).is_ok());
         });
-        assert!(future.is_ready(), "the change was missed");
+        assert!(future.is_done(), "the change was missed");
         assert_eq!(
             (future.error(), database.watches.outstanding()),
             (Ok(()), 0)

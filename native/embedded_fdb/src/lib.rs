@@ -20,7 +20,7 @@
 //!
 //! `mvcc` keeps the versions, `resolver` finds conflicts, `watches` waits for changes; `database`
 //! joins them and commits. `write_map` is what one transaction has written, `view` its reads, and
-//! `transaction` its life. `future` and `network` are the asynchronous side of the C API, whose
+//! `transaction` its life, and `round_trips` says when its answers arrive. `future` and `network` are the asynchronous side of the C API, whose
 //! functions are in [`c_api`], and `output` what futures answer. `registry` knows the databases of the process by name, `storage` keeps
 //! one in a file, and `faults` makes things go wrong on purpose. `tenant` gives
 //! a transaction a part of the keys (`space`), `special` the keys that are not stored, `mapped` the
@@ -82,6 +82,7 @@ mod range_read;
 mod range_set;
 mod registry;
 mod resolver;
+mod round_trips;
 mod sample;
 mod space;
 mod special;

@@ -1,15 +1,28 @@
 //! The network thread: the thread that a client lends with `fdb_run_network`.
 //!
-//! There is no network here. The thread waits for timers (back-off, timeouts) and runs the
-//! callbacks of futures that become ready after they were returned, so that a client's callback
-//! never runs inside a call of the client's own.
+//! There is no network here. The thread waits for timers (back-off, time-outs) and calls the
+//! callbacks of futures that were pending when the callback was set.
+//!
+//! Such a callback never runs inside a call of the client's own, and never while the engine holds a
+//! lock:
+//!
+//! - **Before `fdb_run_network`** tasks and timers wait in their queues. Nobody's callback is called.
+//! - **While it runs** the thread takes one task at a time and holds no lock meanwhile. A task that
+//!   comes from the network thread itself (a callback that commits, and so fires a watch) is queued as
+//!   any other: it runs when the callback has returned.
+//! - **From `fdb_stop_network` on** the thread finishes the task it is in, runs the completion hooks
+//!   and returns. Tasks that have not run, and those that come later, are dropped: as on a cluster,
+//!   nobody's callback is called any more.
+//!
+//! A callback that is set on a future that is ready is no task: `fdb_future_set_callback` itself calls
+//! it, in the client's own thread.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::sync::{lock, wait_timeout, Condvar, Mutex};
+use crate::sync::{lock, wait_timeout, Condvar, Mutex, MutexGuard};
 
 /// Work for the network thread.
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
@@ -114,10 +127,15 @@ pub(crate) fn run() -> Result<()> {
     }
     network.phase = Phase::Stopped;
     let at_end = std::mem::take(&mut network.at_end);
+    let undone = (
+        std::mem::take(&mut network.tasks),
+        std::mem::take(&mut network.timers),
+    );
     drop(network);
     for task in at_end {
         run_guarded(task);
     }
+    drop(undone);
     IS_NETWORK_THREAD.set(false);
     Ok(())
 }
@@ -150,27 +168,44 @@ pub(crate) fn at_end(task: Task) -> Result<()> {
     Ok(())
 }
 
-/// Runs `task` on the network thread; in the calling thread where there is none (yet, or any more).
+/// The queues of the network; `None` once it has ended, when nothing that is queued would run.
+fn queues() -> Option<MutexGuard<'static, State>> {
+    let network = lock(&NETWORK.state);
+    (network.phase != Phase::Stopped).then_some(network)
+}
+
+/// Has the network thread run `task`, after what was queued before.
+///
+/// Never runs it in the calling thread, so that callers may hold locks.
 pub(crate) fn on_network_thread(task: Task) {
-    let mut network = lock(&NETWORK.state);
-    if network.phase == Phase::Running && !is_network_thread() {
+    if let Some(mut network) = queues() {
         network.tasks.push_back(task);
         drop(network);
         NETWORK.work.notify_one();
-    } else {
-        drop(network);
-        task();
     }
 }
 
-/// Runs `task` on the network thread after `delay`.
+/// Has the network thread run `task` after `delay`.
 pub(crate) fn after(delay: Duration, task: Task) {
-    let mut network = lock(&NETWORK.state);
-    network.timers_made += 1;
-    let number = network.timers_made;
-    network
-        .timers
-        .insert((Instant::now() + delay, number), task);
-    drop(network);
-    NETWORK.work.notify_one();
+    if let Some(mut network) = queues() {
+        network.timers_made += 1;
+        let number = network.timers_made;
+        network
+            .timers
+            .insert((Instant::now() + delay, number), task);
+        drop(network);
+        NETWORK.work.notify_one();
+    }
+}
+
+/// Runs what is queued in the calling thread, in place of a network thread.
+#[cfg(all(loom, test))]
+pub(crate) fn run_queued() {
+    loop {
+        let task = lock(&NETWORK.state).tasks.pop_front();
+        match task {
+            Some(task) => task(),
+            None => break,
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::faults::Fault;
+use crate::faults::{Fault, Outage};
 use crate::future::{Future, Owner};
 use crate::keys::{Key, Value};
 use crate::mvcc::Change;
@@ -13,6 +13,15 @@ use crate::network;
 use crate::output::Output;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{lock, Mutex};
+
+/// A watch that is to be armed.
+pub(crate) struct Watch {
+    pub(crate) key: Key,
+    /// The value that it knows.
+    pub(crate) value: Option<Value>,
+    pub(crate) future: Arc<Future>,
+    pub(crate) owner: Weak<WatchOwner>,
+}
 
 /// A watch that waits for a change.
 struct Armed {
@@ -103,7 +112,7 @@ pub(crate) struct WatchOwner {
     armed: OnceLock<(Key, u64)>,
 }
 
-impl Owner for Arc<WatchOwner> {
+impl Owner for WatchOwner {
     fn cancelled(&self) {
         if let Some((key, id)) = self.armed.get() {
             self.permit.watches.remove(key, *id);
@@ -119,7 +128,7 @@ pub(crate) fn new_watch(permit: Permit) -> (Arc<Future>, Weak<WatchOwner>) {
     });
     let weak = Arc::downgrade(&owner);
     let future = Future::pending();
-    future.set_owner(Box::new(owner));
+    future.set_owner(owner);
     (future, weak)
 }
 
@@ -129,22 +138,26 @@ impl Watches {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    /// Arms a watch: it fires when a commit leaves `key` with another value than `value`.
+    /// Arms a watch: it fires when a commit leaves its key with another value than it knows.
     ///
     /// `current` reads the newest value, to notice a change that came before. `fault` is what goes
-    /// wrong on purpose.
+    /// wrong on purpose, and `outage` what does not answer.
     pub(crate) fn arm(
         &self,
-        key: &Key,
-        value: Option<Value>,
-        future: &Arc<Future>,
-        owner: &Weak<WatchOwner>,
+        watch: Watch,
         fault: Fault,
-        current: impl FnOnce() -> Option<Value>,
+        outage: Option<&Outage>,
+        current: impl FnOnce(&Key) -> Option<Value>,
     ) {
+        let Watch {
+            key,
+            value,
+            future,
+            owner,
+        } = watch;
         let Some(owner) = owner.upgrade() else { return };
-        if let Some(error) = fault.error {
-            let future = future.clone();
+        let silent = outage.is_some_and(|outage| outage.silences_watch(&key));
+        if let (Some(error), false) = (fault.error, silent) {
             let fail = move || future.complete(Err(error));
             network::after(fault.delay.unwrap_or_default(), Box::new(fail));
             return;
@@ -161,15 +174,24 @@ impl Watches {
         armory.by_key.entry(key.clone()).or_default().push(armed);
         owner.armed.get_or_init(|| (key.clone(), id));
         drop(armory);
-        if future.is_ready() {
+        if future.is_done() {
             // Cancelled before the owner knew where the watch is.
-            self.remove(key, id);
+            self.remove(&key, id);
         }
         // Read only now, so that a commit either finds the watch or is seen here.
-        self.changed(&[Change {
-            key: key.clone(),
-            value: current(),
-        }]);
+        let value = current(&key);
+        let change = Change { key, value };
+        self.changed(&[change], outage);
+    }
+
+    /// Fires the watches whose keys have another value than they know: what their servers tell when
+    /// they answer again.
+    pub(crate) fn recheck(&self, outage: Option<&Outage>, current: impl Fn(&Key) -> Option<Value>) {
+        let keys: Vec<Key> = lock(&self.armory).by_key.keys().cloned().collect();
+        for key in keys {
+            let value = current(&key);
+            self.changed(&[Change { key, value }], outage);
+        }
     }
 
     fn remove(&self, key: &Key, id: u64) {
@@ -182,8 +204,9 @@ impl Watches {
         }
     }
 
-    /// Fires the watches whose key has another value now. `changes` are in the order of commits.
-    pub(crate) fn changed(&self, changes: &[Change]) {
+    /// Fires the watches whose key has another value now, except those that an outage silences.
+    /// `changes` are in the order of commits.
+    pub(crate) fn changed(&self, changes: &[Change], outage: Option<&Outage>) {
         if self.outstanding() == 0 {
             return;
         }
@@ -191,7 +214,8 @@ impl Watches {
         let mut fired = Vec::new();
         // Only the last value that a commit gave to a key was ever visible.
         let mut latest: BTreeMap<&Key, &Option<Value>> = BTreeMap::new();
-        for change in changes {
+        let silent = |key: &Key| outage.is_some_and(|outage| outage.silences_watch(key));
+        for change in changes.iter().filter(|change| !silent(&change.key)) {
             latest.insert(&change.key, &change.value);
         }
         for (key, value) in latest {
@@ -237,7 +261,7 @@ impl Watches {
     }
 }
 
-/// Completes watches from the network thread, where callbacks belong.
+/// Completes watches on the network thread: the caller may hold locks, and there may be many.
 fn fire(fired: Vec<Fired>) {
     let mut now = Vec::with_capacity(fired.len());
     for (future, delay) in fired {

@@ -99,7 +99,7 @@ impl Segment {
 }
 
 /// The segments of a transaction, in the order of keys. Together they cover all keys.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WriteMap {
     /// By first key; a segment ends where the next begins. `""` is always there.
     segments: BTreeMap<Key, Segment>,
@@ -119,6 +119,11 @@ impl WriteMap {
     /// Whether nothing was written and no write conflict range was added.
     pub(crate) fn is_empty(&self) -> bool {
         self.empty
+    }
+
+    /// The number of segments.
+    pub(crate) fn len(&self) -> usize {
+        self.segments.len()
     }
 
     /// The segment that contains `key`, with its first key and its end.

@@ -1,18 +1,21 @@
-//! What happens to live queries, told to one process: telemetry runs in Elixir.
+//! What happens to live queries, reported to one process: telemetry and logs are Elixir's.
 
 use parking_lot::Mutex;
-use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv};
+use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
+
+use crate::error::Error;
 
 mod atoms {
     rustler::atoms! {
         event,
         watch_armed, watch_fired, watch_failed, refreshed, retry, stale, fresh,
-        code, duration, records, subscribers, changed, queries,
+        silent, answering, unanswered,
+        code, duration, records, subscribers, changed, queries, live_queries, reason,
     }
 }
 
 /// An event and its measurements.
-pub enum Event {
+pub enum Event<'a> {
     /// A watch is pending.
     WatchArmed,
     /// A watch has fired.
@@ -38,10 +41,16 @@ pub enum Event {
         /// Queries.
         queries: usize,
     },
-    /// So many subscribers see stale data.
-    Stale(usize),
-    /// So many subscribers see fresh data again.
+    /// A live query with so many subscribers has turned stale, for this reason.
+    Stale(usize, &'a Error),
+    /// A live query with so many subscribers is fresh again.
     Fresh(usize),
+    /// The database does not answer, for this reason: so many live queries are stale.
+    Silent(usize, &'a Error),
+    /// The database answers again after so many microseconds: so many live queries are fresh.
+    Answering(usize, u64),
+    /// So many queries of a batch got no answer, and are tried at the side.
+    Unanswered(usize),
 }
 
 /// The process that hears of events; none by default, which costs nothing.
@@ -54,16 +63,19 @@ impl Reporter {
         *self.0.lock() = Some(env.pid());
     }
 
-    /// Tells it. Must not be called on a scheduler thread.
-    pub fn tell(&self, event: &Event) {
+    /// Sends it an event. Must not be called on a scheduler thread.
+    pub fn report(&self, event: &Event<'_>) {
         let reporter = *self.0.lock();
         let Some(pid) = reporter else { return };
         let sent = OwnedEnv::new().send_and_clear(&pid, |env| {
             use atoms as a;
-            let (name, measurements): (Atom, Vec<(Atom, i64)>) = match *event {
+            let number = |name: Atom, value: i64| (name, value.encode(env));
+            let (name, measurements): (Atom, Vec<(Atom, Term<'_>)>) = match *event {
                 Event::WatchArmed => (a::watch_armed(), vec![]),
                 Event::WatchFired => (a::watch_fired(), vec![]),
-                Event::WatchFailed(code) => (a::watch_failed(), vec![(a::code(), code.into())]),
+                Event::WatchFailed(code) => {
+                    (a::watch_failed(), vec![number(a::code(), code.into())])
+                }
                 Event::Refreshed {
                     duration,
                     records,
@@ -72,18 +84,42 @@ impl Reporter {
                 } => (
                     a::refreshed(),
                     vec![
-                        (a::duration(), duration as i64),
-                        (a::records(), records as i64),
-                        (a::subscribers(), subscribers as i64),
-                        (a::changed(), changed.into()),
+                        number(a::duration(), duration as i64),
+                        number(a::records(), records as i64),
+                        number(a::subscribers(), subscribers as i64),
+                        number(a::changed(), changed.into()),
                     ],
                 ),
                 Event::Retry { code, queries } => (
                     a::retry(),
-                    vec![(a::code(), code.into()), (a::queries(), queries as i64)],
+                    vec![
+                        number(a::code(), code.into()),
+                        number(a::queries(), queries as i64),
+                    ],
                 ),
-                Event::Stale(n) => (a::stale(), vec![(a::subscribers(), n as i64)]),
-                Event::Fresh(n) => (a::fresh(), vec![(a::subscribers(), n as i64)]),
+                Event::Stale(n, reason) => (
+                    a::stale(),
+                    vec![
+                        number(a::subscribers(), n as i64),
+                        (a::reason(), reason.encode(env)),
+                    ],
+                ),
+                Event::Fresh(n) => (a::fresh(), vec![number(a::subscribers(), n as i64)]),
+                Event::Silent(n, reason) => (
+                    a::silent(),
+                    vec![
+                        number(a::live_queries(), n as i64),
+                        (a::reason(), reason.encode(env)),
+                    ],
+                ),
+                Event::Answering(n, duration) => (
+                    a::answering(),
+                    vec![
+                        number(a::live_queries(), n as i64),
+                        number(a::duration(), duration as i64),
+                    ],
+                ),
+                Event::Unanswered(n) => (a::unanswered(), vec![number(a::queries(), n as i64)]),
             };
             (a::event(), name, measurements).encode(env)
         });

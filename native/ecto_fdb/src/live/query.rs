@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use foundationdb::future::FdbKeyValue;
-use foundationdb::options::{StreamingMode, TransactionOption};
+use foundationdb::options::StreamingMode;
 use foundationdb::{FdbResult, RangeOption, Transaction};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -54,7 +54,7 @@ impl By {
     }
 }
 
-/// Reads the records of `[begin, end)` and watches one key. Equal queries share one entry.
+/// Reads the records of `[begin, end)` and watches one key. Equal queries share one live query.
 #[derive(PartialEq, Eq, Hash)]
 pub struct Query {
     /// What the range holds.
@@ -69,24 +69,12 @@ pub struct Query {
     pub reverse: bool,
     /// The key whose change says that the records may have changed.
     pub watch: Box<[u8]>,
-    /// What the application asked for, as an external term, where this query is a plan for it: one
-    /// that holds only as long as the tenant's indexes are what they were.
-    pub plan: Option<Box<[u8]>>,
-}
-
-/// A value of `\xff/metadataVersion`: the state of the indexes under which a plan was made.
-pub type MetadataVersion = Option<Box<[u8]>>;
-
-const METADATA_VERSION: &[u8] = b"\xff/metadataVersion";
-
-/// Reads the metadata version. FoundationDB sends it along with every read version.
-pub async fn metadata_version(transaction: &Transaction) -> FdbResult<MetadataVersion> {
-    transaction.set_option(TransactionOption::ReadSystemKeys)?;
-    let value = transaction.get(METADATA_VERSION, true).await?;
-    Ok(value.map(|value| value[..].into()))
+    /// What the application asked for, as an external term, if this query is a plan for it.
+    pub asked_for: Option<Box<[u8]>>,
 }
 
 /// What one read found.
+#[derive(Clone)]
 pub struct Found {
     /// The records in the query's order.
     pub records: Vec<Record>,

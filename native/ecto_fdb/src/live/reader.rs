@@ -1,48 +1,45 @@
-//! Batches: whoever waits shares one transaction, and so one read version, obtained after the last
-//! of them joined. In a storm, a mass mount, calls for what others have already wait for more to join:
-//! until the callers of the last batch have taken their results and nobody new has come for a while.
-//! So thousands of mounts cost a few reads, and whoever asks for something else waits for none of it.
+//! Readers: each takes batches from its lane of the queue and reads them, one transaction each.
+//!
+//! A call waits for the next batch, whose read version is obtained after the last of its calls joined.
+//! In a storm, a mass mount, calls for what others have already gather until the callers of the last
+//! batch have taken their results and no call has come for a while.
+//!
+//! A read that gets no answer costs only those who asked for it. When nothing of a batch has arrived for
+//! [`PATIENCE`], what has arrived is installed, and the rest moves to the side lane. There it may take
+//! FoundationDB's five seconds, beside everything else that hangs, and is tried again after a pause.
 
-use std::collections::hash_map;
-use std::collections::{HashMap, VecDeque};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use foundationdb::options::TransactionOption;
 use foundationdb::{FdbError, FdbResult, Transaction};
-use futures::future::{join_all, BoxFuture};
-use futures::FutureExt;
-use rustler::types::atom;
-use rustler::{Encoder, LocalPid, ResourceArc};
-use smallvec::SmallVec;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use live_state::{Lane, LONGEST_WAIT, LONGEST_WINDOW, LULL};
 
-use super::entry::{Entry, Read};
+use super::basis::{self, MetadataVersion, Verdict};
+use super::batch::{self, Batch, ReadPlan, Refresh, Results};
 use super::events::Event;
-use super::query::{self, MetadataVersion, Query};
-use super::shared_term::MANY;
-use super::snapshot::Snapshot;
-use super::storm::{self, Storm};
-use super::subscription::{Part, Subscription, Untaken};
-use super::LiveQueries;
+use super::live_query::{Read, WatchFuture};
+use super::query::Query;
+use super::registry::LiveQueries;
+use super::subscription::FirstResults;
 use crate::client;
-use crate::database::Database;
 use crate::error::Error;
-use crate::reply::Reply;
 use crate::stats::count;
 
-mod atoms {
-    rustler::atoms! { replan }
-}
-
-/// A pending watch of the database.
-pub type WatchFuture = Pin<Box<dyn Future<Output = FdbResult<()>> + Send>>;
-
-/// Batches that may be under way at the same time; whoever comes then waits and shares the next.
-const MOST_BATCHES: usize = 4;
-/// Queries after which a batch takes no further call. One that turns out too large is read in halves.
-const MOST_QUERIES: usize = 10_000;
+/// How long a batch waits while nothing of it arrives, before the rest of it moves to the side.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The same while some keys are known to give no answer.
+const PATIENCE_IN_INCIDENT: Duration = Duration::from_millis(25);
+/// In the side lane, what has arrived is installed when nothing else has for this long.
+const SIDE_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a batch in the side lane may take: as long as FoundationDB's transactions.
+const SIDE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a batch waits for its read version before its calls go back to the queue.
+const READ_VERSION_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a batch is tried again after errors that may pass, before its calls go back to the queue.
+const RETRIES_LIMIT: Duration = Duration::from_secs(5);
 /// An attempt that is too old after this time was too slow: FoundationDB allows it 5 s.
 const SLOW_ATTEMPT: Duration = Duration::from_secs(3);
 /// How many attempts may be too slow before the batch is read in halves.
@@ -50,519 +47,317 @@ const MOST_TOO_SLOW: u32 = 3;
 /// FoundationDB's `transaction_too_old`.
 const TRANSACTION_TOO_OLD: i32 = 1007;
 
-/// The longest time between two attempts.
-pub const LONGEST_DELAY: Duration = Duration::from_secs(5);
-
-/// How long to wait after so many failures in a row.
-pub fn delay(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        n => Duration::from_millis(10 << n.min(9)).min(LONGEST_DELAY),
-    }
+/// Starts a reader of a lane. It ends when nothing is left in the lane.
+pub fn start(live: Arc<LiveQueries>, lane: Lane) {
+    client::runtime().spawn(run(live, lane));
 }
 
-/// A call that waits for its subscriptions to stand.
-pub struct Call {
-    /// Each with what it wants.
-    pub subscriptions: Vec<(ResourceArc<Subscription>, Vec<Wanted>)>,
-    /// Who asked.
-    pub caller: LocalPid,
-    /// What the caller waits for.
-    pub reply: Option<Reply>,
-}
-
-/// One of a subscription's live queries, before it stands.
-pub enum Wanted {
-    /// To be read with the next batch; a plan, under the metadata version at which it was made.
-    Read(Arc<Query>, MetadataVersion),
-    /// Taken over from an earlier subscription, with the data that the process has.
-    Kept(Part),
-}
-
-impl Call {
-    fn is_over(&self) -> bool {
-        self.subscriptions
-            .iter()
-            .all(|(subscription, _)| subscription.is_over())
-    }
-
-    /// Whether it was planned under other indexes than those of this metadata version.
-    fn is_outdated(&self, version: &MetadataVersion) -> bool {
-        let mut wanted = self.subscriptions.iter().flat_map(|(_, wanted)| wanted);
-        wanted.any(|wanted| match wanted {
-            Wanted::Read(query, planned_at) => query.plan.is_some() && planned_at != version,
-            Wanted::Kept(_) => false,
-        })
-    }
-
-    /// Whether others on this node have some of it already.
-    fn joins(&self, live: &LiveQueries) -> bool {
-        self.queries().any(|query| live.find(query).is_some())
-    }
-
-    /// Ends its subscriptions, and answers.
-    fn refuse(&mut self, answer: impl FnOnce(Reply)) {
-        let Some(reply) = self.reply.take() else {
-            return;
+async fn run(live: Arc<LiveQueries>, lane: Lane) {
+    while let Some(next) = live.look_at_queue(|queue| queue.next(lane, Instant::now())) {
+        let first_results = FirstResults::default();
+        let gathers = next.gathers.then(|| Arc::downgrade(&first_results));
+        let refreshes: Vec<_> = next
+            .refreshes
+            .into_iter()
+            .filter(|live_query| live_query.begin_read())
+            .collect();
+        let batch = Batch {
+            calls: next.calls,
+            refreshes: refreshes.iter().cloned().map(Refresh::new).collect(),
+            first_results,
         };
-        let Some(((last, _), others)) = self.subscriptions.split_last() else {
-            return answer(reply);
-        };
-        for (subscription, _) in others {
-            subscription.end();
-        }
-        last.refuse(|| answer(reply));
-    }
-
-    fn queries(&self) -> impl Iterator<Item = &Arc<Query>> {
-        let wanted = self.subscriptions.iter().flat_map(|(_, wanted)| wanted);
-        wanted.filter_map(|wanted| match wanted {
-            Wanted::Read(query, _) => Some(query),
-            Wanted::Kept(_) => None,
-        })
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        // Whatever became of the call: what it took over and did not hand on leaves its entry.
-        let wanted = self.subscriptions.drain(..).flat_map(|(_, wanted)| wanted);
-        for wanted in wanted {
-            if let Wanted::Kept(part) = wanted {
-                part.leave();
-            }
-        }
-    }
-}
-
-/// What waits for a batch.
-#[derive(Default)]
-pub struct Queue {
-    refreshes: Vec<Arc<Entry>>,
-    calls: VecDeque<Call>,
-    /// Calls for what others have already: in a storm they wait for more to join.
-    joining: VecDeque<Call>,
-    /// Whether they wait now; the reader of the last batch that took some ends it.
-    gathering: bool,
-    storm: Storm,
-    batches: usize,
-}
-
-struct Batch {
-    calls: Vec<Call>,
-    refreshes: Vec<Arc<Entry>>,
-    /// Held by every subscription of the calls until it has taken its results.
-    untaken: Untaken,
-    /// Whether calls gather from now on until its reader ends that.
-    gathers: bool,
-}
-
-impl LiveQueries {
-    /// Queues a call for the next batch.
-    pub fn subscribe(&self, database: &Arc<Database>, call: Call) {
-        let joins = call.joins(self);
-        self.enqueue(database, |queue| {
-            if joins {
-                queue.storm.count(call.caller);
-                queue.joining.push_back(call);
-            } else {
-                queue.calls.push_back(call);
-            }
-        });
-    }
-
-    /// Queues an entry's re-read for the next batch.
-    pub fn refresh(&self, database: &Arc<Database>, entry: Arc<Entry>) {
-        self.enqueue(database, |queue| queue.refreshes.push(entry));
-    }
-
-    fn enqueue(&self, database: &Arc<Database>, push: impl FnOnce(&mut Queue)) {
-        let mut queue = self.queue.lock();
-        push(&mut queue);
-        if queue.batches < MOST_BATCHES && queue.has_work() {
-            queue.batches += 1;
-            client::runtime().spawn(read_batches(Arc::clone(database)));
-        }
-    }
-
-    fn next_batch(&self) -> Option<Batch> {
-        let mut queue = self.queue.lock();
-        if !queue.has_work() {
-            queue.batches -= 1;
-            return None;
-        }
-        let mut batch = Batch {
-            calls: Vec::new(),
-            refreshes: std::mem::take(&mut queue.refreshes),
-            untaken: Untaken::default(),
-            gathers: false,
-        };
-        let mut queries = batch.refreshes.len();
-        while queries < MOST_QUERIES {
-            let call = if let Some(call) = queue.calls.pop_front() {
-                call
-            } else if queue.gathering {
-                break;
-            } else if let Some(call) = queue.joining.pop_front() {
-                batch.gathers = true;
-                call
-            } else {
-                break;
-            };
-            queries += call.queries().count();
-            batch.calls.push(call);
-        }
-        batch.gathers &= queue.storm.rages();
-        queue.gathering |= batch.gathers;
-        Some(batch)
-    }
-
-    /// Waits for more calls to join, after the batch whose results are `untaken` yet.
-    async fn gather(&self, untaken: &Weak<()>) {
-        let begun = Instant::now();
-        let mut joined = self.queue.lock().joining.len();
-        let mut left = (untaken.strong_count(), begun);
-        loop {
-            tokio::time::sleep(storm::LULL).await;
-            let now = Instant::now();
-            if untaken.strong_count() != left.0 {
-                left = (untaken.strong_count(), now);
-            }
-            let mut queue = self.queue.lock();
-            let before = std::mem::replace(&mut joined, queue.joining.len());
-            let enough = joined == before || now - begun >= queue.storm.window();
-            let stuck = now - left.1 >= storm::LONGEST_WINDOW;
-            let ready = left.0 == 0 && enough;
-            if ready || stuck || now - begun >= storm::LONGEST_WAIT {
-                queue.gathering = false;
-                queue.storm.gathered(joined);
-                return;
-            }
-        }
-    }
-}
-
-impl Queue {
-    fn has_work(&self) -> bool {
-        let joining = !self.gathering && !self.joining.is_empty();
-        joining || !self.calls.is_empty() || !self.refreshes.is_empty()
-    }
-}
-
-async fn read_batches(database: Arc<Database>) {
-    while let Some(mut batch) = database.live.next_batch() {
-        batch.refreshes.retain(|entry| entry.begin_refresh());
-        let gathers = batch.gathers.then(|| Arc::downgrade(&batch.untaken));
-        // A task of its own: a panic in it must not take the reader's place in the queue along, nor
-        // leave an entry behind that nobody reads any more.
-        let refreshes = batch.refreshes.clone();
-        if tokio::spawn(read(Arc::clone(&database), batch))
-            .await
-            .is_err()
-        {
+        // A task of its own: a panic in it must not take the reader's place in its lane along, nor
+        // leave a live query behind that is never read again. Calls that it drops are answered.
+        let reading = tokio::spawn(read_portions(Arc::clone(&live), batch, lane));
+        if reading.await.is_err() {
             let error =
                 Error::Client("reading live queries panicked: a bug in ecto_fdb_sync".into());
-            refreshes.iter().for_each(|entry| entry.failed(&error));
+            for live_query in &refreshes {
+                live_query.read_failed(&error);
+            }
         }
-        if let Some(untaken) = gathers {
-            database.live.gather(&untaken).await;
+        drop(refreshes);
+        if let Some(first_results) = gathers {
+            gather(&live, &first_results).await;
         }
     }
 }
 
-fn read(database: Arc<Database>, mut batch: Batch) -> BoxFuture<'static, ()> {
-    async move {
-        batch.calls.retain(|call| !call.is_over());
-        let queries = Queries::of(&batch);
-        if queries.list.is_empty() {
-            return begin(&database, batch, &queries, AtVersion::default());
+/// Waits for more calls to join, after a batch whose first results are not all taken.
+async fn gather(live: &LiveQueries, first_results: &Weak<()>) {
+    let begun = Instant::now();
+    let mut joined = live.look_at_queue(|queue| queue.joined());
+    let mut left = (first_results.strong_count(), begun);
+    loop {
+        tokio::time::sleep(LULL).await;
+        let now = Instant::now();
+        if first_results.strong_count() != left.0 {
+            left = (first_results.strong_count(), now);
         }
-        match read_at_one_version(&database, &queries.list).await {
-            Ok(reads) => begin(&database, batch, &queries, reads),
-            Err(error) if error.code() == TRANSACTION_TOO_OLD && batch.len() > 1 => {
-                let (one, other) = batch.halves();
-                read(Arc::clone(&database), one).await;
-                read(database, other).await;
+        let over = live.with_queue(Lane::Calls, |queue| {
+            let before = std::mem::replace(&mut joined, queue.joined());
+            let enough = joined == before || now - begun >= queue.window();
+            let stuck = now - left.1 >= LONGEST_WINDOW;
+            let over = (left.0 == 0 && enough) || stuck || now - begun >= LONGEST_WAIT;
+            if over {
+                queue.gathered(joined);
             }
-            Err(error) => fail(batch, &error),
+            over
+        });
+        if over {
+            return;
+        }
+    }
+}
+
+async fn read_portions(live: Arc<LiveQueries>, batch: Batch, lane: Lane) {
+    for portion in batch.portions() {
+        read(&live, portion, lane).await;
+    }
+}
+
+/// How an attempt at a batch has ended.
+enum Attempt {
+    /// Everything was read, and is in the results.
+    Complete(Results),
+    /// Something gave no answer; what has arrived is in the results.
+    Stalled(Results),
+    /// The database gave no read version.
+    NoReadVersion,
+}
+
+/// Reads a batch in one transaction, and tries again after what FoundationDB calls retryable.
+fn read(live: &Arc<LiveQueries>, mut batch: Batch, lane: Lane) -> BoxFuture<'_, ()> {
+    async move {
+        let stats = &live.database.stats;
+        let begun = Instant::now();
+        let mut too_slow = 0;
+        let mut transaction = match live.database.transaction() {
+            Ok(transaction) => transaction,
+            Err(error) => return batch::fail(batch, &error),
+        };
+        loop {
+            batch.drop_dead();
+            if batch.is_empty() {
+                return;
+            }
+            let plan = batch.plan();
+            if plan.queries.is_empty() && plan.bases.is_empty() {
+                let mut results = Results::new(&plan);
+                return batch::settle(live, &mut batch, &plan, &mut results);
+            }
+            let attempt_begun = Instant::now();
+            count(&stats.batches, 1);
+            count(&stats.reads, plan.queries.len() as u64);
+            let attempted = attempt(live, &transaction, &mut batch, &plan, lane).await;
+            let error = match attempted {
+                Ok(Attempt::Complete(mut results)) => {
+                    // Watches are armed by the commit.
+                    let committed = match results.armed() {
+                        true => transaction.commit().await.map(drop),
+                        false => Ok(()),
+                    };
+                    match committed {
+                        Ok(()) => {
+                            live.answered();
+                            return batch::settle(live, &mut batch, &plan, &mut results);
+                        }
+                        Err(error) => {
+                            let code = FdbError::from_code(error.code());
+                            drop(results);
+                            transaction = error.reset();
+                            code
+                        }
+                    }
+                }
+                Ok(Attempt::Stalled(mut results)) => {
+                    live.answered();
+                    results.disarm(transaction);
+                    batch::settle(live, &mut batch, &plan, &mut results);
+                    return put_aside(live, batch, attempt_begun);
+                }
+                Ok(Attempt::NoReadVersion) => {
+                    put_back(live, batch);
+                    return wait_for_read_version(live, &transaction).await;
+                }
+                Err(error) => error,
+            };
+            if error.code() == TRANSACTION_TOO_OLD && attempt_begun.elapsed() > SLOW_ATTEMPT {
+                too_slow += 1;
+                if too_slow == MOST_TOO_SLOW {
+                    if batch.len() < 2 {
+                        return batch::fail(batch, &error.into());
+                    }
+                    let (one, other) = batch.halves();
+                    read(live, one, lane).await;
+                    return read(live, other, lane).await;
+                }
+            }
+            count(&stats.retries, 1);
+            live.reporter.report(&Event::Retry {
+                code: error.code(),
+                queries: plan.queries.len(),
+            });
+            live.refused(&error.into());
+            if begun.elapsed() > RETRIES_LIMIT && too_slow == 0 {
+                return give_up(live, batch, &error.into());
+            }
+            transaction = match transaction.on_error(error).await {
+                Ok(transaction) => transaction,
+                Err(error) => return batch::fail(batch, &error.into()),
+            };
         }
     }
     .boxed()
 }
 
-impl Batch {
-    fn len(&self) -> usize {
-        self.calls.len() + self.refreshes.len()
+/// What got no answer is tried in the side lane. Calls go there as they are; a live query's next read
+/// does.
+fn put_aside(live: &LiveQueries, batch: Batch, since: Instant) {
+    live.unanswered(batch.len());
+    for (ticket, call) in batch.calls {
+        live.put_back(ticket, call, true);
     }
-
-    fn halves(mut self) -> (Batch, Batch) {
-        let other = Batch {
-            calls: self.calls.split_off(self.calls.len() / 2),
-            refreshes: self.refreshes.split_off(self.refreshes.len().div_ceil(2)),
-            untaken: Arc::clone(&self.untaken),
-            gathers: false,
-        };
-        (self, other)
+    for refresh in batch.refreshes {
+        refresh.live_query.read_unanswered(since);
     }
 }
 
-/// The union of a batch's queries.
-struct Queries {
-    list: Vec<Arc<Query>>,
-    place: HashMap<Arc<Query>, usize>,
-}
-
-impl Queries {
-    fn of(batch: &Batch) -> Queries {
-        let mut queries = Queries {
-            list: Vec::new(),
-            place: HashMap::new(),
-        };
-        let refreshed = batch.refreshes.iter().map(|entry| &entry.query);
-        for query in refreshed.chain(batch.calls.iter().flat_map(Call::queries)) {
-            if let hash_map::Entry::Vacant(vacant) = queries.place.entry(Arc::clone(query)) {
-                vacant.insert(queries.list.len());
-                queries.list.push(Arc::clone(query));
-            }
-        }
-        queries
+/// What could not be read goes back to where it came from.
+fn put_back(live: &LiveQueries, batch: Batch) {
+    for (ticket, call) in batch.calls {
+        live.put_back(ticket, call, false);
+    }
+    for refresh in batch.refreshes {
+        refresh.live_query.wanted();
     }
 }
 
-fn fail(batch: Batch, error: &Error) {
-    for call in batch.calls {
-        refuse(call, error);
+/// The database has refused for so long that it must be said; calls go on waiting.
+fn give_up(live: &LiveQueries, batch: Batch, error: &Error) {
+    for (ticket, call) in batch.calls {
+        live.put_back(ticket, call, false);
     }
-    for entry in batch.refreshes {
-        entry.failed(error);
-    }
-}
-
-fn refuse(mut call: Call, error: &Error) {
-    call.refuse(|reply| reply.send(|env| (atom::error(), error).encode(env)));
-}
-
-/// Tells a call to plan anew.
-fn replan(mut call: Call) {
-    call.refuse(|reply| reply.send(|env| atoms::replan().encode(env)));
-}
-
-/// Installs what was read, and lets the calls' subscriptions begin. A query's own error fails only
-/// the calls that asked for it.
-fn begin(
-    database: &Arc<Database>,
-    batch: Batch,
-    queries: &Queries,
-    AtVersion { reads, metadata }: AtVersion,
-) {
-    let untaken = batch.untaken;
-    let mut calls = Vec::with_capacity(batch.calls.len());
-    for call in batch.calls {
-        if call.is_outdated(&metadata) {
-            replan(call);
-            continue;
-        }
-        let error = call
-            .queries()
-            .find_map(|query| reads[queries.place[query]].as_ref().err());
-        match error {
-            Some(error) => refuse(call, error),
-            None => calls.push(call),
-        }
-    }
-    // Who attaches to which query: all of an entry's at once, under one lock.
-    let mut attaching: Vec<Vec<ResourceArc<Subscription>>> = vec![Vec::new(); queries.list.len()];
-    for (subscription, wanted) in calls.iter().flat_map(|call| &call.subscriptions) {
-        for wanted in wanted {
-            if let Wanted::Read(query, _) = wanted {
-                attaching[queries.place[query]].push(subscription.clone());
-            }
-        }
-    }
-    let mut attached = Vec::with_capacity(reads.len());
-    for ((query, read), subscriptions) in queries.list.iter().zip(reads).zip(&attaching) {
-        let found = match read {
-            Ok(read) => install(database, query, read, subscriptions, &metadata),
-            Err(error) => {
-                if let Some(entry) = database.live.find(query) {
-                    entry.failed(&error);
-                }
-                None
-            }
-        };
-        attached.push(found.map(|(entry, snapshot, slots)| {
-            let all = (slots.len() >= MANY).then(|| Arc::new(snapshot.share()));
-            (entry, snapshot, slots.into_iter(), all)
-        }));
-    }
-    for mut call in calls {
-        let mut left = call.subscriptions.len();
-        for (subscription, wanted) in call.subscriptions.drain(..) {
-            left -= 1;
-            let parts: SmallVec<[Part; 1]> = wanted
-                .into_iter()
-                .filter_map(|wanted| match wanted {
-                    Wanted::Kept(part) => Some(part),
-                    Wanted::Read(query, _) => {
-                        let (entry, snapshot, slots, all) =
-                            attached[queries.place[&query]].as_mut()?;
-                        Some(Part {
-                            entry: Arc::clone(entry),
-                            slot: slots.next()?,
-                            snapshot: Arc::clone(snapshot),
-                            fresh: true,
-                            all: all.clone(),
-                            told_stale: false,
-                        })
-                    }
-                })
-                .collect();
-            // The last one of them answers for all.
-            let reply = call.reply.take_if(|_| left == 0);
-            Subscription::begin(&subscription, parts, reply, &untaken);
-        }
-        if let Some(reply) = call.reply.take() {
-            // It wanted nothing.
-            reply.send(|env| atom::ok().encode(env));
-        }
+    for refresh in batch.refreshes {
+        refresh.live_query.read_failed(error);
     }
 }
 
-type Installed = (Arc<Entry>, Arc<Snapshot>, Vec<usize>);
-
-fn install(
-    database: &Arc<Database>,
-    query: &Arc<Query>,
-    mut read: Read,
-    subscriptions: &[ResourceArc<Subscription>],
-    metadata: &MetadataVersion,
-) -> Option<Installed> {
-    loop {
-        let entry = match database.live.find(query) {
-            Some(entry) => entry,
-            // The last subscriber of a re-read entry has left.
-            None if subscriptions.is_empty() => return None,
-            None => {
-                let entry = Entry::new(database, query, metadata.clone());
-                database.live.insert(database, entry)
-            }
-        };
-        match subscriptions {
-            // Nobody has planned it anew: what was read may be an index that is no more.
-            [] if !entry.check_plan(metadata) => return None,
-            [] => {}
-            // The calls were planned under this very metadata version.
-            _ => entry.confirm_plan(metadata),
-        }
-        match entry.install(read, subscriptions) {
-            Ok((snapshot, slots)) => return Some((entry, snapshot, slots)),
-            Err((_closed, back)) if !subscriptions.is_empty() => {
-                database.live.forget(&entry);
-                read = back;
-            }
-            Err(_) => return None,
-        }
+/// The database gives no read versions: a reader has nothing better to do than to wait for one. No
+/// call waits inside it meanwhile, so those that time out leave nothing behind.
+async fn wait_for_read_version(live: &LiveQueries, transaction: &Transaction) {
+    match transaction.get_read_version().await {
+        Ok(_) => live.answered(),
+        Err(error) => live.refused(&error.into()),
     }
 }
 
-/// What a batch has read.
-#[derive(Default)]
-struct AtVersion {
-    /// By the queries' places.
-    reads: Vec<Result<Read, Error>>,
-    /// Read only where a query is a plan.
-    metadata: MetadataVersion,
+/// What arrives while a batch is read.
+enum Arrival {
+    Read(usize, FdbResult<Read>),
+    Verdict(usize, FdbResult<Verdict>),
 }
 
-/// Reads all queries in one transaction and arms the watches that are needed. Retries what
-/// FoundationDB calls retryable.
-async fn read_at_one_version(
-    database: &Database,
-    queries: &[Arc<Query>],
-) -> Result<AtVersion, Error> {
-    let stats = &database.stats;
-    let mut transaction = database.transaction()?;
-    let mut too_slow = 0;
-    loop {
-        // A wait without end is right here: whoever waits for it has a timeout of his own.
-        transaction.set_option(TransactionOption::Timeout(0))?;
-        transaction.set_option(TransactionOption::RetryLimit(-1))?;
-        let begun = Instant::now();
-        count(&stats.batches, 1);
-        count(&stats.reads, queries.len() as u64);
-        let error = match attempt(database, &transaction, queries).await {
-            Ok(read) if read.reads.iter().flatten().all(|read| read.armed.is_none()) => {
-                return Ok(read)
-            }
-            // Watches are armed by the commit.
-            Ok(read) => match transaction.commit().await {
-                Ok(_) => return Ok(read),
-                Err(error) => {
-                    let code = FdbError::from_code(error.code());
-                    drop(read);
-                    transaction = error.reset();
-                    code
-                }
-            },
-            Err(error) => error,
-        };
-        if error.code() == TRANSACTION_TOO_OLD && begun.elapsed() > SLOW_ATTEMPT {
-            too_slow += 1;
-            if too_slow == MOST_TOO_SLOW {
-                return Err(error.into());
-            }
-        }
-        count(&stats.retries, 1);
-        database.live.reporter.tell(&Event::Retry {
-            code: error.code(),
-            queries: queries.len(),
-        });
-        transaction = transaction.on_error(error).await?;
-    }
-}
-
-/// One attempt: an error that may pass fails it, any other only the query concerned.
+/// One attempt. An error that may pass fails it, any other only the query concerned.
 async fn attempt(
-    database: &Database,
+    live: &Arc<LiveQueries>,
     transaction: &Transaction,
-    queries: &[Arc<Query>],
-) -> FdbResult<AtVersion> {
+    batch: &mut Batch,
+    plan: &ReadPlan,
+    lane: Lane,
+) -> FdbResult<Attempt> {
+    // Waits end here, not in the client; and `on_error` ends none of the retries.
+    transaction.set_option(TransactionOption::Timeout(0))?;
+    transaction.set_option(TransactionOption::RetryLimit(-1))?;
     let begun = Instant::now();
-    let read_version = transaction.get_read_version().await?;
-    let metadata = match queries.iter().any(|query| query.plan.is_some()) {
-        true => query::metadata_version(transaction).await?,
-        false => None,
+    let versions = async {
+        let read_version = transaction.get_read_version().await?;
+        // It has come with the read version.
+        let metadata = match plan.bases.is_empty() {
+            true => None,
+            false => basis::metadata_version(transaction).await?,
+        };
+        FdbResult::<(i64, MetadataVersion)>::Ok((read_version, metadata))
     };
-    let reads = queries
-        .iter()
-        .map(|query| read_query(database, transaction, query, read_version, begun));
-    let reads = join_all(reads)
-        .await
-        .into_iter()
-        .map(|read| match read {
-            Err(error) if error.is_retryable() => Err(error),
-            read => Ok(read.map_err(Error::from)),
-        })
-        .collect::<FdbResult<_>>()?;
-    Ok(AtVersion { reads, metadata })
+    let Ok(versions) = tokio::time::timeout(READ_VERSION_PATIENCE, versions).await else {
+        return Ok(Attempt::NoReadVersion);
+    };
+    let (read_version, metadata) = versions?;
+    let mut results = Results::new(plan);
+    let arrivals = FuturesUnordered::new();
+    for (place, basis) in plan.bases.iter().enumerate() {
+        if basis.is_verified(&metadata) {
+            results.verdicts[place] = Some(Verdict::Right);
+        } else {
+            count(&live.database.stats.basis_checks, 1);
+            let check = async move { Arrival::Verdict(place, basis.check(transaction).await) };
+            arrivals.push(check.boxed());
+        }
+    }
+    for (place, query) in plan.queries.iter().enumerate() {
+        let read = async move {
+            let read = read_query(live, transaction, query, read_version, begun).await;
+            Arrival::Read(place, read)
+        };
+        arrivals.push(read.boxed());
+    }
+    let mut arrivals = arrivals;
+    let patience = match lane {
+        Lane::Side => SIDE_PATIENCE,
+        _ if live.in_incident() => PATIENCE_IN_INCIDENT,
+        _ => PATIENCE,
+    };
+    let mut unsettled = false;
+    loop {
+        match tokio::time::timeout(patience, arrivals.next()).await {
+            Ok(None) => return Ok(Attempt::Complete(results)),
+            Ok(Some(Arrival::Verdict(place, verdict))) => {
+                let verdict = verdict?;
+                if verdict == Verdict::Right {
+                    plan.bases[place].verify(&metadata);
+                }
+                results.verdicts[place] = Some(verdict);
+                unsettled = true;
+            }
+            Ok(Some(Arrival::Read(place, read))) => {
+                results.reads[place] = Some(match read {
+                    Err(error) if error.is_retryable() => return Err(error),
+                    read => read.map_err(Error::from),
+                });
+                unsettled = true;
+            }
+            Err(_stalled) if lane != Lane::Side || begun.elapsed() >= SIDE_LIMIT => {
+                return Ok(Attempt::Stalled(results));
+            }
+            Err(_stalled) if unsettled => {
+                // Nobody waits for what hangs beside them. The watches are armed by the next read.
+                unsettled = false;
+                for read in results.reads.iter_mut().flatten().flatten() {
+                    read.armed = None;
+                }
+                batch.drop_dead();
+                batch::settle(live, batch, plan, &mut results);
+            }
+            Err(_stalled) => batch.drop_dead(),
+        }
+    }
 }
 
 async fn read_query(
-    database: &Database,
+    live: &LiveQueries,
     transaction: &Transaction,
     query: &Arc<Query>,
     read_version: i64,
     begun: Instant,
 ) -> FdbResult<Read> {
     let found = query.read(transaction).await?;
-    let kept = database
-        .live
+    let kept = live
         .find(query)
-        .is_some_and(|entry| entry.watches(found.watched.as_deref()));
-    let armed = (!kept).then(|| -> WatchFuture { Box::pin(transaction.watch(&query.watch)) });
+        .is_some_and(|live_query| live_query.is_watched_with(found.watched.as_deref()));
+    let armed = (!kept).then(|| -> WatchFuture { transaction.watch(&query.watch).boxed() });
     Ok(Read {
         read_version,
-        duration: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+        took: begun.elapsed(),
         found,
         armed,
     })

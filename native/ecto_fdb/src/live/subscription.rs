@@ -7,71 +7,78 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
+use live_state::{Phase, SubscriptionState};
 use parking_lot::Mutex;
 use rustler::types::atom;
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 use smallvec::SmallVec;
 
-use super::delivery::{self, Due};
-use super::entry::Entry;
+use super::live_query::{self, Home};
 use super::query::Query;
 use super::shared_term::SharedTerm;
 use super::snapshot::{encode_list, Snapshot};
 use crate::client;
 use crate::error::Error;
 use crate::reply::Reply;
-use crate::stats::{count, Stats};
+use crate::stats::count;
 
-/// What it costs to look at a query that has not changed, in the unit of `Snapshot::cost`.
-const PART_COST: usize = 10;
+/// What it costs to look at a live query, in the unit of `Snapshot::cost`.
+const LOOK_COST: usize = 10;
 
-/// More than these do not leave their entries on a scheduler.
-const MANY_PARTS: usize = 500;
+/// A subscription to more live queries than this does not leave them on a scheduler.
+const MANY: usize = 500;
 
 mod atoms {
-    rustler::atoms! { ready, rows, unchanged, stale, fresh }
+    rustler::atoms! { ready, rows, unchanged, stale, fresh, first, news }
 }
 
-#[derive(PartialEq, Eq)]
-enum Phase {
-    /// Its first read is under way.
-    Pending,
-    /// Nothing waits for it in the mailbox.
-    Idle,
-    /// `{subscription, :ready}` was sent and not yet taken.
-    Outstanding,
-    /// Cancelled, or its process died. For good.
-    Over,
+/// A live query and its subscribers.
+pub type LiveQuery = live_query::LiveQuery<Subscriber>;
+/// A subscriber's place in a live query.
+pub type Attached = live_query::Attached<Subscriber>;
+
+/// A subscription, and which of its live queries this one is.
+#[derive(Clone)]
+pub struct Subscriber {
+    /// The subscription.
+    pub subscription: ResourceArc<Subscription>,
+    /// The live query's place in it.
+    pub place: u32,
 }
 
 /// One of a subscription's live queries.
-pub struct Part {
-    /// The shared entry.
-    pub entry: Arc<Entry>,
-    /// The subscription's place in it.
-    pub slot: usize,
-    /// What the process has, or gets with its next `take` where `fresh`.
-    pub snapshot: Arc<Snapshot>,
+pub struct Subscribed {
+    attached: Attached,
+    /// What the process has, or gets with its next `take` if `first`.
+    snapshot: Arc<Snapshot>,
     /// Whether the first result still waits to be taken.
-    pub fresh: bool,
-    /// All of that result, where many got it at once.
-    pub all: Option<Arc<SharedTerm>>,
+    first: bool,
+    /// The first result as a term, if many processes got it at once.
+    shared: Option<Arc<SharedTerm>>,
     /// Whether the process was told that these data are stale.
-    pub told_stale: bool,
+    told_stale: bool,
 }
 
 /// Held by the subscriptions of a batch: gone when all of them have taken their first results.
-pub type Untaken = Arc<()>;
+pub type FirstResults = Arc<()>;
+
+/// The call that a subscription waits for.
+struct PendingCall {
+    home: Arc<dyn Home<Subscriber>>,
+    ticket: u64,
+}
 
 struct State {
-    phase: Phase,
-    parts: SmallVec<[Part; 1]>,
-    /// From `begin` until the first `take`.
-    untaken: Option<Untaken>,
+    machine: SubscriptionState,
+    queries: SmallVec<[Subscribed; 1]>,
+    /// Until it stands.
+    call: Option<Box<PendingCall>>,
+    /// From when it stands until the first `take`.
+    first_results: Option<FirstResults>,
 }
 
 /// A subscription. Its lock is held while its message is sent, which makes the check and the send
-/// one step; no entry's lock is ever held then.
+/// one step; no live query's lock is ever held then.
 pub struct Subscription {
     owner: LocalPid,
     state: Mutex<State>,
@@ -85,14 +92,19 @@ impl Resource for Subscription {
 }
 
 impl Subscription {
-    /// A subscription of the calling process, pending.
-    pub fn new(env: Env<'_>) -> ResourceArc<Subscription> {
+    /// A subscription of the calling process, which waits for the call of this ticket.
+    pub fn new(
+        env: Env<'_>,
+        home: Arc<dyn Home<Subscriber>>,
+        ticket: u64,
+    ) -> ResourceArc<Subscription> {
         let subscription = ResourceArc::new(Subscription {
             owner: env.pid(),
             state: Mutex::new(State {
-                phase: Phase::Pending,
-                parts: SmallVec::new(),
-                untaken: None,
+                machine: SubscriptionState::default(),
+                queries: SmallVec::new(),
+                call: Some(Box::new(PendingCall { home, ticket })),
+                first_results: None,
             }),
         });
         // It exists before its monitor does: a process that is dying now finds it.
@@ -102,60 +114,82 @@ impl Subscription {
         subscription
     }
 
-    /// Whether anybody still wants it.
+    /// Whether nobody wants it any more.
     pub fn is_over(&self) -> bool {
-        self.state.lock().phase == Phase::Over
+        self.state.lock().machine.is_over()
     }
 
-    /// Its first results are there: from now on it is woken. Where it ended meanwhile, it leaves
-    /// the entries again. `reply` is the answer to its call: who has ended it gets none any more.
-    pub fn begin(
+    /// Its first results are there: from now on it is notified. If it has ended meanwhile, it leaves
+    /// the live queries again. `reply` is the answer to its call, which an ended one does not get.
+    pub fn stand(
         this: &ResourceArc<Self>,
-        parts: SmallVec<[Part; 1]>,
+        queries: SmallVec<[Subscribed; 1]>,
         reply: Option<Reply>,
-        untaken: &Untaken,
+        first_results: &FirstResults,
     ) {
         let mut state = this.state.lock();
-        if state.phase == Phase::Over {
+        if !state.machine.stand() {
             drop(state);
-            return parts.into_iter().for_each(Part::leave);
+            return drop(queries);
         }
-        state.phase = Phase::Idle;
-        state.parts = parts;
-        state.untaken = Some(Arc::clone(untaken));
-        if let Some(stats) = state.stats() {
-            count(&stats.subscriptions, 1);
+        state.queries = queries;
+        let call = state.call.take();
+        state.first_results = Some(Arc::clone(first_results));
+        if let Some(home) = state.home() {
+            count(&home.database().stats.subscriptions, 1);
         }
         if let Some(reply) = reply {
             reply.send(|env| atom::ok().encode(env));
         }
-        // Whoever changed an entry before this saw a pending subscription and went on.
-        if state.is_behind() {
-            delivery::queue(Due::Subscription(this.clone()));
+        // A live query that changed before this found a pending subscription.
+        let State {
+            machine, queries, ..
+        } = &mut *state;
+        for (place, subscribed) in (0..).zip(queries.iter()) {
+            if subscribed.is_behind() {
+                machine.mark(place);
+            }
         }
+        state.notify_if_marked(this);
+        drop(state);
+        drop(call);
     }
 
-    /// Ends it before it stood, with an answer to its call: who has ended it gets none any more.
+    /// Ends it before it stood, with an answer to its call, which an ended one does not get.
     pub fn refuse(&self, answer: impl FnOnce()) {
         let mut state = self.state.lock();
-        if state.phase != Phase::Over {
-            state.phase = Phase::Over;
+        if !state.machine.is_over() {
+            state.machine.end();
+            state.call = None;
             answer();
         }
     }
 
-    /// Sends the message where there is something to take and none is outstanding. Not for scheduler
-    /// threads with an environment that is no process's: there it fails, as if the process were dead.
-    pub fn wake(this: &ResourceArc<Self>, env: Env<'_>) {
+    /// Sends the message if there is something to take and none is outstanding. On a scheduler
+    /// thread, in an environment that is no process's, it fails as if the process were dead.
+    pub fn notify(subscriber: &Subscriber, env: Env<'_>) {
+        let this = &subscriber.subscription;
         let mut state = this.state.lock();
-        if state.phase != Phase::Idle || !state.is_behind() {
+        if state.machine.phase() == Phase::Pending || state.machine.is_over() {
+            return;
+        }
+        let State {
+            machine, queries, ..
+        } = &mut *state;
+        machine.mark(subscriber.place);
+        if machine.phase() != Phase::Idle {
+            return;
+        }
+        // What was taken meanwhile is no news.
+        machine.retain(|place| queries[place as usize].is_behind());
+        if !machine.may_send() {
             return;
         }
         match env.send(&this.owner, (this, atoms::ready())) {
             Ok(()) => {
-                state.phase = Phase::Outstanding;
-                if let Some(stats) = state.stats() {
-                    count(&stats.messages, 1);
+                machine.sent();
+                if let Some(home) = state.home() {
+                    count(&home.database().stats.messages, 1);
                 }
             }
             Err(_) => {
@@ -165,151 +199,205 @@ impl Subscription {
         }
     }
 
-    /// What has changed since the last time, one element for each query: `:unchanged`,
-    /// `{:rows, records}`, `{:stale, error}`, `:fresh`. The first time: everything, as of the one
-    /// read version. Nothing is taken, and there is no answer, where it would cost more than `most`.
+    /// What there is to take. The first time, as of the one read version, `{:first, [taken]}` with an
+    /// element for each live query; later `{:news, [{place, taken}]}` of those that have changed.
+    /// Nothing is taken, and there is no answer, if it would cost more than `most`.
     pub fn take<'a>(this: &ResourceArc<Self>, env: Env<'a>, most: usize) -> Option<Term<'a>> {
         let mut state = this.state.lock();
-        if state.parts.iter().map(Part::cost).sum::<usize>() > most {
+        if state.machine.is_first() {
+            if state.queries.iter().map(Subscribed::cost).sum::<usize>() > most {
+                return None;
+            }
+            state.machine.take_first();
+            let first_results = state.first_results.take();
+            let taken: SmallVec<[Taken; 1]> =
+                state.queries.iter_mut().map(Subscribed::take).collect();
+            // No thread that wants to notify it waits until the terms are made.
+            drop(state);
+            drop(first_results);
+            let taken = encode_list(env, &taken, |taken| taken.encode(env));
+            return Some((atoms::first(), taken).encode(env));
+        }
+        let State {
+            machine, queries, ..
+        } = &mut *state;
+        let cost = |place: &u32| LOOK_COST + queries[*place as usize].cost();
+        if machine.marked().iter().map(cost).sum::<usize>() > most {
             return None;
         }
-        // Gone when this returns.
-        let untaken = state.untaken.take();
-        let first = untaken.is_some();
-        let taken: SmallVec<[Taken; 1]> = state.parts.iter_mut().map(Part::take).collect();
-        // After the first time, a message sent meanwhile is still in the mailbox: outstanding.
-        if !first && state.phase == Phase::Outstanding {
-            state.phase = Phase::Idle;
-            if state.is_behind() {
-                delivery::queue(Due::Subscription(this.clone()));
+        let mut news: SmallVec<[(u32, Taken); 1]> = SmallVec::new();
+        for place in machine.take() {
+            let subscribed = &mut queries[place as usize];
+            news.push((place, subscribed.take()));
+            // New data are taken first; that they are stale, or fresh again, is another message.
+            if subscribed.is_behind() {
+                machine.mark(place);
             }
         }
-        // Nobody who wants to wake it waits until the terms are made.
+        state.notify_if_marked(this);
         drop(state);
-        Some(encode_list(env, &taken, |taken| taken.encode(env)))
+        let news = encode_list(env, &news, |(place, taken)| {
+            (place, taken.encode(env)).encode(env)
+        });
+        Some((atoms::news(), news).encode(env))
     }
 
     /// What was taken got lost: the next `take` gives everything again. That makes no message.
     pub fn untake(&self) {
         let mut state = self.state.lock();
-        for part in state.parts.iter_mut().filter(|part| !part.fresh) {
-            part.snapshot = Arc::new(Snapshot::nothing());
+        let State {
+            machine, queries, ..
+        } = &mut *state;
+        for (place, subscribed) in (0..).zip(queries.iter_mut()) {
+            if !subscribed.first {
+                subscribed.snapshot = Arc::new(Snapshot::nothing());
+                machine.mark(place);
+            }
         }
     }
 
-    /// Moves its part of one entry to another one.
-    pub fn move_part(this: &ResourceArc<Self>, from: &Arc<Entry>, slot: usize, to: &Arc<Entry>) {
-        let mut state = this.state.lock();
-        let moving = |part: &&mut Part| Arc::ptr_eq(&part.entry, from) && part.slot == slot;
-        let Some(part) = state.parts.iter_mut().find(moving) else {
+    /// Moves it from one live query to another.
+    pub fn move_to(subscriber: &Subscriber, from: &Arc<LiveQuery>, to: &Arc<LiveQuery>) {
+        let mut state = subscriber.subscription.state.lock();
+        let Some(subscribed) = state.queries.get_mut(subscriber.place as usize) else {
             return;
         };
-        let Ok(new_slot) = to.adopt(this) else { return };
-        part.entry = Arc::clone(to);
-        part.slot = new_slot;
-        if state.is_behind() {
-            delivery::queue(Due::Subscription(this.clone()));
+        if !Arc::ptr_eq(subscribed.attached.live_query(), from) {
+            return;
         }
+        let Ok(attached) = to.attach(subscriber.clone()) else {
+            return;
+        };
+        let before = std::mem::replace(&mut subscribed.attached, attached);
+        state.machine.mark(subscriber.place);
+        state.notify_if_marked(&subscriber.subscription);
         drop(state);
-        from.detach(slot);
+        drop(before);
     }
 
     /// Ends it, exactly: when this returns, no further message will be sent.
     pub fn end(&self) {
-        let (parts, many) = {
+        let (queries, call) = {
             let mut state = self.state.lock();
-            state.phase = Phase::Over;
-            state.untaken = None;
-            let many = state.parts.len() > MANY_PARTS;
-            // There are parts only from `begin` on, which counted it.
-            if let Some(stats) = state.stats() {
-                stats.subscriptions.fetch_sub(1, Ordering::Relaxed);
+            if state.machine.end() != Phase::Pending {
+                // It was counted when it stood.
+                if let Some(home) = state.home() {
+                    let subscriptions = &home.database().stats.subscriptions;
+                    subscriptions.fetch_sub(1, Ordering::Relaxed);
+                }
             }
-            (std::mem::take(&mut state.parts), many)
+            state.first_results = None;
+            (std::mem::take(&mut state.queries), state.call.take())
         };
-        let leave = move || parts.into_iter().for_each(Part::leave);
-        match many {
+        if let Some(call) = call {
+            call.home.forget_call(call.ticket);
+        }
+        match queries.len() > MANY {
             // Nobody waits for them to have left.
-            true => drop(client::runtime().spawn(async { leave() })),
-            false => leave(),
+            true => drop(client::runtime().spawn(async { drop(queries) })),
+            false => drop(queries),
         }
     }
 
     /// What `this` can take over from an earlier subscription of the process: for each query that
-    /// one's entry and data of an equal one. The earlier one keeps them, too.
+    /// one's live query and data of an equal one. The earlier one keeps them, too.
     pub fn keep<'q>(
         this: &ResourceArc<Self>,
         earlier: &Subscription,
         queries: impl Iterator<Item = &'q Query>,
-    ) -> Vec<Option<Part>> {
+    ) -> Vec<Option<Subscribed>> {
         let state = earlier.state.lock();
-        let parts: HashMap<&Query, &Part> = state
-            .parts
+        let subscribed: HashMap<&Query, &Subscribed> = state
+            .queries
             .iter()
-            .map(|part| (&*part.entry.query, part))
+            .map(|subscribed| (&*subscribed.attached.live_query().query, subscribed))
             .collect();
-        let keep = |query| {
-            let part = *parts.get(query)?;
-            let slot = part.entry.adopt(this).ok()?;
-            Some(Part {
-                entry: Arc::clone(&part.entry),
-                slot,
-                snapshot: Arc::clone(&part.snapshot),
-                fresh: part.fresh,
-                all: part.all.clone(),
-                told_stale: part.told_stale,
+        let keep = |(place, query)| {
+            let found = *subscribed.get(query)?;
+            let subscriber = Subscriber {
+                subscription: this.clone(),
+                place,
+            };
+            Some(Subscribed {
+                attached: found.attached.live_query().attach(subscriber).ok()?,
+                snapshot: Arc::clone(&found.snapshot),
+                first: found.first,
+                shared: found.shared.clone(),
+                told_stale: found.told_stale,
             })
         };
-        queries.map(keep).collect()
+        (0..).zip(queries).map(keep).collect()
     }
 }
 
 impl State {
-    fn stats(&self) -> Option<&Stats> {
-        self.parts.first().map(|part| part.entry.stats())
+    fn home(&self) -> Option<&Arc<dyn Home<Subscriber>>> {
+        let first = self.queries.first()?;
+        Some(first.attached.live_query().home())
     }
 
-    fn is_behind(&self) -> bool {
-        self.parts.iter().any(|part| {
-            part.entry.generation() != part.snapshot.generation
-                || part.entry.is_stale() != part.told_stale
-        })
+    /// Has the subscriber notified soon: sending is for another thread.
+    fn notify_if_marked(&self, this: &ResourceArc<Subscription>) {
+        if !self.machine.may_send() {
+            return;
+        }
+        if let (Some(home), Some(place)) = (self.home(), self.machine.marked().first()) {
+            home.notify(Subscriber {
+                subscription: this.clone(),
+                place: *place,
+            });
+        }
     }
 }
 
-impl Part {
-    /// Gives it up.
-    pub fn leave(self) {
-        self.entry.detach(self.slot);
+impl Subscribed {
+    /// A live query as a batch has read it.
+    pub fn new(
+        attached: Attached,
+        snapshot: Arc<Snapshot>,
+        shared: Option<Arc<SharedTerm>>,
+    ) -> Self {
+        Subscribed {
+            attached,
+            snapshot,
+            first: true,
+            shared,
+            told_stale: false,
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        let live_query = self.attached.live_query();
+        live_query.generation() != self.snapshot.generation
+            || live_query.is_stale() != self.told_stale
     }
 
     /// What it costs to take at most.
     fn cost(&self) -> usize {
-        match self.fresh {
+        match self.first {
             true => self.snapshot.cost(),
-            false => PART_COST + self.entry.cost_since(&self.snapshot),
+            false => LOOK_COST + self.attached.live_query().cost_since(&self.snapshot),
         }
     }
 
     fn take(&mut self) -> Taken {
-        if self.fresh {
-            self.fresh = false;
-            return match self.all.take() {
-                Some(all) => Taken::Shared(all),
+        if self.first {
+            self.first = false;
+            return match self.shared.take() {
+                Some(shared) => Taken::Shared(shared),
                 None => Taken::All(Arc::clone(&self.snapshot)),
             };
         }
-        let current = self.entry.current();
+        let live_query = self.attached.live_query();
+        let current = live_query.current();
         if current.generation != self.snapshot.generation {
-            // New data are fresh; should they be stale by now, that is another message.
-            self.told_stale = false;
             let before = std::mem::replace(&mut self.snapshot, Arc::clone(&current));
             return Taken::Change { current, before };
         }
-        match (self.told_stale, self.entry.is_stale()) {
+        match (self.told_stale, live_query.is_stale()) {
             (false, true) => {
                 self.told_stale = true;
-                Taken::Stale(self.entry.stale_reason())
+                Taken::Stale(live_query.stale_reason())
             }
             (true, false) => {
                 self.told_stale = false;
@@ -320,7 +408,7 @@ impl Part {
     }
 }
 
-/// What a part has for its process.
+/// What a live query has for a process.
 enum Taken {
     All(Arc<Snapshot>),
     Shared(Arc<SharedTerm>),

@@ -1,9 +1,12 @@
 //! The commit, which arms watches.
 
 use super::management::Refusal;
+use super::reads::Wait;
 use super::*;
 use crate::database::Refused;
+use crate::faults::Outage;
 use crate::system_edit::Edit;
+use crate::watches::Watch;
 
 /// How far a commit got at once.
 enum Begun {
@@ -30,6 +33,7 @@ impl Transaction {
                 return Future::ready(Err(error));
             }
             self.settle_all_watches(inner);
+            self.arrive_all(inner);
             inner.commit_started = true;
             if inner.reads_under_way > 0 {
                 let future = Future::pending();
@@ -37,8 +41,13 @@ impl Transaction {
                 inner.waiting_commit = Some(future.clone());
                 return future;
             }
+            if let Some(outage) = self.silence_of_commit(inner) {
+                let future = Future::pending();
+                self.commit_after_outage(inner, outage, &future);
+                return future;
+            }
             match self.begin_commit(inner) {
-                Begun::Done(result) => Future::ready(result),
+                Begun::Done(result) => Future::answer(result, Trip::begin()),
                 Begun::Submit(submit) => {
                     let future = Future::pending();
                     self.keep_pending(inner, &future);
@@ -55,13 +64,37 @@ impl Transaction {
             return;
         }
         let waiting = inner.waiting_commit.take();
-        let Some(future) = waiting.filter(|future| !future.is_ready()) else {
+        let Some(future) = waiting.filter(|future| !future.is_done()) else {
             return;
         };
+        if let Some(outage) = self.silence_of_commit(inner) {
+            return self.commit_after_outage(inner, outage, &future);
+        }
         match self.begin_commit(inner) {
             Begun::Done(result) => inner.outbox.push((future, result)),
             Begun::Submit(submit) => self.submit(submit, &future),
         }
+    }
+
+    /// The outage in which a commit has no answer. One that writes nothing asks nobody.
+    fn silence_of_commit(&self, inner: &Inner) -> Option<Arc<Outage>> {
+        let outage = self.handle.database.faults.silence()?;
+        let writes = !inner.writes.is_empty()
+            || !inner.mutations.is_empty()
+            || !inner.plain_writes.is_empty()
+            || !inner.special.is_empty();
+        writes.then_some(outage)
+    }
+
+    fn commit_after_outage(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        outage: Arc<Outage>,
+        future: &Arc<Future>,
+    ) {
+        inner.waiting_commit = Some(future.clone());
+        let wait = Wait::Outage(Some(outage));
+        self.when(inner, wait, future, false, Self::commit_after_reads);
     }
 
     /// Commits, but for the wait for a file.
@@ -91,8 +124,6 @@ impl Transaction {
             }
         };
         let database = &self.handle.database;
-        let requests = &database.counters.commit_requests;
-        requests.fetch_add(1, Ordering::Relaxed);
         let hidden = match database.faults.commit() {
             Some(CommitFault::Refuse(error)) => {
                 return Begun::Done(Err(inner.commit_failed(error)));
@@ -122,7 +153,7 @@ impl Transaction {
         let done = move |answer| {
             let result = transaction.with(|inner| {
                 // A transaction that was reset meanwhile has ended the future.
-                let answered = waiting.is_ready();
+                let answered = waiting.is_done();
                 (!answered).then(|| transaction.take_answer(inner, answer, hidden, &prefix))
             });
             // Before anybody hears of the end: whoever counts transactions then finds it gone.
@@ -200,6 +231,7 @@ impl Transaction {
             causal_write_risky: inner.options.causal_write_risky,
             lock_aware: inner.options.lock_aware,
         };
+        inner.fold_reads();
         request.reads.extend(inner.read_conflicts.ranges());
         request.writes.extend(writes);
         request.mutations.extend(mutations);
@@ -298,23 +330,22 @@ impl Transaction {
 
     pub(super) fn arm_watches_below(&self, inner: &mut Inner, prefix: &Key) {
         let database = &self.handle.database;
-        for watch in inner.watches.drain(..) {
-            let key: Key = match &watch.key[..] {
-                METADATA_VERSION => watch.key,
-                _ if prefix.is_empty() => watch.key,
+        let outage = database.faults.outage();
+        for pending in inner.watches.drain(..) {
+            let key: Key = match &pending.key[..] {
+                METADATA_VERSION => pending.key,
+                _ if prefix.is_empty() => pending.key,
                 key => [prefix, key].concat().into(),
             };
-            let current = || database.newest(&key);
-            let PendingWatch {
-                value,
-                future,
-                owner,
-                fault,
-                ..
-            } = watch;
-            database
-                .watches
-                .arm(&key, value, &future, &owner, fault, current);
+            let watch = Watch {
+                key,
+                value: pending.value,
+                future: pending.future,
+                owner: pending.owner,
+            };
+            let current = |key: &Key| database.newest(key);
+            let watches = &database.watches;
+            watches.arm(watch, pending.fault, outage.as_deref(), current);
         }
     }
 
@@ -340,10 +371,11 @@ impl Transaction {
         })
     }
 
-    pub(crate) fn get_approximate_size(&self) -> Arc<Future> {
+    pub(crate) fn get_approximate_size(self: &Arc<Self>) -> Arc<Future> {
         Future::ready(self.with(|inner| {
             self.check_deferred(inner)?;
-            self.settle_watches(inner);
+            self.catch_up(inner);
+            inner.count_known_flights();
             Ok(Output::Int64(
                 i64::try_from(inner.approximate_size).unwrap_or(i64::MAX),
             ))
@@ -355,7 +387,7 @@ impl Transaction {
     }
 
     /// Tag throttling counts pages of 4 KB; without it, the cost is what was written so far.
-    pub(crate) fn get_total_cost(&self) -> Arc<Future> {
+    pub(crate) fn get_total_cost(self: &Arc<Self>) -> Arc<Future> {
         self.get_approximate_size()
     }
 }

@@ -13,7 +13,7 @@ impl Transaction {
         let is_stored = key < ALL_END;
         self.read(
             |_| Ok(None),
-            move |_, inner| {
+            move |inner, _| {
                 inner.plain_space()?;
                 if !is_stored {
                     return Ok(Output::Strings(StringArray::new(Vec::new())));

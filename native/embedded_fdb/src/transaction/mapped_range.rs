@@ -2,11 +2,13 @@
 
 use super::conflicts::range_conflict;
 use super::*;
+use crate::faults::Outage;
 use crate::mapped::Mapper;
 use crate::output::MappedRow;
 use crate::range_read::{
     get_range, read_rows, resolve, Reply, Request, Row, Server, REPLY_LIMIT, ROW_RECORD,
 };
+use crate::view::{Answer, Stop};
 
 /// How many rows of the index a server maps before it looks at its limit again.
 const BATCH: usize = 10;
@@ -121,7 +123,8 @@ impl Inner {
         mapper: &[u8],
         limits: Limits,
         reverse: bool,
-    ) -> Result<Output> {
+        outage: Option<&Outage>,
+    ) -> Answer<Output> {
         let max_key = self.max_read_key();
         self.failure().map_or(Ok(()), Err)?;
         let space = self.sighted()?.space.clone();
@@ -144,6 +147,15 @@ impl Inner {
             read_through_end: read.read_through_end,
         };
         let (from, to) = range_conflict(begin, end, &index, reverse, max_key);
+        if let Some(outage) = outage {
+            let ranges = read.rows.iter().map(|row| (&row.begin, &row.end));
+            let silent = |(begin, end): (&Key, &Key)| {
+                outage.silences_read(&space.outer(begin), &space.outer(end))
+            };
+            if silent((&from, &to)) || ranges.into_iter().any(silent) {
+                return Err(Stop::Silent);
+            }
+        }
         self.add_unwritten_conflict(from, to)?;
         for row in &read.rows {
             let end = match row.rows.last() {

@@ -8,6 +8,7 @@
 mod commit;
 mod conflicts;
 mod estimates;
+mod flight;
 mod management;
 mod mapped_range;
 mod reads;
@@ -16,8 +17,10 @@ mod special_keys;
 mod watching;
 mod writes;
 
+use flight::{Flight, Parked};
 use watching::PendingWatch;
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -40,6 +43,7 @@ use crate::output::{KeyArray, KeyValues, MappedRows, Output, StringArray};
 use crate::random;
 use crate::range_set::RangeSet;
 use crate::resolver::{single_key, KeyRange};
+use crate::round_trips::Trip;
 use crate::space::Space;
 use crate::special;
 use crate::status;
@@ -97,10 +101,17 @@ struct Inner {
     version_fault: Fault,
     /// The read version has left the window: only what was read before can be read again.
     stale: bool,
-    writes: WriteMap,
-    /// The keys whose values a client would have at hand.
+    /// Shared with the reads in flight, which see what was written before them.
+    writes: Arc<WriteMap>,
+    /// The keys whose values a client would have at hand, and keys still to be added.
     known: RangeSet,
+    known_keys: Vec<Key>,
     read_conflicts: RangeSet,
+    read_keys: Vec<Key>,
+    /// What was asked for and has not arrived, in the order of requests.
+    flights: VecDeque<Flight>,
+    /// What waits for the end of an outage.
+    parked: Vec<Parked>,
     /// Mutations made without read-your-writes, or before an unreadable range.
     mutations: Vec<Mutation>,
     /// Conflict ranges made without read-your-writes.
@@ -129,6 +140,8 @@ struct Inner {
     watches_read: bool,
     /// Futures that end with the transaction.
     pending: Vec<Arc<Future>>,
+    /// The time-out that the network thread looks at already.
+    timer: Option<Instant>,
     conflicts: RangeSet,
     /// The read and write conflict ranges of the last commit without read-your-writes; with it they
     /// are still where they were.
@@ -177,9 +190,14 @@ impl Transaction {
             handed_over: false,
             version_fault: Fault::default(),
             stale: false,
-            writes: WriteMap::default(),
+            writes: Arc::default(),
             known: RangeSet::default(),
+            known_keys: Vec::new(),
             read_conflicts: RangeSet::default(),
+            read_keys: Vec::new(),
+            flights: VecDeque::new(),
+            parked: Vec::new(),
+            timer: None,
             mutations: Vec::new(),
             plain_reads: Vec::new(),
             plain_range_reads: Vec::new(),
@@ -283,14 +301,16 @@ impl Transaction {
 
     /// Adds a future that ends with the transaction, at its timeout at the latest.
     fn keep_pending(self: &Arc<Self>, inner: &mut Inner, future: &Arc<Future>) {
-        inner.pending.retain(|pending| !pending.is_ready());
+        inner.pending.retain(|pending| !pending.is_done());
         inner.pending.push(future.clone());
         self.set_timer(inner);
     }
 
     /// Makes the timeout happen even if nobody calls the transaction.
     fn set_timer(self: &Arc<Self>, inner: &mut Inner) {
-        if let Some(deadline) = inner.deadline() {
+        let deadline = inner.deadline().filter(|_| inner.timer != inner.deadline());
+        if let Some(deadline) = deadline {
+            inner.timer = Some(deadline);
             let transaction = Arc::downgrade(self);
             network::after(
                 deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
@@ -306,7 +326,7 @@ impl Transaction {
     /// `fdb_transaction_on_error`: waits and starts again, or gives the error back.
     pub(crate) fn on_error(self: &Arc<Self>, error: Error) -> Arc<Future> {
         self.with(|inner| {
-            self.settle_watches(inner);
+            self.catch_up(inner);
             inner.check_timeout();
             if let Some(error) = inner.cancelled {
                 return Future::ready(Err(error));
@@ -342,7 +362,7 @@ impl Transaction {
                 backoff,
                 Box::new(move || {
                     transaction.with(|inner| {
-                        if inner.generation == generation && !waiting.is_ready() {
+                        if inner.generation == generation && !waiting.is_done() {
                             inner
                                 .pending
                                 .retain(|pending| !Arc::ptr_eq(pending, &waiting));
@@ -360,9 +380,11 @@ impl Transaction {
     fn restart(&self, inner: &mut Inner) {
         inner.end_pending(Error::TRANSACTION_CANCELLED);
         inner.generation += 1;
-        inner.writes = WriteMap::default();
+        inner.writes = Arc::default();
         inner.known = RangeSet::default();
+        inner.known_keys.clear();
         inner.read_conflicts = RangeSet::default();
+        inner.read_keys.clear();
         inner.approximate_size = 0;
         inner.has_read = false;
         inner.failed_read = None;
@@ -401,9 +423,9 @@ impl Transaction {
         self.apply_persistent(inner);
     }
 
-    pub(crate) fn reset(&self) {
+    pub(crate) fn reset(self: &Arc<Self>) {
         self.with(|inner| {
-            self.settle_watches(inner);
+            self.catch_up(inner);
             inner.fail_watches(Error::TRANSACTION_CANCELLED);
             inner.forget_for_retry();
             inner.retries = 0;
@@ -415,17 +437,17 @@ impl Transaction {
         });
     }
 
-    pub(crate) fn cancel(&self) {
+    pub(crate) fn cancel(self: &Arc<Self>) {
         self.with(|inner| {
-            self.settle_watches(inner);
+            self.catch_up(inner);
             inner.cancel_with(Error::TRANSACTION_CANCELLED);
         });
     }
 
     /// The client destroyed its handle: whatever is pending ends.
-    pub(crate) fn destroyed(&self) {
+    pub(crate) fn destroyed(self: &Arc<Self>) {
         self.with(|inner| {
-            self.settle_watches(inner);
+            self.catch_up(inner);
             inner.fail_watches(Error::TRANSACTION_CANCELLED);
             inner.set_stamp(Stamp::Never(Error::TRANSACTION_CANCELLED));
             inner.cancel_with(Error::TRANSACTION_CANCELLED);
@@ -515,6 +537,7 @@ impl Inner {
     }
 
     fn end_pending(&mut self, error: Error) {
+        self.end_flights(error);
         let ended = self.pending.drain(..).chain(self.stamp_futures.drain(..));
         self.outbox.extend(ended.map(|future| (future, Err(error))));
     }

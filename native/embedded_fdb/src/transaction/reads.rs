@@ -1,9 +1,9 @@
 //! Reads: what a transaction sees, and the conflict ranges that follow from it.
 
-use super::conflicts::{key_conflict, plain_range_conflict, range_conflict};
+use super::conflicts::{key_conflict, plain_range_conflict};
+use super::flight::Read;
 use super::*;
-use std::sync::LazyLock;
-
+use crate::faults::Outage;
 use crate::range_read::{get_range, resolve};
 use crate::view::{Answer, Stop};
 
@@ -17,164 +17,309 @@ pub(super) enum Sight {
     OwnWrites,
 }
 
+/// What a read cannot go on without.
+pub(super) enum Wait {
+    /// The version that the client has named.
+    Version(Duration),
+    /// Servers that do not answer.
+    Outage(Option<Arc<Outage>>),
+}
+
+/// One try of a read: it may have to wait before it can begin.
+#[derive(Default)]
+pub(super) struct Attempt {
+    /// The future that the client has already, where it is not the first try.
+    pub(super) future: Option<Arc<Future>>,
+    /// It has waited for its version, and does so once.
+    pub(super) waited: bool,
+    /// How long its answer is held back, on purpose.
+    pub(super) delay: Option<Duration>,
+}
+
 impl Transaction {
-    /// Runs a read: at once, or once its read version has come.
+    /// Sends a read: at once, or when its read version has come.
     ///
-    /// `check` may refuse the read, or answer it: that is as if there had been none. `f` is first asked
-    /// without the database, which what was written or read before may make unnecessary.
-    pub(super) fn read(
+    /// `check` may refuse the read, or answer it: that is as if there had been none.
+    fn issue(
         self: &Arc<Self>,
         check: impl FnOnce(&Inner) -> Result<Option<Output>>,
-        mut f: impl FnMut(&Self, &mut Inner) -> Answer<Output> + Send + 'static,
+        read: Read,
+        snapshot: bool,
     ) -> Arc<Future> {
         self.with(|inner| {
             if let Some(answer) = self.answered(inner, check) {
                 return answer;
             }
-            inner.has_read = true;
-            let reads = &self.handle.database.counters.reads;
-            reads.fetch_add(1, Ordering::Relaxed);
-            let fault = self.handle.database.faults.read();
-            if let Some(error) = fault.error {
-                let result = self.run_read(inner, |_, _| Err(error.into()));
-                return self.answer_after(inner, fault.delay, result);
+            if let Sight::Plain = inner.sees(snapshot) {
+                return self.run(inner, move |inner, outage| {
+                    inner.plain_read(&read, snapshot, outage)
+                });
             }
-            if inner.sighted.is_none() {
-                match f(self, inner) {
-                    Err(Stop::NeedsDatabase) => {}
-                    answer => {
-                        let result = inner.end_read(answer);
-                        return self.answer_after(inner, fault.delay, result);
-                    }
+            self.count_read(inner);
+            let attempt = match self.begin_attempt(inner) {
+                Ok(attempt) => attempt,
+                Err(answer) => return answer,
+            };
+            if inner.sighted.is_none() && inner.may_need_no_database(&read) {
+                match inner.without_database(&read, snapshot) {
+                    Ok(None) => {}
+                    answer => return self.answer(inner, attempt, some(answer)),
                 }
             }
-            if let (None, Some(version)) = (&inner.sighted, inner.requested_version) {
-                let wait = self.handle.database.versions_until(version);
-                if wait > 0 {
-                    return self.read_later(inner, wait.min(FUTURE_VERSION_PATIENCE), f);
-                }
-            }
-            let result = self.run_read(inner, f);
-            self.answer_after(inner, fault.delay, result)
+            self.send_sighted(inner, read, snapshot, attempt)
         })
+    }
+
+    /// Sends a read once its read version is there.
+    fn send_sighted(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        read: Read,
+        snapshot: bool,
+        mut attempt: Attempt,
+    ) -> Arc<Future> {
+        if let Some(wait) = self.wait_for_version(inner, attempt.waited) {
+            return self.read_when(inner, wait, attempt, move |transaction, inner, attempt| {
+                transaction.send_sighted(inner, read, snapshot, attempt);
+            });
+        }
+        if let Err(error) = self.sight(inner) {
+            return self.answer(inner, attempt, Err(error.into()));
+        }
+        let version_delay = inner.version_fault.delay.take();
+        attempt.delay = add_delays(attempt.delay, version_delay);
+        self.send(inner, read, snapshot, attempt)
+    }
+
+    /// Runs a read that neither knows what others have read nor makes anything known.
+    ///
+    /// `f` is first asked without the database.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        check: impl FnOnce(&Inner) -> Result<Option<Output>>,
+        f: impl FnMut(&mut Inner, Option<&Outage>) -> Answer<Output> + Send + 'static,
+    ) -> Arc<Future> {
+        self.with(|inner| match self.answered(inner, check) {
+            Some(answer) => answer,
+            None => self.run(inner, f),
+        })
+    }
+
+    fn run(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        mut f: impl FnMut(&mut Inner, Option<&Outage>) -> Answer<Output> + Send + 'static,
+    ) -> Arc<Future> {
+        self.count_read(inner);
+        let attempt = match self.begin_attempt(inner) {
+            Ok(attempt) => attempt,
+            Err(answer) => return answer,
+        };
+        if inner.sighted.is_none() {
+            match f(inner, None) {
+                Err(Stop::NeedsDatabase) => {}
+                answer => return self.answer(inner, attempt, answer),
+            }
+        }
+        self.run_sighted(inner, attempt, f)
+    }
+
+    /// Runs a read once its read version is there, and its servers answer.
+    fn run_sighted(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        attempt: Attempt,
+        mut f: impl FnMut(&mut Inner, Option<&Outage>) -> Answer<Output> + Send + 'static,
+    ) -> Arc<Future> {
+        let wait = match self.wait_for_version(inner, attempt.waited) {
+            Some(wait) => wait,
+            None => {
+                let outage = self.handle.database.faults.outage();
+                let answer = match self.sight(inner) {
+                    Ok(()) => f(inner, outage.as_deref()),
+                    Err(error) => Err(error.into()),
+                };
+                if !matches!(answer, Err(Stop::Silent)) {
+                    return self.answer(inner, attempt, answer);
+                }
+                Wait::Outage(outage)
+            }
+        };
+        self.read_when(inner, wait, attempt, move |transaction, inner, attempt| {
+            transaction.run_sighted(inner, attempt, f);
+        })
+    }
+
+    fn count_read(&self, inner: &mut Inner) {
+        inner.has_read = true;
+        let reads = &self.handle.database.counters.reads;
+        reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The first try of a read; its answer, where it fails on purpose.
+    fn begin_attempt(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+    ) -> std::result::Result<Attempt, Arc<Future>> {
+        let fault = self.handle.database.faults.read();
+        let attempt = Attempt {
+            delay: fault.delay,
+            ..Attempt::default()
+        };
+        match fault.error {
+            None => Ok(attempt),
+            Some(error) => {
+                // What is wrong with the read version comes first.
+                let error = self.sight(inner).err().unwrap_or(error);
+                Err(self.answer(inner, attempt, Err(error.into())))
+            }
+        }
+    }
+
+    /// What a transaction has to wait for before it has its read version.
+    fn wait_for_version(&self, inner: &Inner, waited: bool) -> Option<Wait> {
+        if inner.sighted.is_some() {
+            return None;
+        }
+        let database = &self.handle.database;
+        if let Some(outage) = database.faults.silence() {
+            return Some(Wait::Outage(Some(outage)));
+        }
+        let ahead = database.versions_until(inner.requested_version?);
+        let wait = Duration::from_micros(ahead.min(FUTURE_VERSION_PATIENCE).unsigned_abs());
+        (ahead > 0 && !waited).then_some(Wait::Version(wait))
+    }
+
+    /// Tries a read again once what it waits for has come. It is under way meanwhile: a commit waits.
+    fn read_when(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        wait: Wait,
+        attempt: Attempt,
+        retry: impl FnOnce(&Arc<Self>, &mut Inner, Attempt) + Send + 'static,
+    ) -> Arc<Future> {
+        let future = attempt.future.unwrap_or_else(Future::pending);
+        let attempt = Attempt {
+            future: Some(future.clone()),
+            waited: attempt.waited || matches!(wait, Wait::Version(_)),
+            delay: attempt.delay,
+        };
+        inner.reads_under_way += 1;
+        self.when(inner, wait, &future, true, |transaction, inner| {
+            inner.reads_under_way -= 1;
+            retry(transaction, inner, attempt);
+            transaction.commit_after_reads(inner);
+        });
+        future
+    }
+
+    /// The answer of a read, which waits on purpose where there is a delay.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        attempt: Attempt,
+        answer: Answer<Output>,
+    ) -> Arc<Future> {
+        let result = inner.end_read(answer);
+        self.answer_after(inner, attempt, result)
     }
 
     /// The answer where nothing is to be read for it.
     fn answered(
-        &self,
+        self: &Arc<Self>,
         inner: &mut Inner,
         check: impl FnOnce(&Inner) -> Result<Option<Output>>,
     ) -> Option<Arc<Future>> {
         if let Err(error) = self.check_usable(inner) {
             return Some(Future::ready(Err(error)));
         }
-        self.settle_watches(inner);
+        self.catch_up(inner);
         check(inner).transpose().map(Future::ready)
     }
 
-    /// Runs what reads beside the transaction's reads: no commit waits for it, and it makes nothing
-    /// known. `check` is as in [`Transaction::read`].
+    /// Runs what reads beside the transaction's reads: no commit waits for it, or fails with it, and it
+    /// makes nothing known. `check` is as in [`Transaction::issue`].
     pub(super) fn aside(
         self: &Arc<Self>,
         check: impl FnOnce(&Inner) -> Result<Option<Output>>,
-        f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
+        f: impl FnMut(&mut Inner, Option<&Outage>) -> Answer<Output> + Send + 'static,
     ) -> Arc<Future> {
         self.with(|inner| {
             if let Some(answer) = self.answered(inner, check) {
                 return answer;
             }
             let fault = self.handle.database.faults.read();
-            if let Some(error) = fault.error {
-                return self.answer_after(inner, fault.delay, Err(error));
-            }
-            let read = move |transaction: &Self, inner: &mut Inner| {
-                transaction.sight(inner)?;
-                f(transaction, inner)
+            let attempt = Attempt {
+                delay: fault.delay,
+                ..Attempt::default()
             };
-            if let (None, Some(version)) = (&inner.sighted, inner.requested_version) {
-                let wait = self.handle.database.versions_until(version);
-                if wait > 0 {
-                    let delay = Duration::from_micros(wait.unsigned_abs());
-                    return self.read_after(inner, delay, read);
+            match fault.error {
+                Some(error) => self.answer_after(inner, attempt, Err(error)),
+                None => self.run_aside(inner, attempt, f),
+            }
+        })
+    }
+
+    fn run_aside(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        attempt: Attempt,
+        mut f: impl FnMut(&mut Inner, Option<&Outage>) -> Answer<Output> + Send + 'static,
+    ) -> Arc<Future> {
+        let wait = match self.wait_for_version(inner, attempt.waited) {
+            Some(wait) => wait,
+            None => {
+                let outage = self.handle.database.faults.outage();
+                let answer = match self.sight(inner) {
+                    Ok(()) => f(inner, outage.as_deref()),
+                    Err(error) => Err(error.into()),
+                };
+                match answer {
+                    Err(Stop::Silent) => Wait::Outage(outage),
+                    answer => {
+                        return self.answer_after(inner, attempt, answer.map_err(Stop::error))
+                    }
                 }
             }
-            let result = read(self, inner);
-            self.answer_after(inner, fault.delay, result)
+        };
+        self.read_when(inner, wait, attempt, move |transaction, inner, attempt| {
+            transaction.run_aside(inner, attempt, f);
         })
     }
 
-    /// A future with the answer of a read, which waits on purpose where there is a delay, or was one
-    /// of the read version.
-    fn answer_after(
+    /// Gives a result to the client, after the delay that there is on purpose.
+    pub(super) fn answer_after(
         self: &Arc<Self>,
         inner: &mut Inner,
-        delay: Option<Duration>,
+        attempt: Attempt,
         result: Result<Output>,
     ) -> Arc<Future> {
-        let delay = delay.into_iter().chain(inner.version_fault.delay.take());
-        let Some(delay) = delay.reduce(|read, version| read + version) else {
-            return Future::ready(result);
+        let Attempt { future, delay, .. } = attempt;
+        let version_delay = inner.version_fault.delay.take();
+        let Some(delay) = add_delays(delay, version_delay) else {
+            let Some(future) = future else {
+                return Future::answer(result, Trip::begin());
+            };
+            inner.outbox.push((future.clone(), result));
+            return future;
         };
-        self.read_after(inner, delay, |_, _| result)
-    }
-
-    pub(super) fn run_read(
-        &self,
-        inner: &mut Inner,
-        mut f: impl FnMut(&Self, &mut Inner) -> Answer<Output>,
-    ) -> Result<Output> {
-        let answer = match self.sight(inner) {
-            Ok(()) => f(self, inner),
-            Err(error) => Err(error.into()),
-        };
-        inner.end_read(answer)
-    }
-
-    pub(super) fn read_later(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        versions: Version,
-        f: impl FnMut(&Self, &mut Inner) -> Answer<Output> + Send + 'static,
-    ) -> Arc<Future> {
-        let delay = Duration::from_micros(versions.unsigned_abs());
-        self.read_after(inner, delay, |transaction, inner| {
-            transaction.run_read(inner, f)
-        })
-    }
-
-    /// A read that is under way for a time; a commit waits for it.
-    pub(super) fn read_after(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        delay: Duration,
-        f: impl FnOnce(&Self, &mut Inner) -> Result<Output> + Send + 'static,
-    ) -> Arc<Future> {
-        let future = Future::pending();
-        self.keep_pending(inner, &future);
+        let future = future.unwrap_or_else(Future::pending);
         inner.reads_under_way += 1;
-        let generation = inner.generation;
-        let (transaction, waiting) = (Arc::downgrade(self), future.clone());
-        network::after(
-            delay,
-            Box::new(move || {
-                let Some(transaction) = transaction.upgrade() else {
-                    return;
-                };
-                transaction.with(|inner| {
-                    if inner.generation != generation {
-                        return;
-                    }
-                    // A read that the client gave up goes on: a commit may be waiting for it.
-                    let result = f(&transaction, inner);
-                    inner.outbox.push((waiting, result));
-                    inner.reads_under_way -= 1;
-                    transaction.commit_after_reads(inner);
-                });
-            }),
+        let waiting = future.clone();
+        self.when(
+            inner,
+            Wait::Version(delay),
+            &future,
+            true,
+            |transaction, inner| {
+                // A read that the client gave up goes on: a commit may be waiting for it.
+                inner.outbox.push((waiting, result));
+                inner.reads_under_way -= 1;
+                transaction.commit_after_reads(inner);
+            },
         );
         future
     }
-
     pub(crate) fn get_read_version(self: &Arc<Self>) -> Arc<Future> {
         self.with(|inner| {
             if let Err(error) = self.check_deferred(inner) {
@@ -184,10 +329,29 @@ impl Transaction {
             if let Err(error) = inner.check_cancelled() {
                 return Future::ready(Err(error));
             }
-            self.settle_watches(inner);
-            let version = self.read_version(inner).map(Output::Int64);
-            self.answer_after(inner, None, version)
+            self.catch_up(inner);
+            self.run_read_version(inner, Attempt::default())
         })
+    }
+
+    fn run_read_version(self: &Arc<Self>, inner: &mut Inner, attempt: Attempt) -> Arc<Future> {
+        let silence = self.handle.database.faults.silence();
+        let known = inner.requested_version.is_some() || inner.sighted.is_some();
+        if let (Some(outage), false) = (silence, known) {
+            let future = attempt.future.unwrap_or_else(Future::pending);
+            let waiting = Some(future.clone());
+            let wait = Wait::Outage(Some(outage));
+            self.when(inner, wait, &future, false, move |transaction, inner| {
+                let attempt = Attempt {
+                    future: waiting,
+                    ..attempt
+                };
+                transaction.run_read_version(inner, attempt);
+            });
+            return future;
+        }
+        let version = self.read_version(inner).map(Output::Int64);
+        self.answer_after(inner, attempt, version)
     }
 
     pub(super) fn read_version(&self, inner: &mut Inner) -> Result<Version> {
@@ -232,13 +396,7 @@ impl Transaction {
             // No key is so long.
             Ok((name.len() > max_key_size(&name)).then_some(Output::Value(None)))
         };
-        self.read(check, move |_, inner| {
-            if inner.sighted.is_none() && inner.writes.is_empty() {
-                // Said at once, because most reads are such.
-                return Err(Stop::NeedsDatabase);
-            }
-            inner.value(&key, snapshot).map(Output::Value)
-        })
+        self.issue(check, Read::Value(key), snapshot)
     }
 
     pub(crate) fn get_key(self: &Arc<Self>, selector: KeySelector, snapshot: bool) -> Arc<Future> {
@@ -249,23 +407,7 @@ impl Transaction {
             }
             Ok(None)
         };
-        self.read(check, move |_, inner| {
-            let max_key = inner.max_read_key();
-            let sight = inner.sees(snapshot);
-            let key = match sight {
-                Sight::Plain => resolve(inner.plain_space()?, &selector).key,
-                Sight::Snapshot => inner.view(true).get_key(&selector)?,
-                Sight::OwnWrites => inner.view(false).get_key(&selector)?,
-            };
-            let (begin, end) = key_conflict(&selector, &key);
-            match sight {
-                _ if snapshot => {}
-                Sight::Plain if begin < end => inner.plain_range_reads.push((begin, end)),
-                Sight::Plain | Sight::Snapshot => {}
-                Sight::OwnWrites => inner.add_read_conflict(begin, end),
-            }
-            Ok(Output::Key(key.min(max_key.into())))
-        })
+        self.issue(check, Read::Key(selector), snapshot)
     }
 
     pub(crate) fn get_range(
@@ -287,10 +429,13 @@ impl Transaction {
         }
         let check = check_range(&begin, &end, limits, nothing);
         let (begin, end) = (begin.without_or_equal(), end.without_or_equal());
-        self.read(check, move |_, inner| {
-            let rows = inner.range(&begin, &end, limits, snapshot, reverse)?;
-            Ok(Output::KeyValues(KeyValues::new(rows.rows, rows.more)))
-        })
+        let read = Read::Range {
+            begin,
+            end,
+            limits,
+            reverse,
+        };
+        self.issue(check, read, snapshot)
     }
 
     /// A range read of an index, with what each row leads to. Never sees own writes: it fails
@@ -324,7 +469,7 @@ impl Transaction {
                 }
                 Ok(answer)
             },
-            move |_, inner| inner.mapped_range(&begin, &end, &mapper, limits, reverse),
+            move |inner, outage| inner.mapped_range(&begin, &end, &mapper, limits, reverse, outage),
         )
     }
 }
@@ -354,16 +499,36 @@ fn check_range(
     }
 }
 
-/// For reads that do not see what their transaction wrote.
-static NO_WRITES: LazyLock<WriteMap> = LazyLock::new(WriteMap::default);
+/// The delay of an answer and that of the read version it waits for.
+fn add_delays(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter()
+        .chain(other)
+        .reduce(|one, other| one + other)
+}
+
+/// The answer of a read that must have one.
+pub(super) fn some(answer: Answer<Option<Output>>) -> Answer<Output> {
+    answer.and_then(|output| output.ok_or(Stop::NeedsDatabase))
+}
 
 impl Inner {
+    /// Whether a read may be answered without a read version. Most cannot, which is told at once.
+    fn may_need_no_database(&self, read: &Read) -> bool {
+        let nothing_written = self.writes.is_empty();
+        match read {
+            Read::Value(_) => !nothing_written,
+            Read::Key(_) => true,
+            Read::Range { begin, end, .. } => {
+                let keys = begin.is_first_greater_or_equal() && end.is_first_greater_or_equal();
+                let inside = begin.key[..] < *self.max_read_key() && !end.key.is_empty();
+                !(nothing_written && keys && inside)
+            }
+        }
+    }
+
     /// Notes how a read ended: a commit fails as the first read that failed.
-    fn end_read(&mut self, answer: Answer<Output>) -> Result<Output> {
-        let result = answer.map_err(|stop| match stop {
-            Stop::Failed(error) => error,
-            Stop::NeedsDatabase => Error::INTERNAL_ERROR,
-        });
+    pub(super) fn end_read(&mut self, answer: Answer<Output>) -> Result<Output> {
+        let result = answer.map_err(Stop::error);
         if let Err(error) = result {
             self.failed_read.get_or_insert(error);
         }
@@ -397,86 +562,68 @@ impl Inner {
         stale.or(self.sighted.as_ref()?.tenant.err())
     }
 
-    fn view(&mut self, without_writes: bool) -> View<'_> {
-        let failure = self.failure();
-        View {
-            max_key: self.max_read_key(),
-            bypass_unreadable: self.options.bypass_unreadable,
-            space: self.sighted.as_ref().map(|sighted| &sighted.space),
-            failure,
-            writes: if without_writes {
-                &NO_WRITES
+    /// Answers a read with read-your-writes off.
+    fn plain_read(
+        &mut self,
+        read: &Read,
+        snapshot: bool,
+        outage: Option<&Outage>,
+    ) -> Answer<Output> {
+        let space = self.plain_space()?;
+        let answers = |begin: &[u8], end: &[u8]| {
+            let silent = outage
+                .is_some_and(|outage| outage.silences_read(&space.outer(begin), &space.outer(end)));
+            if silent {
+                Err(Stop::Silent)
             } else {
-                &self.writes
-            },
-            known: &mut self.known,
-        }
-    }
-
-    /// The value of a key, and its conflict range.
-    pub(super) fn value(&mut self, key: &Key, snapshot: bool) -> Answer<Option<Value>> {
-        let next = key_after(key);
-        let sight = self.sees(snapshot);
-        let value = match sight {
-            Sight::Plain => {
-                let space = self.plain_space()?;
+                Ok(())
+            }
+        };
+        match read {
+            Read::Value(key) => {
+                let next = key_after(key);
+                answers(key, &next)?;
                 let value = space.get_or_metadata_version(key).cloned();
                 if !snapshot {
                     self.plain_reads.push((key.clone(), next));
                 }
-                return Ok(value);
+                Ok(Output::Value(value))
             }
-            Sight::Snapshot => self.view(true).get(key, &next)?,
-            Sight::OwnWrites => self.view(false).get(key, &next)?,
-        };
-        if !snapshot && self.writes.segment(key).1.reads_database() {
-            self.note_read(key);
+            Read::Key(selector) => {
+                let key = resolve(space, selector).key;
+                let (begin, end) = key_conflict(selector, &key);
+                answers(&begin, &end)?;
+                if !snapshot && begin < end {
+                    self.plain_range_reads.push((begin, end));
+                }
+                Ok(Output::Key(key.min(self.max_read_key().into())))
+            }
+            Read::Range {
+                begin,
+                end,
+                limits,
+                reverse,
+            } => {
+                let (rows, conflicts) =
+                    plain_range(space, self.max_read_key(), begin, end, *limits, *reverse)?;
+                for (begin, end) in &conflicts {
+                    answers(begin, end)?;
+                }
+                if !snapshot {
+                    let ranges = conflicts.into_iter().filter(|(begin, end)| begin < end);
+                    self.plain_range_reads.extend(ranges);
+                }
+                Ok(Output::KeyValues(KeyValues::new(rows.rows, rows.more)))
+            }
         }
-        Ok(value)
     }
 
-    /// The value of a key with the transaction's writes. What the read depends on is noted later.
-    pub(super) fn unnoted_value(&mut self, key: &Key, next: &Key) -> Answer<Option<Value>> {
-        self.view(false).get(key, next)
-    }
-
-    /// Notes that what was read of a key came from the database.
-    pub(super) fn note_read(&mut self, key: &Key) {
-        self.approximate_size += 2 * key.len() + 1 + RANGE_RECORD;
-        self.read_conflicts.insert(key.clone(), key_after(key));
-    }
-
-    /// The rows between two selectors, and their conflict range.
-    fn range(
-        &mut self,
-        begin: &KeySelector,
-        end: &KeySelector,
-        limits: Limits,
-        snapshot: bool,
-        reverse: bool,
-    ) -> Answer<Rows> {
-        let without_writes = match self.sees(snapshot) {
-            Sight::Plain => return self.plain_range(begin, end, limits, snapshot, reverse),
-            Sight::Snapshot => true,
-            Sight::OwnWrites => false,
-        };
-        let max_key = self.max_read_key();
-        let rows = self
-            .view(without_writes)
-            .range(begin, end, limits, reverse)?;
-        if !snapshot {
-            let (from, to) = range_conflict(begin, end, &rows, reverse, max_key);
-            self.add_read_conflict(from, to);
-        }
-        Ok(rows)
-    }
-
-    /// Adds a read conflict range, without the parts where only own writes were read.
-    pub(super) fn add_read_conflict(&mut self, begin: Key, end: Key) {
+    /// Adds a read conflict range, without the parts where only what was `written` was read.
+    pub(super) fn add_read_conflict(&mut self, written: &WriteMap, begin: Key, end: Key) {
         if begin >= end {
             return;
         }
-        for (key, segment, next) in self.writes.segments(&begin, &end) {
+        for (key, segment, next) in written.segments(&begin, &end) {
             if segment.reads_database() {
                 let from = begin.clone().max(key.clone());
                 let to: Key = next.min(&end[..]).into();
@@ -485,39 +632,33 @@ impl Inner {
             }
         }
     }
+}
 
-    /// A range read with read-your-writes off.
-    fn plain_range(
-        &mut self,
-        begin: &KeySelector,
-        end: &KeySelector,
-        limits: Limits,
-        snapshot: bool,
-        reverse: bool,
-    ) -> Answer<Rows> {
-        let max_key = self.max_read_key();
-        let space = self.plain_space()?;
-        let mut conflicts = Vec::new();
-        let mut end = end.clone();
-        if reverse && end.offset > 1 {
-            let key = resolve(space, &end).key;
-            conflicts.push(key_conflict(&end, &key));
-            end = KeySelector::first_greater_or_equal(key.min(max_key.into()));
-        }
-        let mut rows = Rows::default();
-        if begin.offset < end.offset || begin.key < end.key {
-            rows = get_range(space, begin, &end, limits, reverse)?;
-            conflicts.push(plain_range_conflict(begin, &end, &rows, reverse));
-        }
-        if !snapshot {
-            let ranges = conflicts.into_iter().filter(|(begin, end)| begin < end);
-            self.plain_range_reads.extend(ranges);
-        }
-        if !reverse && rows.rows.last().is_some_and(|(key, _)| key[..] >= *max_key) {
-            let keep = rows.rows.partition_point(|(key, _)| key[..] < *max_key);
-            rows.rows.truncate(keep);
-            rows.more = false;
-        }
-        Ok(rows)
+/// A range read with read-your-writes off, and what it depends on.
+fn plain_range(
+    space: &Space,
+    max_key: &'static [u8],
+    begin: &KeySelector,
+    end: &KeySelector,
+    limits: Limits,
+    reverse: bool,
+) -> Result<(Rows, Vec<KeyRange>)> {
+    let mut conflicts = Vec::new();
+    let mut end = end.clone();
+    if reverse && end.offset > 1 {
+        let key = resolve(space, &end).key;
+        conflicts.push(key_conflict(&end, &key));
+        end = KeySelector::first_greater_or_equal(key.min(max_key.into()));
     }
+    let mut rows = Rows::default();
+    if begin.offset < end.offset || begin.key < end.key {
+        rows = get_range(space, begin, &end, limits, reverse)?;
+        conflicts.push(plain_range_conflict(begin, &end, &rows, reverse));
+    }
+    if !reverse && rows.rows.last().is_some_and(|(key, _)| key[..] >= *max_key) {
+        let keep = rows.rows.partition_point(|(key, _)| key[..] < *max_key);
+        rows.rows.truncate(keep);
+        rows.more = false;
+    }
+    Ok((rows, conflicts))
 }

@@ -56,7 +56,7 @@ impl Transaction {
 
     /// Special keys can be read after a commit: that is when conflicting keys are known.
     fn special_rows(
-        &self,
+        self: &Arc<Self>,
         inner: &mut Inner,
         begin: KeySelector,
         end: KeySelector,
@@ -65,7 +65,7 @@ impl Transaction {
     ) -> Result<Rows> {
         self.check_deferred(inner)?;
         inner.check_timeout();
-        self.settle_watches(inner);
+        self.catch_up(inner);
         if !limits.valid {
             return Err(Error::RANGE_LIMITS_INVALID);
         }
@@ -84,7 +84,7 @@ impl Transaction {
     /// The rows of a part in a range. Where a client would have to ask for them, it hears of the end of
     /// the transaction meanwhile.
     fn part_rows(
-        &self,
+        self: &Arc<Self>,
         inner: &mut Inner,
         part: &Part,
         begin: &[u8],
@@ -183,6 +183,7 @@ impl Transaction {
                 inner.check_cancelled()?;
                 // Those of reads that have no answer yet are waited for.
                 self.settle_all_watches(inner);
+                self.arrive_all(inner);
                 inner.failed_read.map_or(Ok(()), Err)?;
                 special::boundaries(part.begin, &inner.all_read_conflicts())
             }
@@ -366,7 +367,8 @@ impl Inner {
     }
 
     /// The read conflict ranges so far, or of the last commit.
-    fn all_read_conflicts(&self) -> RangeSet {
+    fn all_read_conflicts(&mut self) -> RangeSet {
+        self.fold_reads();
         let mut all = RangeSet::default();
         let committed = self
             .committed_conflicts

@@ -5,8 +5,10 @@
 //! with what is read. Here the value is known at once; what differs in between is kept up by taking
 //! the read to be under way until the program has waited for something a server does.
 
+use super::reads::{Attempt, Wait};
 use super::*;
-use crate::view::Stop;
+use crate::faults::Outage;
+use crate::view::{Answer, Stop};
 
 /// How long a read takes at most. Programs that do not wait in between are much quicker.
 const READ_TIME: Duration = Duration::from_millis(10);
@@ -27,8 +29,7 @@ pub(super) struct PendingWatch {
 /// The read of a watch's value.
 pub(super) struct ValueRead {
     begun: Instant,
-    /// The reads and commits of the database so far: whoever made one later has waited for it.
-    work: u64,
+    trip: Trip,
     /// What the transaction has written to the key since.
     written: Option<Option<Value>>,
 }
@@ -54,30 +55,48 @@ impl Transaction {
             return Err(Error::KEY_TOO_LARGE);
         }
         inner.has_read = true;
-        let (mut value, mut reads) = inner.watched(&key);
+        let (mut value, mut asks) = inner.watched(&key);
+        if let Some(outage) = self.outage_of_watch(inner, &key, &value, asks) {
+            return self.watch_after_outage(inner, key, outage);
+        }
         if value == Err(Stop::NeedsDatabase) {
             let ahead = inner
                 .requested_version
                 .map(|version| self.handle.database.versions_until(version));
             if let Some(ahead) = ahead.filter(|&ahead| ahead > 0) {
                 let patience = ahead.min(FUTURE_VERSION_PATIENCE).unsigned_abs();
-                let wait = Duration::from_micros(patience);
-                return Ok(self.read_after(inner, wait, |_, _| Err(Error::FUTURE_VERSION)));
+                let attempt = Attempt {
+                    delay: Some(Duration::from_micros(patience)),
+                    ..Attempt::default()
+                };
+                return Ok(self.answer_after(inner, attempt, Err(Error::FUTURE_VERSION)));
             }
             self.sight(inner)?;
-            (value, reads) = inner.watched(&key);
+            (value, asks) = inner.watched(&key);
+            if let Some(outage) = self.outage_of_watch(inner, &key, &value, asks) {
+                return self.watch_after_outage(inner, key, outage);
+            }
         }
-        let value = value.map_err(|stop| match stop {
-            Stop::Failed(error) => error,
-            Stop::NeedsDatabase => Error::INTERNAL_ERROR,
-        })?;
+        let value = value.map_err(Stop::error)?;
         let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
         let (future, owner) = new_watch(permit);
-        let waiting = future.clone();
-        inner.watches_read |= reads;
-        let read = reads.then(|| ValueRead {
+        self.add_watch(inner, key, value, asks, future.clone(), owner);
+        Ok(future)
+    }
+
+    fn add_watch(
+        &self,
+        inner: &mut Inner,
+        key: Key,
+        value: Option<Value>,
+        asks: bool,
+        future: Arc<Future>,
+        owner: Weak<WatchOwner>,
+    ) {
+        inner.watches_read |= asks;
+        let read = asks.then(|| ValueRead {
             begun: Instant::now(),
-            work: self.handle.database.work(),
+            trip: Trip::begin(),
             written: None,
         });
         inner.watches.push(PendingWatch {
@@ -89,7 +108,70 @@ impl Transaction {
             outlived: false,
             fault: self.handle.database.faults.watch(),
         });
-        Ok(waiting)
+    }
+
+    /// The outage in which the value of a watched key cannot be read.
+    fn outage_of_watch(
+        &self,
+        inner: &Inner,
+        key: &Key,
+        value: &Answer<Option<Value>>,
+        asks: bool,
+    ) -> Option<Arc<Outage>> {
+        let outage = self.handle.database.faults.outage()?;
+        let silent = match &inner.sighted {
+            _ if *value == Err(Stop::NeedsDatabase) => outage.all,
+            Some(Sighted { space, .. }) if asks => {
+                outage.silences_read(&space.outer(key), &space.outer(&key_after(key)))
+            }
+            _ => false,
+        };
+        silent.then_some(outage)
+    }
+
+    /// A watch whose value is read when an outage is over. A commit waits for that.
+    fn watch_after_outage(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        key: Key,
+        outage: Arc<Outage>,
+    ) -> Result<Arc<Future>> {
+        let permit = Permit::new(&self.handle.allowance, &self.handle.database.watches)?;
+        let (future, owner) = new_watch(permit);
+        self.park_watch(inner, key, outage, future.clone(), owner);
+        Ok(future)
+    }
+
+    fn park_watch(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        key: Key,
+        outage: Arc<Outage>,
+        future: Arc<Future>,
+        owner: Weak<WatchOwner>,
+    ) {
+        inner.reads_under_way += 1;
+        let watch = future.clone();
+        let wait = Wait::Outage(Some(outage));
+        self.when(inner, wait, &watch, true, move |transaction, inner| {
+            inner.reads_under_way -= 1;
+            inner
+                .pending
+                .retain(|pending| !Arc::ptr_eq(pending, &future));
+            let sighted = match transaction.handle.database.faults.silence() {
+                Some(_) if inner.sighted.is_none() => Ok(()),
+                _ => transaction.sight(inner),
+            };
+            let (value, asks) = inner.watched(&key);
+            if let Some(outage) = transaction.outage_of_watch(inner, &key, &value, asks) {
+                return transaction.park_watch(inner, key, outage, future, owner);
+            }
+            match sighted.and_then(|()| value.map_err(Stop::error)) {
+                Ok(value) => transaction.add_watch(inner, key, value, asks, future, owner),
+                Err(error) => inner.outbox.push((future, Err(error))),
+            }
+            transaction.commit_after_reads(inner);
+        });
     }
 
     /// Ends the reads of watches that a server has had the time to answer.
@@ -97,15 +179,12 @@ impl Transaction {
         if !inner.watches_read {
             return;
         }
-        let work = self.handle.database.work();
-        inner.settle_watches(|read| read.work != work || read.begun.elapsed() >= READ_TIME);
+        inner.settle_watches(|read| read.trip.is_over() || read.begun.elapsed() >= READ_TIME);
     }
 
     /// Waits for the reads of all watches.
     pub(super) fn settle_all_watches(&self, inner: &mut Inner) {
         if inner.watches_read {
-            let requests = &self.handle.database.counters.commit_requests;
-            requests.fetch_add(1, Ordering::Relaxed);
             inner.settle_watches(|_| true);
         }
     }
@@ -124,15 +203,16 @@ impl Transaction {
 
 impl Inner {
     /// The value of a key that is to be watched, and whether a client would have to ask for it.
-    fn watched(&mut self, key: &Key) -> (std::result::Result<Option<Value>, Stop>, bool) {
+    fn watched(&mut self, key: &Key) -> (Answer<Option<Value>>, bool) {
         let next = key_after(key);
-        let asks = self.writes.segment(key).1.reads_database() && !self.known.covers(key, &next);
-        let value = if asks {
-            self.unnoted_value(key, &next)
-        } else {
-            self.value(key, false)
-        };
-        (value, asks)
+        self.fold_known();
+        let reads_database = self.writes.segment(key).1.reads_database();
+        let asks = reads_database && !self.known.covers(key, &next);
+        let got = self.current_view(true).get(key, &next);
+        if got.is_ok() && reads_database && !asks {
+            self.note_read(key);
+        }
+        (got.map(|got| got.value), asks)
     }
 
     /// Ends the reads of watches that are due: what they read is noted, and compared with what was
@@ -146,7 +226,7 @@ impl Inner {
                 reading |= watch.read.is_some();
                 return true;
             };
-            if watch.future.is_ready() {
+            if watch.future.is_done() {
                 // The client gave the watch up, and with it the read.
                 return false;
             }
@@ -159,6 +239,7 @@ impl Inner {
         });
         self.watches_read = reading;
         for key in read_keys {
+            self.learn_key(&key);
             self.note_read(&key);
         }
         self.outbox

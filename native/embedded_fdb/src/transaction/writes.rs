@@ -38,7 +38,8 @@ impl Transaction {
             if inner.options.read_your_writes_disabled {
                 inner.plain_write(Op::Set, key, value, conflict);
             } else {
-                inner.writes.mutate(&key, Op::Set, value.clone(), conflict);
+                self.writes_of(inner)
+                    .mutate(&key, Op::Set, value.clone(), conflict);
                 self.own_write(inner, &key, &key_after(&key), Some(Some(value)));
             }
             Ok(())
@@ -73,7 +74,7 @@ impl Transaction {
                 if !inner.options.read_your_writes_disabled {
                     let end = end.min(inner.max_read_key().into());
                     inner.flush(&begin, &end);
-                    inner.writes.make_unreadable(&begin, &end);
+                    self.writes_of(inner).make_unreadable(&begin, &end);
                 }
             }
             if op == Op::SetVersionstampedValue {
@@ -83,7 +84,7 @@ impl Transaction {
             if inner.options.read_your_writes_disabled {
                 inner.plain_write(op, key, operand, conflict);
             } else {
-                inner.writes.mutate(&key, op, operand, conflict);
+                self.writes_of(inner).mutate(&key, op, operand, conflict);
                 self.own_write(inner, &key, &key_after(&key), None);
             }
             Ok(())
@@ -126,7 +127,7 @@ impl Transaction {
             if conflict {
                 inner.approximate_size += key.len() + end.len() + RANGE_RECORD;
             }
-            inner.writes.clear(&key, &end, conflict);
+            self.writes_of(inner).clear(&key, &end, conflict);
             self.own_write(inner, &key, &end, Some(None));
             Ok(())
         });
@@ -159,7 +160,7 @@ impl Transaction {
             if inner.options.read_your_writes_disabled {
                 inner.plain_clear(begin, end, conflict);
             } else {
-                inner.writes.clear(&begin, &end, conflict);
+                self.writes_of(inner).clear(&begin, &end, conflict);
                 self.own_write(inner, &begin, &end, Some(None));
             }
             Ok(())
@@ -167,7 +168,12 @@ impl Transaction {
     }
 
     /// `fdb_transaction_add_conflict_range`; `write` tells the type.
-    pub(crate) fn add_conflict_range(&self, begin: Key, end: Key, write: bool) -> Result<()> {
+    pub(crate) fn add_conflict_range(
+        self: &Arc<Self>,
+        begin: Key,
+        end: Key,
+        write: bool,
+    ) -> Result<()> {
         if begin > end {
             return Err(Error::INVERTED_RANGE);
         }
@@ -195,14 +201,17 @@ impl Transaction {
                     if disabled {
                         inner.plain_writes.push((begin, end));
                     } else {
-                        inner.writes.add_conflict(&begin, &end);
+                        self.writes_of(inner).add_conflict(&begin, &end);
                     }
                 }
                 (false, true) => {
                     inner.approximate_size += size;
                     inner.plain_reads.push((begin, end));
                 }
-                (false, false) => inner.add_read_conflict(begin, end),
+                (false, false) => {
+                    let written = inner.writes.clone();
+                    inner.add_read_conflict(&written, begin, end);
+                }
             }
             Ok(())
         });
@@ -221,7 +230,7 @@ impl Transaction {
         if inner.watches.is_empty() {
             return;
         }
-        self.settle_watches(inner);
+        self.catch_up(inner);
         if inner.own_write(begin, end, value) {
             self.settle_watches_later();
         }

@@ -5,14 +5,14 @@
 //! value, and what is not known yet. Which requests a read makes decides how many rows it answers
 //! with, and which errors it runs into; so they are those that a cluster's client makes.
 
-mod range;
 mod requests;
+mod walk;
+
+pub(crate) use walk::{KeyWalk, Walk};
 
 use crate::error::Error;
-use crate::keys::{
-    is_key_after, key_after, Key, KeySelector, Limits, Rows, Value, ALL_END, METADATA_VERSION,
-    SPECIAL_END,
-};
+use crate::faults::Outage;
+use crate::keys::{is_key_after, key_after, Key, Value, ALL_END, METADATA_VERSION, SPECIAL_END};
 use crate::range_set::RangeSet;
 use crate::space::Space;
 use crate::write_map::WriteMap;
@@ -23,6 +23,18 @@ pub(crate) enum Stop {
     Failed(Error),
     /// It needs the database, and the transaction has no read version yet.
     NeedsDatabase,
+    /// The servers that it needs do not answer.
+    Silent,
+}
+
+impl Stop {
+    /// What the client hears.
+    pub(crate) fn error(self) -> Error {
+        match self {
+            Stop::Failed(error) => error,
+            Stop::NeedsDatabase | Stop::Silent => Error::INTERNAL_ERROR,
+        }
+    }
 }
 
 impl From<Error> for Stop {
@@ -46,6 +58,8 @@ pub(crate) struct View<'a> {
     pub(crate) known: &'a mut RangeSet,
     /// The end of the keys that the transaction may read.
     pub(crate) max_key: &'a [u8],
+    /// What does not answer, on purpose.
+    pub(crate) outage: Option<&'a Outage>,
     /// Read unreadable keys as if their versionstamps had not been filled in.
     pub(crate) bypass_unreadable: bool,
 }
@@ -58,6 +72,13 @@ enum Kind {
     Row(Option<Value>),
     /// A key that was not written, so that the following ones are likely to be such, too.
     Stored(Value),
+}
+
+/// The value of a key.
+pub(crate) struct Got {
+    pub(crate) value: Option<Value>,
+    /// The database is asked, unless the key is known.
+    pub(crate) asked: bool,
 }
 
 /// A part of the key space.
@@ -74,6 +95,15 @@ impl Segment {
         !self.unreadable && self.kind != Kind::Unknown
     }
 
+    /// The end that a walk comes from.
+    fn near(&self, reverse: bool) -> &Key {
+        if reverse {
+            &self.end
+        } else {
+            &self.begin
+        }
+    }
+
     fn is_key(&self) -> bool {
         matches!(self.kind, Kind::Row(_) | Kind::Stored(_))
     }
@@ -86,55 +116,42 @@ impl View<'_> {
         self.space.ok_or(Stop::NeedsDatabase)
     }
 
-    /// The value of a key, whose successor is `next`.
-    pub(crate) fn get(&mut self, key: &Key, next: &Key) -> Answer<Option<Value>> {
+    /// The value of a key, whose successor is `next`, and whether the database is asked for it.
+    pub(crate) fn get(&self, key: &Key, next: &Key) -> Answer<Got> {
         let (_, written, _) = self.writes.segment(key);
         if written.unreadable && !self.bypass_unreadable {
             return Err(Error::ACCESSED_UNREADABLE.into());
         }
         if !written.reads_database() {
-            return Ok(written.value(None));
+            let value = written.value(None);
+            let asked = false;
+            return Ok(Got { value, asked });
         }
         // The metadata version comes with the read version, to whatever tenant and however late.
+        let mut asked = false;
         if key[..] != *METADATA_VERSION {
             match self.database() {
-                Ok(_) => self.known.insert(key.clone(), next.clone()),
+                Ok(_) => asked = true,
                 Err(stop) if !self.known.covers(key, next) => return Err(stop),
                 Err(_) => {}
             }
         }
         let space = self.space.ok_or(Stop::NeedsDatabase)?;
         let stored = space.get_or_metadata_version(key);
-        Ok(if written.is_unmodified() {
+        let value = if written.is_unmodified() {
             stored.cloned()
         } else {
             written.value(stored)
-        })
+        };
+        Ok(Got { value, asked })
     }
 
-    /// The key that a selector names: `""` before the first, `max_key` after the last.
-    pub(crate) fn get_key(&mut self, selector: &KeySelector) -> Answer<Key> {
-        let begin = |key: &[u8]| KeySelector::first_greater_or_equal(key);
-        let first_key = |rows: &Rows| rows.rows.first().map(|(key, _)| key.clone());
-        let to_begin: Key = [][..].into();
-        if selector.offset > 0 {
-            let rows = self.forward(selector, &begin(self.max_key), Limits::rows(1))?;
-            if rows.read_to_begin {
-                return Ok(to_begin);
-            }
-            let key = first_key(&rows).filter(|_| !rows.read_through_end);
-            Ok(key.unwrap_or_else(|| self.max_key.into()))
-        } else {
-            let mut end = selector.clone();
-            end.offset += 1;
-            let rows = self.backward(&begin(&[]), &end, Limits::rows(1))?;
-            if rows.read_through_end {
-                return Ok(self.max_key.into());
-            }
-            Ok(first_key(&rows)
-                .filter(|_| !rows.read_to_begin)
-                .unwrap_or(to_begin))
-        }
+    /// Whether the servers of any of these keys do not answer, on purpose.
+    pub(crate) fn is_silent(&self, begin: &[u8], end: &[u8]) -> bool {
+        let (Some(outage), Some(space)) = (self.outage, self.space) else {
+            return false;
+        };
+        outage.silences_read(&space.outer(begin), &space.outer(end))
     }
 
     /// The segment that contains `key`.
@@ -195,6 +212,23 @@ impl View<'_> {
 
     fn segment_after(&self, segment: &Segment) -> Segment {
         self.segment(&segment.end)
+    }
+
+    fn next_segment(&self, segment: &Segment, reverse: bool) -> Segment {
+        if reverse {
+            self.segment_before(&segment.begin)
+        } else {
+            self.segment_after(segment)
+        }
+    }
+
+    /// Whether a walk has nowhere to go from a segment.
+    fn is_last_segment(&self, segment: &Segment, reverse: bool) -> bool {
+        if reverse {
+            segment.begin.is_empty()
+        } else {
+            segment.end[..] >= *self.max_key
+        }
     }
 
     /// The segment before the one that begins at `key`; there is none before the first one.

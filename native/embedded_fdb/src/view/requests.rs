@@ -3,13 +3,41 @@
 //! A request reaches over what is known already where that is little, so that a read of many unknown
 //! parts needs few of them.
 
-use super::range::Ends;
-use super::{Answer, Kind, Segment, View};
+use super::walk::Ends;
+use super::{Answer, Kind, Segment, Stop, View};
 use crate::keys::{is_key_after, key_after, Key, KeySelector, Limits, Rows, Value, ALL_END};
 use crate::range_read::{get_range, REPLY_LIMIT};
 
 /// The rows of the last request, to be taken over instead of looked up again.
 pub(super) type Fresh = std::vec::IntoIter<(Key, Value)>;
+
+/// A range that the database is asked for.
+#[derive(Debug)]
+pub(super) struct Request {
+    begin: KeySelector,
+    end: KeySelector,
+    limits: Limits,
+    reverse: bool,
+}
+
+impl Request {
+    /// The answer of the database, which makes a part of the key space known.
+    pub(super) fn run(&self, view: &mut View) -> Answer<Rows> {
+        let Request {
+            begin,
+            end,
+            limits,
+            reverse,
+        } = self;
+        let reply = get_range(view.database()?, begin, end, *limits, *reverse)?;
+        let (from, to) = known_range(&reply, begin, end, *reverse);
+        if view.is_silent(&from, &to) {
+            return Err(Stop::Silent);
+        }
+        view.known.insert(from, to);
+        Ok(reply)
+    }
+}
 
 /// What the requests of one range read have in common.
 #[derive(Default)]
@@ -60,14 +88,21 @@ impl Requests {
     }
 }
 
-/// The part of the key space that a reply to a request in ascending order tells about.
-pub(super) fn known_range(reply: &Rows, begin: &KeySelector, end: &KeySelector) -> (Key, Key) {
-    let mut from: Key = if begin.offset <= 1 {
+/// The part of the key space that a reply tells about.
+pub(super) fn known_range(
+    reply: &Rows,
+    begin: &KeySelector,
+    end: &KeySelector,
+    reverse: bool,
+) -> (Key, Key) {
+    let cut_begin = reply.more && reverse;
+    let cut_end = reply.more && !reverse;
+    let mut from: Key = if begin.offset <= 1 && !cut_begin {
         begin.key.clone()
     } else {
         ALL_END.into()
     };
-    let mut to: Key = if !reply.more && end.offset >= 1 {
+    let mut to: Key = if end.offset >= 1 && !cut_end {
         end.key.clone()
     } else {
         [][..].into()
@@ -79,224 +114,166 @@ pub(super) fn known_range(reply: &Rows, begin: &KeySelector, end: &KeySelector) 
         to = ALL_END.into();
     }
     if let (Some((first, _)), Some((last, _))) = (reply.rows.first(), reply.rows.last()) {
-        from = from.min(first.clone());
-        if reply.more || *last >= to {
-            to = key_after(last);
+        let (lowest, highest) = if reverse {
+            (last, first)
+        } else {
+            (first, last)
+        };
+        if cut_begin || *lowest < from {
+            from = lowest.clone();
+        }
+        if cut_end || *highest >= to {
+            to = key_after(highest);
         }
     }
     (from, to)
 }
 
-/// The same for a reply in descending order.
-pub(super) fn known_range_back(reply: &Rows, begin: &KeySelector, end: &KeySelector) -> (Key, Key) {
-    let mut from: Key = if !reply.more && begin.offset <= 1 {
-        begin.key.clone()
-    } else {
-        ALL_END.into()
-    };
-    let mut to: Key = if end.offset >= 1 {
-        end.key.clone()
-    } else {
-        [][..].into()
-    };
-    if reply.read_to_begin {
-        from = [][..].into();
-    }
-    if reply.read_through_end {
-        to = ALL_END.into();
-    }
-    if let (Some((first, _)), Some((last, _))) = (reply.rows.first(), reply.rows.last()) {
-        if reply.more || *last <= from {
-            from = last.clone();
-        }
-        if *first >= to {
-            to = key_after(first);
-        }
-    }
-    (from, to)
-}
-
-/// Adds to a selector's offset, which stays where it is at the limits.
-fn shift(selector: &mut KeySelector, by: i64) {
+/// Moves a selector by as many keys as it may, up to the limits of its offset.
+fn shift(selector: &mut KeySelector, by: i64, reverse: bool) {
+    let by = if reverse { -by } else { by };
     let offset = i64::from(selector.offset) + by;
     selector.offset = i32::try_from(offset).unwrap_or(selector.offset);
+}
+
+/// How many keys a selector is ahead of its own key, in the direction of a read.
+pub(super) fn lead(selector: &KeySelector, reverse: bool) -> i64 {
+    let ahead = i64::from(selector.offset) - 1;
+    if reverse {
+        -ahead
+    } else {
+        ahead
+    }
+}
+
+/// Whether the keys from `mark` to the far end of a segment are a single one.
+fn is_single(mark: &Key, at: &Segment, reverse: bool) -> bool {
+    if reverse {
+        is_key_after(mark, &at.begin)
+    } else {
+        is_key_after(&at.end, mark)
+    }
 }
 
 impl View<'_> {
     /// From an unknown segment to the last one before something that is known and more than a cleared
     /// key; with the number of cleared keys between.
-    fn skip_unknown(&self, from: &Segment, end: &Segment, mut steps: i64) -> (Segment, i64) {
+    fn skip_unknown(
+        &self,
+        from: &Segment,
+        end: &Segment,
+        mut steps: i64,
+        reverse: bool,
+    ) -> (Segment, i64) {
         let mut at = from.clone();
-        let (mut begin, mut cleared) = (at.begin.clone(), 0);
+        let (mut mark, mut cleared) = (at.near(reverse).clone(), 0);
         while at.begin != end.begin && steps > 0 {
             steps -= 1;
             if at.unreadable || at.kind == Kind::Empty {
-                if at.unreadable || !is_key_after(&at.end, &begin) {
+                if at.unreadable || !is_single(&mark, &at, reverse) {
                     break;
                 }
                 cleared += 1;
             } else {
-                begin = at.end.clone();
+                mark = at.near(!reverse).clone();
             }
-            at = self.segment_after(&at);
+            at = self.next_segment(&at, reverse);
         }
         while at.unreadable || at.kind != Kind::Unknown {
-            at = self.segment_before(&at.begin);
-        }
-        (at, cleared)
-    }
-
-    /// The same in the other direction.
-    fn skip_unknown_back(&self, from: &Segment, end: &Segment, mut steps: i64) -> (Segment, i64) {
-        let mut at = from.clone();
-        let (mut last, mut cleared) = (at.end.clone(), 0);
-        while at.begin != end.begin && steps > 0 {
-            steps -= 1;
-            if at.unreadable || at.kind == Kind::Empty {
-                if at.unreadable || !is_key_after(&last, &at.begin) {
-                    break;
-                }
-                cleared += 1;
-            } else {
-                last = at.begin.clone();
-            }
-            at = self.segment_before(&at.begin);
-        }
-        while at.unreadable || at.kind != Kind::Unknown {
-            at = self.segment_after(&at);
+            at = self.next_segment(&at, !reverse);
         }
         (at, cleared)
     }
 
     /// The cleared keys after an unknown segment and before anything else that is known.
-    fn count_cleared(&self, from: &Segment, limit: i64) -> i64 {
+    fn count_cleared(&self, from: &Segment, limit: i64, reverse: bool) -> i64 {
         let mut at = from.clone();
-        let (mut begin, mut cleared) = (at.begin.clone(), 0);
-        while cleared < limit && at.end[..] < *self.max_key {
+        let (mut mark, mut cleared) = (at.near(reverse).clone(), 0);
+        while cleared < limit && !self.is_last_segment(&at, reverse) {
             if at.unreadable || at.kind == Kind::Empty {
-                if at.unreadable || !is_key_after(&at.end, &begin) {
+                if at.unreadable || !is_single(&mark, &at, reverse) {
                     break;
                 }
                 cleared += 1;
             } else {
-                begin = at.end.clone();
+                mark = at.near(!reverse).clone();
             }
-            at = self.segment_after(&at);
+            at = self.next_segment(&at, reverse);
         }
         cleared
     }
 
-    /// The same in the other direction.
-    fn count_cleared_back(&self, from: &Segment, limit: i64) -> i64 {
-        let mut at = from.clone();
-        let (mut last, mut cleared) = (at.end.clone(), 0);
-        while cleared < limit && !at.begin.is_empty() {
-            if at.unreadable || at.kind == Kind::Empty {
-                if at.unreadable || !is_key_after(&last, &at.begin) {
-                    break;
-                }
-                cleared += 1;
-            } else {
-                last = at.begin.clone();
-            }
-            at = self.segment_before(&at.begin);
-        }
-        cleared
-    }
-
-    /// Reads from the database what a range read in ascending order needs to go on at `at`.
+    /// What a range read needs of the database to go on at `at`.
     pub(super) fn request(
-        &mut self,
+        &self,
         at: &Segment,
         ends: &mut Ends,
         limits: &Limits,
         requests: &mut Requests,
-    ) -> Answer<Fresh> {
+        reverse: bool,
+    ) -> Request {
         let clear_limit = requests.clear_limit();
+        let far_at = ends.far_at(reverse);
         let (mut last, mut cleared) = (at.clone(), 0);
-        if at.begin < ends.end_at.begin {
-            (last, cleared) = self.skip_unknown(at, &ends.end_at, clear_limit + 100);
+        let before_far = if reverse {
+            at.begin > far_at.begin
+        } else {
+            at.begin < far_at.begin
+        };
+        if before_far {
+            (last, cleared) = self.skip_unknown(at, far_at, clear_limit + 100, reverse);
             cleared = cleared.min(clear_limit);
         }
-        let past_end = 1 - i64::from(ends.end.offset.min(1));
-        let mut read_end = ends.end.clone();
-        if last.begin != ends.end_at.begin {
-            read_end = KeySelector::first_greater_or_equal(last.end);
-            requests.additional += past_end;
-        } else if ends.end.offset < 1 {
-            read_end.offset = 1;
-            requests.additional += past_end;
-        } else if ends.end.offset > 1 {
-            cleared += self.count_cleared(&last, clear_limit - cleared);
-            shift(&mut read_end, cleared);
+        let mut read_far = ends.far(reverse).clone();
+        let far_lead = lead(&read_far, reverse);
+        let past_far = (-far_lead).max(0);
+        if last.begin != far_at.begin {
+            read_far = KeySelector::first_greater_or_equal(last.near(!reverse).clone());
+            requests.additional += past_far;
+        } else if far_lead < 0 {
+            read_far.offset = 1;
+            requests.additional += past_far;
+        } else if far_lead > 0 {
+            cleared += self.count_cleared(&last, clear_limit - cleared, reverse);
+            shift(&mut read_far, cleared, reverse);
         }
         requests.additional += cleared;
-        if ends.begin.is_first_greater_or_equal() {
-            ends.begin.key = ends.begin.key.clone().max(at.begin.clone());
+        let near = ends.near_mut(reverse);
+        if near.is_first_greater_or_equal() {
+            let (own, other) = (near.key.clone(), at.near(reverse).clone());
+            near.key = if reverse {
+                own.min(other)
+            } else {
+                own.max(other)
+            };
         }
-        let mut read_begin = ends.begin.clone();
-        if ends.begin.offset > 1 {
-            read_begin.offset = 1;
-            requests.additional += i64::from(ends.begin.offset) - 1;
-        } else if ends.begin.offset < 1 {
-            let cleared = self.count_cleared_back(at, clear_limit);
-            shift(&mut read_begin, -cleared);
+        let mut read_near = near.clone();
+        let near_lead = lead(&read_near, reverse);
+        if near_lead > 0 {
+            read_near.offset = 1;
+            requests.additional += near_lead;
+        } else if near_lead < 0 {
+            let cleared = self.count_cleared(at, clear_limit, !reverse);
+            shift(&mut read_near, -cleared, reverse);
             requests.additional += cleared;
         }
-        read_end.key = read_end.key.max(read_begin.key.clone());
-        let limits = requests.limits(limits, 2 - i64::from(read_begin.offset));
-        let reply = get_range(self.database()?, &read_begin, &read_end, limits, false)?;
-        let (from, to) = known_range(&reply, &read_begin, &read_end);
-        self.known.insert(from, to);
-        self.resolve_ends(ends);
-        Ok(reply.rows.into_iter())
-    }
-
-    /// The same in descending order.
-    pub(super) fn request_back(
-        &mut self,
-        at: &Segment,
-        ends: &mut Ends,
-        limits: &Limits,
-        requests: &mut Requests,
-    ) -> Answer<Fresh> {
-        let clear_limit = requests.clear_limit();
-        let (mut first, mut cleared) = (at.clone(), 0);
-        if at.begin > ends.begin_at.begin {
-            (first, cleared) = self.skip_unknown_back(at, &ends.begin_at, clear_limit + 100);
-            cleared = cleared.min(clear_limit);
+        let near_key = read_near.key.clone();
+        read_far.key = if reverse {
+            read_far.key.min(near_key)
+        } else {
+            read_far.key.max(near_key)
+        };
+        let limits = requests.limits(limits, 1 - lead(&read_near, reverse));
+        let (begin, end) = if reverse {
+            (read_far, read_near)
+        } else {
+            (read_near, read_far)
+        };
+        Request {
+            begin,
+            end,
+            limits,
+            reverse,
         }
-        let past_begin = i64::from(ends.begin.offset.max(1)) - 1;
-        let mut read_begin = ends.begin.clone();
-        if first.begin != ends.begin_at.begin {
-            read_begin = KeySelector::first_greater_or_equal(first.begin);
-            requests.additional += past_begin;
-        } else if ends.begin.offset > 1 {
-            read_begin.offset = 1;
-            requests.additional += past_begin;
-        } else if ends.begin.offset < 1 {
-            cleared += self.count_cleared_back(&first, clear_limit - cleared);
-            shift(&mut read_begin, -cleared);
-        }
-        requests.additional += cleared;
-        if ends.end.is_first_greater_or_equal() {
-            ends.end.key = ends.end.key.clone().min(at.end.clone());
-        }
-        let mut read_end = ends.end.clone();
-        if ends.end.offset < 1 {
-            read_end.offset = 1;
-            requests.additional += 1 - i64::from(ends.end.offset);
-        } else if ends.end.offset > 1 {
-            let cleared = self.count_cleared(at, clear_limit);
-            shift(&mut read_end, cleared);
-            requests.additional += cleared;
-        }
-        read_begin.key = read_begin.key.min(read_end.key.clone());
-        let limits = requests.limits(limits, read_end.offset.into());
-        let reply = get_range(self.database()?, &read_begin, &read_end, limits, true)?;
-        let (from, to) = known_range_back(&reply, &read_begin, &read_end);
-        self.known.insert(from, to);
-        self.resolve_ends(ends);
-        Ok(reply.rows.into_iter())
     }
 }

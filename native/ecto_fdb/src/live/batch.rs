@@ -1,0 +1,415 @@
+//! A batch: the calls and live queries that one transaction reads, and what becomes of them.
+
+use std::collections::{hash_map, HashMap, HashSet};
+use std::sync::Arc;
+
+use foundationdb::Transaction;
+use rustler::types::atom;
+use rustler::{Encoder, ResourceArc};
+use smallvec::SmallVec;
+
+use super::basis::{Basis, Verdict};
+use super::call::{Call, Pending, Wanted};
+use super::events::Event;
+use super::live_query::{Installed, PlanBasis, Read};
+use super::query::Query;
+use super::registry::LiveQueries;
+use super::shared_term::MANY;
+use super::subscription::{FirstResults, LiveQuery, Subscribed, Subscriber, Subscription};
+use crate::error::Error;
+
+/// Distinct queries that one transaction reads, unless one call alone wants more.
+const MOST_QUERIES: usize = 1_000;
+
+/// A live query to be read again, and what its plan was made from when the batch was planned.
+pub struct Refresh {
+    /// The live query.
+    pub live_query: Arc<LiveQuery>,
+    basis: PlanBasis,
+}
+
+impl Refresh {
+    /// A live query to be read again.
+    pub fn new(live_query: Arc<LiveQuery>) -> Self {
+        Refresh {
+            live_query,
+            basis: None,
+        }
+    }
+}
+
+/// What one transaction is to read.
+pub struct Batch {
+    /// Calls by their tickets.
+    pub calls: Vec<(u64, Call)>,
+    /// Live queries to be read again.
+    pub refreshes: Vec<Refresh>,
+    /// Held by every subscription of the calls until it has taken its first results.
+    pub first_results: FirstResults,
+}
+
+impl Batch {
+    /// How many calls and live queries.
+    pub fn len(&self) -> usize {
+        self.calls.len() + self.refreshes.len()
+    }
+
+    /// Whether nothing is to be read for anybody.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops the calls that nobody waits for any more.
+    pub fn drop_dead(&mut self) {
+        self.calls.retain(|(_, call)| !call.is_over());
+    }
+
+    /// Two batches of half the size.
+    pub fn halves(mut self) -> (Batch, Batch) {
+        let other = Batch {
+            calls: self.calls.split_off(self.calls.len() / 2),
+            refreshes: self.refreshes.split_off(self.refreshes.len().div_ceil(2)),
+            first_results: Arc::clone(&self.first_results),
+        };
+        (self, other)
+    }
+
+    /// Batches that are small enough for one transaction each.
+    pub fn portions(mut self) -> Vec<Batch> {
+        let first_results = Arc::clone(&self.first_results);
+        let empty = || Batch {
+            calls: Vec::new(),
+            refreshes: Vec::new(),
+            first_results: Arc::clone(&first_results),
+        };
+        if self.len() <= MOST_QUERIES && self.calls.iter().all(|(_, call)| call.size() == 1) {
+            return vec![self];
+        }
+        let mut portions = Vec::new();
+        let mut portion = empty();
+        portion.refreshes = std::mem::take(&mut self.refreshes);
+        let mut queries: HashSet<Arc<Query>> = portion
+            .refreshes
+            .iter()
+            .map(|refresh| Arc::clone(&refresh.live_query.query))
+            .collect();
+        for (ticket, call) in self.calls {
+            queries.extend(call.queries().cloned());
+            if queries.len() > MOST_QUERIES && !portion.is_empty() {
+                portions.push(std::mem::replace(&mut portion, empty()));
+                queries = call.queries().cloned().collect();
+            }
+            portion.calls.push((ticket, call));
+        }
+        portions.push(portion);
+        portions
+    }
+
+    /// What has to be read for it.
+    pub fn plan(&mut self) -> ReadPlan {
+        let mut plan = ReadPlan::default();
+        for refresh in &mut self.refreshes {
+            refresh.basis = refresh.live_query.basis();
+            if let Some(basis) = &refresh.basis {
+                plan.add_basis(basis);
+            }
+            plan.add_query(&refresh.live_query.query);
+        }
+        for (_, call) in &self.calls {
+            call.bases().for_each(|basis| plan.add_basis(basis));
+            call.queries().for_each(|query| plan.add_query(query));
+        }
+        plan
+    }
+}
+
+/// The union of what a batch wants, in places.
+#[derive(Default)]
+pub struct ReadPlan {
+    /// Queries.
+    pub queries: Vec<Arc<Query>>,
+    place: HashMap<Arc<Query>, usize>,
+    /// What they rely on.
+    pub bases: Vec<Arc<Basis>>,
+    /// By the address of the basis: equal ones are one.
+    basis_place: HashMap<usize, usize>,
+}
+
+impl ReadPlan {
+    fn add_query(&mut self, query: &Arc<Query>) {
+        if let hash_map::Entry::Vacant(vacant) = self.place.entry(Arc::clone(query)) {
+            vacant.insert(self.queries.len());
+            self.queries.push(Arc::clone(query));
+        }
+    }
+
+    fn add_basis(&mut self, basis: &Arc<Basis>) {
+        if let hash_map::Entry::Vacant(vacant) = self.basis_place.entry(address(basis)) {
+            vacant.insert(self.bases.len());
+            self.bases.push(Arc::clone(basis));
+        }
+    }
+}
+
+fn address(basis: &Arc<Basis>) -> usize {
+    Arc::as_ptr(basis) as usize
+}
+
+/// What has been read for a plan so far, by its places.
+pub struct Results {
+    /// By the places of the queries.
+    pub reads: Vec<Option<Result<Read, Error>>>,
+    /// By the places of the bases.
+    pub verdicts: Vec<Option<Verdict>>,
+}
+
+impl Results {
+    /// Nothing yet.
+    pub fn new(plan: &ReadPlan) -> Self {
+        Results {
+            reads: plan.queries.iter().map(|_| None).collect(),
+            verdicts: plan.bases.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// Whether a read has armed a watch, which needs the transaction's commit.
+    pub fn armed(&self) -> bool {
+        let mut reads = self.reads.iter().flatten().flatten();
+        reads.any(|read| read.armed.is_some())
+    }
+
+    /// The transaction will not be committed: the watches are none.
+    pub fn disarm(&mut self, _transaction: Transaction) {
+        for read in self.reads.iter_mut().flatten().flatten() {
+            read.armed = None;
+        }
+    }
+
+    fn verdict(&self, plan: &ReadPlan, basis: &PlanBasis) -> Option<Verdict> {
+        match basis {
+            None => Some(Verdict::Right),
+            Some(basis) => self.verdicts[plan.basis_place[&address(basis)]],
+        }
+    }
+}
+
+/// What becomes of a call.
+enum Fate {
+    /// Not everything that it wants was read yet.
+    Waits,
+    Stands,
+    Replan,
+    Refused(Error),
+}
+
+fn fate(call: &Call, plan: &ReadPlan, results: &Results) -> Fate {
+    let mut fate = Fate::Stands;
+    for pending in &call.subscriptions {
+        match results.verdict(plan, &pending.basis) {
+            None => fate = Fate::Waits,
+            Some(Verdict::Right) => {}
+            Some(Verdict::SourceChanged) => return Fate::Replan,
+            Some(Verdict::TenantGone) => return Fate::Refused(gone(&pending.basis)),
+        }
+        for (_, query) in pending.reads() {
+            match &results.reads[plan.place[query]] {
+                None => fate = Fate::Waits,
+                Some(Err(error)) => return Fate::Refused(error.clone()),
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+    fate
+}
+
+/// Why a tenant's data cannot be read.
+pub fn gone(basis: &PlanBasis) -> Error {
+    let tenant = basis.as_ref().and_then(|basis| basis.tenant.as_ref());
+    Error::TenantGone(tenant.map_or_else(String::new, |tenant| tenant.name.to_string()))
+}
+
+/// Installs what was read so far, lets the calls' subscriptions stand that have all they want, and
+/// removes from the batch what this was all of. A query's own error fails only the calls that want it.
+pub fn settle(live: &Arc<LiveQueries>, batch: &mut Batch, plan: &ReadPlan, results: &mut Results) {
+    let mut standing = Vec::new();
+    let mut waiting = Vec::new();
+    for (ticket, call) in batch.calls.drain(..) {
+        match fate(&call, plan, results) {
+            Fate::Waits => waiting.push((ticket, call)),
+            Fate::Stands => standing.push(call),
+            Fate::Replan => call.replan(),
+            Fate::Refused(error) => call.refuse(&error),
+        }
+    }
+    batch.calls = waiting;
+
+    // Who attaches to which query, on which basis: all at once, under one lock.
+    let mut attaching: Vec<Attaching> = plan.queries.iter().map(|_| Attaching::default()).collect();
+    for pending in standing.iter().flat_map(|call| &call.subscriptions) {
+        for (place, query) in pending.reads() {
+            let attaching = &mut attaching[plan.place[query]];
+            attaching.basis = Some(pending.basis.clone());
+            attaching.subscribers.push(Subscriber {
+                subscription: pending.subscription.clone(),
+                place,
+            });
+        }
+    }
+    for refresh in std::mem::take(&mut batch.refreshes) {
+        let Refresh { live_query, basis } = &refresh;
+        let place = plan.place[&live_query.query];
+        match results.verdict(plan, basis) {
+            Some(Verdict::SourceChanged) => live_query.basis_changed(basis),
+            Some(Verdict::TenantGone) => live_query.tenant_gone(gone(basis)),
+            Some(Verdict::Right) if results.reads[place].is_some() => {
+                attaching[place].basis.get_or_insert(basis.clone());
+            }
+            _ => batch.refreshes.push(refresh),
+        }
+    }
+
+    let wanted_later: HashSet<usize> = (batch.calls.iter())
+        .flat_map(|(_, call)| call.queries().map(|query| plan.place[query]))
+        .collect();
+    let mut installed = Vec::with_capacity(plan.queries.len());
+    for (place, attaching) in attaching.into_iter().enumerate() {
+        let read = match (&attaching.basis, wanted_later.contains(&place)) {
+            (None, _) => None,
+            (Some(_), false) => results.reads[place].take(),
+            (Some(_), true) => results.reads[place].as_ref().map(copy),
+        };
+        let query = &plan.queries[place];
+        let found = match (read, attaching.basis) {
+            (Some(Ok(read)), Some(basis)) => {
+                install(live, query, read, &basis, attaching.subscribers)
+            }
+            (Some(Err(error)), _) => {
+                if let Some(live_query) = live.find(query) {
+                    live_query.read_failed(&error);
+                }
+                None
+            }
+            _ => None,
+        };
+        installed.push(found.map(|installed| {
+            let shared =
+                (installed.attached.len() >= MANY).then(|| Arc::new(installed.snapshot.share()));
+            (installed.snapshot, installed.attached.into_iter(), shared)
+        }));
+    }
+    for call in standing {
+        stand(call, &batch.first_results, |query| {
+            let (snapshot, attached, shared) = installed[plan.place[query]].as_mut()?;
+            let (snapshot, shared) = (Arc::clone(snapshot), shared.clone());
+            Some(Subscribed::new(attached.next()?, snapshot, shared))
+        });
+    }
+}
+
+/// Who attaches to a query that was read, and on which basis it was.
+#[derive(Default)]
+struct Attaching {
+    basis: Option<PlanBasis>,
+    subscribers: Vec<Subscriber>,
+}
+
+/// A read that somebody else is going to need as well; its watch is the first one's.
+fn copy(read: &Result<Read, Error>) -> Result<Read, Error> {
+    let read = read.as_ref().map_err(Clone::clone)?;
+    Ok(Read {
+        read_version: read.read_version,
+        took: read.took,
+        found: read.found.clone(),
+        armed: None,
+    })
+}
+
+fn install(
+    live: &Arc<LiveQueries>,
+    query: &Arc<Query>,
+    mut read: Read,
+    basis: &PlanBasis,
+    subscribers: Vec<Subscriber>,
+) -> Option<Installed<Subscriber>> {
+    loop {
+        let live_query = if subscribers.is_empty() {
+            // The last subscriber may have left.
+            live.find(query)?
+        } else {
+            live.find_or_insert(query, || LiveQuery::new(live.home(), query, basis.clone()))
+        };
+        let (version, took) = (read.read_version, read.took);
+        let watches = read.armed.is_some();
+        match live_query.install(read, basis, subscribers.iter().cloned()) {
+            Ok(installed) => {
+                live.shows(version);
+                if watches {
+                    live.reporter.report(&Event::WatchArmed);
+                }
+                live.reporter.report(&Event::Refreshed {
+                    duration: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                    records: installed.snapshot.len(),
+                    subscribers: installed.subscribers,
+                    changed: installed.changed,
+                });
+                return Some(installed);
+            }
+            Err((_closed, back)) if !subscribers.is_empty() => read = back,
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Lets a call's subscriptions stand. The last one of them answers for all.
+fn stand(
+    mut call: Call,
+    first_results: &FirstResults,
+    mut subscribed: impl FnMut(&Arc<Query>) -> Option<Subscribed>,
+) {
+    let mut reply = call.reply.take();
+    let subscriptions = std::mem::take(&mut call.subscriptions);
+    let mut ready: Vec<(ResourceArc<Subscription>, SmallVec<[Subscribed; 1]>)> = Vec::new();
+    for Pending {
+        subscription,
+        wanted,
+        ..
+    } in subscriptions
+    {
+        let many = wanted.len();
+        let queries: SmallVec<[Subscribed; 1]> = wanted
+            .into_iter()
+            .map_while(|wanted| match wanted {
+                Wanted::Kept(subscribed) => Some(subscribed),
+                Wanted::Read(query) => subscribed(&query),
+            })
+            .collect();
+        if queries.len() < many {
+            // Each of them was installed for it: this is a bug, and is said instead of hidden.
+            let error = Error::Client("a live query was lost: a bug in ecto_fdb_sync".into());
+            if let Some(reply) = reply.take() {
+                reply.send(|env| (atom::error(), &error).encode(env));
+            }
+        }
+        ready.push((subscription, queries));
+    }
+    let mut left = ready.len();
+    for (subscription, queries) in ready {
+        left -= 1;
+        let reply = reply.take_if(|_| left == 0);
+        Subscription::stand(&subscription, queries, reply, first_results);
+    }
+    if let Some(reply) = reply {
+        // It wanted nothing.
+        reply.send(|env| atom::ok().encode(env));
+    }
+}
+
+/// Gives everything in the batch up, with this error.
+pub fn fail(batch: Batch, error: &Error) {
+    for (_, call) in batch.calls {
+        call.refuse(error);
+    }
+    for refresh in batch.refreshes {
+        refresh.live_query.read_failed(error);
+    }
+}

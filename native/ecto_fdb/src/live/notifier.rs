@@ -1,0 +1,61 @@
+//! Messages to BEAM processes, from one thread of our own: off the database's network thread, off
+//! the runtime, off the schedulers. Live queries take turns, so that one with 100,000 subscribers
+//! does not keep the others waiting.
+
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_channel::{unbounded, Receiver, Sender};
+use rustler::OwnedEnv;
+
+use super::subscription::{LiveQuery, Subscriber, Subscription};
+
+/// Whom to notify.
+pub enum Due {
+    /// The subscribers of a live query, in a round that it has started.
+    Round(Arc<LiveQuery>),
+    /// One subscriber.
+    One(Subscriber),
+}
+
+static QUEUE: OnceLock<Sender<Due>> = OnceLock::new();
+
+/// Queues notifications.
+pub fn queue(due: Due) {
+    let queue = QUEUE.get_or_init(|| {
+        let (sender, receiver) = unbounded();
+        let again = sender.clone();
+        std::thread::Builder::new()
+            .name("ecto_fdb_notify".into())
+            .spawn(move || run(&receiver, &again))
+            .expect("a thread that sends messages");
+        sender
+    });
+    // The receiver lives as long as the VM.
+    let _ = queue.send(due);
+}
+
+fn run(queue: &Receiver<Due>, again: &Sender<Due>) {
+    // Messages are copied from here to their receivers' heaps. If an environment were handed over
+    // with each, the schedulers would free what this thread has allocated.
+    let mut env = OwnedEnv::new();
+    let mut turn = Vec::new();
+    for due in queue {
+        // A panic over one message must not end all others.
+        guarded(|| match due {
+            Due::Round(live_query) => {
+                if live_query.fan_out_turn(&mut turn) {
+                    let _ = again.send(Due::Round(live_query));
+                }
+            }
+            Due::One(subscriber) => turn.push(subscriber),
+        });
+        for subscriber in turn.drain(..) {
+            guarded(|| env.run(|env| Subscription::notify(&subscriber, env)));
+        }
+        env.clear();
+    }
+}
+
+fn guarded(work: impl FnOnce()) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+}

@@ -1,0 +1,483 @@
+//! The live queries of one database: where each is found, and where their effects are carried out.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use foundationdb::FdbResult;
+use indexmap::IndexMap;
+use live_state::{Effects, Lane, Pulse, Queue, Turn};
+use parking_lot::Mutex;
+use rustler::LocalPid;
+
+use super::basis::Basis;
+use super::call::Call;
+use super::events::{Event, Reporter};
+use super::live_query::{Home, WatchTask};
+use super::notifier::{self, Due};
+use super::planner::{Answer, Planner, Request};
+use super::query::Query;
+use super::subscription::{LiveQuery, Subscriber, Subscription};
+use crate::client;
+use crate::database::Database;
+use crate::error::Error;
+use crate::stats::count;
+
+/// How long the database may be silent, or a live query unconfirmed, by default.
+const STALE_AFTER: Duration = Duration::from_secs(10);
+/// How many live queries are looked at under one lock.
+const TURN: usize = 1_000;
+/// After something got no answer, batches wait less long for what stalls.
+const INCIDENT: Duration = Duration::from_secs(15);
+
+/// What carries out the work that takes time. It imports this module, not the other way round.
+#[derive(Clone, Copy)]
+pub struct Workers {
+    /// Starts a reader of a lane.
+    pub read: fn(Arc<LiveQueries>, Lane),
+    /// Starts the heartbeat.
+    pub heartbeat: fn(Arc<LiveQueries>),
+}
+
+/// The live queries of one database.
+pub struct LiveQueries {
+    /// The database.
+    pub database: Arc<Database>,
+    me: Weak<LiveQueries>,
+    workers: Workers,
+    live_queries: Mutex<IndexMap<Arc<Query>, Arc<LiveQuery>>>,
+    bases: Mutex<HashSet<Arc<Basis>>>,
+    queue: Mutex<Queue<Call, Arc<LiveQuery>, LocalPid>>,
+    next_ticket: AtomicU64,
+    /// The newest read version of what is shown.
+    newest: AtomicI64,
+    pulse: Mutex<Pulse<Error>>,
+    is_silent: AtomicBool,
+    stale_after_ms: AtomicU64,
+    heart_beats: AtomicBool,
+    /// When a query last got no answer.
+    incident: Mutex<Option<Instant>>,
+    /// Who makes new plans.
+    pub planner: Planner,
+    /// Who hears of events.
+    pub reporter: Reporter,
+}
+
+impl LiveQueries {
+    /// The live queries of a database.
+    pub fn new(database: Database, workers: Workers) -> Arc<Self> {
+        Arc::new_cyclic(|me| LiveQueries {
+            database: Arc::new(database),
+            me: me.clone(),
+            workers,
+            live_queries: Mutex::default(),
+            bases: Mutex::default(),
+            queue: Mutex::default(),
+            next_ticket: AtomicU64::new(0),
+            newest: AtomicI64::new(0),
+            pulse: Mutex::new(Pulse::new(Instant::now())),
+            is_silent: AtomicBool::new(false),
+            stale_after_ms: AtomicU64::new(STALE_AFTER.as_millis() as u64),
+            heart_beats: AtomicBool::new(false),
+            incident: Mutex::new(None),
+            planner: Planner::default(),
+            reporter: Reporter::default(),
+        })
+    }
+
+    fn me(&self) -> Arc<LiveQueries> {
+        // Whoever calls a method holds it.
+        self.me.upgrade().expect("live queries in use")
+    }
+
+    /// This, as the home of live queries and subscriptions.
+    pub fn home(&self) -> Arc<dyn Home<Subscriber>> {
+        self.me()
+    }
+
+    // Finding live queries
+
+    /// The live query of a query, if there is one.
+    pub fn find(&self, query: &Query) -> Option<Arc<LiveQuery>> {
+        self.live_queries.lock().get(query).cloned()
+    }
+
+    /// The live query of a query; a new one if there is none, or it has closed.
+    pub fn find_or_insert(
+        &self,
+        query: &Arc<Query>,
+        new: impl FnOnce() -> Arc<LiveQuery>,
+    ) -> Arc<LiveQuery> {
+        if let Some(found) = self.find(query).filter(|found| !found.is_closed()) {
+            return found;
+        }
+        let new = new();
+        let live_query = {
+            let mut live_queries = self.live_queries.lock();
+            match live_queries.get(query) {
+                Some(found) if !found.is_closed() => Arc::clone(found),
+                _ => {
+                    let before = live_queries.insert(Arc::clone(query), Arc::clone(&new));
+                    if before.is_none() {
+                        count(&self.database.stats.live_queries, 1);
+                    }
+                    new
+                }
+            }
+        };
+        self.start_heartbeat();
+        live_query
+    }
+
+    fn forget(&self, live_query: &Arc<LiveQuery>) {
+        let mut live_queries = self.live_queries.lock();
+        let found = live_queries.get(&live_query.query);
+        if found.is_some_and(|found| Arc::ptr_eq(found, live_query)) {
+            live_queries.swap_remove(&live_query.query);
+            let stats = &self.database.stats;
+            stats.live_queries.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.live_queries.lock().len()
+    }
+
+    /// Calls this for every live query, some at a time. One that comes or goes meanwhile may be missed
+    /// or met twice.
+    pub fn each(&self, mut each: impl FnMut(&Arc<LiveQuery>)) {
+        let mut place = 0;
+        loop {
+            let turn: Vec<_> = {
+                let live_queries = self.live_queries.lock();
+                let end = (place + TURN).min(live_queries.len());
+                let Some(turn) = live_queries.get_range(place..end) else {
+                    return;
+                };
+                turn.values().cloned().collect()
+            };
+            if turn.is_empty() {
+                return;
+            }
+            turn.iter().for_each(&mut each);
+            place += turn.len();
+        }
+    }
+
+    /// The basis that equals this one, shared by all that rely on it.
+    pub fn share(&self, basis: Basis) -> Arc<Basis> {
+        let mut bases = self.bases.lock();
+        if let Some(found) = bases.get(&basis).cloned() {
+            drop(bases);
+            found.learn_from(&basis);
+            return found;
+        }
+        let basis = Arc::new(basis);
+        bases.insert(Arc::clone(&basis));
+        basis
+    }
+
+    // Reading
+
+    /// A ticket for a call.
+    pub fn next_ticket(&self) -> u64 {
+        self.next_ticket.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Queues a call for the next batch. A queue that is full refuses it.
+    pub fn subscribe(&self, ticket: u64, call: Call) {
+        let joins = call
+            .queries()
+            .any(|query| self.find(query).is_some_and(|found| !found.is_side()));
+        let size = call.size();
+        let subscription = call
+            .subscriptions
+            .last()
+            .map(|pending| pending.subscription.clone());
+        let caller = call.caller;
+        let pushed = self.with_queue(Lane::Calls, |queue| {
+            let joins = joins.then_some(caller);
+            queue.push_call(ticket, call, size, joins, Instant::now())
+        });
+        if let Err((full, call)) = pushed {
+            let error = Error::Client(format!(
+                "{} reads of live queries wait for the database already, which is as many as may wait. \
+                 It does not answer, or not fast enough: try again later",
+                full.waiting
+            ));
+            // It sends a message: not on a scheduler.
+            client::runtime().spawn(async move { call.refuse(&error) });
+        } else if subscription.is_some_and(|subscription| subscription.is_over()) {
+            // The process died before its call was there to be found.
+            self.forget_call(ticket);
+        }
+    }
+
+    /// Puts a call back that a batch could not answer.
+    pub fn put_back(&self, ticket: u64, call: Call, side: bool) {
+        let size = call.size();
+        let lane = if side { Lane::Side } else { Lane::Calls };
+        let subscription = call
+            .subscriptions
+            .last()
+            .map(|pending| pending.subscription.clone());
+        self.with_queue(lane, |queue| {
+            queue.put_back(ticket, call, size, side, Instant::now());
+        });
+        if subscription.is_some_and(|subscription| subscription.is_over()) {
+            self.forget_call(ticket);
+        }
+    }
+
+    /// Works on the queue, and starts a reader of this lane if it needs one.
+    pub fn with_queue<R>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce(&mut Queue<Call, Arc<LiveQuery>, LocalPid>) -> R,
+    ) -> R {
+        let mut queue = self.queue.lock();
+        let result = work(&mut queue);
+        let start = queue.start_reader(lane);
+        drop(queue);
+        if start {
+            (self.workers.read)(self.me(), lane);
+        }
+        result
+    }
+
+    /// The queue, to look at.
+    pub fn look_at_queue<R>(
+        &self,
+        look: impl FnOnce(&mut Queue<Call, Arc<LiveQuery>, LocalPid>) -> R,
+    ) -> R {
+        look(&mut self.queue.lock())
+    }
+
+    /// Something was read at this version, and is shown.
+    pub fn shows(&self, version: i64) {
+        self.newest.fetch_max(version, Ordering::AcqRel);
+    }
+
+    /// The newest read version of what is shown.
+    pub fn newest(&self) -> i64 {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// Another database has taken the place of the one that was read: everything is read again.
+    pub fn database_replaced(&self) {
+        self.newest.store(0, Ordering::Release);
+        self.bases.lock().iter().for_each(|basis| basis.forget());
+        self.each(LiveQuery::database_replaced);
+    }
+
+    // Whether the database answers
+
+    fn start_heartbeat(&self) {
+        if !self.heart_beats.swap(true, Ordering::AcqRel) {
+            self.pulse.lock().listen(Instant::now());
+            (self.workers.heartbeat)(self.me());
+        }
+    }
+
+    /// Whether the heartbeat may stop: there is nothing to keep up to date. Drops bases that nobody
+    /// relies on any more.
+    pub fn stop_heartbeat(&self) -> bool {
+        self.bases
+            .lock()
+            .retain(|basis| Arc::strong_count(basis) > 1);
+        if self.len() > 0 {
+            return false;
+        }
+        self.heart_beats.store(false, Ordering::Release);
+        // A live query may have come since, and found the heartbeat running.
+        self.len() == 0 || self.heart_beats.swap(true, Ordering::AcqRel)
+    }
+
+    /// The database has answered: whatever silence there was is over.
+    pub fn answered(&self) {
+        let silent_since = self.pulse.lock().answered(Instant::now());
+        let Some(since) = silent_since else { return };
+        self.is_silent.store(false, Ordering::Release);
+        let duration = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.reporter
+            .report(&Event::Answering(self.len(), duration));
+        self.each(LiveQuery::notify_all);
+    }
+
+    /// The database has refused, with this error.
+    pub fn refused(&self, error: &Error) {
+        self.pulse.lock().refused(error.clone());
+    }
+
+    /// Looks at the clock: the database may have been silent for too long.
+    pub fn check_pulse(&self, now: Instant) {
+        if !self.pulse.lock().check(now, self.stale_after()) {
+            return;
+        }
+        self.is_silent.store(true, Ordering::Release);
+        self.reporter
+            .report(&Event::Silent(self.len(), &self.silence()));
+        self.each(LiveQuery::notify_all);
+    }
+
+    /// Since when the database has been silent, if it is, how long ago it last answered, and the last
+    /// error since.
+    pub fn pulse(&self) -> (Option<Duration>, Duration, Option<Error>) {
+        let pulse = self.pulse.lock();
+        (
+            pulse.silent_since().map(|since| since.elapsed()),
+            pulse.last_answer().elapsed(),
+            pulse.last_error().cloned(),
+        )
+    }
+
+    /// How long the database may be silent, or a live query unconfirmed, before subscribers are told.
+    pub fn stale_after(&self) -> Duration {
+        Duration::from_millis(self.stale_after_ms.load(Ordering::Relaxed))
+    }
+
+    /// Sets that time.
+    pub fn set_stale_after(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.stale_after_ms.store(time, Ordering::Relaxed);
+    }
+
+    /// So many queries of a batch got no answer.
+    pub fn unanswered(&self, queries: usize) {
+        *self.incident.lock() = Some(Instant::now());
+        self.reporter.report(&Event::Unanswered(queries));
+    }
+
+    /// Whether some keys gave no answer lately.
+    pub fn in_incident(&self) -> bool {
+        let incident = *self.incident.lock();
+        incident.is_some_and(|since| since.elapsed() < INCIDENT)
+    }
+
+    // Plans
+
+    /// The planner's answer to a request. There may be many subscribers to move: not on a scheduler.
+    pub fn planned(&self, request: &Request, answer: Answer) {
+        let Some(live_query) = request.live_query() else {
+            return;
+        };
+        match answer {
+            Answer::Missing(reason, basis) => {
+                live_query.plan_missing(basis, Error::Client(reason));
+            }
+            Answer::Plan(query, basis) if query == *live_query.query => live_query.planned(basis),
+            Answer::Plan(query, basis) => self.replace(&live_query, Arc::new(query), basis),
+        }
+    }
+
+    /// Another query has taken the place of this one: its subscribers move there.
+    fn replace(&self, old: &Arc<LiveQuery>, query: Arc<Query>, basis: Option<Arc<Basis>>) {
+        let new = self.find_or_insert(&query, || old.successor(&query, basis));
+        old.replaced();
+        old.each_subscriber(|_slot, subscriber| Subscription::move_to(&subscriber, old, &new));
+        // They may all have left meanwhile.
+        new.close_if_empty();
+        new.wanted();
+    }
+}
+
+impl Home<Subscriber> for LiveQueries {
+    fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Acquire)
+    }
+
+    fn silence(&self) -> Error {
+        let (_, silent, error) = self.pulse();
+        let silent = silent.as_millis();
+        match error {
+            None => Error::Client(format!("the database has not answered for {silent} ms")),
+            Some(error) => Error::Explained(
+                error.code(),
+                format!("the database has refused for {silent} ms: {error}"),
+            ),
+        }
+    }
+
+    fn stale_after(&self) -> Duration {
+        LiveQueries::stale_after(self)
+    }
+
+    fn carry_out(&self, live_query: &Arc<LiveQuery>, effects: Effects<WatchTask>) {
+        drop(effects.released);
+        let stale = &self.database.stats.stale;
+        match effects.turn {
+            Some(Turn::Stale) => {
+                count(stale, 1);
+                let reason = live_query.stale_reason();
+                self.reporter
+                    .report(&Event::Stale(live_query.subscribers(), &reason));
+            }
+            Some(Turn::Fresh) => {
+                stale.fetch_sub(1, Ordering::Relaxed);
+                // Its last subscriber leaves it on a scheduler.
+                if !effects.closed {
+                    self.reporter
+                        .report(&Event::Fresh(live_query.subscribers()));
+                }
+            }
+            None => {}
+        }
+        if effects.closed {
+            self.forget(live_query);
+        }
+        if effects.fan_out {
+            notifier::queue(Due::Round(Arc::clone(live_query)));
+        }
+        if effects.ask_planner {
+            self.planner.ask(live_query);
+        }
+        if let Some(read) = effects.read {
+            let live_query = Arc::clone(live_query);
+            if read.after.is_zero() {
+                let lane = if read.side {
+                    Lane::Side
+                } else {
+                    Lane::Refreshes
+                };
+                self.with_queue(lane, |queue| queue.push_refresh(live_query, read.side));
+            } else {
+                client::runtime().spawn(async move {
+                    tokio::time::sleep(read.after).await;
+                    live_query.delay_passed();
+                });
+            }
+        }
+    }
+
+    fn notify(&self, subscriber: Subscriber) {
+        notifier::queue(Due::One(subscriber));
+    }
+
+    fn watch_completed(&self, result: &FdbResult<()>) {
+        let stats = &self.database.stats;
+        match result {
+            Ok(()) => {
+                count(&stats.watches_fired, 1);
+                self.reporter.report(&Event::WatchFired);
+            }
+            Err(error) => {
+                count(&stats.watches_failed, 1);
+                self.reporter.report(&Event::WatchFailed(error.code()));
+            }
+        }
+    }
+
+    fn forget_call(&self, ticket: u64) {
+        let call = self.queue.lock().forget_if(ticket, Call::is_over);
+        // It may be large, and this a scheduler.
+        if let Some(call) = call {
+            client::runtime().spawn(async move { drop(call) });
+        }
+    }
+}

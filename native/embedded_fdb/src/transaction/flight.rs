@@ -1,0 +1,561 @@
+//! Reads that were sent and whose answers have not arrived.
+//!
+//! A cluster's client sends a read and goes on. What the read finds becomes known to the transaction when
+//! its answer arrives: so of two reads that are under way together, neither knows what the other one
+//! finds, and each sees what was written before it was sent. How long the pages of ranges are, which
+//! conflict ranges there are and how large the transaction is depend on that.
+//!
+//! Here the answer of most reads is told at once, and only what becomes known of it is in flight until the
+//! client waits for something (`round_trips`). A range read that may need more than one request is in
+//! flight as a whole. Answers arrive in the order of requests, one server's order.
+
+use super::conflicts::{key_conflict, range_conflict};
+use super::reads::{some, Attempt, Sight, Wait};
+use super::*;
+use crate::faults::{Outage, OutageWaiter};
+use crate::future::Owner;
+use crate::view::{Answer, KeyWalk, Stop, Walk};
+
+/// Keys that are folded into a set at a time: so many need not be sorted in one by one.
+const FOLD: usize = 1_024;
+/// A write map of more segments is not copied for reads in flight: their answers have had the time to
+/// arrive while so much was written.
+const LARGE_WRITE_MAP: usize = 1_000;
+
+/// What a read asks for.
+#[derive(Clone)]
+pub(super) enum Read {
+    Value(Key),
+    Key(KeySelector),
+    Range {
+        begin: KeySelector,
+        end: KeySelector,
+        limits: Limits,
+        reverse: bool,
+    },
+}
+
+/// A read, or what is left to do of one.
+pub(super) struct Flight {
+    trip: Trip,
+    load: Load,
+}
+
+enum Load {
+    /// The value of a key, which was told already. `noted` where the read depends on it.
+    Value {
+        key: Key,
+        noted: bool,
+    },
+    /// The rows of a range, which were told already.
+    Rows {
+        known: KeyRange,
+        conflict: Option<KeyRange>,
+    },
+    Reading(Box<Reading>),
+}
+
+/// A read that has no answer yet.
+pub(super) struct Reading {
+    read: Read,
+    snapshot: bool,
+    /// What the transaction had written when the read was sent; nothing where the read does not see it.
+    writes: Option<Arc<WriteMap>>,
+    progress: Progress,
+    future: Arc<Future>,
+}
+
+enum Progress {
+    Value,
+    Key(Box<KeyWalk>),
+    Range(Box<Walk>),
+}
+
+type Resume = Box<dyn FnOnce(&Arc<Transaction>, &mut Inner) + Send>;
+
+/// What waits until an outage is over.
+pub(super) struct Parked {
+    /// A read, for which a commit waits.
+    is_read: bool,
+    resume: Resume,
+}
+
+/// Lets the answer of a read arrive when the client waits for it.
+struct ReadOwner {
+    transaction: Weak<Transaction>,
+    trip: Trip,
+}
+
+impl Owner for ReadOwner {
+    fn awaited(&self) {
+        self.trip.wait();
+        if let Some(transaction) = self.transaction.upgrade() {
+            transaction.with(|inner| transaction.arrive(inner));
+        }
+    }
+}
+
+impl Transaction {
+    /// Sends a read that sees the transaction's own cache; its read version is there.
+    pub(super) fn send(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        read: Read,
+        snapshot: bool,
+        attempt: Attempt,
+    ) -> Arc<Future> {
+        let outage = self.handle.database.faults.outage();
+        let trip = Trip::begin();
+        if attempt.future.is_none() && attempt.delay.is_none() && outage.is_none() {
+            match inner.answer_at_once(&read, snapshot, trip) {
+                Ok(None) => {}
+                answer => return Future::answer(inner.end_read(some(answer)), trip),
+            }
+        }
+        let mut reading = Reading::new(inner, read, snapshot, outage.as_deref());
+        match reading.go_on(inner, outage.as_deref()) {
+            Ok(None) => {}
+            answer => return self.answer(inner, attempt, some(answer)),
+        }
+        if let Some(error) = inner.failure() {
+            return self.answer(inner, attempt, Err(error.into()));
+        }
+        let Attempt { future, delay, .. } = attempt;
+        let asked_again = future.is_some();
+        reading.future = future.unwrap_or_else(Future::pending);
+        let future = reading.future.clone();
+        future.set_owner(Arc::new(ReadOwner {
+            transaction: Arc::downgrade(self),
+            trip,
+        }));
+        inner.reads_under_way += 1;
+        self.set_timer(inner);
+        let load = Load::Reading(Box::new(reading));
+        let flight = Flight { trip, load };
+        if delay.is_none() && !asked_again {
+            inner.flights.push_back(flight);
+            return future;
+        }
+        // The client waits already, or does not know that it has to.
+        let wait = Wait::Version(delay.unwrap_or_default());
+        self.when(inner, wait, &future, true, move |transaction, inner| {
+            inner.flights.push_back(flight);
+            transaction.arrive_all(inner);
+        });
+        future
+    }
+
+    /// Lets the answers arrive that somebody has waited for, and ends the reads of watches.
+    pub(super) fn catch_up(self: &Arc<Self>, inner: &mut Inner) {
+        self.settle_watches(inner);
+        self.arrive(inner);
+    }
+
+    /// Lets the answers arrive that somebody has waited for, and with them those that are under way at the
+    /// same time. A read that asks again asks behind all others.
+    fn arrive(self: &Arc<Self>, inner: &mut Inner) {
+        while inner.flights.iter().any(|flight| flight.trip.is_over()) {
+            self.arrive_once(inner);
+        }
+    }
+
+    /// Lets all answers arrive.
+    pub(super) fn arrive_all(self: &Arc<Self>, inner: &mut Inner) {
+        while !inner.flights.is_empty() {
+            self.arrive_once(inner);
+        }
+    }
+
+    /// Lets the answers arrive of all that is asked for now.
+    fn arrive_once(self: &Arc<Self>, inner: &mut Inner) {
+        for _ in 0..inner.flights.len() {
+            if let Some(flight) = inner.flights.pop_front() {
+                self.land(inner, flight);
+            }
+        }
+    }
+
+    fn land(self: &Arc<Self>, inner: &mut Inner, flight: Flight) {
+        let Flight { trip, load } = flight;
+        let mut reading = match load {
+            Load::Value { key, noted } => {
+                inner.learn_key(&key);
+                if noted {
+                    inner.note_read(&key);
+                }
+                return;
+            }
+            Load::Rows { known, conflict } => {
+                inner.known.insert(known.0, known.1);
+                if let Some((begin, end)) = conflict {
+                    inner.approximate_size += begin.len() + end.len() + RANGE_RECORD;
+                    inner.read_conflicts.insert(begin, end);
+                }
+                return;
+            }
+            Load::Reading(reading) => reading,
+        };
+        let outage = self.handle.database.faults.outage();
+        if let Some(Sighted { version, .. }) = inner.sighted {
+            inner.stale = self.handle.database.check_age(version).is_err();
+        }
+        let answer = match reading.receive(inner, outage.as_deref()) {
+            Ok(()) => reading.go_on(inner, outage.as_deref()),
+            Err(stop) => Err(stop),
+        };
+        let answer = match answer {
+            Err(Stop::Silent) => {
+                let future = reading.future.clone();
+                let load = Load::Reading(reading);
+                let wait = Wait::Outage(outage);
+                self.when(inner, wait, &future, true, move |transaction, inner| {
+                    inner.flights.push_back(Flight { trip, load });
+                    transaction.arrive_all(inner);
+                });
+                return;
+            }
+            Ok(None) => {
+                let load = Load::Reading(reading);
+                return inner.flights.push_back(Flight { trip, load });
+            }
+            Ok(Some(output)) => Ok(output),
+            Err(stop) => Err(stop),
+        };
+        let result = inner.end_read(answer);
+        inner.outbox.push((reading.future, result));
+        inner.reads_under_way -= 1;
+        self.commit_after_reads(inner);
+    }
+
+    /// Does something once what it waits for has come, unless the transaction has ended or started again
+    /// by then. `future` ends with the transaction. `is_read` where a commit waits for it.
+    pub(super) fn when(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        wait: Wait,
+        future: &Arc<Future>,
+        is_read: bool,
+        resume: impl FnOnce(&Arc<Transaction>, &mut Inner) + Send + 'static,
+    ) {
+        self.keep_pending(inner, future);
+        let outage = match wait {
+            Wait::Version(delay) => return self.later(inner, delay, resume),
+            Wait::Outage(outage) => outage,
+        };
+        let resume = Box::new(resume);
+        inner.parked.push(Parked { is_read, resume });
+        let waiter = Arc::downgrade(self);
+        if !self.handle.database.faults.wait_for_end(outage, waiter) {
+            // It has ended meanwhile.
+            self.later(inner, Duration::ZERO, |transaction, inner| {
+                transaction.resume(inner);
+            });
+        }
+    }
+
+    /// Does something after a time, unless the transaction starts again before.
+    fn later(
+        self: &Arc<Self>,
+        inner: &Inner,
+        delay: Duration,
+        resume: impl FnOnce(&Arc<Transaction>, &mut Inner) + Send + 'static,
+    ) {
+        let generation = inner.generation;
+        let transaction = Arc::downgrade(self);
+        let resume = move || {
+            let Some(transaction) = transaction.upgrade() else {
+                return;
+            };
+            transaction.with(|inner| {
+                if inner.generation == generation {
+                    resume(&transaction, inner);
+                }
+            });
+        };
+        network::after(delay, Box::new(resume));
+    }
+
+    fn resume(self: &Arc<Self>, inner: &mut Inner) {
+        for parked in std::mem::take(&mut inner.parked) {
+            (parked.resume)(self, inner);
+        }
+    }
+
+    /// What was written so far, to write more. Reads in flight keep seeing what they have seen.
+    pub(super) fn writes_of<'a>(self: &Arc<Self>, inner: &'a mut Inner) -> &'a mut WriteMap {
+        let shared = Arc::get_mut(&mut inner.writes).is_none();
+        if shared && inner.writes.len() > LARGE_WRITE_MAP {
+            self.arrive_all(inner);
+        }
+        Arc::make_mut(&mut inner.writes)
+    }
+}
+
+impl OutageWaiter for Transaction {
+    fn outage_changed(self: Arc<Self>) {
+        self.with(|inner| self.resume(inner));
+    }
+}
+
+impl Reading {
+    fn new(inner: &mut Inner, read: Read, snapshot: bool, outage: Option<&Outage>) -> Reading {
+        let sees_writes = matches!(inner.sees(snapshot), Sight::OwnWrites);
+        let writes = sees_writes.then(|| inner.writes.clone());
+        let view = inner.view(writes.as_deref(), outage);
+        let progress = match &read {
+            Read::Value(_) => Progress::Value,
+            Read::Key(selector) => Progress::Key(Box::new(KeyWalk::new(&view, selector))),
+            Read::Range {
+                begin,
+                end,
+                limits,
+                reverse,
+            } => Progress::Range(Box::new(Walk::new(&view, begin, end, *limits, *reverse))),
+        };
+        Reading {
+            read,
+            snapshot,
+            writes,
+            progress,
+            future: Future::pending(),
+        }
+    }
+
+    /// Takes the answer of the database.
+    fn receive(&mut self, inner: &mut Inner, outage: Option<&Outage>) -> Answer<()> {
+        let mut view = inner.view(self.writes.as_deref(), outage);
+        match (&mut self.progress, &self.read) {
+            (Progress::Key(walk), _) => walk.receive(&mut view),
+            (Progress::Range(walk), _) => walk.receive(&mut view),
+            (Progress::Value, Read::Value(key)) => {
+                let next = key_after(key);
+                if view.is_silent(key, &next) {
+                    return Err(Stop::Silent);
+                }
+                if view.failure.is_none() {
+                    view.known.insert(key.clone(), next);
+                }
+                Ok(())
+            }
+            (Progress::Value, _) => Ok(()),
+        }
+    }
+
+    /// Goes on until the database has to be asked (`None`), or the answer is there.
+    fn go_on(&mut self, inner: &mut Inner, outage: Option<&Outage>) -> Answer<Option<Output>> {
+        let max_key = inner.max_read_key();
+        let view = inner.view(self.writes.as_deref(), outage);
+        match (&mut self.progress, &self.read) {
+            (
+                Progress::Range(walk),
+                Read::Range {
+                    begin,
+                    end,
+                    reverse,
+                    ..
+                },
+            ) => {
+                let Some(rows) = walk.go_on(&view)? else {
+                    return Ok(None);
+                };
+                let conflict = range_conflict(begin, end, &rows, *reverse, max_key);
+                self.add_conflict(inner, conflict);
+                Ok(Some(Output::KeyValues(KeyValues::new(
+                    rows.rows, rows.more,
+                ))))
+            }
+            (Progress::Key(walk), Read::Key(selector)) => {
+                let Some(key) = walk.go_on(&view)? else {
+                    return Ok(None);
+                };
+                self.add_conflict(inner, key_conflict(selector, &key));
+                Ok(Some(Output::Key(key.min(max_key.into()))))
+            }
+            (_, Read::Value(key)) => {
+                let next = key_after(key);
+                let got = match view.get(key, &next) {
+                    Err(Stop::NeedsDatabase) => return Ok(None),
+                    got => got?,
+                };
+                if got.asked && !view.known.covers(key, &next) {
+                    return Ok(None);
+                }
+                let noted = !self.snapshot && inner.writes.segment(key).1.reads_database();
+                if noted {
+                    inner.note_read(key);
+                }
+                Ok(Some(Output::Value(got.value)))
+            }
+            _ => Err(Error::INTERNAL_ERROR.into()),
+        }
+    }
+
+    fn add_conflict(&self, inner: &mut Inner, (begin, end): KeyRange) {
+        if let (Some(writes), false) = (&self.writes, self.snapshot) {
+            inner.add_read_conflict(writes, begin, end);
+        }
+    }
+}
+
+impl Inner {
+    /// What a read comes to that needs no database, if it needs none.
+    pub(super) fn without_database(
+        &mut self,
+        read: &Read,
+        snapshot: bool,
+    ) -> Answer<Option<Output>> {
+        Reading::new(self, read.clone(), snapshot, None).go_on(self, None)
+    }
+
+    /// The answer of a read that one request gives whatever else arrives meanwhile, or none at all. What
+    /// becomes known by it is in flight.
+    fn answer_at_once(
+        &mut self,
+        read: &Read,
+        snapshot: bool,
+        trip: Trip,
+    ) -> Answer<Option<Output>> {
+        let own_writes = matches!(self.sees(snapshot), Sight::OwnWrites);
+        let (output, load) = match read {
+            Read::Value(key) => {
+                let next = key_after(key);
+                // Only where the database cannot be read does it matter what is known.
+                if self.failure().is_some() {
+                    self.fold_known();
+                }
+                let got = self.current_view(own_writes).get(key, &next)?;
+                let noted = !snapshot && self.writes.segment(key).1.reads_database();
+                let output = Output::Value(got.value);
+                if !got.asked {
+                    if noted {
+                        self.note_read(key);
+                    }
+                    return Ok(Some(output));
+                }
+                let key = key.clone();
+                (output, Load::Value { key, noted })
+            }
+            Read::Key(_) => return Ok(None),
+            Read::Range {
+                begin,
+                end,
+                limits,
+                reverse,
+            } => {
+                self.fold_known();
+                let max_key = self.max_read_key();
+                let view = self.current_view(own_writes);
+                let Some(at_once) = view.range_at_once(begin, end, *limits, *reverse)? else {
+                    return Ok(None);
+                };
+                let (rows, known) = (at_once.rows, at_once.known);
+                let conflict = range_conflict(begin, end, &rows, *reverse, max_key);
+                // Nothing of it was written, so all of it depends on the database.
+                let conflict = (!snapshot && conflict.0 < conflict.1).then_some(conflict);
+                let output = Output::KeyValues(KeyValues::new(rows.rows, rows.more));
+                (output, Load::Rows { known, conflict })
+            }
+        };
+        self.flights.push_back(Flight { trip, load });
+        Ok(Some(output))
+    }
+
+    /// What a read sees that is sent now. Keys that were read one by one may be missing from what is
+    /// known.
+    pub(super) fn current_view(&mut self, own_writes: bool) -> View<'_> {
+        let failure = self.failure();
+        let max_key = self.max_read_key();
+        View {
+            max_key,
+            bypass_unreadable: self.options.bypass_unreadable,
+            space: self.sighted.as_ref().map(|sighted| &sighted.space),
+            failure,
+            outage: None,
+            writes: if own_writes { &self.writes } else { &NO_WRITES },
+            known: &mut self.known,
+        }
+    }
+
+    /// What the transaction sees; only the database where there are no `writes`.
+    pub(super) fn view<'a>(
+        &'a mut self,
+        writes: Option<&'a WriteMap>,
+        outage: Option<&'a Outage>,
+    ) -> View<'a> {
+        let failure = self.failure();
+        self.fold_known();
+        View {
+            max_key: self.max_read_key(),
+            bypass_unreadable: self.options.bypass_unreadable,
+            space: self.sighted.as_ref().map(|sighted| &sighted.space),
+            failure,
+            outage,
+            writes: writes.unwrap_or(&NO_WRITES),
+            known: &mut self.known,
+        }
+    }
+
+    /// Notes that a client has the value of a key at hand.
+    pub(super) fn learn_key(&mut self, key: &Key) {
+        self.known_keys.push(key.clone());
+        if self.known_keys.len() >= FOLD {
+            self.fold_known();
+        }
+    }
+
+    pub(super) fn fold_known(&mut self) {
+        fold(&mut self.known_keys, &mut self.known);
+    }
+
+    /// Notes that what was read of a key came from the database.
+    pub(super) fn note_read(&mut self, key: &Key) {
+        self.approximate_size += 2 * key.len() + 1 + RANGE_RECORD;
+        self.read_keys.push(key.clone());
+        if self.read_keys.len() >= FOLD {
+            self.fold_reads();
+        }
+    }
+
+    pub(super) fn fold_reads(&mut self) {
+        fold(&mut self.read_keys, &mut self.read_conflicts);
+    }
+
+    /// Ends what is in flight or parked; nobody else does any more.
+    pub(super) fn end_flights(&mut self, error: Error) {
+        for flight in self.flights.drain(..) {
+            if let Load::Reading(reading) = flight.load {
+                self.reads_under_way -= 1;
+                self.outbox.push((reading.future, Err(error)));
+            }
+        }
+        let reads = self.parked.drain(..).filter(|parked| parked.is_read);
+        self.reads_under_way -= reads.count();
+    }
+
+    /// Counts what a client has read without asking as read, although nobody has waited for it.
+    pub(super) fn count_known_flights(&mut self) {
+        self.fold_known();
+        let flights = std::mem::take(&mut self.flights);
+        for flight in flights {
+            match &flight.load {
+                Load::Value { key, noted } if self.known.covers(key, &key_after(key)) => {
+                    if *noted {
+                        self.note_read(key);
+                    }
+                }
+                _ => self.flights.push_back(flight),
+            }
+        }
+    }
+}
+
+/// For reads that do not see what their transaction wrote.
+static NO_WRITES: std::sync::LazyLock<WriteMap> = std::sync::LazyLock::new(WriteMap::default);
+
+/// Adds single keys to a set.
+fn fold(keys: &mut Vec<Key>, set: &mut RangeSet) {
+    for key in keys.drain(..) {
+        let next = key_after(&key);
+        set.insert(key, next);
+    }
+}

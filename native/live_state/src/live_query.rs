@@ -1,0 +1,435 @@
+//! One live query: its data's version, watch, plan, freshness and subscribers.
+
+use std::time::{Duration, Instant};
+
+use crate::backoff::{Backoff, LONGEST_DELAY};
+use crate::fan_out::FanOut;
+use crate::freshness::{Freshness, Turn};
+use crate::plan::{Plan, Stage};
+use crate::reads::{Reads, Schedule};
+use crate::watch::{Armed, WatchSlot};
+
+/// What the caller of a transition has to do, once it has released its lock.
+#[must_use = "effects are to be carried out"]
+#[derive(Debug)]
+pub struct Effects<H> {
+    /// Drop this handle first: its watch was replaced or given up.
+    pub released: Option<H>,
+    /// Queue a read.
+    pub read: Option<Schedule>,
+    /// Start a round that notifies the subscribers.
+    pub fan_out: bool,
+    /// Ask the planner for a new plan.
+    pub ask_planner: bool,
+    /// Report that the data have turned stale or fresh.
+    pub turn: Option<Turn>,
+    /// The last subscriber has left: forget the live query.
+    pub closed: bool,
+}
+
+impl<H> Effects<H> {
+    /// Nothing to do.
+    pub fn none() -> Self {
+        Effects {
+            released: None,
+            read: None,
+            fan_out: false,
+            ask_planner: false,
+            turn: None,
+            closed: false,
+        }
+    }
+}
+
+/// What a read has found, as far as the machine needs to know.
+#[derive(Debug)]
+pub struct NewRead {
+    /// The read version of its transaction.
+    pub read_version: i64,
+    /// The watched key's value.
+    pub watched: Option<Box<[u8]>>,
+    /// Whether the records are others than those shown.
+    pub changed: bool,
+    /// Whether it took so long that the next one belongs in the side lane.
+    pub slow: bool,
+}
+
+/// What a look at the watched key has found.
+#[derive(Debug)]
+pub enum Probe<'a> {
+    /// Its value at this read version.
+    Value(i64, Option<&'a [u8]>),
+    /// No answer, since then.
+    Unanswered(Instant),
+}
+
+/// `S` is a subscriber, `H` the handle of a watch, `B` the basis of a plan, `R` a reason for staleness.
+///
+/// After every installed read this holds: a watch is pending that was armed with the watched value
+/// of what is shown, or another read is queued.
+#[derive(Debug)]
+pub struct LiveQueryState<S, H, B, R> {
+    /// The read version of what is shown; -1 before the first read. An older read never replaces it.
+    read_version: i64,
+    /// The watched key's value at that version.
+    watched: Option<Box<[u8]>>,
+    watch: WatchSlot<H>,
+    watch_failures: Backoff,
+    reads: Reads,
+    plan: Plan<B>,
+    freshness: Freshness<R>,
+    probed: Instant,
+    fan_out: FanOut<S>,
+    /// Set when the last subscriber leaves: a later one makes a new live query.
+    closed: bool,
+}
+
+impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
+    /// A live query that nobody has read yet.
+    pub fn new(basis: B, now: Instant) -> Self {
+        LiveQueryState {
+            read_version: -1,
+            watched: None,
+            watch: WatchSlot::default(),
+            watch_failures: Backoff::default(),
+            reads: Reads::default(),
+            plan: Plan::new(basis),
+            freshness: Freshness::new(now),
+            probed: now,
+            fan_out: FanOut::default(),
+            closed: false,
+        }
+    }
+
+    /// A read was done while the plan held. `arm` arms a watch of the reading transaction, if one
+    /// was prepared. Returns whether the read is newer than what was shown.
+    pub fn installed(
+        &mut self,
+        read: NewRead,
+        arm: Option<(u64, impl FnOnce() -> H)>,
+        now: Instant,
+    ) -> (bool, Effects<H>) {
+        let mut effects = Effects::none();
+        if let Some((id, arm)) = arm.filter(|_| self.watch.yields_to(read.read_version)) {
+            effects.released = self.watch.put(Armed {
+                id,
+                read_version: read.read_version,
+                value: read.watched.clone(),
+                since: now,
+                handle: arm(),
+            });
+        }
+        let newer = read.read_version > self.read_version;
+        if newer {
+            self.read_version = read.read_version;
+            self.watched = read.watched;
+        }
+        self.reads.succeeded(read.slow);
+        effects.turn = self.freshness.confirm(now);
+        if self.reads.is_queued() {
+            self.freshness.miss(now, None);
+        }
+        effects.fan_out =
+            ((newer && read.changed) || effects.turn.is_some()) && self.fan_out.start();
+        // Two batches that read at the same time may each have relied on a watch of the other's.
+        if !self.shows_what_is_watched() {
+            effects.read = self.want(now);
+        }
+        (newer, effects)
+    }
+
+    fn shows_what_is_watched(&self) -> bool {
+        self.watch.is_armed_with(self.watched.as_deref())
+    }
+
+    /// Whether the pending watch was armed with this value, so that a read that has found it needs
+    /// to arm no other.
+    pub fn is_watched_with(&self, value: Option<&[u8]>) -> bool {
+        self.watch.is_armed_with(value)
+    }
+
+    /// The watch of this id has fired, or failed for this reason. `None` if it is not the current one.
+    pub fn watch_completed(
+        &mut self,
+        id: u64,
+        result: Result<(), R>,
+        now: Instant,
+    ) -> Option<Effects<H>> {
+        let watch = self.watch.complete(id)?;
+        let mut effects = Effects::none();
+        match result {
+            Ok(()) => {
+                self.watch_failures.reset();
+                effects.read = self.want(now);
+            }
+            Err(reason) => {
+                // A watch that has lived for a while fails for a new reason.
+                if now.saturating_duration_since(watch.since) > LONGEST_DELAY {
+                    self.watch_failures.reset();
+                }
+                let delay = self.watch_failures.failed();
+                if self.may_read() {
+                    self.freshness.miss(now, Some(reason));
+                    effects.read = self.reads.want_after(delay);
+                }
+            }
+        }
+        effects.released = Some(watch.handle);
+        Some(effects)
+    }
+
+    /// The query must be read again.
+    pub fn wanted(&mut self, now: Instant) -> Effects<H> {
+        Effects {
+            read: self.want(now),
+            ..Effects::none()
+        }
+    }
+
+    fn want(&mut self, now: Instant) -> Option<Schedule> {
+        if !self.may_read() {
+            return None;
+        }
+        self.freshness.miss(now, None);
+        self.reads.want()
+    }
+
+    fn may_read(&self) -> bool {
+        !self.closed && self.plan.holds()
+    }
+
+    /// A read failed for this reason. The data stay.
+    pub fn read_failed(&mut self, reason: R, now: Instant) -> Effects<H> {
+        self.freshness.miss(now, Some(reason));
+        self.retry(false)
+    }
+
+    /// A read that began then got no answer. The data stay, and the next read goes to the side lane.
+    pub fn read_unanswered(&mut self, since: Instant) -> Effects<H> {
+        self.freshness.miss(since, None);
+        self.retry(true)
+    }
+
+    fn retry(&mut self, unanswered: bool) -> Effects<H> {
+        let read = self.reads.failed(unanswered);
+        Effects {
+            read: read.filter(|_| self.may_read()),
+            ..Effects::none()
+        }
+    }
+
+    /// The delay before a read has passed.
+    pub fn delay_passed(&mut self, now: Instant) -> Effects<H> {
+        self.reads.delay_passed();
+        let settled = self.shows_what_is_watched() && !self.freshness.is_missing();
+        Effects {
+            read: if settled { None } else { self.want(now) },
+            ..Effects::none()
+        }
+    }
+
+    /// A batch takes the queued read up. False if there is nobody to read for, or no plan to read by.
+    pub fn begin_read(&mut self) -> bool {
+        self.reads.begun();
+        self.may_read()
+    }
+
+    /// What the plan was made from has changed.
+    pub fn basis_changed(&mut self, now: Instant) -> Effects<H> {
+        if self.closed {
+            return Effects::none();
+        }
+        let ask_planner = self.plan.basis_changed(now);
+        self.freshness.miss(now, None);
+        Effects {
+            ask_planner,
+            ..Effects::none()
+        }
+    }
+
+    /// The plan holds on this basis; the query is read again, since an index may have been rebuilt,
+    /// which no watch notices.
+    pub fn planned(&mut self, basis: B, now: Instant) -> Effects<H> {
+        self.plan.planned(basis);
+        self.wanted(now)
+    }
+
+    /// A subscriber's call was planned on this basis, which was found right.
+    pub fn basis_confirmed(&mut self, basis: B) {
+        self.plan.planned(basis);
+    }
+
+    /// The planner answers for another live query: it owes this one an answer no longer, and whoever
+    /// attaches here asks again.
+    pub fn replaced(&mut self, basis: B) {
+        self.plan.planned(basis);
+    }
+
+    /// No plan can be made from this basis. The data stay, stale for this reason.
+    pub fn plan_missing(&mut self, basis: B, reason: R, now: Instant) -> Effects<H> {
+        self.plan.missing(basis);
+        self.force_stale(reason, now, false)
+    }
+
+    /// The tenant is gone for good. The caller empties the data.
+    pub fn tenant_gone(&mut self, reason: R, now: Instant) -> Effects<H> {
+        if self.closed || self.plan.stage() == Stage::Gone {
+            return Effects::none();
+        }
+        self.plan.gone();
+        self.force_stale(reason, now, true)
+    }
+
+    fn force_stale(&mut self, reason: R, now: Instant, changed: bool) -> Effects<H> {
+        if self.closed {
+            return Effects::none();
+        }
+        let turn = self.freshness.force_stale(now, reason);
+        Effects {
+            released: self.watch.clear(),
+            turn,
+            fan_out: (turn.is_some() || changed) && self.fan_out.start(),
+            ..Effects::none()
+        }
+    }
+
+    /// What is shown was read from a database that is no more: the next read replaces it.
+    pub fn database_replaced(&mut self, now: Instant) -> Effects<H> {
+        self.read_version = -1;
+        let released = self.watch.clear();
+        Effects {
+            released,
+            ..self.wanted(now)
+        }
+    }
+
+    /// Looks at the clock: data that were not confirmed for `limit` turn stale, and a planner that
+    /// owes an answer is asked again. `reason` is called with how long, and whether the planner is
+    /// the one that is waited for.
+    pub fn check(
+        &mut self,
+        now: Instant,
+        limit: Duration,
+        reason: impl FnOnce(Duration, bool) -> R,
+    ) -> Effects<H> {
+        if self.closed {
+            return Effects::none();
+        }
+        let unplanned = self.plan.unanswered(now);
+        let turn = self
+            .freshness
+            .check(now, limit, |missing| reason(missing, unplanned.is_some()));
+        Effects {
+            turn,
+            fan_out: turn.is_some() && self.fan_out.start(),
+            ask_planner: unplanned.is_some() && self.plan.basis_changed(now),
+            ..Effects::none()
+        }
+    }
+
+    /// Whether the watched key is due to be looked at. True at most once in `every`.
+    pub fn probe_due(&mut self, now: Instant, every: Duration) -> bool {
+        let last = self.freshness.confirmed().max(self.probed);
+        let due = self.may_read()
+            && self.read_version >= 0
+            && !self.reads.is_pending()
+            && now.saturating_duration_since(last) >= every;
+        if due {
+            self.probed = now;
+        }
+        due
+    }
+
+    /// The watched key was looked at.
+    pub fn probed(&mut self, probe: Probe<'_>, now: Instant) -> Effects<H> {
+        match probe {
+            Probe::Unanswered(since) => {
+                self.freshness.miss(since, None);
+                Effects::none()
+            }
+            // The read that is coming tells more.
+            Probe::Value(..) if self.reads.is_pending() || !self.may_read() => Effects::none(),
+            Probe::Value(_, value) if value == self.watched.as_deref() => {
+                if !self.shows_what_is_watched() {
+                    return self.wanted(now);
+                }
+                let turn = self.freshness.confirm(now);
+                Effects {
+                    turn,
+                    fan_out: turn.is_some() && self.fan_out.start(),
+                    ..Effects::none()
+                }
+            }
+            Probe::Value(read_version, _) if read_version > self.read_version => self.wanted(now),
+            Probe::Value(..) => Effects::none(),
+        }
+    }
+
+    /// Adds a subscriber; `None` if the live query has closed.
+    pub fn attach(&mut self, subscriber: S) -> Option<usize> {
+        if self.closed {
+            return None;
+        }
+        Some(self.fan_out.attach(subscriber))
+    }
+
+    /// Removes a subscriber. The last one closes the live query.
+    pub fn detach(&mut self, slot: usize) -> (Option<S>, Effects<H>) {
+        let subscriber = self.fan_out.detach(slot);
+        (subscriber, self.close_if_empty())
+    }
+
+    /// Closes the live query if nobody is subscribed to it.
+    pub fn close_if_empty(&mut self) -> Effects<H> {
+        if self.closed || !self.fan_out.is_empty() {
+            return Effects::none();
+        }
+        self.closed = true;
+        Effects {
+            released: self.watch.clear(),
+            turn: self.freshness.stale().map(|_| Turn::Fresh),
+            closed: true,
+            ..Effects::none()
+        }
+    }
+
+    /// Every subscriber must be notified. True if the caller has to start the round.
+    pub fn start_fan_out(&mut self) -> bool {
+        self.fan_out.start()
+    }
+
+    /// The subscribers.
+    pub fn fan_out(&mut self) -> &mut FanOut<S> {
+        &mut self.fan_out
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan<B> {
+        &self.plan
+    }
+
+    /// Why the data are stale, if they are.
+    pub fn stale(&self) -> Option<&R> {
+        self.freshness.stale()
+    }
+
+    /// Whether the next read belongs in the side lane.
+    pub fn is_side(&self) -> bool {
+        self.reads.is_side()
+    }
+
+    /// Whether it has closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The read version of what is shown.
+    pub fn read_version(&self) -> i64 {
+        self.read_version
+    }
+
+    /// Whether a watch is pending for what is shown, or a read on its way.
+    pub fn is_followed(&self) -> bool {
+        self.shows_what_is_watched() || self.reads.is_pending()
+    }
+}
