@@ -1,3 +1,10 @@
+deps_folder = System.get_env("ECTO_FDB_DEPS", "")
+
+if deps_folder != "" do
+  Code.require_file("test/folder_deps.exs", __DIR__)
+  EctoFdbSync.FolderDeps.use(deps_folder)
+end
+
 defmodule EctoFdbSync.MixProject do
   use Mix.Project
 
@@ -11,6 +18,8 @@ defmodule EctoFdbSync.MixProject do
       elixirc_paths: elixirc_paths(Mix.env()),
       # After Elixir's own compilers: the task that builds the NIF is one of the modules they build.
       compilers: Mix.compilers() ++ [:ecto_fdb_nif],
+      # What is compiled depends on the packages that are there.
+      build_path: if(deps_folder?(), do: "_build/deps_folder", else: "_build"),
       start_permanent: Mix.env() == :prod,
       deps: deps(),
       description: "LiveView assigns, and any process's state, kept up to date with FoundationDB",
@@ -25,19 +34,23 @@ defmodule EctoFdbSync.MixProject do
   defp elixirc_paths(:test), do: ["lib", "test/support"]
   defp elixirc_paths(_env), do: ["lib"]
 
-  # All of them are optional, and found at run time. A machine without Hex could not fetch them, and
-  # Mix would ask to install it: there the library compiles and runs without.
+  @optional [
+    {:ecto, "~> 3.10", optional: true},
+    {:phoenix_live_view, "~> 0.20 or ~> 1.0", optional: true},
+    {:telemetry, "~> 1.0", optional: true}
+  ]
+
+  # All of them are optional. A machine without Hex can't fetch them, and Mix would ask to install it: there
+  # the library compiles and runs without them, or with those in the folder that ECTO_FDB_DEPS names.
   defp deps do
-    if Code.ensure_loaded?(Hex) do
-      [
-        {:ecto, "~> 3.10", optional: true},
-        {:phoenix_live_view, "~> 0.20 or ~> 1.0", optional: true},
-        {:telemetry, "~> 1.0", optional: true}
-      ]
-    else
-      []
+    cond do
+      deps_folder?() -> EctoFdbSync.FolderDeps.deps(@optional)
+      Code.ensure_loaded?(Hex) -> @optional
+      true -> []
     end
   end
+
+  defp deps_folder?, do: System.get_env("ECTO_FDB_DEPS", "") != ""
 
   defp package do
     [

@@ -8,5 +8,17 @@ exclude =
   if(set?.("FDB_CLUSTER_FILE"), do: [:embedded], else: []) ++
     if(set?.("FDB_CLIENT_LIBRARY"), do: [], else: [:client_library])
 
+unless Code.ensure_loaded?(Ecto.Adapter) do
+  # They are not even compiled: a module of them begins so.
+  tests =
+    for file <- Path.wildcard("test/ecto/**/*_test.exs"),
+        reduce: 0,
+        do: (sum -> sum + length(Regex.scan(~r/^ *test "/m, File.read!(file))))
+
+  IO.puts(
+    "Left out without Ecto: #{tests} tests. Hex has it; or ECTO_FDB_DEPS=folder takes it from source trees."
+  )
+end
+
 # What is awaited comes, also on a machine with much else to do.
 ExUnit.start(exclude: exclude, assert_receive_timeout: 10_000)

@@ -1,11 +1,13 @@
 defmodule EctoFoundationDB.Connection do
   @moduledoc false
-  # A Repo's process: opens its database, and owns the table in which the database, the
-  # configuration and what is known of the tenants' indexes are found without asking a process.
+  # The first child of a Repo's supervisor: opens its database, and owns the table in which the database, the
+  # configuration and what is known of the tenants' indexes are found without asking a process. The table
+  # bears the name of the Repo's instance: that of its module, or another where an Ecto repository is started
+  # under another name.
 
   use GenServer
 
-  alias EctoFoundationDB.{Client, Error, Native, Planner, Reporter, Schema}
+  alias EctoFoundationDB.{Client, Error, Native}
 
   @defaults [
     storage_id: "Ecto.Adapters.FoundationDB",
@@ -22,6 +24,8 @@ defmodule EctoFoundationDB.Connection do
     max_watches: 1_000_000
   ]
 
+  @levels [:emergency, :alert, :critical, :error, :warning, :warn, :notice, :info, :debug]
+
   @database_options [:max_watches, :transaction_timeout, :transaction_retry_limit]
   @known [
            :otp_app,
@@ -36,19 +40,35 @@ defmodule EctoFoundationDB.Connection do
          ] ++ Keyword.keys(@defaults)
 
   @refused [
-    open_db:
-      "databases are opened from `embedded:` or `cluster_file:`; in tests, use `embedded: true`",
     storage_delimiter: "it belongs to FoundationDB's own tenants, which are not supported"
   ]
 
-  defstruct [:database, :timeout, :config]
+  # The configuration that `mix ecto.gen.repo` and `mix phx.new` write for SQL databases. It does nothing here.
+  @sql [
+         :username,
+         :password,
+         :hostname,
+         :port,
+         :database,
+         :scheme,
+         :ssl,
+         :ssl_opts,
+         :socket_options
+       ] ++
+         [:pool, :pool_size, :pool_count, :queue_target, :queue_interval, :idle_interval] ++
+         [:parameters, :prepare, :priv, :show_sensitive_data_on_connection_error]
 
-  def start_link(repo, config) do
-    config = validate!(repo, config)
-    GenServer.start_link(__MODULE__, {repo, config}, name: repo)
-  end
+  # Ecto's own.
+  @ecto [:repo, :name, :adapter, :telemetry_prefix, :stacktrace, :default_options, :url] ++
+          [:open_db, :reset_tenant_cache]
 
-  @doc "The Repo's database, default timeout and configuration."
+  defstruct [:database, :timeout, :config, :repo]
+
+  @doc false
+  def start_link({repo, module, config}),
+    do: GenServer.start_link(__MODULE__, {repo, module, config})
+
+  @doc "The database, default timeout and configuration of a Repo's instance, and the Repo's module."
   def fetch!(repo) do
     case :ets.whereis(repo) do
       :undefined -> raise_not_started(repo)
@@ -58,16 +78,41 @@ defmodule EctoFoundationDB.Connection do
     ArgumentError -> raise_not_started(repo)
   end
 
+  @doc """
+  The instance of a Repo that the calling process uses: an Ecto repository may be started several times, under
+  several names, of which `put_dynamic_repo/1` chooses one.
+  """
+  @spec instance(module()) :: atom()
+  def instance(repo) do
+    if is_atom(repo) and function_exported?(repo, :get_dynamic_repo, 0) do
+      case repo.get_dynamic_repo() do
+        ^repo -> repo
+        other -> apply(Ecto.Adapter, :lookup_meta, [other]).instance
+      end
+    else
+      repo
+    end
+  end
+
   defp raise_not_started(repo) do
-    unless is_atom(repo) and Code.ensure_loaded?(repo) and
-             function_exported?(repo, :__ecto_fdb_repo__, 0) do
+    unless repo?(repo) do
       raise ArgumentError,
-            "#{inspect(repo)} is not a Repo: expected a module with `use EctoFoundationDB.Repo`"
+            "#{inspect(repo)} is not a Repo: expected a module with `use Ecto.Repo` and " <>
+              "`adapter: Ecto.Adapters.FoundationDB`, or with `use EctoFoundationDB.Repo`"
     end
 
     raise ArgumentError,
           "#{inspect(repo)} is not started. Put it into your application's supervision tree, " <>
             "or call #{inspect(repo)}.start_link()"
+  end
+
+  @doc "Whether a module is a Repo of either kind."
+  @spec repo?(term()) :: boolean()
+  def repo?(repo) do
+    is_atom(repo) and Code.ensure_loaded?(repo) and
+      (function_exported?(repo, :__ecto_fdb_repo__, 0) or
+         (function_exported?(repo, :__adapter__, 0) and
+            repo.__adapter__() == Ecto.Adapters.FoundationDB))
   end
 
   @doc "A Repo's configuration with defaults, checked."
@@ -89,7 +134,10 @@ defmodule EctoFoundationDB.Connection do
           invalid!(repo, "#{name}: is not supported: #{why}")
 
         :unknown ->
-          invalid!(repo, "unknown option #{inspect(name)}, known are: #{inspect(@known)}")
+          invalid!(
+            repo,
+            "unknown option #{inspect(name)}#{nearest(name)}, known are: #{inspect(@known)}"
+          )
       end
     end)
 
@@ -101,14 +149,40 @@ defmodule EctoFoundationDB.Connection do
       invalid!(repo, "`library:` is the client library for a cluster; `embedded:` needs none")
     end
 
+    config =
+      if config[:open_db],
+        do: Keyword.put_new(config, :embedded, is_nil(config[:cluster_file])),
+        else: config
+
+    config = Keyword.replace_lazy(config, :storage_id, &to_string/1)
     Keyword.merge(@defaults, config)
   end
+
+  defp nearest(name) do
+    near = fn known -> String.jaro_distance("#{name}", "#{known}") end
+    known = Enum.max_by(@known, near)
+    if near.(known) > 0.77, do: " (did you mean #{inspect(known)}?)", else: ""
+  end
+
+  @doc "The options of a Repo's configuration that only SQL databases have."
+  @spec ignored(keyword()) :: [atom()]
+  def ignored(config),
+    do: for({name, _} <- config, name in @sql, uniq: true, do: name) -- [:pool_size]
 
   defp invalid!(repo, message),
     do: raise(ArgumentError, "in the configuration of #{inspect(repo)}: #{message}")
 
   for {name, why} <- @refused do
     defp check(unquote(name), _value), do: {:unsupported, unquote(why)}
+  end
+
+  defp check(:open_db, fun) do
+    if fun == (&EctoFoundationDB.Sandbox.open_db/1),
+      do: :ok,
+      else:
+        {:unsupported,
+         "databases are opened from `embedded:` or `cluster_file:`; in tests, use `embedded: true` or " <>
+           "`&EctoFoundationDB.Sandbox.open_db/1`, which is the same"}
   end
 
   defp check(:tenant_backend, EctoFoundationDB.Tenant.DirectoryTenant), do: :ok
@@ -123,6 +197,7 @@ defmodule EctoFoundationDB.Connection do
 
   defp check(:cluster_file, value), do: path(value, "the path of a cluster file")
   defp check(:library, value), do: path(value, "the path of libfdb_c")
+  defp check(:storage_id, value) when is_atom(value) and value != nil, do: :ok
   defp check(:storage_id, value), do: path(value, "a string that is not empty")
 
   defp check(:tenant_id, value),
@@ -154,7 +229,9 @@ defmodule EctoFoundationDB.Connection do
   defp check(:metadata_cache, value),
     do: check(value in [:enabled, :disabled], {:expected, ":enabled or :disabled"})
 
-  defp check(:log, value), do: check(is_boolean(value), {:expected, "true or false"})
+  defp check(:log, value),
+    do: check(is_boolean(value) or value in @levels, {:expected, "true, false or a Logger level"})
+
   defp check(:migrator, value), do: check(is_atom(value), {:expected, "a module"})
 
   defp check(:network_options, value),
@@ -166,18 +243,14 @@ defmodule EctoFoundationDB.Connection do
 
   defp check(true, _error), do: :ok
   defp check(false, error), do: error
-  defp check(name, _value) when name in @known, do: :ok
+  defp check(name, _value) when name in @known or name in @ecto or name in @sql, do: :ok
   defp check(_name, _value), do: :unknown
 
   defp path(value, _what) when is_binary(value) and value != "", do: :ok
   defp path(_value, what), do: {:expected, what}
 
   @impl true
-  def init({repo, config}) do
-    # Asked before thousands of pages ask at once, each of which would have the code server search the
-    # disk where Ecto is not there.
-    Schema.ecto?()
-
+  def init({repo, module, config}) do
     with :ok <- Client.start(repo, config),
          {:ok, database} <-
            Native.database_open(
@@ -186,11 +259,16 @@ defmodule EctoFoundationDB.Connection do
              Keyword.take(config, @database_options)
            ) do
       :ets.new(repo, [:named_table, :public, read_concurrency: true])
-      connection = %__MODULE__{database: database, timeout: config[:timeout], config: config}
+
+      connection = %__MODULE__{
+        database: database,
+        timeout: config[:timeout],
+        config: config,
+        repo: module
+      }
+
       :ets.insert(repo, {:connection, connection})
       :ok = Native.stale_after(database, config[:stale_after])
-      {:ok, _pid} = Planner.start_link(repo, database)
-      {:ok, _pid} = Reporter.start_link(repo, database)
       Client.check_cluster_file(repo, database)
       {:ok, database}
     else

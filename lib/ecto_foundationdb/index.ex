@@ -49,6 +49,10 @@ defmodule EctoFoundationDB.Index do
   end
 
   @doc false
+  # Whether no two records may have the same values of the fields.
+  def unique?(%__MODULE__{} = index), do: option(index, :unique, false) == true
+
+  @doc false
   # A stored description after its index was rebuilt: other bytes, by which live lists notice.
   def rebuilt(data) do
     update_options(data, &Keyword.update(&1, :rebuilt, 1, fn times -> times + 1 end))

@@ -23,9 +23,9 @@ defmodule EctoFoundationDB.Indexer do
   data. The guide *Indexes and queries* has an example.
   """
 
-  alias EctoFoundationDB.{Index, Indexer, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.{Index, Indexer, Schema, Tenant, Transaction, Values}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Reader, Record}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Reader, Record, Source}
   alias EctoFoundationDB.Repo.Options
 
   @type record :: {key :: binary(), Schema.data()}
@@ -88,12 +88,12 @@ defmodule EctoFoundationDB.Indexer do
   def all(tenant, schema, name, elements, opts \\ []) do
     opts = Keyword.validate!(opts, Transaction.options() ++ [:limit, reverse: false])
     limit = if opts[:limit], do: Options.positive!(:limit, opts[:limit]), else: 0
-    query = Query.new(tenant, schema, [])
+    query = Query.new(tenant, Source.of(schema))
 
     Transaction.run(
       tenant,
       fn ->
-        indexes = Metadata.load(tenant, query.source).indexes
+        indexes = Metadata.load(tenant, query.source.name).indexes
 
         unless Enum.any?(indexes, &(&1.name == name)) do
           raise Unsupported,
@@ -101,9 +101,10 @@ defmodule EctoFoundationDB.Indexer do
                   "it has #{inspect(Enum.map(indexes, & &1.name))}"
         end
 
-        range = Keys.range(Keys.append(Keys.index(tenant, query.source, name), elements))
+        range = Keys.range(Keys.append(Keys.index(tenant, query.source.name, name), elements))
         options = %{limit: limit, reverse: opts[:reverse]}
-        query |> Reader.by_entries(range, options) |> Reader.load(query)
+        records = Reader.by_entries(query, range, options)
+        Values.load_all(Values.loader(schema, tenant), records)
       end,
       Keyword.take(opts, Transaction.options())
     )
@@ -124,7 +125,7 @@ defmodule EctoFoundationDB.Indexer do
         function_exported?(indexer!(index), :update, 5) ->
           call(index, :update, [tenant, index, schema, old, new])
 
-        touched?(index, old, new) ->
+        touched?(index, schema, old, new) ->
           call(index, :clear, [tenant, index, schema, old]) ++
             call(index, :set, [tenant, index, schema, new])
 
@@ -149,8 +150,11 @@ defmodule EctoFoundationDB.Indexer do
   end
 
   @doc false
-  def touched?(%Index{fields: fields}, {_, old}, {_, new}),
-    do: Enum.any?(fields, &(Record.get(old, &1) !== Record.get(new, &1)))
+  def touched?(%Index{fields: fields, source: name}, schema, {_, old}, {_, new}) do
+    source = Source.of(schema, name)
+    changed? = fn name -> Record.get(old, name) !== Record.get(new, name) end
+    Enum.any?(fields, &changed?.(Source.stored(source, &1)))
+  end
 
   @doc false
   def build?(%Index{} = index) do

@@ -7,82 +7,71 @@ defmodule EctoFoundationDB.LiveQuery do
   # depends on the tenant's indexes, so its live query is a plan. When the indexes change, the NIF asks the
   # `EctoFoundationDB.Planner` for another.
 
-  alias EctoFoundationDB.{Indexer, Native, Planner, Schema, Tenant}
+  alias EctoFoundationDB.{Indexer, Native, Planner, Queryable, Schema, Tenant, Values}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Order, Plan, Query, Record, Values}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Order, Plan, Query, Record, Source}
 
   @doc "The live query of one record."
   @spec record(Tenant.t(), Schema.t(), term()) :: Native.live_query()
   def record(tenant, schema, id) do
-    unless Schema.write_primary?(schema) do
+    source = Source.of(schema)
+
+    unless source.write_primary? do
       raise Unsupported,
             "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
     end
 
-    stored = Values.query_value(schema, :sync, Schema.primary_key(schema), id)
-    {first, last} = Keys.record_range(tenant, Schema.source(schema), stored)
+    stored = Values.stored(schema, Schema.primary_key(schema), id)
+    {first, last} = Keys.record_range(tenant, source.name, stored)
     {:records, first, last, first, {0, false}}
   end
 
-  @typedoc "How a record's rows become its struct."
-  @opaque decoder :: {Values.loader(), conditions :: keyword()}
+  @typedoc "How a record's rows become its struct, or `:data` where only its fields are wanted."
+  @opaque decoder :: {Values.loader() | :data, Source.t(), conditions :: keyword()}
 
   @doc """
   What `decode/2` needs for records of a schema, made once for some of them. No function: those are
   counted by the VM, which thousands of pages at once wait for.
   """
   @spec decoder(Tenant.t(), Schema.t()) :: decoder()
-  def decoder(tenant, schema), do: {Values.loader(schema, tenant), []}
+  def decoder(tenant, schema), do: {Values.loader(schema, tenant), Source.of(schema), []}
 
   @doc "What `decode/2` needs for a list's records."
   @spec decoder(Query.t()) :: decoder()
-  def decoder(%Query{tenant: tenant, schema: schema, where: where}),
-    do: {Values.loader(schema, tenant), where}
+  def decoder(%Query{tenant: tenant, source: source, where: where, select: select}) do
+    loader = if select, do: :data, else: Values.loader(source.schema, tenant)
+    {loader, source, where}
+  end
 
   @doc """
   A record's struct, in a list. A record that does not fulfil the query's conditions, which an index
   entry that is out of date has led to, is no result: `[]`.
   """
-  @spec decode(decoder(), [Native.row()]) :: [struct()]
-  def decode({loader, []}, [{:data, data}]), do: [Values.load(loader, data)]
+  @spec decode(decoder(), [Native.row()]) :: [struct() | map()]
+  def decode({loader, _source, []}, [{:data, data}]), do: [load(loader, data)]
 
-  def decode({loader, where}, [{:data, data}]) do
-    if Order.matches?(Map.to_list(data), Values.schema(loader), where),
-      do: [Values.load(loader, data)],
+  def decode({loader, _source, where}, [{:data, data}]) do
+    if Order.matches?(Map.to_list(data), where),
+      do: [load(loader, data)],
       else: []
   end
 
-  def decode({loader, where}, rows) do
-    schema = Values.schema(loader)
-
-    for record <- Record.decode(rows, schema),
-        Order.matches?(record.data, schema, where),
-        do: Values.load(loader, record.data)
+  def decode({loader, source, where}, rows) do
+    for record <- Record.decode(rows, source),
+        Order.matches?(record.data, where),
+        do: load(loader, record.data)
   end
 
-  @options [:where, :order_by, :limit]
+  defp load(:data, data) when is_map(data), do: data
+  defp load(:data, data), do: Map.new(data)
+  defp load(loader, data), do: Values.load(loader, data)
 
   @doc """
   The query of a list: of all records of a schema, or of those with these values (`by`), with the
   options `:where`, `:order_by` and `:limit`.
   """
-  @spec query(Tenant.t(), EctoFoundationDB.Repo.queryable(), keyword(), keyword()) :: Query.t()
-  def query(tenant, queryable, by \\ [], opts \\ []) do
-    {schema, from_query, prefix} = EctoQuery.split(queryable)
-
-    with [_ | _] = unknown <- Keyword.keys(opts) -- @options do
-      raise ArgumentError,
-            "a list's options: unknown options #{inspect(unknown)}, known are: #{inspect(@options)}"
-    end
-
-    unless prefix in [nil, tenant] do
-      raise Unsupported,
-            "the query has the prefix #{inspect(prefix)}, and the state's tenant is #{inspect(tenant)}: " <>
-              "what is synced is read from the state's tenant. Leave the prefix out"
-    end
-
-    Query.new(tenant, schema, from_query |> Query.merge(opts) |> Query.merge(where: by))
-  end
+  @spec query(Tenant.t(), Queryable.t(), keyword(), keyword()) :: Query.t()
+  defdelegate query(tenant, queryable, by \\ [], opts \\ []), to: Queryable
 
   @doc "What live queries of a tenant's records rely on."
   @spec basis(Tenant.t()) :: Native.basis()
@@ -97,13 +86,13 @@ defmodule EctoFoundationDB.LiveQuery do
           {Native.basis(), Native.live_query()}
   def all(%Query{} = query, by, signal) do
     asked_for = {:list, normalize(query), Enum.sort(by), signal}
-    guess(asked_for) || plan(asked_for, Planner.learn(query.tenant, query.source, :nothing))
+    guess(asked_for) || plan(asked_for, Planner.learn(query.tenant, query.source.name, :nothing))
   end
 
   @doc "Has the Repo read a source's indexes again, unless what this basis was made from is known to be old."
   @spec learn(Query.t(), Native.basis()) :: :ok
   def learn(%Query{} = query, {_tenant, {_, _, _, fingerprint}, _version}) do
-    _known = Planner.learn(query.tenant, query.source, fingerprint)
+    _known = Planner.learn(query.tenant, query.source.name, fingerprint)
     :ok
   end
 
@@ -114,7 +103,8 @@ defmodule EctoFoundationDB.LiveQuery do
 
   @doc "The tenant and source of what was asked for."
   @spec source(term()) :: {Tenant.t(), String.t()}
-  def source({:list, %Query{tenant: tenant, source: source}, _by, _signal}), do: {tenant, source}
+  def source({:list, %Query{tenant: tenant, source: source}, _by, _signal}),
+    do: {tenant, source.name}
 
   @doc "A plan made from these indexes, or why there is none; the last arguments of `Native.replanned/4`."
   @spec replan(term(), {Native.metadata_version(), Metadata.t()}) ::
@@ -138,7 +128,7 @@ defmodule EctoFoundationDB.LiveQuery do
 
   defp plan({:list, query, by, signal} = asked_for, {_version, metadata} = known) do
     read = plan(query, metadata, by, signal)
-    {basis(query.tenant, query.source, known), {:planned, read, asked_for}}
+    {basis(query.tenant, query.source.name, known), {:planned, read, asked_for}}
   end
 
   defp basis(tenant, source, {version, metadata}) do
@@ -150,7 +140,7 @@ defmodule EctoFoundationDB.LiveQuery do
   defp tenant_entry(%Tenant{entry: nil}), do: nil
   defp tenant_entry(%Tenant{} = tenant), do: {tenant.entry, tenant.prefix, tenant.id}
 
-  defp plan(%Query{tenant: tenant, schema: schema} = query, metadata, by, signal) do
+  defp plan(%Query{tenant: tenant, source: %{schema: schema}} = query, metadata, by, signal) do
     counter = Indexer.SchemaMetadata.index!(metadata, tenant, schema, by, signal)
     values = Indexer.SchemaMetadata.values_by(counter, schema, by)
     {:pack, watch} = Indexer.SchemaMetadata.key(tenant, counter, values, signal)
@@ -158,7 +148,7 @@ defmodule EctoFoundationDB.LiveQuery do
   end
 
   defp read(query, {:get, id, _filter}, watch) do
-    {first, last} = Keys.record_range(query.tenant, query.source, id)
+    {first, last} = Keys.record_range(query.tenant, query.source.name, id)
     {:records, first, last, watch, {0, false}}
   end
 
@@ -168,31 +158,28 @@ defmodule EctoFoundationDB.LiveQuery do
   defp read(query, {:index, index, {first, last}, reverse?, _sort}, watch),
     do: {source(query, index), first, last, watch, {query.limit || 0, reverse?}}
 
-  defp read(_query, {:nothing}, _watch),
-    do:
-      raise(
-        ArgumentError,
-        "where: the primary key is compared with nil, and no record has such a one"
-      )
+  defp read(_query, {:nothing}, _watch) do
+    raise ArgumentError,
+          "no record can fulfil these conditions (the primary key is compared with nil, the conditions " <>
+            "contradict each other, or the limit is 0)"
+  end
 
   defp source(query, index) do
-    id_type = Schema.type(query.schema, Schema.primary_key(query.schema))
-
     if Indexer.Default.mapped?(index) do
-      by = if id_type == EctoFoundationDB.Versionstamp, do: :versionstamp, else: :value
-      {:index, by, {:pack, Keys.records(query.tenant, query.source)}}
+      if query.source.partition_by do
+        raise Unsupported,
+              "#{inspect(query.source.schema)} lies by partitions, and live queries don't follow its index " <>
+                "#{index.name}. Sync a range of the primary key, or make the index `mapped?: false`"
+      end
+
+      by = if Source.versionstamps?(query.source), do: :versionstamp, else: :value
+      {:index, by, {:pack, Keys.records(query.tenant, query.source.name)}}
     else
       :records
     end
   end
 
   @doc "What a list's query gives of its structs, in their order; each was read once."
-  @spec arrange(Query.t(), [struct()]) :: [term()]
-  def arrange(%Query{order_by: [], limit: nil} = query, structs), do: Query.select(query, structs)
-
-  def arrange(%Query{} = query, structs) do
-    structs = Order.sort_structs(structs, query.order_by)
-    structs = if query.limit, do: Enum.take(structs, query.limit), else: structs
-    Query.select(query, structs)
-  end
+  @spec arrange(Query.t(), [struct() | map()]) :: [term()]
+  defdelegate arrange(query, structs), to: Queryable
 end

@@ -57,14 +57,25 @@ defmodule EctoFoundationDB.Migration do
   end
 
   @doc """
-  Creates an index, or counters.
+  Creates an index, or counters. The schema must have the fields; of what is dropped it may no longer have them.
 
       iex> {:create, index} = Migration.create(Migration.index(User, [:team, :name]))
       iex> index.name
       :users_team_name_index
   """
   @spec create(Index.t()) :: command()
-  def create(%Index{} = index), do: {:create, index}
+  def create(%Index{schema: schema, columns: fields} = index) do
+    known = Schema.fields(schema)
+
+    # An index may name a field as it is stored.
+    with [_ | _] = unknown <-
+           (fields -- known) -- Enum.map(known, &Schema.field_source(schema, &1)) do
+      raise ArgumentError,
+            "#{inspect(schema)} has no fields #{inspect(unknown)}; it has #{inspect(known)}"
+    end
+
+    {:create, index}
+  end
 
   @doc """
   Drops an index, or counters.
@@ -79,21 +90,30 @@ defmodule EctoFoundationDB.Migration do
   @doc """
   An index of a schema's records by these fields.
 
+  `unique: true`: no two records may have the same values of these fields, unless one of the values is `nil`.
+  Writers check that in their transactions, and `Ecto.Changeset.unique_constraint/3` makes a changeset's error
+  of a violation. Where records with the same values are there already, the migration fails with the ids of a
+  few. `name:` the index's name.
+
   `options:` a keyword list for the indexer: `indexer:` the module (`EctoFoundationDB.Indexer.Default`
-  without it), `mapped?: false` for a default index that holds the records themselves. An indexer of the
-  application's own may have options of its own.
+  without it), `mapped?: false` for a default index that holds the records themselves, `unique: true`. An
+  indexer of the application's own may have options of its own.
 
       iex> Migration.index(User, [:team], options: [mapped?: false]).options
       [mapped?: false]
-      iex> Migration.index(User, [:dept])
+      iex> Migration.create(Migration.index(User, [:dept]))
       ** (ArgumentError) MyApp.User has no fields [:dept]; it has [:id, :name, :team]
 
       iex> Migration.index(User, [:team], options: [maped?: false])
-      ** (ArgumentError) index: unknown options [:maped?] in `options:`, known are: [:indexer, :mapped?]
+      ** (ArgumentError) index: unknown options [:maped?] in `options:`, known are: [:indexer, :mapped?, :unique]
   """
   @spec index(module(), atom() | [atom()], keyword()) :: Index.t()
   def index(schema, fields, opts \\ []) do
+    {more, opts} =
+      if Keyword.keyword?(opts), do: Keyword.split(opts, [:unique, :name]), else: {[], opts}
+
     options = options!(:index, opts)
+    options = if more[:unique], do: Keyword.put_new(options, :unique, true), else: options
     indexer = Keyword.get(options, :indexer, Default)
 
     unless is_atom(indexer) and not is_boolean(indexer) and not is_nil(indexer) do
@@ -104,11 +124,11 @@ defmodule EctoFoundationDB.Migration do
 
     case indexer do
       Default ->
-        known!(:index, options, [:indexer, :mapped?])
+        known!(:index, options, [:indexer, :mapped?, :unique])
 
-        unless is_boolean(Keyword.get(options, :mapped?, true)) do
+        for name <- [:mapped?, :unique], not is_boolean(Keyword.get(options, name, true)) do
           raise ArgumentError,
-                "index: mapped?: expected true or false, got: #{inspect(options[:mapped?])}"
+                "index: #{name}: expected true or false, got: #{inspect(options[name])}"
         end
 
       SchemaMetadata ->
@@ -119,8 +139,24 @@ defmodule EctoFoundationDB.Migration do
         :ok
     end
 
-    build(schema, List.wrap(fields), options, "index")
+    if options[:unique] && indexer != Default do
+      raise ArgumentError,
+            "index: unique: only default indexes are unique, and this one is of #{inspect(indexer)}"
+    end
+
+    index = build(schema, List.wrap(fields), options, "index")
+    if more[:name], do: %{index | name: more[:name]}, else: index
   end
+
+  @doc """
+  As `index/3` with `unique: true`.
+
+      iex> Migration.unique_index(User, [:name]).options
+      [unique: true]
+  """
+  @spec unique_index(module(), atom() | [atom()], keyword()) :: Index.t()
+  def unique_index(schema, fields, opts \\ []),
+    do: index(schema, fields, Keyword.put(opts, :unique, true))
 
   @doc """
   Counters (`EctoFoundationDB.Indexer.SchemaMetadata`) of a schema's records, or of those with equal
@@ -178,13 +214,6 @@ defmodule EctoFoundationDB.Migration do
   defp build(schema, fields, options, suffix) do
     unless is_list(fields) and Enum.all?(fields, &is_atom/1) do
       raise ArgumentError, "expected a list of fields to index, got: #{inspect(fields)}"
-    end
-
-    known = Schema.fields(schema)
-
-    with [_ | _] = unknown <- fields -- known do
-      raise ArgumentError,
-            "#{inspect(schema)} has no fields #{inspect(unknown)}; it has #{inspect(known)}"
     end
 
     %Index{

@@ -35,7 +35,18 @@ defmodule EctoFoundationDB.Migrator do
     Transaction
   }
 
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Reader, Record, Tenants, Term}
+  alias EctoFoundationDB.Layer.{
+    Keys,
+    Metadata,
+    Reader,
+    Record,
+    Source,
+    Tenants,
+    Term,
+    Unique,
+    Writer
+  }
+
   alias EctoFoundationDB.Repo.Options
 
   @callback migrations() :: [{non_neg_integer(), module()}]
@@ -171,7 +182,8 @@ defmodule EctoFoundationDB.Migrator do
   # Of transactions: who migrates is not to be migrated first.
   defp options(config), do: [timeout: config[:timeout], migrate?: false]
 
-  defp migrations(%Tenant{repo: repo}, config), do: migrations(config[:migrator] || repo)
+  defp migrations(%Tenant{repo: repo}, config),
+    do: migrations(config[:migrator] || Connection.fetch!(repo).repo)
 
   defp migrations(migrator) do
     cond do
@@ -505,12 +517,13 @@ defmodule EctoFoundationDB.Migrator do
   end
 
   defp build_page(job, index, schema, {first, cursor, last}) do
-    {records, rest} = Reader.page_of_records(schema, {cursor, last}, job.limit)
-    id_name = Schema.field_source(schema, Schema.primary_key(schema))
+    source = Source.of(schema)
+    {records, rest} = Reader.page_of_records(source, {cursor, last}, job.limit)
+    if Index.unique?(index), do: check_unique!(job, index, source, records)
 
     Transaction.write(
       Enum.flat_map(records, fn record ->
-        data = Record.to_front(record.data, id_name)
+        data = Record.to_front(record.data, source.id)
         Indexer.set_all(job.tenant, [index], schema, {record.key, data})
       end)
     )
@@ -521,6 +534,14 @@ defmodule EctoFoundationDB.Migrator do
       {cursor, last} -> {:more, {first, cursor, last}}
       nil -> :complete
     end
+  end
+
+  # The entries of the records before these are there.
+  defp check_unique!(job, index, source, records) do
+    writer = %{Writer.new(job.tenant, source) | metadata: %Metadata{indexes: [index]}}
+
+    with {:error, error} <- Unique.check(writer, for(record <- records, do: {nil, record.data})),
+         do: raise(error)
   end
 
   defp record_version(tenant, version) do

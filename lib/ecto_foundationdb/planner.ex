@@ -8,14 +8,16 @@ defmodule EctoFoundationDB.Planner do
 
   use GenServer
 
-  alias EctoFoundationDB.{LiveQuery, Native, Tenant, Transaction}
+  alias EctoFoundationDB.{Connection, LiveQuery, Native, Tenant, Transaction}
   alias EctoFoundationDB.Layer.Metadata
 
   # How many sources are read at the same time.
   @at_once 16
 
-  def start_link(repo, database),
-    do: GenServer.start_link(__MODULE__, {database, self()}, name: name(repo))
+  def start_link(repo) do
+    %{database: database} = Connection.fetch!(repo)
+    GenServer.start_link(__MODULE__, {database, self()}, name: name(repo))
+  end
 
   defp name(repo), do: Module.concat(repo, "Planner")
 

@@ -11,7 +11,7 @@ defmodule EctoFoundationDB.Rebuild do
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Reader, Record, Term}
+  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Reader, Record, Source, Term}
   alias EctoFoundationDB.Repo.Options
 
   @doc """
@@ -29,9 +29,9 @@ defmodule EctoFoundationDB.Rebuild do
   def index(%Tenant{} = tenant, schema, name, opts \\ []) do
     step = opts |> Keyword.validate!(step: 500) |> Keyword.fetch!(:step)
     Options.positive!(:step, step)
-    query = Query.new(tenant, schema, [])
+    query = Query.new(tenant, Source.of(schema))
     index = Transaction.run(tenant, fn -> find!(query, name) end)
-    records = Keys.range(Keys.records(tenant, query.source))
+    records = Keys.range(Keys.records(tenant, query.source.name))
     [entries] = Indexer.drop_ranges(tenant, index)
 
     missing = pages(tenant, records, step, 0, &set(query, name, &1, &2))
@@ -49,13 +49,12 @@ defmodule EctoFoundationDB.Rebuild do
   # The index may be dropped meanwhile: each step looks for it.
   defp set(query, name, range, step) do
     index = find!(query, name)
-    {records, rest} = Reader.page_of_records(query.schema, range, step)
-    id_name = Schema.field_source(query.schema, Schema.primary_key(query.schema))
+    {records, rest} = Reader.page_of_records(query.source, range, step)
 
     sets =
       Enum.flat_map(records, fn record ->
-        data = Record.to_front(record.data, id_name)
-        Indexer.set_all(query.tenant, [index], query.schema, {record.key, data})
+        data = Record.to_front(record.data, query.source.id)
+        Indexer.set_all(query.tenant, [index], query.source.schema, {record.key, data})
       end)
 
     present = Transaction.read(for {:set, key, _value} <- sets, do: {:get, key, false})
@@ -94,7 +93,7 @@ defmodule EctoFoundationDB.Rebuild do
   end
 
   defp find!(query, name) do
-    {metadata, []} = Metadata.read_for_write(query.tenant, query.source, [])
+    {metadata, []} = Metadata.read_for_write(query.tenant, query.source.name, [])
 
     case Enum.find(metadata.indexes, &("#{&1.name}" == "#{name}")) do
       nil ->
@@ -102,7 +101,7 @@ defmodule EctoFoundationDB.Rebuild do
 
         raise ArgumentError,
               "tenant #{inspect(query.tenant.id)} has no index #{inspect(name)} of " <>
-                "#{inspect(query.schema)}; it has #{inspect(names)}"
+                "#{inspect(query.source.schema)}; it has #{inspect(names)}"
 
       index ->
         unless Indexer.default?(index) do

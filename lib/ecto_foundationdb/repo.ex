@@ -1,6 +1,9 @@
 defmodule EctoFoundationDB.Repo do
   @moduledoc """
-  A repository: the records of schemas, in a FoundationDB cluster or in the embedded engine.
+  A plain repository, for applications without Ecto: structs, whose fields are stored as they are.
+
+  With Ecto, use an Ecto repository with `Ecto.Adapters.FoundationDB`: it has changesets, types, associations and
+  `Ecto.Query`, which this one does not know. Both store the same.
 
       defmodule MyApp.Repo do
         use EctoFoundationDB.Repo, otp_app: :my_app
@@ -16,7 +19,8 @@ defmodule EctoFoundationDB.Repo do
       # in the application's supervision tree
       children = [MyApp.Repo]
 
-  Records are read and written in a tenant. Here two users are there already, Ada and Bea:
+  What a struct's module has to tell is in `EctoFoundationDB.Schema`. Records are read and written in a tenant. Here
+  two users are there already, Ada and Bea:
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> user = Repo.insert!(%User{id: "u3", name: "Cy", team: "red"}, prefix: tenant)
@@ -131,22 +135,16 @@ defmodule EctoFoundationDB.Repo do
   `desc: field`; without a limit any order is possible, with a limit that of the primary key or of
   the index. `:limit` limits the results. `:key_limit` limits the keys that are read: a page of
   unknown length. A query that no single get or range can answer is an
-  `EctoFoundationDB.Exception.Unsupported` that says which index would answer it. An `Ecto.Query`
-  can be used in place of a schema where Ecto is present, within the same limits; its `select` may ask
-  for fields, and for tuples, lists and maps of them.
+  `EctoFoundationDB.Exception.Unsupported` that says which index would answer it.
 
-  Functions without a bang give `{:ok, struct}` or `{:error, reason}`, where the reason is an
-  exception (`EctoFoundationDB.ConflictError`, `EctoFoundationDB.StaleEntryError`) or an invalid
-  changeset; those with a bang raise it.
+  Functions without a bang give `{:ok, struct}` or `{:error, exception}`: an `EctoFoundationDB.ConflictError`,
+  `EctoFoundationDB.StaleEntryError` or `EctoFoundationDB.UniqueError`. Those with a bang raise it.
   """
 
-  alias EctoFoundationDB.{Connection, Future, Tenant, Transaction}
+  alias EctoFoundationDB.{Connection, Future, Schema, Tenant, Transaction}
 
   @type t :: module()
-  @type result :: {:ok, struct()} | {:error, Exception.t() | struct()}
-  @type queryable :: module() | struct()
-  @typedoc "A struct, or what an Ecto query selects of it."
-  @type selected :: struct() | term()
+  @type result :: {:ok, struct()} | {:error, Exception.t()}
 
   @doc "The Repo's configuration, defaults included."
   @callback config() :: keyword()
@@ -166,11 +164,12 @@ defmodule EctoFoundationDB.Repo do
             when result: term()
 
   @doc """
-  Inserts a struct or a changeset.
+  Inserts a struct.
 
   `on_conflict:` says what happens where there is a record with this primary key: `:raise`,
   `:nothing`, `:replace_all`, `{:replace, fields}`, `{:replace_all_except, fields}`. Fields that are
-  `nil` in the struct are not stored, and replace nothing. `conflict_target: []` writes without looking
+  `nil` in the struct are not stored, and replace nothing. `conflict_target:` the fields of a unique index by
+  which records conflict, in place of the primary key; `conflict_target: []` writes without looking
   whether there is one: the entries that it has in indexes stay, so only where there is none for sure.
 
   The struct has the values that were given. `returning: true`, or the fields, gives it those that are
@@ -189,21 +188,13 @@ defmodule EctoFoundationDB.Repo do
   @callback insert_all(module(), [map() | keyword()], keyword()) ::
               {non_neg_integer(), nil | [struct()]}
 
-  @doc "Updates the record of a changeset."
-  @callback update(struct(), keyword()) :: result()
-
   @doc """
   Sets fields of the struct's record. Others keep the values they have in the database, those the
   schema does not know included. With `returning: true`, or the fields, the struct has the values that
   are stored then.
   """
   @callback update(struct(), changes :: map() | keyword(), keyword()) :: result()
-  @callback update!(struct(), keyword()) :: struct()
   @callback update!(struct(), changes :: map() | keyword(), keyword()) :: struct()
-
-  @doc "Inserts the struct of a changeset, or updates it where it was read from the database."
-  @callback insert_or_update(changeset :: struct(), keyword()) :: result()
-  @callback insert_or_update!(changeset :: struct(), keyword()) :: struct()
 
   @doc """
   Updates the records of a query: `update_all(User, set: [active: false])`.
@@ -213,7 +204,7 @@ defmodule EctoFoundationDB.Repo do
   made meanwhile may be met or not. (Where the records are found by an index on a field that is set, they
   are read twice, so that none is met again where it has moved to.)
   """
-  @callback update_all(queryable(), [set: keyword()], keyword()) :: {non_neg_integer(), nil}
+  @callback update_all(Schema.t(), [set: keyword()], keyword()) :: {non_neg_integer(), nil}
 
   @doc """
   Deletes the struct's record. With `returning: true`, or the fields, the struct has the values that were
@@ -226,7 +217,7 @@ defmodule EctoFoundationDB.Repo do
   Deletes the records of a query, all of the schema's where there is no `:where`; `step:` as in
   `update_all/3`.
   """
-  @callback delete_all(queryable(), keyword()) :: {non_neg_integer(), nil}
+  @callback delete_all(Schema.t(), keyword()) :: {non_neg_integer(), nil}
 
   @doc "The structs as they are in the database now, in their order; `nil` for those that are gone."
   @callback reload(struct() | [struct() | nil] | nil, keyword()) ::
@@ -236,40 +227,41 @@ defmodule EctoFoundationDB.Repo do
   @callback reload!(struct() | [struct()], keyword()) :: struct() | [struct()]
 
   @doc """
-  The number of records of a query, `:count`. They are read to be counted, in one transaction. Counters
-  of a schema that are kept while it is written cost one read: `EctoFoundationDB.Indexer.SchemaMetadata`.
+  The number of records of a query, `:count`. Their keys, or the entries of the index that answers the query, are
+  read in one transaction to be counted. Counters of a schema that are kept while it is written cost one read:
+  `EctoFoundationDB.Indexer.SchemaMetadata`.
   """
-  @callback aggregate(queryable(), :count, keyword()) :: non_neg_integer()
+  @callback aggregate(Schema.t(), :count, keyword()) :: non_neg_integer()
 
   @doc "The record with this primary key, or `nil`."
-  @callback get(queryable(), id :: term(), keyword()) :: selected() | nil
+  @callback get(Schema.t(), id :: term(), keyword()) :: struct() | nil
   @doc "As `get/3`; an `EctoFoundationDB.NoResultsError` where there is none."
-  @callback get!(queryable(), id :: term(), keyword()) :: selected()
+  @callback get!(Schema.t(), id :: term(), keyword()) :: struct()
   @doc """
   The only record with these values, or `nil`; an `EctoFoundationDB.MultipleResultsError` where there are
   more.
   """
-  @callback get_by(queryable(), keyword() | map(), keyword()) :: selected() | nil
+  @callback get_by(Schema.t(), keyword() | map(), keyword()) :: struct() | nil
   @doc "As `get_by/3`; an `EctoFoundationDB.NoResultsError` where there is none."
-  @callback get_by!(queryable(), keyword() | map(), keyword()) :: selected()
+  @callback get_by!(Schema.t(), keyword() | map(), keyword()) :: struct()
   @doc """
   The only result of a query, or `nil`; an `EctoFoundationDB.MultipleResultsError` where there are more.
   """
-  @callback one(queryable(), keyword()) :: selected() | nil
+  @callback one(Schema.t(), keyword()) :: struct() | nil
   @doc "As `one/2`; an `EctoFoundationDB.NoResultsError` where there is none."
-  @callback one!(queryable(), keyword()) :: selected()
+  @callback one!(Schema.t(), keyword()) :: struct()
   @doc "Whether a query has a result; reads one record."
-  @callback exists?(queryable(), keyword()) :: boolean()
+  @callback exists?(Schema.t(), keyword()) :: boolean()
   @doc "The results of a query."
-  @callback all(queryable(), keyword()) :: [selected()]
+  @callback all(Schema.t(), keyword()) :: [struct()]
   @doc "The records with these values: `all_by(User, dept: \"eng\")`."
-  @callback all_by(queryable(), keyword() | map(), keyword()) :: [selected()]
+  @callback all_by(Schema.t(), keyword() | map(), keyword()) :: [struct()]
 
   @doc """
   The records whose primary key is from `first` up to, not including, `last`; `nil` for no bound.
   `:inclusive_left?` (true) and `:inclusive_right?` (false) say otherwise.
   """
-  @callback all_range(queryable(), first :: term(), last :: term(), keyword()) :: [selected()]
+  @callback all_range(Schema.t(), first :: term(), last :: term(), keyword()) :: [struct()]
 
   @doc """
   A lazy stream of records, read in pages of `max_rows:` (500). Inside a transaction it reads there;
@@ -278,14 +270,18 @@ defmodule EctoFoundationDB.Repo do
   a field of it is changed, may be met twice or not at all; so collect the records first, where they are to
   be moved. Where the index is dropped meanwhile, another that answers the query is gone on with.
   """
-  @callback stream(queryable(), keyword()) :: Enumerable.t()
+  @callback stream(Schema.t(), keyword()) :: Enumerable.t()
 
   @doc "As `get/3` and so on, not waiting: awaited inside the transaction, all are in flight at once."
-  @callback async_get(queryable(), term(), keyword()) :: Future.t()
-  @callback async_get_by(queryable(), keyword() | map(), keyword()) :: Future.t()
-  @callback async_one(queryable(), keyword()) :: Future.t()
-  @callback async_all(queryable(), keyword()) :: Future.t()
-  @callback async_all_by(queryable(), keyword() | map(), keyword()) :: Future.t()
+  @callback async_get(Schema.t(), term(), keyword()) :: Future.t()
+  @callback async_get!(Schema.t(), term(), keyword()) :: Future.t()
+  @callback async_get_by(Schema.t(), keyword() | map(), keyword()) :: Future.t()
+  @callback async_get_by!(Schema.t(), keyword() | map(), keyword()) :: Future.t()
+  @callback async_one(Schema.t(), keyword()) :: Future.t()
+  @callback async_one!(Schema.t(), keyword()) :: Future.t()
+  @callback async_all_range(Schema.t(), term(), term(), keyword()) :: Future.t()
+  @callback async_all(Schema.t(), keyword()) :: Future.t()
+  @callback async_all_by(Schema.t(), keyword() | map(), keyword()) :: Future.t()
 
   @doc """
   Inserts structs whose ids the commit makes (`EctoFoundationDB.Versionstamp`); awaited after the
@@ -324,18 +320,18 @@ defmodule EctoFoundationDB.Repo do
       @behaviour EctoFoundationDB.Repo
       @otp_app EctoFoundationDB.Repo.__otp_app__(__MODULE__, opts)
 
-      alias EctoFoundationDB.Repo.{Bulk, Queries, Records, Watches}
+      alias EctoFoundationDB.Repo.{Queries, Records, Watches}
 
       def __ecto_fdb_repo__, do: true
 
       def child_spec(opts \\ []),
-        do: %{id: __MODULE__, start: {__MODULE__, :start_link, [opts]}, type: :worker}
+        do: %{id: __MODULE__, start: {__MODULE__, :start_link, [opts]}, type: :supervisor}
 
       @impl true
       def start_link(opts \\ []),
-        do: EctoFoundationDB.Connection.start_link(__MODULE__, Keyword.merge(app_config(), opts))
+        do: EctoFoundationDB.Repo.__start_link__(__MODULE__, Keyword.merge(app_config(), opts))
 
-      def stop(timeout \\ 5000), do: GenServer.stop(__MODULE__, :normal, timeout)
+      def stop(timeout \\ 5000), do: Supervisor.stop(__MODULE__, :normal, timeout)
 
       @impl true
       def config, do: EctoFoundationDB.Repo.__config__(__MODULE__, app_config())
@@ -351,77 +347,15 @@ defmodule EctoFoundationDB.Repo do
       @impl true
       def transactional(tenant, fun, opts \\ []) do
         opts = with_defaults(:transactional, opts)
-        EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+
+        EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+          EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+        end)
       end
 
       def in_transaction?, do: EctoFoundationDB.Transaction.in?()
 
-      @impl true
-      def insert(struct, opts \\ []),
-        do: Records.insert(__MODULE__, struct, with_defaults(:insert, opts))
-
-      @impl true
-      def insert!(struct, opts \\ []),
-        do: Records.insert!(__MODULE__, struct, with_defaults(:insert, opts))
-
-      @impl true
-      def insert_all(schema, rows, opts \\ []),
-        do: Bulk.insert_all(__MODULE__, schema, rows, with_defaults(:insert_all, opts))
-
-      @impl true
-      def insert_or_update(changeset, opts \\ []),
-        do: EctoFoundationDB.Repo.__insert_or_update__(__MODULE__, changeset, opts)
-
-      def update(changeset),
-        do: Records.update(__MODULE__, changeset, with_defaults(:update, []))
-
-      @impl true
-      def update(%{__struct__: Ecto.Changeset} = changeset, opts),
-        do: Records.update(__MODULE__, changeset, with_defaults(:update, opts))
-
-      def update(struct, changes), do: update(struct, changes, [])
-
-      @impl true
-      def update(struct, changes, opts),
-        do: Records.update(__MODULE__, struct, changes, with_defaults(:update, opts))
-
-      def update!(changeset),
-        do: Records.update!(__MODULE__, changeset, with_defaults(:update, []))
-
-      @impl true
-      def update!(%{__struct__: Ecto.Changeset} = changeset, opts),
-        do: Records.update!(__MODULE__, changeset, with_defaults(:update, opts))
-
-      def update!(struct, changes), do: update!(struct, changes, [])
-
-      @impl true
-      def update!(struct, changes, opts),
-        do: Records.update!(__MODULE__, struct, changes, with_defaults(:update, opts))
-
-      @impl true
-      def insert_or_update!(changeset, opts \\ []) do
-        case insert_or_update(changeset, opts) do
-          {:ok, struct} -> struct
-          {:error, _} = error -> EctoFoundationDB.Repo.Changeset.bang(error, :insert_or_update)
-        end
-      end
-
-      @impl true
-      def update_all(queryable, updates, opts \\ []),
-        do: Bulk.update_all(__MODULE__, queryable, updates, with_defaults(:update_all, opts))
-
-      @impl true
-      def delete(struct, opts \\ []),
-        do: Records.delete(__MODULE__, struct, with_defaults(:delete, opts))
-
-      @impl true
-      def delete!(struct, opts \\ []),
-        do: Records.delete!(__MODULE__, struct, with_defaults(:delete, opts))
-
-      @impl true
-      def delete_all(queryable, opts \\ []),
-        do: Bulk.delete_all(__MODULE__, queryable, with_defaults(:delete_all, opts))
-
+      # What gives futures, and what awaits them.
       for {name, arity} <- [
             get: 2,
             get!: 2,
@@ -430,111 +364,68 @@ defmodule EctoFoundationDB.Repo do
             one: 1,
             one!: 1,
             all: 1,
-            all_by: 2
+            all_by: 2,
+            all_range: 3
           ] do
         args = Macro.generate_arguments(arity, __MODULE__)
         async = :"async_#{name}"
 
-        if {name, arity + 1} in EctoFoundationDB.Repo.behaviour_info(:callbacks), do: @impl(true)
-
+        @impl true
         def unquote(name)(unquote_splicing(args), opts \\ []) do
-          __MODULE__
-          |> Queries.unquote(async)(unquote_splicing(args), with_defaults(unquote(name), opts))
-          |> EctoFoundationDB.Future.result()
+          EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+            unquote(async)(unquote_splicing(args), opts) |> EctoFoundationDB.Future.result()
+          end)
         end
 
-        if {async, arity + 1} in EctoFoundationDB.Repo.behaviour_info(:callbacks), do: @impl(true)
-
-        def unquote(async)(unquote_splicing(args), opts \\ []),
-          do:
-            Queries.unquote(async)(
-              __MODULE__,
-              unquote_splicing(args),
-              with_defaults(unquote(name), opts)
-            )
+        @impl true
+        def unquote(async)(unquote_splicing(args), opts \\ []) do
+          opts = with_defaults(unquote(name), opts)
+          Queries.unquote(async)(__MODULE__, unquote_splicing(args), opts)
+        end
       end
 
-      @impl true
-      def reload(structs, opts \\ []),
-        do: Queries.reload(__MODULE__, structs, with_defaults(:reload, opts))
-
-      @impl true
-      def reload!(structs, opts \\ []),
-        do: Queries.reload!(__MODULE__, structs, with_defaults(:reload, opts))
-
-      @impl true
-      def aggregate(queryable, aggregate, opts \\ [])
-
-      def aggregate(queryable, aggregate, opts) when is_list(opts),
-        do: Queries.aggregate(__MODULE__, queryable, aggregate, with_defaults(:aggregate, opts))
-
-      def aggregate(queryable, aggregate, field),
-        do: Queries.aggregate(__MODULE__, queryable, aggregate, field)
-
-      @doc false
-      def aggregate(queryable, aggregate, field, _opts),
-        do: aggregate(queryable, aggregate, field)
-
-      @impl true
-      def all_range(queryable, first, last, opts \\ []),
-        do: queryable |> async_all_range(first, last, opts) |> await()
-
-      def async_all_range(queryable, first, last, opts \\ []),
-        do: Queries.async_all_range(__MODULE__, queryable, first, last, with_defaults(:all, opts))
-
-      @impl true
-      def exists?(queryable, opts \\ []),
-        do: Queries.exists?(__MODULE__, queryable, with_defaults(:exists?, opts))
-
-      @impl true
-      def stream(queryable, opts \\ []),
-        do: Queries.stream(__MODULE__, queryable, with_defaults(:stream, opts))
-
-      @impl true
-      def async_insert_all!(schema, structs, opts \\ []),
-        do: Bulk.async_insert_all!(__MODULE__, schema, structs, with_defaults(:insert_all, opts))
-
-      @impl true
-      def await(futures), do: Queries.await(futures)
-
-      # What Ecto's repositories have and this one has not says what there is instead.
-      for {name, arities} <- EctoFoundationDB.Repo.__instead__(), arity <- arities do
-        @doc false
-        def unquote(name)(unquote_splicing(Macro.generate_arguments(arity, __MODULE__))),
-          do: EctoFoundationDB.Repo.__instead__!(unquote(name))
-      end
-
-      @impl true
-      def watch(struct, opts \\ []),
-        do: Watches.watch(__MODULE__, struct, with_defaults(:watch, opts))
-
-      @impl true
-      def assign_ready(futures, refs, opts \\ []),
-        do: Watches.assign_ready(__MODULE__, futures, refs, with_defaults(:assign_ready, opts))
-
-      for {name, arities} <- EctoFoundationDB.Repo.__calls__(), arity <- arities do
+      for {name, arity, module} <- [
+            {:insert, 1, Records},
+            {:insert!, 1, Records},
+            {:insert_all, 2, Records},
+            {:async_insert_all!, 2, Records},
+            {:update, 2, Records},
+            {:update!, 2, Records},
+            {:update_all, 2, Records},
+            {:delete, 1, Records},
+            {:delete!, 1, Records},
+            {:delete_all, 1, Records},
+            {:exists?, 1, Queries},
+            {:reload, 1, Queries},
+            {:reload!, 1, Queries},
+            {:stream, 1, Queries},
+            {:watch, 1, Watches},
+            {:assign_ready, 2, Watches}
+          ] do
         args = Macro.generate_arguments(arity, __MODULE__)
-        defoverridable [{name, arity}]
-        if {name, arity} in EctoFoundationDB.Repo.behaviour_info(:callbacks), do: @impl(true)
 
-        def unquote(name)(unquote_splicing(args)) do
+        @impl true
+        def unquote(name)(unquote_splicing(args), opts \\ []) do
+          opts = with_defaults(unquote(name), opts)
+
           EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
-            super(unquote_splicing(args))
+            unquote(module).unquote(name)(__MODULE__, unquote_splicing(args), opts)
           end)
         end
       end
-    end
-  end
 
-  # What runs in a tenant, by its greatest number of arguments: with fewer it calls that.
-  @doc false
-  def __calls__ do
-    [transactional: [2, 3], insert: [2], insert!: [2], insert_all: [3], insert_or_update: [2]] ++
-      [update: [1, 2, 3], update!: [1, 2, 3], update_all: [3]] ++
-      [delete: [2], delete!: [2], delete_all: [2]] ++
-      [get: [3], get!: [3], get_by: [3], get_by!: [3], one: [2], one!: [2], all: [2], all_by: [3]] ++
-      [all_range: [4], exists?: [2], aggregate: [3], reload: [2], reload!: [2]] ++
-      [watch: [2], assign_ready: [3]]
+      @impl true
+      def aggregate(schema, aggregate, opts \\ []) do
+        opts = if is_list(opts), do: with_defaults(:aggregate, opts), else: opts
+
+        EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+          Queries.aggregate(__MODULE__, schema, aggregate, opts)
+        end)
+      end
+
+      @impl true
+      def await(futures), do: Queries.await(futures)
+    end
   end
 
   @doc false
@@ -547,6 +438,15 @@ defmodule EctoFoundationDB.Repo do
         raise ArgumentError,
               "#{inspect(repo)}: `use EctoFoundationDB.Repo` needs `otp_app: :my_app`"
     end
+  end
+
+  @doc false
+  def __start_link__(repo, config) do
+    config = Connection.validate!(repo, config)
+
+    with {:error, error} <-
+           EctoFoundationDB.Supervisor.start_link(repo, repo, config, name: repo),
+         do: {:error, EctoFoundationDB.Supervisor.reason(error)}
   end
 
   @doc false
@@ -574,38 +474,6 @@ defmodule EctoFoundationDB.Repo do
     opts = if tenant, do: Keyword.put(opts, :prefix, tenant), else: opts
     Transaction.run(EctoFoundationDB.Repo.Options.tenant!(repo, opts), fun, opts)
   end
-
-  @instead [
-    preload:
-      {[2, 3],
-       "preload: read the associated records with all_by, by an index on the field that refers to " <>
-         "the struct; async_all_by and await have several reads in flight at once"},
-    rollback: {[1], "rollback: raise or throw in transactional/3, which cancels the transaction"},
-    transact:
-      {[1, 2], "transact: use transactional(tenant, fun), which gives the function's result"},
-    transaction:
-      {[1, 2], "transaction: use transactional(tenant, fun), which gives the function's result"}
-  ]
-
-  @doc false
-  def __instead__, do: for({name, {arities, _}} <- @instead, do: {name, arities})
-
-  @doc false
-  def __instead__!(name) do
-    {_arities, message} = Keyword.fetch!(@instead, name)
-    raise EctoFoundationDB.Exception.Unsupported, message
-  end
-
-  @doc false
-  def __insert_or_update__(repo, %{__struct__: Ecto.Changeset, data: data} = changeset, opts) do
-    case data do
-      %{__meta__: %{state: :loaded}} -> repo.update(changeset, opts)
-      _ -> repo.insert(changeset, opts)
-    end
-  end
-
-  def __insert_or_update__(_repo, other, _opts),
-    do: raise(ArgumentError, "insert_or_update: expected a changeset, got: #{inspect(other)}")
 
   @doc """
   The database of a Repo, a handle for `EctoFoundationDB.Native`.

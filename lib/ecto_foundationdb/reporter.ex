@@ -5,15 +5,17 @@ defmodule EctoFoundationDB.Reporter do
 
   use GenServer
 
-  alias EctoFoundationDB.{Error, Log, Native, Telemetry}
+  alias EctoFoundationDB.{Connection, Error, Log, Native, Telemetry}
 
   # A dead storage server makes thousands of live queries stale, one by one: the first one is logged, and
   # the others of the next seconds together.
   @together_ms 10_000
 
-  @spec start_link(module(), Native.database()) :: GenServer.on_start()
-  def start_link(repo, database),
-    do: GenServer.start_link(__MODULE__, {repo, database, self()})
+  @spec start_link(atom()) :: GenServer.on_start()
+  def start_link(instance) do
+    %{database: database, repo: repo} = Connection.fetch!(instance)
+    GenServer.start_link(__MODULE__, {repo, database, self()})
+  end
 
   @impl true
   def init({repo, database, owner}) do

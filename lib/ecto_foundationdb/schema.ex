@@ -2,7 +2,8 @@ defmodule EctoFoundationDB.Schema do
   @moduledoc """
   What this library reads of a schema: Ecto's reflection, `__schema__/1` and `__schema__/2`.
 
-  A module with `use Ecto.Schema` has it. Without Ecto a module gives the same functions itself:
+  A module with `use Ecto.Schema` has it, and belongs to an `Ecto.Repo` with `Ecto.Adapters.FoundationDB`. For
+  the plain `EctoFoundationDB.Repo`, without Ecto, a module defines the same functions itself:
 
       defmodule MyApp.User do
         defstruct [:id, :name, :age, __meta__: %{prefix: nil}]
@@ -16,14 +17,17 @@ defmodule EctoFoundationDB.Schema do
         def __schema__(:type, :age), do: :integer
       end
 
-  These four are needed. `__schema__(:autogenerate)`, `(:autoupdate)`, `(:autogenerate_id)` and
-  `(:field_source, field)` are used where they exist. `__meta__` may be left out; where a struct has
-  it, structs that were read carry their tenant in `__meta__.prefix`.
+  These four are required. `__schema__(:autogenerate)`, `(:autoupdate)`, `(:autogenerate_id)` and
+  `(:field_source, field)` are optional. So is `__meta__`; where a struct has it, structs that were read carry
+  their tenant in `__meta__.prefix`.
 
-  Values are dumped and loaded through their Ecto type where Ecto is present. Where it isn't, they are
-  stored as they are; a value that is not of its field's base type (`:string`, `:integer`, `:date`, …) is
-  refused when it is written, and an `EctoFoundationDB.DecodeError` when it is read.
+  The plain Repo stores values as they are: types say how index keys are ordered, and a value that is not of its
+  field's base type (`:string`, `:integer`, `:date`, …) is refused when it is written, and an
+  `EctoFoundationDB.DecodeError` when it is read.
   """
+
+  alias EctoFoundationDB.Layer.Source
+  alias EctoFoundationDB.Versionstamp
 
   @type t :: module()
 
@@ -81,9 +85,6 @@ defmodule EctoFoundationDB.Schema do
   @spec fields(t()) :: [atom()]
   def fields(schema), do: reflect(schema, :fields)
 
-  @doc false
-  def associations(schema), do: optional(schema, :associations, [])
-
   @doc """
   A field's type, given its name or its source name; `nil` for a field the schema does not have.
 
@@ -92,7 +93,11 @@ defmodule EctoFoundationDB.Schema do
   """
   @spec type(t(), atom() | String.t()) :: term()
   def type(_schema, field) when is_binary(field), do: nil
-  def type(schema, field), do: Map.get(info(schema).types, field)
+
+  def type(schema, field) do
+    %{source: source} = info(schema)
+    Source.type(source, Source.stored(source, field))
+  end
 
   @doc """
   The name a field is stored under.
@@ -101,7 +106,7 @@ defmodule EctoFoundationDB.Schema do
       :name
   """
   @spec field_source(t(), atom()) :: atom()
-  def field_source(schema, field), do: Map.get(info(schema).sources, field, field)
+  def field_source(schema, field), do: Source.stored(info(schema).source, field)
 
   @doc """
   The value of a struct's primary key; an error where it is `nil`.
@@ -130,23 +135,20 @@ defmodule EctoFoundationDB.Schema do
     end
   end
 
-  # What is asked for each record: types and sources by field, the struct without values, the fields
-  # by their sources where those differ, and the types that stored values are loaded by. The reflection is
-  # done once for each version of the module's code.
+  # What is asked for each record: the layer's source, the struct without values, the fields by their
+  # stored names where those differ, and the types that stored values are loaded by. The reflection is done
+  # once for each version of the module's code.
   @doc false
   def info(schema) do
     case :persistent_term.get({__MODULE__, schema}, nil) do
-      {version, ecto?, info} ->
-        if version == version(schema) and ecto? == ecto?(), do: info, else: put_info(schema)
-
-      nil ->
-        put_info(schema)
+      {version, info} -> if version == version(schema), do: info, else: put_info(schema)
+      nil -> put_info(schema)
     end
   end
 
   defp put_info(schema) do
     info = reflect_all(schema)
-    :persistent_term.put({__MODULE__, schema}, {version(schema), ecto?(), info})
+    :persistent_term.put({__MODULE__, schema}, {version(schema), info})
     info
   end
 
@@ -154,19 +156,36 @@ defmodule EctoFoundationDB.Schema do
     do: if(function_exported?(schema, :__info__, 1), do: schema.__info__(:md5))
 
   defp reflect_all(schema) do
+    name = source(schema)
+    id = primary_key(schema)
     fields = fields(schema)
-    sources = Map.new(fields, &{&1, optional(schema, :field_source, &1, nil) || &1})
-    types = Map.new(fields, &{&1, optional(schema, :type, &1, nil)})
-    by_source = Map.new(sources, fn {field, source} -> {source, field} end)
+
+    sources =
+      for field <- fields, do: {field, optional(schema, :field_source, field, nil) || field}
+
+    types = for field <- fields, do: {field, optional(schema, :type, field, nil)}
+    stored = for {field, source} <- sources, field != source, into: %{}, do: {field, source}
+    partition = types[id] |> Versionstamp.partition_by()
+
+    source = %Source{
+      name: name,
+      schema: schema,
+      id: sources[id],
+      fields: Keyword.values(sources),
+      types: Map.new(types, fn {field, type} -> {sources[field], type} end),
+      stored: stored,
+      partition_by: partition && Keyword.fetch!(sources, partition),
+      write_primary?: Keyword.get(context(schema), :write_primary, true)
+    }
 
     %{
-      sources: sources,
-      # Indexes may name a field by its source.
-      types: Map.merge(Map.new(sources, fn {field, source} -> {source, types[field]} end), types),
+      source: source,
       empty: Map.merge(schema.__struct__(), Map.new(fields, &{&1, nil})),
-      renamed: if(Enum.any?(sources, fn {field, source} -> field != source end), do: by_source),
-      loaded: for(field <- fields, types[field] not in [nil, :any], do: {field, types[field]}),
-      ecto?: ecto?()
+      renamed: if(stored != %{}, do: Map.new(sources, fn {field, source} -> {source, field} end)),
+      # Fields that Ecto loads only where they are asked for (`load_in_query: false`).
+      hidden: Map.new(fields -- optional(schema, :query_fields, fields), &{&1, nil}),
+      loaded: for({field, type} <- types, type not in [nil, :any], do: {field, type}),
+      ecto?: ecto?(schema)
     }
   end
 
@@ -216,22 +235,8 @@ defmodule EctoFoundationDB.Schema do
   end
 
   @doc false
-  # Whether records are stored under their primary key; else only an index's entries hold them.
-  def write_primary?(schema), do: Keyword.get(context(schema), :write_primary, true)
-
-  @doc false
-  # Looked for once: the code server searches the disk for a module that is not there each time.
-  def ecto? do
-    case :persistent_term.get({__MODULE__, :ecto?}, nil) do
-      nil ->
-        ecto? = Code.ensure_loaded?(Ecto.Type)
-        :persistent_term.put({__MODULE__, :ecto?}, ecto?)
-        ecto?
-
-      ecto? ->
-        ecto?
-    end
-  end
+  # Whether a module is one of Ecto's schemas, whose types Ecto dumps and loads.
+  def ecto?(schema), do: function_exported?(schema, :__changeset__, 0)
 
   defp reflect(schema, key) do
     unless is_atom(schema) and

@@ -66,6 +66,7 @@ defmodule EctoFoundationDB.Tenant do
   @options [:migrator, :migration_step, :log, :timeout, :max_single_value_size, :max_value_size]
 
   defp open(repo, id, options, how) do
+    repo = Connection.instance(repo)
     check_id!(id)
     Transaction.outside!()
     config = Connection.fetch!(repo).config
@@ -174,6 +175,7 @@ defmodule EctoFoundationDB.Tenant do
   """
   @spec create(module(), id()) :: :ok | {:error, :tenant_already_exists}
   def create(repo, id) do
+    repo = Connection.instance(repo)
     check_id!(id)
     config = Connection.fetch!(repo).config
     only!(repo, config, id)
@@ -200,6 +202,7 @@ defmodule EctoFoundationDB.Tenant do
   """
   @spec exists?(module(), id()) :: boolean()
   def exists?(repo, id) do
+    repo = Connection.instance(repo)
     check_id!(id)
     path = path(Connection.fetch!(repo).config, id)
 
@@ -217,6 +220,7 @@ defmodule EctoFoundationDB.Tenant do
   """
   @spec list(module()) :: [id()]
   def list(repo) do
+    repo = Connection.instance(repo)
     path = [Connection.fetch!(repo).config[:storage_id]]
 
     Transaction.run_database(repo, fn ->
@@ -225,6 +229,28 @@ defmodule EctoFoundationDB.Tenant do
         [false] -> []
       end
     end)
+  end
+
+  @doc false
+  # Whether there is the directory of a Repo's tenants.
+  def storage?(repo) do
+    path = [Connection.fetch!(repo).config[:storage_id]]
+
+    [exists?] =
+      Transaction.run_database(repo, fn -> Transaction.read([{:directory, :exists, path}]) end)
+
+    exists?
+  end
+
+  @doc false
+  def create_storage(repo), do: storage(repo, :create_or_open)
+
+  @doc false
+  def delete_storage(repo), do: storage(repo, :remove)
+
+  defp storage(repo, how) do
+    path = [Connection.fetch!(repo).config[:storage_id]]
+    Transaction.run_database(repo, fn -> change([{:directory, how, path}]) end)
   end
 
   @doc """
@@ -290,6 +316,7 @@ defmodule EctoFoundationDB.Tenant do
 
   # A transaction on a tenant's directory: its path, and its prefix, or nil where there is none.
   defp in_directory(repo, id, fun) do
+    repo = Connection.instance(repo)
     check_id!(id)
     path = path(Connection.fetch!(repo).config, id)
 

@@ -38,6 +38,8 @@ defmodule EctoFoundationDB.Transaction do
     options: [],
     # The errors after which it was tried again, last first.
     errors: [],
+    # Whether the tenant is still to come.
+    unbound?: false,
     # How many attempts have lasted too long.
     slow: 0,
     # How many attempts others got ahead of, or time.
@@ -109,9 +111,14 @@ defmodule EctoFoundationDB.Transaction do
       when prefix == tenant.prefix and repo == tenant.repo ->
         join(fun, opts)
 
+      # The first tenant that is used in it is its tenant.
+      %{tenant: nil, unbound?: true, repo: repo} = state when repo == tenant.repo ->
+        Process.put(@key, %{state | tenant: tenant, unbound?: false, check: check(tenant)})
+        join(fun, opts)
+
       %{tenant: current} ->
         raise IncorrectTenancy,
-              "this is a transaction of #{describe(current)}, and #{describe(tenant)} was given " <>
+              "the original transaction context (tenant #{inspect(current && current.id)}) did not match: this is a transaction of #{describe(current)}, and #{describe(tenant)} was given " <>
                 "inside it. A transaction belongs to one tenant: pass none inside it, take the " <>
                 "struct of another tenant out of its metadata with " <>
                 "`EctoFoundationDB.Schema.put_tenant(struct, nil)`, or use two transactions"
@@ -204,6 +211,10 @@ defmodule EctoFoundationDB.Transaction do
     end
   end
 
+  @doc "Runs a function in a transaction of a Repo, whose tenant is the first that is used in it."
+  def run_unbound(repo, fun, opts \\ []), do: start(repo, nil, fun, opts, true)
+
+  defp describe(nil), do: "no tenant"
   defp describe(%Tenant{id: id, repo: repo}), do: "tenant #{inspect(id)} of #{inspect(repo)}"
 
   @doc "The tenant of the transaction this process is in, or `nil`."
@@ -241,14 +252,14 @@ defmodule EctoFoundationDB.Transaction do
          else: (_elsewhere -> false)
   end
 
-  defp start(repo, tenant, fun, opts) do
+  defp start(repo, tenant, fun, opts, unbound? \\ false) do
     began = System.monotonic_time()
     connection = Connection.fetch!(repo)
     options = Enum.flat_map(opts, &option!/1)
     deadline = deadline(repo, opts)
     migrate? = Keyword.get(opts, :migrate?, true)
-    state = %__MODULE__{repo: repo, tenant: tenant, deadline: deadline, options: options}
-    state = new(%{state | check: check(tenant), migrate?: migrate?}, connection)
+    state = %__MODULE__{repo: repo, tenant: tenant, unbound?: unbound?, deadline: deadline}
+    state = new(%{state | options: options, check: check(tenant), migrate?: migrate?}, connection)
 
     outcome =
       try do
@@ -258,7 +269,7 @@ defmodule EctoFoundationDB.Transaction do
       end
 
     state = Process.delete(@key)
-    migrate? = match?({:throw, {@key, :migrate}, _}, outcome)
+    migrate? = match?({:throw, {@key, :migrate, _tenant}, _}, outcome)
     told = if Telemetry.on?() and not migrate?, do: told(state, began, opts, outcome)
     Native.transaction_cancel(state.handle)
     Enum.each(state.pending, &flush/1)
@@ -272,9 +283,9 @@ defmodule EctoFoundationDB.Transaction do
 
       # Somebody has cleared the tenant: before anything is done with it, it is migrated again, in steps that
       # have their own time.
-      {:throw, {@key, :migrate}, _stack} ->
-        :ok = Migrator.up(tenant)
-        start(repo, tenant, fun, opts)
+      {:throw, {@key, :migrate, cleared}, _stack} ->
+        :ok = Migrator.up(cleared)
+        start(repo, tenant, fun, opts, unbound?)
 
       {kind, reason, stack} ->
         :erlang.raise(kind, reason, stack)
@@ -384,7 +395,7 @@ defmodule EctoFoundationDB.Transaction do
   defp again(state) do
     kept =
       [:handle, :repo, :tenant, :deadline, :options, :errors, :stamp, :migrate?] ++
-        [:slow, :lost, :maybe_committed?, :mapped_ranges?]
+        [:unbound?, :slow, :lost, :maybe_committed?, :mapped_ranges?]
 
     struct!(%__MODULE__{check: check(state.tenant)}, Map.take(state, kept))
   end
@@ -607,7 +618,7 @@ defmodule EctoFoundationDB.Transaction do
   end
 
   # Also where the application has rescued it: nothing is answered or committed any more.
-  defp refuse(:migrate), do: throw({@key, :migrate})
+  defp refuse(:migrate), do: throw({@key, :migrate, tenant!()})
   defp refuse(error), do: raise(error)
 
   @doc "The metadata version at the transaction's read version."

@@ -14,6 +14,21 @@ defmodule EctoFoundationDB.Versionstamp do
       #=> 2345678900000000
 
   The module is the id's type in a schema, with Ecto or without.
+
+  ## Partitions
+
+  With `partition_by:` the records that have the same value of another field lie together, so that a range of
+  one user's events is one range of keys:
+
+      @primary_key {:id, EctoFoundationDB.Versionstamp, partition_by: :user_id, autogenerate: false}
+
+  Such a record's key is the pair of both, in queries too:
+
+      from(e in Event, where: e.id == ^{"alice", id})
+      from(e in Event, where: e.id > ^{"alice", seen} and e.id <= ^{"alice", Versionstamp.max()})
+
+  `update/2` and `delete/2` don't know the partition; use `update_all` and `delete_all` with the pair. The field's
+  value can't be changed. (A schema without Ecto has the type `{EctoFoundationDB.Versionstamp, partition_by: :user_id}`.)
   """
 
   alias EctoFoundationDB.Exception.Unsupported
@@ -36,28 +51,60 @@ defmodule EctoFoundationDB.Versionstamp do
   def incomplete(user), do: {:versionstamp, @id, @batch, user}
 
   @doc """
+  The least id, to begin a range with.
+
+      iex> EctoFoundationDB.Versionstamp.min()
+      {:versionstamp, 0, 0, 0}
+  """
+  @spec min() :: t()
+  def min, do: {:versionstamp, 0, 0, 0}
+
+  @doc """
+  The greatest id, to end a range with.
+
+      iex> EctoFoundationDB.Versionstamp.max()
+      {:versionstamp, 0xFFFFFFFFFFFFFFFF, 0xFFFF, 0xFFFF}
+  """
+  @spec max() :: t()
+  def max, do: {:versionstamp, @id, @batch, @batch}
+
+  @doc """
   Whether the commit is still to complete this id.
 
       iex> EctoFoundationDB.Versionstamp.incomplete?(EctoFoundationDB.Versionstamp.incomplete(0))
       true
   """
   @spec incomplete?(term()) :: boolean()
+  def incomplete?({:versionstamp, @id, @batch, @batch}), do: false
   def incomplete?({:versionstamp, @id, @batch, _}), do: true
   def incomplete?(_other), do: false
 
   @doc """
-  The next incomplete id of the transaction this is called in.
+  An incomplete id for the only record of a transaction that is still to begin; inside one, use `next/1`.
 
-      iex> tenant = Tenant.open!(Repo, "docs")
-      iex> Repo.transactional(tenant, fn -> [Versionstamp.next(), Versionstamp.next()] end)
-      [Versionstamp.incomplete(0), Versionstamp.incomplete(1)]
+      iex> EctoFoundationDB.Versionstamp.next()
+      EctoFoundationDB.Versionstamp.incomplete(0)
   """
   @spec next() :: t()
-  def next, do: incomplete(Transaction.next_user_version())
+  def next do
+    if Transaction.in?() do
+      raise Unsupported,
+            "inside a transaction you must use `EctoFoundationDB.Versionstamp.next/1`, with what transactional/2 gives to a function of " <>
+              "one argument: ids of one transaction are told apart"
+    end
 
-  @doc "As `next/0`; takes what `transactional/3` gives to functions of one argument."
+    incomplete(0)
+  end
+
+  @doc """
+  The next incomplete id of the transaction; takes what `transactional/2` gives to functions of one argument.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> Repo.transactional(tenant, fn tx -> [Versionstamp.next(tx), Versionstamp.next(tx)] end)
+      [Versionstamp.incomplete(0), Versionstamp.incomplete(1)]
+  """
   @spec next(term()) :: t()
-  def next(_transaction), do: next()
+  def next(_transaction), do: incomplete(Transaction.next_user_version())
 
   @doc """
   A future of the current transaction's versionstamp, to be awaited after the transaction; complete
@@ -65,9 +112,9 @@ defmodule EctoFoundationDB.Versionstamp do
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> {id, future} =
-      ...>   Repo.transactional(tenant, fn ->
+      ...>   Repo.transactional(tenant, fn tx ->
       ...>     Repo.insert!(%User{id: "u3"})
-      ...>     {Versionstamp.next(), Versionstamp.get()}
+      ...>     {Versionstamp.next(tx), Versionstamp.get(tx)}
       ...>   end)
       iex> id = Versionstamp.resolve(id, Repo.await(future))
       iex> Versionstamp.incomplete?(id)
@@ -97,9 +144,10 @@ defmodule EctoFoundationDB.Versionstamp do
       4295098371
   """
   @spec to_integer(t()) :: non_neg_integer()
-  def to_integer({:versionstamp, @id, @batch, _}) do
+  def to_integer({:versionstamp, @id, @batch, user}) when user != @batch do
     raise Unsupported,
-          "an incomplete versionstamp has no integer: the commit completes it. Await the future " <>
+          "Versionstamps must be completed before they are useful, so we disallow converting an incomplete " <>
+            "versionstamp to an integer: the commit completes it. Await the future " <>
             "of async_insert_all! after the transaction, and take the ids from there"
   end
 
@@ -127,39 +175,68 @@ defmodule EctoFoundationDB.Versionstamp do
   @doc false
   def from_binary(<<id::64, batch::16>>), do: {:versionstamp, id, batch}
 
-  # Ecto's functions for a type. Without `use Ecto.Type`, which would need Ecto to compile.
+  @doc false
+  # Whether this is the type of a field, with Ecto 3.10 and later or without.
+  def type?(type), do: params(type) != nil
 
   @doc false
-  def type, do: :id
+  # The field that the option names, of a type.
+  def partition_by(type), do: with(%{partition_by: field} <- params(type), do: field)
+
+  defp params(__MODULE__), do: init([])
+  defp params({__MODULE__, opts}) when is_list(opts), do: init(opts)
+  defp params({:parameterized, {__MODULE__, params}}), do: params
+  defp params({:parameterized, __MODULE__, params}), do: params
+  defp params(_other), do: nil
+
+  # The functions of an `Ecto.ParameterizedType`. Without `use`, which would need Ecto to compile.
 
   @doc false
-  def cast(id) when is_integer(id),
+  def init(opts), do: %{partition_by: Keyword.get(opts, :partition_by)}
+
+  @doc false
+  def type(_params), do: :id
+
+  @doc false
+  def cast(nil, _params), do: {:ok, nil}
+
+  def cast(id, _params) when is_integer(id),
     do: if(id >= 0 and id < 1 <<< 96, do: {:ok, from_integer(id)}, else: :error)
 
-  def cast({:versionstamp, _, _, _} = id), do: {:ok, id}
+  def cast({:versionstamp, _, _, _} = id, _params), do: {:ok, id}
 
-  def cast(id) when is_binary(id) do
+  def cast(id, params) when is_binary(id) do
     case Integer.parse(id) do
-      {integer, ""} -> cast(integer)
+      {integer, ""} -> cast(integer, params)
       _ -> :error
     end
   end
 
-  def cast(_other), do: :error
+  def cast({_partition, {:versionstamp, _, _, _}} = id, %{partition_by: field}) when field != nil,
+    do: {:ok, id}
+
+  def cast(_other, _params), do: :error
 
   @doc false
-  def dump({:versionstamp, _, _, _} = id), do: {:ok, id}
-  def dump(nil), do: {:ok, nil}
-  def dump(_other), do: :error
+  def dump(nil, _dumper, _params), do: {:ok, nil}
+  def dump({:versionstamp, _, _, _} = id, _dumper, _params), do: {:ok, id}
+
+  def dump({_, {:versionstamp, _, _, _}} = id, _dumper, %{partition_by: f}) when f != nil,
+    do: {:ok, id}
+
+  def dump(_other, _dumper, _params), do: :error
 
   @doc false
-  def load({:versionstamp, _, _, _} = id), do: {:ok, id}
-  def load(nil), do: {:ok, nil}
-  def load(_other), do: :error
+  def load({:versionstamp, _, _, _} = id, _loader, _params), do: {:ok, id}
+  def load(nil, _loader, _params), do: {:ok, nil}
+  def load(_other, _loader, _params), do: :error
 
   @doc false
-  def equal?(a, b), do: a == b
+  def equal?(a, b, _params), do: a == b
 
   @doc false
-  def embed_as(_format), do: :self
+  def embed_as(_format, _params), do: :self
+
+  @doc false
+  def format(_params), do: "#EctoFoundationDB.Versionstamp"
 end

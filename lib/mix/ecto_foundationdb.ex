@@ -9,11 +9,15 @@ defmodule Mix.EctoFoundationDB do
     Mix.Task.run("app.config")
     repo = Module.concat([name])
 
-    unless Code.ensure_loaded?(repo) and function_exported?(repo, :__ecto_fdb_repo__, 0) do
-      Mix.raise("#{name} is not a module with `use EctoFoundationDB.Repo`")
+    unless EctoFoundationDB.Connection.repo?(repo) do
+      Mix.raise(
+        "#{name} is not a Repo: expected a module with `use Ecto.Repo` and " <>
+          "`adapter: Ecto.Adapters.FoundationDB`, or with `use EctoFoundationDB.Repo`"
+      )
     end
 
     {:ok, _} = Application.ensure_all_started(:ecto_fdb_sync)
+    if Code.ensure_loaded?(Ecto), do: {:ok, _} = Application.ensure_all_started(:ecto)
 
     case repo.start_link() do
       {:ok, _} -> repo

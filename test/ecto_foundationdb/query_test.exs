@@ -124,7 +124,7 @@ defmodule EctoFoundationDB.QueryTest do
             {[order_by: :score, limit: 1], ~r/\[:score\]/},
             {[where: [dept: "eng"], order_by: :name, limit: 1], ~r/\[:dept, :name\]/},
             {[order_by: [asc: :name, desc: :id], limit: 1], ~r/one direction/},
-            {[where: [dept: {:>, "a"}, age: {:>, 1}]], ~r/a query can have one range/}
+            {[where: [dept: {:>, "a"}, age: {:>, 1}]], ~r/ranges on .*, and can have one/}
           ] do
         assert_raise Unsupported, message, fn -> ids(tenant, opts) end
       end
@@ -137,10 +137,13 @@ defmodule EctoFoundationDB.QueryTest do
       end
 
       assert_raise ArgumentError, ~r/order_by: expected/, fn -> ids(tenant, order_by: ["x"]) end
+    end
 
-      assert_raise Unsupported, ~r/more than once/, fn ->
-        ids(tenant, where: [id: "1", id: "2"])
-      end
+    test "of several conditions on a field all hold", %{tenant: tenant} do
+      assert ids(tenant, where: [id: "a", id: "b"]) == []
+      assert ids(tenant, where: [id: {:>, "a"}, id: "b"]) == ["b"]
+      assert ids(tenant, where: [id: {:>, "b"}, id: "b"]) == []
+      assert ids(tenant, where: [id: [>: "a", >=: "b"], id: {:<, "c"}]) == ["b"]
     end
 
     test "by a range with bounds in either order, or one", %{tenant: tenant} do

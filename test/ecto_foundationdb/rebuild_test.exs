@@ -78,7 +78,7 @@ defmodule EctoFoundationDB.RebuildTest do
       Mix.Tasks.EctoFoundationdb.Rebuild.run(["--schemas", "X"])
     end
 
-    assert_raise Mix.Error, ~r/is not a module with/, fn ->
+    assert_raise Mix.Error, ~r/is not a Repo/, fn ->
       Mix.Tasks.EctoFoundationdb.Migrate.run(["-r", "String"])
     end
 

@@ -331,7 +331,7 @@ defmodule EctoFoundationDB.SyncTest do
       ada = insert!(tenant, "u1", "Ada")
       state = Sync.sync_one(state, Repo, :ada, User, "u1")
       Sync.sync_all(state, Repo, :users, User)
-      Repo.update!(ada, %{name: "Ada"}, force: true)
+      Repo.update!(ada, %{name: "Ada"})
       Repo.insert!(ada, prefix: tenant, on_conflict: :replace_all)
       refute_receive {_ref, :ready}, 100
     end

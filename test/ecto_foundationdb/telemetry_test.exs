@@ -251,18 +251,10 @@ defmodule EctoFoundationDB.TelemetryTest do
     attach()
     start_supervised!({Repo, [log: false] ++ TestRepo.test_config()})
     tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
-    key = "\xff\xff/management/db_locked"
-
-    manage = fn operation ->
-      Transaction.run_database(Repo, fn ->
-        options = [{:option, :special_key_space_enable_writes, nil}, {:option, :lock_aware, nil}]
-        Transaction.write(options ++ [operation])
-      end)
-    end
 
     log =
       capture_log(fn ->
-        manage.({:set, key, String.duplicate("01", 16)})
+        Embedded.outage(Repo, locked: true)
 
         for _ <- 1..3 do
           catch_error(Repo.get(TestUser, "u1", prefix: tenant, timeout: 30))
@@ -270,7 +262,7 @@ defmodule EctoFoundationDB.TelemetryTest do
 
         assert {_, %{code: 1038}} = told([:database, :locked])
         assert EctoFoundationDB.health(Repo).status == :locked
-        manage.({:clear, key})
+        Embedded.outage(Repo, nil)
         assert Repo.get(TestUser, "u1", prefix: tenant) == nil
         assert {%{duration: duration}, _} = told([:database, :unlocked])
         assert duration > 0

@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.LayerCase do
   use ExUnit.CaseTemplate
 
   alias EctoFoundationDB.{Native, Tenant, TestRepo}
-  alias EctoFoundationDB.Layer.{Keys, Query, Reader}
+  alias EctoFoundationDB.Layer.{Keys, Query, Reader, Source}
 
   using do
     quote do
@@ -20,6 +20,7 @@ defmodule EctoFoundationDB.LayerCase do
         TestNote,
         TestPost,
         TestRepo,
+        TestSerial,
         TestThing,
         TestUser
       }
@@ -96,15 +97,17 @@ defmodule EctoFoundationDB.LayerCase do
           data[:indexer] in [EctoFoundationDB.Indexer.Default, EctoFoundationDB.TestIndexer],
           do: EctoFoundationDB.Index.from_data(data)
 
+    described = Source.of(schema)
+
     loaded =
       EctoFoundationDB.Transaction.run(tenant, fn ->
-        tenant |> Query.new(schema, []) |> Reader.run()
+        tenant |> Query.new(described) |> Reader.run()
       end)
 
     expected =
       for index <- indexes, record <- loaded, into: MapSet.new() do
-        id = EctoFoundationDB.Layer.Record.get(record.data, hd(schema.__schema__(:primary_key)))
-        tuple = EctoFoundationDB.Indexer.Default.entry(tenant, index, schema, record.data, id)
+        id = EctoFoundationDB.Layer.Record.get(record.data, described.id)
+        tuple = EctoFoundationDB.Indexer.Default.entry(tenant, index, described, record.data, id)
         # As the tuple layer gives it back.
         {tuple |> Native.pack() |> Native.unpack() |> Tuple.delete_at(0), record.key}
       end

@@ -77,6 +77,15 @@ defmodule EctoFoundationDB.TestPost do
   def now, do: NaiveDateTime.truncate(NaiveDateTime.utc_now(), :second)
 end
 
+defmodule EctoFoundationDB.TestSerial do
+  @moduledoc false
+  # With a generated integer id.
+  use EctoFoundationDB.TestSchema,
+    source: "serials",
+    fields: [id: :id, name: :string],
+    autogenerate_id: {:id, :id, :id}
+end
+
 defmodule EctoFoundationDB.TestNote do
   @moduledoc false
   use EctoFoundationDB.TestSchema,
@@ -118,15 +127,4 @@ defmodule EctoFoundationDB.TestReading do
     source: "readings",
     fields: [id: :string, sensor: :string, at: :integer, value: :integer],
     context: [write_primary: false]
-end
-
-defmodule EctoFoundationDB.TestTour do
-  @moduledoc false
-  # With an embed.
-  defstruct [:id, :stop, __meta__: %{prefix: nil, state: :built}]
-  def __schema__(:source), do: "tours"
-  def __schema__(:primary_key), do: [:id]
-  def __schema__(:fields), do: [:id, :stop]
-  def __schema__(:embeds), do: [:stop]
-  def __schema__(:type, _field), do: :any
 end

@@ -10,21 +10,25 @@ defmodule EctoFoundationDB.Indexer.Default do
 
   With `options: [mapped?: false]` an entry holds the record itself instead of pointing to it: one
   read less for each record of a result, and one more copy of each record.
+
+  With `unique: true` no two records have the same values of the indexed fields, unless one of those is `nil`.
+  The transaction that writes a record reads the entries of its values, one range for each such index.
   """
   @behaviour EctoFoundationDB.Indexer
 
-  alias EctoFoundationDB.{Index, Indexer, Native, Schema}
-  alias EctoFoundationDB.Layer.{Keys, Record, Term}
+  alias EctoFoundationDB.{Index, Indexer, Native, Versionstamp}
+  alias EctoFoundationDB.Layer.{Keys, Record, Source, Term}
 
   @impl true
   def set(tenant, index, schema, {key, data}) do
-    id = id(schema, data)
-    entry = {:pack, entry(tenant, index, schema, data, id)}
+    source = Source.of(schema, index.source)
+    id = Record.get(data, source.id)
+    entry = {:pack, entry(tenant, index, source, data, id)}
     value = if mapped?(index), do: key, else: whole(index, data)
 
     # FoundationDB fills in a versionstamp in the key or in the value, not in both: the value keeps
     # the incomplete one, and mapped ranges take the id from the entry's key.
-    if incomplete?(id),
+    if Versionstamp.incomplete?(id),
       do: [{:atomic, :set_versionstamped_key, entry, value}],
       else: [{:set, entry, value}]
   end
@@ -42,12 +46,14 @@ defmodule EctoFoundationDB.Indexer.Default do
   end
 
   @impl true
-  def clear(tenant, index, schema, {_key, data}),
-    do: [{:clear, {:pack, entry(tenant, index, schema, data, id(schema, data))}}]
+  def clear(tenant, index, schema, {_key, data}) do
+    source = Source.of(schema, index.source)
+    [{:clear, {:pack, entry(tenant, index, source, data, Record.get(data, source.id))}}]
+  end
 
   @impl true
   def update(tenant, index, schema, old, new) do
-    if not mapped?(index) or Indexer.touched?(index, old, new),
+    if not mapped?(index) or Indexer.touched?(index, schema, old, new),
       do: clear(tenant, index, schema, old) ++ set(tenant, index, schema, new),
       else: []
   end
@@ -59,45 +65,39 @@ defmodule EctoFoundationDB.Indexer.Default do
   @doc false
   # The entry that ecto_foundationdb wrote for a record whose primary key is not its first field: it
   # took the first field for the primary key.
-  def mistaken_entry(tenant, index, schema, [{_, first} | _] = data),
-    do: entry(tenant, index, schema, data, first)
+  def mistaken_entry(tenant, index, source, [{_, first} | _] = data),
+    do: entry(tenant, index, source, data, first)
 
   @doc false
   def mapped?(index), do: Index.option(index, :mapped?, true)
 
   @doc false
-  # The fields in an entry's key: the primary key's value comes last anyway.
-  def key_fields(%Index{fields: fields}, schema), do: fields -- [id_name(schema)]
+  # The stored fields in an entry's key: the primary key's value comes last anyway.
+  def key_fields(%Index{fields: fields}, source) do
+    for field <- fields, name = Source.stored(source, field), name != source.id, do: name
+  end
 
   @doc false
-  def entry(tenant, index, schema, data, id) do
-    values = values(schema, key_fields(index, schema), data)
+  def entry(tenant, index, source, data, id) do
+    values = values(source, key_fields(index, source), data)
     Keys.index_entry(tenant, index.source, index.name, values, id)
   end
 
   @doc false
-  def values(schema, fields, data),
-    do: for(field <- fields, do: encode(value(schema, field, data), Schema.type(schema, field)))
-
-  defp value(_schema, field, data) when is_binary(field), do: Record.get(data, field)
-  defp value(schema, field, data), do: Record.get(data, Schema.field_source(schema, field))
+  # The values of stored fields in a key.
+  def values(source, names, data),
+    do: for(name <- names, do: encode(Record.get(data, name), Source.type(source, name)))
 
   @doc false
   # What a mapped range makes keys from: an entry's value is the record's key.
-  def mapper(index, schema) do
-    if Schema.type(schema, id_name(schema)) == EctoFoundationDB.Versionstamp do
-      count = length(key_fields(index, schema))
+  def mapper(index, source) do
+    if Source.versionstamps?(source) do
+      count = length(key_fields(index, source))
       {"{K[0]}", "{K[1]}", "{K[2]}", "d", "{K[#{6 + count}]}", "{...}"}
     else
       {"{V[0]}", "{V[1]}", "{V[2]}", "{V[3]}", "{V[4]}", "{...}"}
     end
   end
-
-  defp id_name(schema), do: Schema.field_source(schema, Schema.primary_key(schema))
-
-  defp id(schema, data), do: Record.get(data, id_name(schema))
-
-  defp incomplete?(id), do: EctoFoundationDB.Versionstamp.incomplete?(id)
 
   @doc false
   def prefix(tenant, %Index{source: source, name: name}, count, values),

@@ -38,9 +38,9 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   """
   @behaviour EctoFoundationDB.Indexer
 
-  alias EctoFoundationDB.{Future, Index, Indexer, Schema, Transaction}
+  alias EctoFoundationDB.{Future, Index, Indexer, Queryable, Schema, Transaction, Values}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
-  alias EctoFoundationDB.Layer.{EctoQuery, Keys, Metadata, Values}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Source}
   alias EctoFoundationDB.Repo.Watches
 
   @signals [:inserts, :deletes, :collection, :updates, :changes]
@@ -98,19 +98,15 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     do: {:pack, Keys.counter(tenant, index.source, index.name, values, signal)}
 
   @doc false
-  def values(%Index{fields: fields}, schema, data),
-    do: Indexer.Default.values(schema, fields, data)
+  def values(%Index{fields: fields, source: name}, schema, data) do
+    source = Source.of(schema, name)
+    Indexer.Default.values(source, Enum.map(fields, &Source.stored(source, &1)), data)
+  end
 
   @doc false
   # The same for values that a caller gives by the fields' names: records hold them under the
   # fields' sources, and dumped.
-  def values_by(index, schema, by) do
-    data =
-      for {field, value} <- by,
-          do: {Schema.field_source(schema, field), Values.query_value(schema, :by, field, value)}
-
-    values(index, schema, data)
-  end
+  def values_by(index, schema, by), do: values(index, schema, Values.all_stored(schema, by))
 
   defp add(tenant, index, values, signals) do
     kept = signals(index)
@@ -168,12 +164,12 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     def unquote(:"async_#{signal}_by")(schema, by), do: async(schema, by, unquote(signal))
 
     @doc "As `watch(schema, :#{signal}, opts)`."
-    @spec unquote(:"watch_#{signal}")(EctoFoundationDB.Repo.queryable(), keyword()) :: Future.t()
+    @spec unquote(:"watch_#{signal}")(Queryable.t(), keyword()) :: Future.t()
     def unquote(:"watch_#{signal}")(schema, opts \\ []),
       do: watch(schema, unquote(signal), opts)
 
     @doc "As `watch_by(schema, by, :#{signal}, opts)`."
-    @spec unquote(:"watch_#{signal}_by")(EctoFoundationDB.Repo.queryable(), keyword(), keyword()) ::
+    @spec unquote(:"watch_#{signal}_by")(Queryable.t(), keyword(), keyword()) ::
             Future.t()
     def unquote(:"watch_#{signal}_by")(schema, by, opts \\ []),
       do: watch_by(schema, by, unquote(signal), opts)
@@ -184,13 +180,14 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   that no change is missed; else with `prefix: tenant`. With `label:`
   `Repo.assign_ready/3` then gives all of the schema's records, or those of the query, under it.
   """
-  @spec watch(EctoFoundationDB.Repo.queryable(), signal(), keyword()) :: Future.t()
+  @spec watch(Queryable.t(), signal(), keyword()) :: Future.t()
   def watch(queryable, signal, opts \\ []), do: watch_by(queryable, [], signal, opts)
 
   @doc "As `watch/3`, of the records with these values: `watch_by(User, [dept: \"eng\"], :changes)`."
-  @spec watch_by(EctoFoundationDB.Repo.queryable(), keyword(), signal(), keyword()) :: Future.t()
+  @spec watch_by(Queryable.t(), keyword(), signal(), keyword()) :: Future.t()
   def watch_by(queryable, by, signal, opts \\ []) do
-    opts = Keyword.validate!(opts, [:prefix, :label])
+    opts = Keyword.validate!(opts, [:prefix, :label, :query])
+    queryable = opts[:query] || queryable
 
     Transaction.run(opts[:prefix] || Transaction.tenant!(), fn ->
       watch_counter(Transaction.tenant!(), queryable, by, signal, opts)
@@ -198,7 +195,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   end
 
   defp watch_counter(tenant, queryable, by, signal, opts) do
-    {schema, _, _} = EctoQuery.split(queryable)
+    schema = Queryable.schema!(queryable)
     index = index!(tenant, schema, by, signal)
     watch = Transaction.watch(key(tenant, index, values_by(index, schema, by), signal))
 

@@ -4,15 +4,16 @@ defmodule EctoFoundationDB.Layer.Entries do
   # entries that ecto_foundationdb wrote end in the wrong id after an upsert, and those count where
   # the right one is missing.
 
-  alias EctoFoundationDB.{Index, Indexer, Native, Schema, Transaction, Versionstamp}
-  alias EctoFoundationDB.Layer.{Keys, Order, Query, Record}
+  alias EctoFoundationDB.{Index, Indexer, Native, Transaction}
+  alias EctoFoundationDB.Layer.{Keys, Order, Query, Record, Source}
 
   @typedoc """
   An entry's key and value, and the rows of the record it leads to; without those where the value is
   the record.
   """
   @type entry ::
-          {binary(), binary(), [Record.row()]} | {binary(), binary() | Schema.data()}
+          {binary(), binary(), [Record.row()]}
+          | {binary(), binary() | EctoFoundationDB.Schema.data()}
 
   @doc "The operation that reads entries, with the records where FoundationDB follows them."
   @spec operation(Query.t(), Index.t(), EctoFoundationDB.Layer.Plan.range(), map()) ::
@@ -22,8 +23,10 @@ defmodule EctoFoundationDB.Layer.Entries do
       not Indexer.Default.mapped?(index) ->
         Record.read(first, last, options)
 
-      Transaction.mapped_ranges?() ->
-        mapper = {:pack, Indexer.Default.mapper(index, query.schema)}
+      # Where records lie by partitions, and without a schema, it is not known how keys are made.
+      is_nil(query.source.partition_by) and query.source.fields != nil and
+          Transaction.mapped_ranges?() ->
+        mapper = {:pack, Indexer.Default.mapper(index, query.source)}
         {:get_mapped_range, first, last, mapper, Map.put(options, :records, true)}
 
       true ->
@@ -35,7 +38,7 @@ defmodule EctoFoundationDB.Layer.Entries do
   @spec follow(Query.t(), Index.t(), [entry() | {binary(), binary()}]) :: [entry()]
   def follow(query, index, [{_entry, _value} | _] = entries) do
     if Indexer.Default.mapped?(index) do
-      {first, last} = Keys.range(Keys.records(query.tenant, query.source))
+      {first, last} = Keys.range(Keys.records(query.tenant, query.source.name))
 
       reads =
         for {entry, value} <- entries do
@@ -55,10 +58,22 @@ defmodule EctoFoundationDB.Layer.Entries do
   def follow(_query, _index, entries), do: entries
 
   # An entry's value is the record's key, but the commit completes versionstamps in keys only.
-  defp record_key(query, entry, value) do
-    if versionstamps?(query),
-      do: Native.pack(Keys.record(query.tenant, query.source, last_element(entry))),
-      else: value
+  defp record_key(%{tenant: tenant, source: source}, entry, value) do
+    case last_element(entry) do
+      {:versionstamp, _, _, _} = id ->
+        id = if source.partition_by, do: {partition(value), id}, else: id
+        Native.pack(Keys.record(tenant, source.name, id))
+
+      _other ->
+        value
+    end
+  end
+
+  # ecto_foundationdb left the place of the versionstamp at the value's end.
+  defp partition(value) do
+    elem(Native.unpack(value), 4)
+  rescue
+    _error -> elem(Native.unpack(binary_part(value, 0, byte_size(value) - 4)), 4)
   end
 
   defp last_element(key) do
@@ -86,6 +101,20 @@ defmodule EctoFoundationDB.Layer.Entries do
         do: record
   end
 
+  @doc """
+  How many entries count, without reading their records: those that end in the id that their value does.
+  The others are given back.
+  """
+  @spec count([{binary(), binary()}]) :: {non_neg_integer(), [{binary(), binary()}]}
+  def count(entries) do
+    {right, others} =
+      Enum.split_with(entries, fn {entry, value} ->
+        String.ends_with?(entry, Native.pack({last_element(value)}))
+      end)
+
+    {length(right), others}
+  end
+
   @doc "The keys of the entries that no record has so. Right entries must all be there."
   @spec wrong(Query.t(), Index.t(), [entry()]) :: [binary()]
   def wrong(query, index, entries) do
@@ -101,7 +130,7 @@ defmodule EctoFoundationDB.Layer.Entries do
   defp record(_query, {_entry, _value, []}), do: []
 
   defp record(query, {entry, value, rows}) do
-    case query |> own(value, rows) |> Record.decode_some(query.schema, false) do
+    case entry |> own(value, rows) |> Record.decode_some(query.source, false) do
       {[], []} ->
         []
 
@@ -112,23 +141,24 @@ defmodule EctoFoundationDB.Layer.Entries do
         # The servers read only so much for one entry.
         key = record_key(query, entry, value)
         [rows] = Transaction.read([Record.read(key, key <> <<0xFF>>)])
-        for record <- Record.decode(rows, query.schema), do: {entry, record}
+        for record <- Record.decode(rows, query.source), do: {entry, record}
     end
   end
 
   # An entry that holds the record itself.
-  defp record(query, {entry, value}) do
-    records = Keys.records(query.tenant, query.source)
-    key = Native.pack(Keys.append(records, [last_element(entry)]))
-    [{entry, %Record{key: key, data: Record.data(entry, value, query.schema)}}]
+  defp record(%{source: source} = query, {entry, value}) do
+    data = Record.data(entry, value, source)
+    id = if source.partition_by, do: Record.id(data, source), else: last_element(entry)
+    key = Native.pack(Keys.append(Keys.records(query.tenant, source.name), Keys.id_elements(id)))
+    [{entry, %Record{key: key, data: data}}]
   end
 
   # The servers follow an entry to all keys that begin with the record's: also to those of another one whose
   # id goes on with a zero byte. (Versionstamps are all of one length.)
-  defp own(_query, key, [{key, _}] = rows), do: rows
+  defp own(_entry, key, [{key, _}] = rows), do: rows
 
-  defp own(query, key, rows) do
-    if versionstamps?(query) do
+  defp own(entry, key, rows) do
+    if match?({:versionstamp, _, _, _}, last_element(entry)) do
       rows
     else
       last = key <> <<0xFF>>
@@ -136,23 +166,17 @@ defmodule EctoFoundationDB.Layer.Entries do
     end
   end
 
-  defp versionstamps?(%Query{schema: schema}),
-    do: Schema.type(schema, Schema.primary_key(schema)) == Versionstamp
-
   # A function that says of an entry's key and its record's fields: `:right`, `:stale`, or
   # `{:unless, key}`, right unless there is that entry. What all records have in common is done once.
-  defp judge(%Query{tenant: tenant, schema: schema} = query, index) do
-    names = Indexer.Default.key_fields(index, schema)
-    fields = for name <- names, do: {source(schema, name), Schema.type(schema, name)}
-    id_name = Schema.field_source(schema, Schema.primary_key(schema))
+  defp judge(%Query{tenant: tenant, source: source} = query, index) do
+    names = Indexer.Default.key_fields(index, source)
+    types = for name <- names, do: Source.type(source, name)
     index_prefix = Indexer.Default.prefix(tenant, index, length(names), [])
-    ordered? = Enum.all?(fields, fn {_, type} -> Indexer.Default.ordered?(type) end)
+    ordered? = Enum.all?(types, &Indexer.Default.ordered?/1)
 
     fn entry, data ->
-      values =
-        for {name, type} <- fields, do: Indexer.Default.encode(Record.get(data, name), type)
-
-      id = Keys.encode_id(Record.get(data, id_name))
+      values = Indexer.Default.values(source, names, data)
+      id = Keys.encode_id(Record.get(data, source.id))
       right = index_prefix <> Native.pack(values ++ [id])
 
       cond do
@@ -167,17 +191,13 @@ defmodule EctoFoundationDB.Layer.Entries do
         true ->
           # Keys of such types depend on the release that wrote them: the values tell what is out of date.
           cond do
-            not Order.matches?(data, schema, query.where) -> :stale
+            not Order.matches?(data, query.where) -> :stale
             String.ends_with?(entry, Native.pack({id})) -> :right
             true -> {:unless, right}
           end
       end
     end
   end
-
-  # A field that only a newer version of the application knows has a string for a name.
-  defp source(_schema, name) when is_binary(name), do: name
-  defp source(schema, name), do: Schema.field_source(schema, name)
 
   # 0xFF after a string's end means that the string goes on.
   defp starts_with?(entry, prefix) do

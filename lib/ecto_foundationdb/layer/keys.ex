@@ -4,10 +4,12 @@ defmodule EctoFoundationDB.Layer.Keys do
   # bytes: mapped ranges can only build keys from whole tuples.
   #
   #     {prefix, 0xFD, source, "d", id}                              a record
+  #     {prefix, 0xFD, source, "d", partition, id}                   a record of a partition
   #     {prefix, 0xFD, source, "d", id, {n, i, crc}}                 part i of n of a large one
   #     {prefix, 0xFD, source, "i", index, n, value…, id}            an index entry
   #     {prefix, 0xFD, source, "m", signal}                          a counter of a schema
   #     {prefix, 0xFD, source, "m", index, n, value…, signal}        a counter by indexed fields
+  #     {prefix, 0xFE, "ids", source}                                the last integer id that was claimed
   #     {prefix, 0xFE, "indexes", source, index}                     an index's description
   #     {prefix, 0xFE, "schema_migrations", "d", version}            a migration that has run
   #     {prefix, 0xFE, "schema_migrations", "max", "version"}        the highest of them
@@ -19,7 +21,7 @@ defmodule EctoFoundationDB.Layer.Keys do
   @migrations <<0xFE>>
 
   def record(%Tenant{prefix: prefix}, source, id),
-    do: {prefix, space(source), source, "d", encode_id(id)}
+    do: append({prefix, space(source), source, "d"}, id_elements(id))
 
   def records(%Tenant{prefix: prefix}, source), do: {prefix, space(source), source, "d"}
 
@@ -40,6 +42,8 @@ defmodule EctoFoundationDB.Layer.Keys do
   def counter(tenant, source, name, values, signal),
     do:
       tenant |> counters(source) |> append(["#{name}", length(values)] ++ values ++ ["#{signal}"])
+
+  def ids(%Tenant{prefix: prefix}, source), do: {prefix, @migrations, "ids", source}
 
   def indexes(%Tenant{prefix: prefix}, source), do: {prefix, @migrations, "indexes", source}
   def index_description(tenant, source, name), do: append(indexes(tenant, source), ["#{name}"])
@@ -76,6 +80,10 @@ defmodule EctoFoundationDB.Layer.Keys do
       <<init::binary-size(size), last>> -> <<init::binary, last + 1>>
     end
   end
+
+  @doc "The elements of a record's key that are its primary key: in a partition, that and the id."
+  def id_elements({partition, {:versionstamp, _, _, _} = id}), do: [encode_id(partition), id]
+  def id_elements(id), do: [encode_id(id)]
 
   def encode_id({:versionstamp, _, _, _} = id), do: id
   def encode_id(id) when is_binary(id), do: id

@@ -3,21 +3,18 @@ defmodule EctoFoundationDB.Layer.Order do
   # Conditions and order, judged by values in memory; as keys are ordered: `nil` comes first.
 
   alias EctoFoundationDB.Layer.{Query, Record}
-  alias EctoFoundationDB.Schema
 
   @doc "Whether a record's fields fulfil these conditions."
-  @spec matches?(Schema.data(), Schema.t(), [{atom(), Query.constraint()}]) :: boolean()
-  def matches?(data, schema, where) do
-    Enum.all?(where, fn {field, constraint} ->
-      value = Record.get(data, Schema.field_source(schema, field))
+  @spec matches?(EctoFoundationDB.Schema.data(), [{atom(), Query.constraint()}]) :: boolean()
+  def matches?(data, where),
+    do:
+      Enum.all?(where, fn {name, constraint} -> fulfils?(Record.get(data, name), constraint) end)
 
-      case constraint do
-        {:eq, expected} -> compare(value, expected) == :eq
-        {:range, _, _} when is_nil(value) -> false
-        {:range, low, high} -> above?(value, low) and below?(value, high)
-      end
-    end)
-  end
+  @doc "Whether a value fulfils a condition."
+  @spec fulfils?(term(), Query.constraint()) :: boolean()
+  def fulfils?(value, {:eq, expected}), do: compare(value, expected) == :eq
+  def fulfils?(nil, {:range, _, _}), do: false
+  def fulfils?(value, {:range, low, high}), do: above?(value, low) and below?(value, high)
 
   defp above?(_value, nil), do: true
 
@@ -29,26 +26,20 @@ defmodule EctoFoundationDB.Layer.Order do
   defp below?(value, {high, inclusive?}),
     do: compare(value, high) in if(inclusive?, do: [:lt, :eq], else: [:lt])
 
-  @doc "Records in an order of the schema's fields."
-  @spec sort_records([Record.t()], Schema.t(), [{:asc | :desc, atom()}]) :: [Record.t()]
-  def sort_records(records, _schema, []), do: records
+  @doc "Sorts by several values of each element: `get` is given an element and what an order names."
+  @spec sort([element], [{:asc | :desc, name}], (element, name -> term())) :: [element]
+        when element: term(), name: term()
+  def sort(list, [], _get), do: list
+  def sort(list, order, get), do: Enum.sort(list, &(order(&1, &2, order, get) != :gt))
 
-  def sort_records(records, schema, order) do
-    order = for {direction, field} <- order, do: {direction, Schema.field_source(schema, field)}
-    sort_by(records, order, &Record.get(&1.data, &2))
-  end
-
-  @doc "Structs in an order."
-  @spec sort_structs([struct()], [{:asc | :desc, atom()}]) :: [struct()]
-  def sort_structs(structs, []), do: structs
-  def sort_structs(structs, order), do: sort_by(structs, order, &Map.fetch!/2)
-
-  defp sort_by(list, order, get), do: Enum.sort(list, &(order(&1, &2, order, get) != :gt))
+  @doc "Sorts records by fields."
+  @spec sort_records([Record.t()], [{:asc | :desc, atom()}]) :: [Record.t()]
+  def sort_records(records, order), do: sort(records, order, &Record.get(&1.data, &2))
 
   defp order(_a, _b, [], _get), do: :eq
 
-  defp order(a, b, [{direction, field} | order], get) do
-    case compare(get.(a, field), get.(b, field)) do
+  defp order(a, b, [{direction, name} | order], get) do
+    case compare(get.(a, name), get.(b, name)) do
       :eq -> order(a, b, order, get)
       result when direction == :asc -> result
       :lt -> :gt
@@ -56,17 +47,19 @@ defmodule EctoFoundationDB.Layer.Order do
     end
   end
 
-  defp compare(a, a), do: :eq
-  defp compare(nil, _b), do: :lt
-  defp compare(_a, nil), do: :gt
+  @doc "How two values compare; numbers by their value, structs as their modules say."
+  @spec compare(term(), term()) :: :lt | :eq | :gt
+  def compare(a, a), do: :eq
+  def compare(nil, _b), do: :lt
+  def compare(_a, nil), do: :gt
 
-  defp compare(%module{} = a, %module{} = b) do
+  def compare(%module{} = a, %module{} = b) do
     if Code.ensure_loaded?(module) and function_exported?(module, :compare, 2),
       do: module.compare(a, b),
       else: compare(Map.from_struct(a), Map.from_struct(b))
   end
 
-  defp compare(a, b) when a < b, do: :lt
-  defp compare(a, b) when a > b, do: :gt
-  defp compare(_a, _b), do: :eq
+  def compare(a, b) when a < b, do: :lt
+  def compare(a, b) when a > b, do: :gt
+  def compare(_a, _b), do: :eq
 end

@@ -3,15 +3,15 @@ defmodule EctoFoundationDB.Layer.Plan do
   # How to answer a query: by one get, or by one range, of records or of an index. What needs more is
   # refused, with the index that would do.
 
-  alias EctoFoundationDB.{Index, Indexer, Native, Schema}
+  alias EctoFoundationDB.{Index, Indexer, Native, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Metadata, Query}
+  alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Source}
 
   import EctoFoundationDB.Layer.Query, only: [limited?: 1]
 
   @typedoc """
   `filter`: conditions that are left to judge by. `sort`: what is left to sort by. `{:nothing}`: no
-  record has `nil` as its primary key.
+  record fulfils the conditions.
   """
   @type t ::
           {:nothing}
@@ -22,75 +22,101 @@ defmodule EctoFoundationDB.Layer.Plan do
 
   @doc "The plan of a query, given what indexes its tenant has."
   @spec new(Query.t(), Metadata.t() | nil) :: t()
-  def new(%Query{} = query, metadata) do
-    id = Schema.primary_key(query.schema)
+  def new(%Query{limit: 0}, _metadata), do: {:nothing}
 
+  def new(%Query{source: %{id: id} = source} = query, metadata) do
     case Keyword.split(query.where, [id]) do
-      {[{_, {:eq, nil}}], _} -> {:nothing}
-      {[{_, {:eq, value}}], []} -> {:get, value, []}
-      _ -> plan(query, id, metadata, Schema.write_primary?(query.schema))
-    end
-  end
+      {[{_, {:eq, nil}}], _} ->
+        {:nothing}
 
-  # Records that are in an index alone.
-  defp plan(query, id, metadata, false), do: plan_index(query, id, metadata)
+      {[{_, {:eq, value}}], rest} when rest == [] or source.write_primary? ->
+        {:get, check_id!(source, value), rest}
 
-  defp plan(query, id, metadata, true) do
-    case Keyword.split(query.where, [id]) do
-      {[{_, {:eq, value}}], rest} -> {:get, value, rest}
-      {_, []} -> plan_records(query, id, metadata)
-      {_, _} -> plan_index(query, id, metadata)
+      {_, rest} ->
+        if source.write_primary? and rest == [] and is_nil(query.filter),
+          do: plan_records(query, metadata),
+          else: plan_index(query, metadata)
     end
   end
 
   @doc "Whether a plan needs to know the tenant's indexes; without, metadata can be `nil`."
   @spec needs_metadata?(Query.t()) :: boolean()
-  def needs_metadata?(%Query{} = query) do
-    id = Schema.primary_key(query.schema)
+  def needs_metadata?(%Query{limit: 0}), do: false
 
+  def needs_metadata?(%Query{source: %{id: id} = source} = query) do
     case Keyword.split(query.where, [id]) do
       {[{_, {:eq, _}}], []} -> false
-      {[{_, {:eq, _}}], _} -> not Schema.write_primary?(query.schema)
-      {_, []} -> not Schema.write_primary?(query.schema) or unsorted_limit?(query, id)
+      {[{_, {:eq, _}}], _} -> not source.write_primary?
+      {_, []} -> not source.write_primary? or query.filter != nil or unsorted_limit?(query)
       {_, _} -> true
     end
   end
 
-  defp unsorted_limit?(query, id),
-    do: limited?(query) and not sorted?(query, query.order_by, [id])
+  defp unsorted_limit?(query),
+    do: limited?(query) and not sorted?(query, query.order_by, [query.source.id])
 
-  defp plan_records(query, id, metadata) do
+  # Where records lie by partitions, a primary key is of both.
+  defp check_id!(%{partition_by: nil}, id), do: id
+  defp check_id!(_source, {_partition, {:versionstamp, _, _, _}} = id), do: id
+
+  defp check_id!(%{partition_by: field, id: name} = source, id) do
+    raise Unsupported,
+          "a query of #{Source.describe(source)} needs a compound {partition_value, versionstamp} parameter " <>
+            "for #{inspect(name)}, with the value of #{inspect(field)}: " <>
+            "`where: s.#{name} == ^{#{field}, id}`. It has #{inspect(id)}"
+  end
+
+  defp plan_records(%{source: %{id: id}} = query, metadata) do
     cond do
       sorted?(query, query.order_by, [id]) ->
-        {:records, records_range(query, id), reverse?(query.order_by), []}
+        {:records, records_range(query), reverse?(query.order_by), []}
 
       not limited?(query) ->
-        {:records, records_range(query, id), false, query.order_by}
+        {:records, records_range(query), false, query.order_by}
 
       query.where == [] ->
-        plan_index(query, id, metadata)
+        plan_index(query, metadata)
 
       true ->
         refuse(query, [id | fields(query.order_by)])
     end
   end
 
-  defp records_range(query, id) do
-    records = Keys.records(query.tenant, query.source)
+  defp records_range(%{source: source} = query) do
+    records = Keys.records(query.tenant, source.name)
 
-    case query.where[id] do
-      nil -> Keys.range(records)
-      {:range, low, high} -> bounds(records, low, high, &Keys.encode_id/1)
+    case query.where[source.id] do
+      nil ->
+        Keys.range(records)
+
+      # Every record has a primary key.
+      {:range, nil, nil} ->
+        Keys.range(records)
+
+      {:range, low, high} ->
+        for {id, _} <- [low, high], do: check_id!(source, id)
+        check_sides!(source, low, high)
+        bounds(records, low, high, &Keys.id_elements/1)
     end
   end
 
-  defp plan_index(query, id, metadata) do
+  defp check_sides!(%{partition_by: field} = source, low, high)
+       when field != nil and (is_nil(low) or is_nil(high)) do
+    raise Unsupported,
+          "Single-sided range queries are not supported where records lie by partitions: it is not clear where " <>
+            "the range of #{Source.describe(source)} ends. Give both bounds; " <>
+            "EctoFoundationDB.Versionstamp.min() and max() are the first and the last of a partition"
+  end
+
+  defp check_sides!(_source, _low, _high), do: :ok
+
+  defp plan_index(query, metadata) do
     candidates =
       for %Index{} = index <- metadata.indexes,
           Indexer.default?(index),
-          answers?(index, query.schema),
-          plan = index_plan(query, id, index),
-          do: {length(index.fields), plan}
+          answers?(index, query.source),
+          plan = index_plan(query, index),
+          do: {rank(index), plan}
 
     case Enum.sort_by(candidates, &elem(&1, 0)) do
       [{_, plan} | _] -> plan
@@ -98,53 +124,73 @@ defmodule EctoFoundationDB.Layer.Plan do
     end
   end
 
+  defp rank(index), do: {not Index.unique?(index), length(index.fields)}
+
   # Entries that point to records lead nowhere where there are none.
-  defp answers?(index, schema),
-    do: Schema.write_primary?(schema) or not Indexer.Default.mapped?(index)
+  defp answers?(index, source),
+    do: source.write_primary? or not Indexer.Default.mapped?(index)
 
   # The entries of an index are in the order of its fields, then of the primary key.
-  defp index_plan(query, id, index) do
-    key_fields = Indexer.Default.key_fields(index, query.schema)
-    fields = key_fields ++ [id]
+  defp index_plan(%{source: source} = query, index) do
+    key_fields = Indexer.Default.key_fields(index, source)
     equal = for {field, {:eq, _}} <- query.where, do: field
-    ranged = for {field, {:range, _, _}} <- query.where, do: field
-    {first, rest} = Enum.split(fields, length(equal))
 
-    covered? =
-      Enum.sort(first) == Enum.sort(equal) and (ranged == [] or ranged == Enum.take(rest, 1))
+    if one?(query, index, key_fields) do
+      # There is at most one such record: other conditions are judged by it.
+      range = index_range(query, index, key_fields, [], key_fields)
+      {:index, index, range, false, []}
+    else
+      fields = key_fields ++ [source.id]
+      ranged = for {field, {:range, _, _}} <- query.where, do: field
+      {first, rest} = Enum.split(fields, length(equal))
 
-    order = Enum.reject(query.order_by, fn {_, field} -> field in equal end)
+      covered? =
+        is_nil(query.filter) and Enum.sort(first) == Enum.sort(equal) and
+          (ranged == [] or ranged == Enum.take(rest, 1))
 
-    cond do
-      not covered? ->
-        nil
+      order = Enum.reject(query.order_by, fn {_, field} -> field in equal end)
 
-      sorted?(query, order, rest) ->
-        {:index, index, index_range(query, index, first, rest, key_fields, id), reverse?(order),
-         []}
+      cond do
+        not covered? ->
+          nil
 
-      limited?(query) ->
-        nil
+        sorted?(query, order, rest) ->
+          {:index, index, index_range(query, index, first, rest, key_fields), reverse?(order), []}
 
-      true ->
-        {:index, index, index_range(query, index, first, rest, key_fields, id), false,
-         query.order_by}
+        limited?(query) ->
+          nil
+
+        true ->
+          {:index, index, index_range(query, index, first, rest, key_fields), false,
+           query.order_by}
+      end
     end
   end
 
-  defp index_range(query, index, first, rest, key_fields, id) do
+  @doc "Whether at most one record has what a query asks for of a unique index."
+  @spec one?(Query.t(), Index.t()) :: boolean()
+  def one?(query, index),
+    do: one?(query, index, Indexer.Default.key_fields(index, query.source))
+
+  defp one?(query, index, key_fields) do
+    Index.unique?(index) and key_fields != [] and
+      Enum.all?(key_fields, &match?({:eq, value} when value != nil, query.where[&1]))
+  end
+
+  defp index_range(%{source: source} = query, index, first, rest, key_fields) do
     values =
       for field <- first do
         {:eq, value} = query.where[field]
-        encode(query.schema, field, id, value)
+        encode(source, field, value)
       end
 
-    base = Keys.index_values(query.tenant, query.source, index.name, length(key_fields), values)
+    base = Keys.index_values(query.tenant, source.name, index.name, length(key_fields), values)
+    next = List.first(rest)
 
-    case Enum.find(query.where, &match?({_, {:range, _, _}}, &1)) do
-      nil when rest == [] -> one_entry(base)
-      nil -> Keys.range(base)
-      {_, {:range, low, high}} -> bounds(base, low, high, &encode(query.schema, hd(rest), id, &1))
+    case rest != [] && query.where[next] do
+      {:range, low, high} -> bounds(base, low, high, &[encode(source, next, &1)])
+      _none when length(first) > length(key_fields) -> one_entry(base)
+      _none -> Keys.range(base)
     end
   end
 
@@ -153,25 +199,24 @@ defmodule EctoFoundationDB.Layer.Plan do
     {key, key <> <<0>>}
   end
 
-  defp encode(_schema, id, id, value), do: Keys.encode_id(value)
-
-  defp encode(schema, field, _id, value),
-    do: Indexer.Default.encode(value, Schema.type(schema, field))
+  defp encode(%{id: id}, id, {_partition, {:versionstamp, _, _, _} = value}), do: value
+  defp encode(%{id: id}, id, value), do: Keys.encode_id(value)
+  defp encode(source, field, value), do: Indexer.Default.encode(value, Source.type(source, field))
 
   defp bounds(base, low, high, encode) do
     first =
       case low do
         # Nothing is greater or less than nil.
         nil -> Native.pack(Keys.append(base, [nil])) <> <<0xFF>>
-        {value, true} -> Native.pack(Keys.append(base, [encode.(value)]))
-        {value, false} -> Native.pack(Keys.append(base, [encode.(value)])) <> <<0xFF>>
+        {value, true} -> Native.pack(Keys.append(base, encode.(value)))
+        {value, false} -> Native.pack(Keys.append(base, encode.(value))) <> <<0xFF>>
       end
 
     last =
       case high do
         nil -> Native.pack(base) <> <<0xFF>>
-        {value, true} -> Native.pack(Keys.append(base, [encode.(value)])) <> <<0xFF>>
-        {value, false} -> Native.pack(Keys.append(base, [encode.(value)]))
+        {value, true} -> Native.pack(Keys.append(base, encode.(value))) <> <<0xFF>>
+        {value, false} -> Native.pack(Keys.append(base, encode.(value)))
       end
 
     # An empty range may not be written the wrong way round.
@@ -189,10 +234,11 @@ defmodule EctoFoundationDB.Layer.Plan do
   end
 
   # The fields of an order whose keys are not in the order of their values.
-  defp unordered(%{schema: schema}, order) do
+  defp unordered(%{source: source}, order) do
     for field <- fields(order),
-        type = Schema.type(schema, field),
-        not Indexer.Default.ordered?(type) and type != EctoFoundationDB.Versionstamp,
+        type = Source.type(source, field),
+        source.partition_by != nil or
+          not (Indexer.Default.ordered?(type) or Versionstamp.type?(type)),
         do: field
   end
 
@@ -208,12 +254,22 @@ defmodule EctoFoundationDB.Layer.Plan do
     Enum.uniq(equal ++ ranged ++ order)
   end
 
-  defp refuse(query, fields) do
+  @doc "Raises: no get or range answers the query, with words about what would."
+  @spec refuse(Query.t(), [atom()]) :: no_return()
+  def refuse(%{source: source} = query, fields) do
     same_direction? = query.order_by |> Enum.uniq_by(&elem(&1, 0)) |> length() <= 1
-    id = Schema.primary_key(query.schema)
+    ranges = for {field, {:range, _, _}} <- query.where, do: field
 
     help =
       cond do
+        query.filter != nil ->
+          "FoundationDB Adapter has not implemented support for your query: the condition #{elem(query.filter, 0)} can " <>
+            "only be judged by records that have been read. Read them with the other conditions, and filter in Elixir"
+
+        match?([_, _ | _], ranges) ->
+          "Default Index query mismatch: it has ranges on #{inspect(ranges)}, and can have one. Read with one of them, " <>
+            "and filter by the others"
+
         limited?(query) and not same_direction? ->
           "Order by fields in one direction, or sort without a limit"
 
@@ -221,30 +277,34 @@ defmodule EctoFoundationDB.Layer.Plan do
           "The keys of #{inspect(unordered(query, query.order_by))} are not in the order of the values, by their type. " <>
             "Sort without a limit"
 
-        not Schema.write_primary?(query.schema) ->
-          fields = with [] <- fields -- [id], do: [:field]
+        not source.write_primary? ->
+          fields = with [] <- fields -- [source.id], do: [:field]
 
           "With `write_primary: false` records are in indexes that hold them, alone; this one would " <>
-            "answer it: create index(#{inspect(query.schema)}, #{inspect(fields)}, " <>
+            "answer it: create index(#{Source.describe(source)}, #{inspect(fields)}, " <>
             "options: [mapped?: false])"
 
-        fields -- [id] != fields ->
+        fields -- [source.id] != fields ->
           "Read by the primary key, and sort or filter the result"
 
         true ->
-          "This index would answer it: create index(#{inspect(query.schema)}, #{inspect(fields)})"
+          "FoundationDB Adapter supports either conditions on the primary key, or equalities on the first fields of " <>
+            "an index and one range on the next. This index would answer it: " <>
+            "create index(#{Source.describe(source)}, #{inspect(fields)})"
       end
 
     raise Unsupported,
-          "no single get or range answers this query of #{inspect(query.schema)}" <>
+          "no single get or range answers this query of #{Source.describe(source)}" <>
             describe(query) <> ". " <> help
   end
 
-  defp describe(%{where: where, order_by: order, limit: limit}) do
+  defp describe(%{where: where, order_by: order, limit: limit} = query) do
     parts = [
       where != [] && " where #{inspect(Keyword.keys(where))}",
       order != [] && " ordered by #{inspect(order)}",
-      limit && " with a limit"
+      limit && " with a limit",
+      order != [] && limited?(query) &&
+        ", where ordering must be that of the primary key or of the index"
     ]
 
     parts |> Enum.filter(& &1) |> Enum.join()

@@ -2,11 +2,29 @@ defmodule EctoFoundationDB.Layer.Reader do
   @moduledoc false
   # What a transaction reads to answer a query.
 
-  alias EctoFoundationDB.{Future, Index, Indexer, Native, Schema, Transaction}
-  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record, Values}
+  alias EctoFoundationDB.{Future, Index, Indexer, Native, Transaction}
+  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record, Source}
 
-  @doc "Starts a query in the current transaction: a future of its records."
-  @spec start(Query.t()) :: Future.t()
+  @doc """
+  Starts a query in the current transaction: a future of its records. Of several, all of one source and with
+  one order and limit, it is a future of the records of all, each once; they are in flight together.
+  """
+  @spec start(Query.t() | [Query.t(), ...]) :: Future.t()
+  def start([%Query{} = query]), do: start(query)
+
+  def start([%Query{order_by: order, limit: limit} | _] = queries) do
+    futures = Enum.map(queries, &start/1)
+
+    Future.read(fn ->
+      futures
+      |> Enum.flat_map(&Future.result/1)
+      |> Enum.uniq_by(& &1.key)
+      |> Order.sort_records(order)
+      |> take(limit)
+    end)
+  end
+
   def start(%Query{} = query) do
     collect =
       planned(query, fn metadata ->
@@ -23,7 +41,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   # Starts the reads of a plan, which `plan` gives with it; a function that gives the plan and the answers.
   defp planned(query, plan) do
     if Plan.needs_metadata?(query) do
-      reads = Metadata.start(query.tenant, query.source, plan)
+      reads = Metadata.start(query.tenant, query.source.name, plan)
       fn -> Metadata.collect(reads) end
     else
       case plan.(nil) do
@@ -37,21 +55,67 @@ defmodule EctoFoundationDB.Layer.Reader do
     end
   end
 
+  @doc "Whether a get or a range answers a query."
+  @spec answers?(Query.t()) :: boolean()
+  def answers?(query) do
+    Plan.new(query, Metadata.load(query.tenant, query.source.name))
+    true
+  rescue
+    Unsupported -> false
+  end
+
   @doc "Runs a query in the current transaction."
   @spec run(Query.t()) :: [Record.t()]
   def run(query), do: query |> start() |> Future.result()
 
-  @doc "What a query gives of its records: their structs, or what it selects of those."
-  @spec load([Record.t()], Query.t()) :: [term()]
-  def load(records, %Query{} = query) do
-    loader = Values.loader(query.schema, query.tenant)
-    Query.select(query, Enum.map(records, &Values.load(loader, &1.data)))
+  @doc "Starts to count the records of a query in the current transaction; of an index only the entries are read."
+  @spec start_count(Query.t()) :: Future.t()
+  def start_count(%Query{filter: nil, limit: nil, key_limit: nil} = query) do
+    query = %{query | order_by: []}
+
+    collect =
+      planned(query, fn metadata ->
+        case Plan.new(query, metadata) do
+          {:index, index, {first, last}, _, _} = plan ->
+            if countable?(query, index),
+              do: {{:count, plan}, [{:get_range, first, last, %{}}]},
+              else: {plan, first_reads(query, plan)}
+
+          {:records, {first, last}, _, _} = plan ->
+            {{:count, plan}, [{:get_range, first, last, %{}}]}
+
+          plan ->
+            {plan, first_reads(query, plan)}
+        end
+      end)
+
+    Future.read(fn ->
+      case collect.() do
+        {{:count, {:index, index, _, _, _}}, [entries]} ->
+          {count, doubtful} = Entries.count(entries)
+          count + length(Entries.records(query, index, Entries.follow(query, index, doubtful)))
+
+        {{:count, {:records, _, _, _}}, [rows]} ->
+          Enum.count(rows, fn {key, _value} -> not Record.part?(key) end)
+
+        {plan, answers} ->
+          length(finish(query, plan, answers))
+      end
+    end)
+  end
+
+  def start_count(query), do: Future.apply(start(query), &length/1)
+
+  # The commit completes versionstamps in keys only: such values do not tell what their entries end in.
+  defp countable?(query, index) do
+    Indexer.Default.mapped?(index) and query.source.fields != nil and
+      not Source.versionstamps?(query.source) and not Plan.one?(query, index)
   end
 
   defp first_reads(_query, {:nothing}), do: []
 
   defp first_reads(query, {:get, id, _filter}) do
-    {first, last} = Keys.record_range(query.tenant, query.source, id)
+    {first, last} = Keys.record_range(query.tenant, query.source.name, id)
     [Record.read(first, last)]
   end
 
@@ -67,7 +131,7 @@ defmodule EctoFoundationDB.Layer.Reader do
         {nil, nil} -> 0
         {nil, keys} -> keys
         {records, nil} -> records
-        {records, keys} -> min(records, keys)
+        {_records, keys} -> keys
       end
 
     %{limit: limit, reverse: reverse?}
@@ -77,23 +141,37 @@ defmodule EctoFoundationDB.Layer.Reader do
 
   defp finish(query, {:get, _id, filter}, [rows]) do
     rows
-    |> Record.decode(query.schema)
-    |> Enum.filter(&Order.matches?(&1.data, query.schema, filter))
+    |> Record.decode(query.source)
+    |> Enum.filter(&(Order.matches?(&1.data, filter) and passes?(&1, query.filter)))
   end
 
   defp finish(query, {:records, range, reverse?, sort}, [rows]) do
     query
     |> complete_records(range, reverse?, rows, options(query, reverse?).limit, [])
-    |> Order.sort_records(query.schema, sort)
+    |> Order.sort_records(sort)
     |> take(query.limit)
   end
 
   defp finish(query, {:index, index, range, reverse?, sort}, [rows]) do
-    query
-    |> complete_entries(index, range, reverse?, Entries.follow(query, index, rows), 0)
-    |> Order.sort_records(query.schema, sort)
+    records =
+      complete_entries(query, index, range, reverse?, Entries.follow(query, index, rows), 0)
+
+    records =
+      if Plan.one?(query, index),
+        do:
+          Enum.filter(
+            records,
+            &(Order.matches?(&1.data, query.where) and passes?(&1, query.filter))
+          ),
+        else: records
+
+    records
+    |> Order.sort_records(sort)
     |> take(query.limit)
   end
+
+  defp passes?(_record, nil), do: true
+  defp passes?(%Record{data: data}, {_description, fun}), do: fun.(data)
 
   defp take(records, nil), do: records
   defp take(records, limit), do: Enum.take(records, limit)
@@ -102,7 +180,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   defp complete_records(query, range, reverse?, rows, requested, found) do
     last? = requested == 0 or length(rows) < requested
     rows = if reverse?, do: rows |> Enum.reverse() |> drop_parts(not last?), else: rows
-    {records, _cut} = Record.decode_some(rows, query.schema, last?)
+    {records, _cut} = Record.decode_some(rows, query.source, last?)
     records = if reverse?, do: Enum.reverse(records), else: records
     found = found ++ records
 
@@ -160,6 +238,8 @@ defmodule EctoFoundationDB.Layer.Reader do
   that is of the next page, or `nil`. Each page may be read in a transaction of its own.
   """
   @spec page(Query.t(), position() | nil, pos_integer()) :: {[Record.t()], position() | nil}
+  def page(%Query{limit: 0}, _position, _rows), do: {[], nil}
+
   def page(query, position, rows) do
     query = %{query | limit: nil, key_limit: rows, order_by: []}
 
@@ -182,7 +262,7 @@ defmodule EctoFoundationDB.Layer.Reader do
         {run(%{query | key_limit: nil}), nil}
 
       {{:records, range}, []} ->
-        {records, rest} = page_of_records(query.schema, range, rows)
+        {records, rest} = page_of_records(query.source, range, rows)
         {records, rest && {:records, rest}}
 
       {{index, range, given}, [answer]} ->
@@ -209,34 +289,34 @@ defmodule EctoFoundationDB.Layer.Reader do
   defp beginning(plan, _given), do: plan
 
   defp given?(%Record{data: data}, query, given) do
-    id = Record.get(data, Schema.field_source(query.schema, Schema.primary_key(query.schema)))
+    id = Record.get(data, query.source.id)
 
     Enum.any?(given, fn {index, first} ->
-      Native.pack(Indexer.Default.entry(query.tenant, index, query.schema, data, id)) < first
+      Native.pack(Indexer.Default.entry(query.tenant, index, query.source, data, id)) < first
     end)
   end
 
-  @doc "The fields of the index that a query goes through; none where it goes through records."
+  @doc "The stored fields of the index that a query goes through; none where it goes through records."
   @spec index_fields(Query.t()) :: [atom()]
   def index_fields(query) do
     case planned(query, &{Plan.new(query, &1), []}).() do
-      {{:index, index, _, _, _}, []} -> index.fields
+      {{:index, index, _, _, _}, []} -> Indexer.Default.key_fields(index, query.source)
       {_plan, []} -> []
     end
   end
 
   @doc "A page of a range of records, as `page/3` gives it."
-  @spec page_of_records(Schema.t(), Plan.range(), pos_integer()) ::
+  @spec page_of_records(Source.t(), Plan.range(), pos_integer()) ::
           {[Record.t()], Plan.range() | nil}
-  def page_of_records(schema, {first, last}, rows) do
+  def page_of_records(source, {first, last}, rows) do
     [answer] = Transaction.read([Record.read(first, last, %{limit: rows})])
     full? = length(answer) >= rows
-    {records, left} = Record.decode_some(answer, schema, not full?)
+    {records, left} = Record.decode_some(answer, source, not full?)
 
     cond do
       not full? -> {records, nil}
       # One record takes more rows than a page.
-      records == [] -> page_of_records(schema, {first, last}, rows * 2)
+      records == [] -> page_of_records(source, {first, last}, rows * 2)
       # Its parts have other names by the time of the next page, if it is updated.
       left == [] -> {records, {List.last(records).key <> <<0xFF>>, last}}
       true -> {records, {left |> hd() |> elem(0), last}}
@@ -263,7 +343,7 @@ defmodule EctoFoundationDB.Layer.Reader do
 
     case for key <- keys, do: Record.read(key, key <> <<0xFF>>) do
       [] -> []
-      reads -> reads |> Transaction.read() |> Enum.flat_map(&Record.decode(&1, query.schema))
+      reads -> reads |> Transaction.read() |> Enum.flat_map(&Record.decode(&1, query.source))
     end
   end
 end

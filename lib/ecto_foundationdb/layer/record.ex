@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Layer.Record do
   # and can be watched, and the parts follow it under `{…, id, {n, i, crc}}`.
 
   alias EctoFoundationDB.{DecodeError, Native, Schema, Versionstamp}
-  alias EctoFoundationDB.Layer.{Keys, Term}
+  alias EctoFoundationDB.Layer.{Keys, Source, Term}
 
   @enforce_keys [:key, :data]
   defstruct [:key, :data, parts: 0]
@@ -41,7 +41,8 @@ defmodule EctoFoundationDB.Layer.Record do
 
     if is_integer(max) and size > max do
       raise ArgumentError,
-            "this record takes #{size} bytes, and the Repo's max_value_size allows #{max}"
+            "this record takes #{size} bytes, and `max_value_size: #{max}` says to reject any objects larger than " <>
+              "#{max} bytes"
     end
 
     if size > single do
@@ -75,25 +76,25 @@ defmodule EctoFoundationDB.Layer.Record do
   end
 
   @doc "The records of rows in key order."
-  @spec decode([row()], Schema.t()) :: [t()]
-  def decode(rows, schema) do
-    {records, []} = decode_some(rows, schema, true)
+  @spec decode([row()], Source.t()) :: [t()]
+  def decode(rows, source) do
+    {records, []} = decode_some(rows, source, true)
     records
   end
 
   @doc """
   As `decode/2`, for rows that may end within a record: gives the rows left over, unless `last?`.
   """
-  @spec decode_some([row()], Schema.t(), boolean()) :: {[t()], [row()]}
-  def decode_some(rows, schema, last?), do: decode_some(rows, schema, last?, [])
+  @spec decode_some([row()], Source.t(), boolean()) :: {[t()], [row()]}
+  def decode_some(rows, source, last?), do: decode_some(rows, source, last?, [])
 
-  defp decode_some([], _schema, _last?, acc), do: {Enum.reverse(acc), []}
+  defp decode_some([], _source, _last?, acc), do: {Enum.reverse(acc), []}
 
-  defp decode_some([{key, value} | rest] = rows, schema, last?, acc) do
+  defp decode_some([{key, value} | rest] = rows, source, last?, acc) do
     case multikey(value) do
       nil ->
-        record = %__MODULE__{key: key, data: data(key, value, schema)}
-        decode_some(rest, schema, last?, [record | acc])
+        record = %__MODULE__{key: key, data: data(key, value, source)}
+        decode_some(rest, source, last?, [record | acc])
 
       {n, _, _} = meta ->
         {parts, after_parts} = Enum.split(rest, n)
@@ -102,8 +103,8 @@ defmodule EctoFoundationDB.Layer.Record do
           {Enum.reverse(acc), rows}
         else
           value = assemble(key, meta, parts)
-          record = %__MODULE__{key: key, data: data(key, value, schema), parts: n}
-          decode_some(after_parts, schema, last?, [record | acc])
+          record = %__MODULE__{key: key, data: data(key, value, source), parts: n}
+          decode_some(after_parts, source, last?, [record | acc])
         end
     end
   end
@@ -151,15 +152,15 @@ defmodule EctoFoundationDB.Layer.Record do
   end
 
   @doc "The fields of a record's value."
-  @spec data(binary(), binary() | keyword(), Schema.t()) :: Schema.data()
-  def data(_key, fields, _schema) when is_list(fields), do: fields
+  @spec data(binary(), binary() | keyword(), Source.t()) :: Schema.data()
+  def data(_key, fields, _source) when is_list(fields), do: fields
 
-  def data(key, value, schema) do
+  def data(key, value, source) do
     with {:ok, data} <- Term.decode(value),
          :ok <- keyword(data) do
       complete(key, data)
     else
-      {:error, _} -> complete(key, data_by_field(key, value, schema))
+      {:error, _} -> complete(key, data_by_field(key, value, source))
     end
   end
 
@@ -178,25 +179,39 @@ defmodule EctoFoundationDB.Layer.Record do
 
   # A newer version of the application may have written fields that this one does not know, with
   # values it cannot decode: those are carried along as they are.
-  defp data_by_field(key, value, schema) do
-    known = MapSet.new(Schema.fields(schema), &"#{Schema.field_source(schema, &1)}")
+  defp data_by_field(key, value, source) do
+    known = source.fields && MapSet.new(source.fields, &"#{&1}")
 
     case Term.fields(value) do
       {:ok, fields} ->
         for {name, etf} <- fields do
-          if name in known do
-            case Term.decode(<<131, etf::binary>>) do
-              {:ok, value} -> {String.to_existing_atom(name), value}
-              {:error, reason} -> raise DecodeError, key: key, reason: "field #{name}: #{reason}"
-            end
-          else
-            {name, etf}
+          cond do
+            is_nil(known) -> any_field(name, etf)
+            name in known -> {String.to_existing_atom(name), field!(key, name, etf)}
+            true -> {name, etf}
           end
         end
 
       {:error, reason} ->
         raise DecodeError, key: key, reason: reason
     end
+  end
+
+  defp field!(key, name, etf) do
+    case Term.decode(<<131, etf::binary>>) do
+      {:ok, value} -> value
+      {:error, reason} -> raise DecodeError, key: key, reason: "field #{name}: #{reason}"
+    end
+  end
+
+  # Without a schema every field that can be decoded is known.
+  defp any_field(name, etf) do
+    case Term.decode(<<131, etf::binary>>) do
+      {:ok, value} -> {String.to_existing_atom(name), value}
+      {:error, _reason} -> {name, etf}
+    end
+  rescue
+    ArgumentError -> {name, etf}
   end
 
   defp keyword(data) when is_list(data) do
@@ -217,6 +232,11 @@ defmodule EctoFoundationDB.Layer.Record do
       nil -> data
     end
   end
+
+  @doc "The value that a record's key ends in: its primary key, after its partition where it has one."
+  @spec id(Schema.data(), Source.t()) :: term()
+  def id(data, %Source{id: id, partition_by: nil}), do: get(data, id)
+  def id(data, %Source{id: id, partition_by: field}), do: {get(data, field), get(data, id)}
 
   @doc "Sets fields: those that were there leave their place and go to the end."
   @spec merge(Schema.data(), Schema.data()) ::

@@ -31,7 +31,10 @@ defmodule EctoFoundationDB.Repo.Options do
   def positive!(name, value),
     do: raise(ArgumentError, "#{name}: expected a positive integer, got: #{inspect(value)}")
 
-  @doc "The tenant a call is about: its option, its struct's, its transaction's, the Repo's only one."
+  @doc """
+  The tenant a call is about: its option, its struct's, its transaction's, the Repo's only one. A Repo is here
+  its instance (`Connection.instance/1`).
+  """
   def tenant!(repo, opts, struct \\ nil) do
     case opts[:prefix] || Schema.tenant(struct) || Transaction.tenant() || single(repo) do
       %Tenant{repo: ^repo} = tenant ->
@@ -43,9 +46,9 @@ defmodule EctoFoundationDB.Repo.Options do
 
       nil ->
         raise IncorrectTenancy,
-              "no tenant is given. Pass one, `prefix: tenant` (from Tenant.open!(#{inspect(repo)}, id)), " <>
-                "use a struct that was read from one, or call inside Repo.transactional(tenant, fun)" <>
-                (Transaction.in_task() || "")
+              "no tenant is given: a nil prefix was provided. Pass a tenant, `prefix: tenant` (from " <>
+                "Tenant.open!(#{inspect(repo)}, id)), use a struct that was read from one, or call inside " <>
+                "Repo.transactional(tenant, fun)" <> (Transaction.in_task() || "")
 
       other ->
         raise IncorrectTenancy,
@@ -53,8 +56,9 @@ defmodule EctoFoundationDB.Repo.Options do
     end
   end
 
-  # A Repo with `tenant_id:` has one tenant, opened when it is first needed.
-  defp single(repo) do
+  @doc "The tenant of a Repo with `tenant_id:`, opened when it is first needed; nil of others."
+  @spec single(module()) :: Tenant.t() | nil
+  def single(repo) do
     with id when is_binary(id) <- Connection.fetch!(repo).config[:tenant_id],
          do: Tenant.open!(repo, id)
   end
@@ -73,10 +77,24 @@ defmodule EctoFoundationDB.Repo.Options do
         else: reraise(error, __STACKTRACE__)
   end
 
-  @doc "The options that say how records are laid out."
-  def layout(%Tenant{repo: repo, options: options}) do
-    Connection.fetch!(repo).config
-    |> Keyword.merge(options)
-    |> Keyword.take([:max_single_value_size, :max_value_size])
+  @doc "Raises for what belongs to an Ecto repository: its schemas, changesets and queries."
+  @spec plain!(term()) :: :ok
+  def plain!(%{__struct__: struct}) when struct in [Ecto.Changeset, Ecto.Query], do: ecto!(struct)
+  def plain!(%schema{}), do: plain!(schema)
+
+  def plain!(schema) when is_atom(schema) do
+    # Raises where it is no schema.
+    Schema.source(schema)
+    if Schema.ecto?(schema), do: ecto!(schema), else: :ok
+  end
+
+  def plain!(other) do
+    raise ArgumentError, "expected a struct or a schema, got: #{inspect(other)}"
+  end
+
+  defp ecto!(what) do
+    raise ArgumentError,
+          "#{inspect(what)} is of Ecto, and this Repo is a plain one. Make it an Ecto repository: " <>
+            "`use Ecto.Repo, otp_app: :my_app, adapter: Ecto.Adapters.FoundationDB`"
   end
 end

@@ -1,84 +1,85 @@
 defmodule EctoFoundationDB.Repo.Queries do
   @moduledoc false
-  # The Repo's functions that read.
+  # The plain Repo's functions that read.
 
-  alias EctoFoundationDB.{Future, MultipleResultsError, NoResultsError, Schema, Transaction}
+  alias EctoFoundationDB.{
+    Future,
+    MultipleResultsError,
+    NoResultsError,
+    Schema,
+    Transaction,
+    Values
+  }
+
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{EctoQuery, Query, Reader}
-  alias EctoFoundationDB.Repo.Options
+  alias EctoFoundationDB.Layer.Reader
+  alias EctoFoundationDB.Repo.{Options, Query}
 
-  @query [:where, :order_by, :limit, :key_limit]
-
-  @doc "The query of a schema (or of an Ecto query, where Ecto is present) and options."
-  def query(repo, queryable, opts, more \\ []) do
-    {schema, from_query, prefix} = EctoQuery.split(queryable)
-    opts = Options.validate!(opts, @query ++ more)
-    tenant = Options.tenant!(repo, Keyword.put_new(opts, :prefix, prefix))
-    {Query.new(tenant, schema, Query.merge(from_query, opts)), opts}
+  @doc "The query of a schema and options."
+  def query(repo, schema, opts, more \\ []) do
+    Options.plain!(schema)
+    opts = Options.validate!(opts, Query.options() ++ more)
+    {Query.new(Options.tenant!(repo, opts), schema, opts), opts}
   end
 
-  def async_all(repo, queryable, opts) do
-    {query, opts} = query(repo, queryable, opts)
+  def async_all(repo, schema, opts) do
+    {query, opts} = query(repo, schema, opts)
     future(query, opts)
   end
 
-  # Inside a transaction reads are in flight until they are awaited; outside there is none to await
-  # them in.
-  defp future(query, opts) do
-    if Transaction.in?() do
-      Transaction.run(query.tenant, fn -> query |> Reader.start() |> loaded(query) end, opts)
-    else
-      Future.resolved(
-        Transaction.run(
-          query.tenant,
-          fn -> query |> Reader.start() |> loaded(query) |> Future.result() end,
-          opts
-        )
-      )
-    end
+  defp future(query, opts), do: start(query.tenant, opts, fn -> loaded(query) end)
+
+  @doc """
+  A future that `start` gives in a transaction. Inside one, reads are in flight until they are awaited;
+  outside there is none to await them in.
+  """
+  @spec start(EctoFoundationDB.Tenant.t(), keyword(), (() -> Future.t())) :: Future.t()
+  def start(tenant, opts, start) do
+    if Transaction.in?(),
+      do: Transaction.run(tenant, start),
+      else: Future.resolved(Transaction.run(tenant, fn -> Future.result(start.()) end, opts))
   end
 
-  defp loaded(future, query),
-    do: Future.apply(future, &Reader.load(&1, query))
+  defp loaded(query), do: query |> Reader.start() |> Future.apply(&load(&1, query))
 
-  def async_all_by(repo, queryable, by, opts), do: async_all(repo, queryable, by(opts, by))
+  defp load(records, query),
+    do: Values.load_all(Values.loader(query.source.schema, query.tenant), records)
+
+  def async_all_by(repo, schema, by, opts), do: async_all(repo, schema, by(opts, by))
 
   defp by(opts, by), do: Query.merge(opts, where: by)
 
-  def async_get(repo, queryable, id, opts),
-    do: async_one(repo, queryable, by_id(queryable, id, opts))
+  def async_get(repo, schema, id, opts), do: async_one(repo, schema, by_id(schema, id, opts))
 
-  def async_get!(repo, queryable, id, opts) do
+  def async_get!(repo, schema, id, opts) do
     repo
-    |> at_most_one(queryable, by_id(queryable, id, opts))
-    |> found!(queryable, "with primary key #{inspect(id)}")
+    |> at_most_one(schema, by_id(schema, id, opts))
+    |> found!(schema, "with primary key #{inspect(id)}")
   end
 
-  defp by_id(queryable, id, opts) do
-    if is_nil(id) do
-      raise ArgumentError, "get: the primary key is nil, and no record has such a one"
-    end
+  defp by_id(_schema, nil, _opts),
+    do: raise(ArgumentError, "get: the primary key is nil, and no record has such a one")
 
-    {schema, _, _} = EctoQuery.split(queryable)
+  defp by_id(schema, id, opts) do
+    Options.plain!(schema)
     by(opts, [{Schema.primary_key(schema), {:==, id}}])
   end
 
-  def async_get_by(repo, queryable, by, opts), do: async_one(repo, queryable, by(opts, by))
+  def async_get_by(repo, schema, by, opts), do: async_one(repo, schema, by(opts, by))
 
-  def async_get_by!(repo, queryable, by, opts),
-    do: repo |> at_most_one(queryable, by(opts, by)) |> found!(queryable, "where #{inspect(by)}")
+  def async_get_by!(repo, schema, by, opts),
+    do: repo |> at_most_one(schema, by(opts, by)) |> found!(schema, "where #{inspect(by)}")
 
-  def async_one(repo, queryable, opts),
-    do: repo |> at_most_one(queryable, opts) |> Future.apply(&List.first/1)
+  def async_one(repo, schema, opts),
+    do: repo |> at_most_one(schema, opts) |> Future.apply(&List.first/1)
 
-  def async_one!(repo, queryable, opts) do
+  def async_one!(repo, schema, opts) do
     where = Keyword.get(opts, :where, [])
-    repo |> at_most_one(queryable, opts) |> found!(queryable, "where #{inspect(where)}")
+    repo |> at_most_one(schema, opts) |> found!(schema, "where #{inspect(where)}")
   end
 
-  # In a list, since what a query selects may be nil.
-  defp at_most_one(repo, queryable, opts) do
-    {query, opts} = query(repo, queryable, opts)
+  defp at_most_one(repo, schema, opts) do
+    {query, opts} = query(repo, schema, opts)
 
     # Two are enough to know that there is not one alone.
     query = if is_nil(query.limit) and query.order_by == [], do: %{query | limit: 2}, else: query
@@ -86,7 +87,7 @@ defmodule EctoFoundationDB.Repo.Queries do
     Future.apply(future(query, opts), fn
       [_, _ | _] ->
         raise MultipleResultsError,
-              "expected at most one result of #{inspect(query.schema)}, got more. " <>
+              "expected at most one result of #{inspect(schema)}, got more. " <>
                 "`all` gives them all, `limit: 1` the first of them"
 
       none_or_one ->
@@ -94,42 +95,47 @@ defmodule EctoFoundationDB.Repo.Queries do
     end)
   end
 
-  defp found!(future, queryable, what) do
+  defp found!(future, schema, what) do
     Future.apply(future, fn
-      [] ->
-        {schema, _, _} = EctoQuery.split(queryable)
-        raise NoResultsError, "expected a #{inspect(schema)} #{what}, found none"
-
-      [result] ->
-        result
+      [] -> raise NoResultsError, "expected a #{inspect(schema)} #{what}, found none"
+      [result] -> result
     end)
   end
 
-  def async_all_range(repo, queryable, first, last, opts) do
+  def async_all_range(repo, schema, first, last, opts) do
+    {range, opts} = range(first, last, opts)
+    Options.plain!(schema)
+    where = for condition <- range, do: {Schema.primary_key(schema), condition}
+    async_all(repo, schema, by(opts, where))
+  end
+
+  @doc "The conditions that all_range's arguments and options are, and the other options."
+  @spec range(term(), term(), keyword()) :: {[{:> | :>= | :< | :<=, term()}], keyword()}
+  def range(first, last, opts) do
     {bounds, opts} = Keyword.split(opts, [:inclusive_left?, :inclusive_right?])
-    {schema, _, _} = EctoQuery.split(queryable)
     left = if Keyword.get(bounds, :inclusive_left?, true), do: :>=, else: :>
     right = if Keyword.get(bounds, :inclusive_right?, false), do: :<=, else: :<
 
-    range =
-      for {operator, id} <- [{left, first}, {right, last}],
-          not is_nil(id),
-          do: {Schema.primary_key(schema), {operator, id}}
-
-    async_all(repo, queryable, by(opts, range))
+    {for({operator, id} <- [{left, first}, {right, last}], not is_nil(id), do: {operator, id}),
+     opts}
   end
 
-  def exists?(repo, queryable, opts) do
-    {query, opts} = query(repo, queryable, opts)
+  def exists?(repo, schema, opts) do
+    {query, opts} = query(repo, schema, opts)
     Future.result(future(%{query | limit: 1, order_by: []}, opts)) != []
   end
 
-  def aggregate(repo, queryable, :count, opts) when is_list(opts) do
-    {query, opts} = query(repo, queryable, opts)
-    Transaction.run(query.tenant, fn -> query |> Reader.run() |> length() end, opts)
+  def aggregate(repo, schema, :count, opts) when is_list(opts) do
+    {query, opts} = query(repo, schema, opts)
+
+    Transaction.run(
+      query.tenant,
+      fn -> query |> Reader.start_count() |> Future.result() end,
+      opts
+    )
   end
 
-  def aggregate(_repo, _queryable, aggregate, field_or_opts) do
+  def aggregate(_repo, _schema, aggregate, field_or_opts) do
     raise Unsupported,
           "aggregate: of #{inspect(aggregate)} and #{inspect(field_or_opts)}; only :count, without a " <>
             "field, is supported. Read the records, with all or stream, and compute in Elixir; a " <>
@@ -181,10 +187,18 @@ defmodule EctoFoundationDB.Repo.Queries do
 
   def reload!(repo, struct, opts), do: repo |> reload!([struct], opts) |> hd()
 
-  def stream(repo, queryable, opts) do
-    {query, opts} = query(repo, queryable, opts, [:max_rows])
-    rows = Keyword.get(opts, :max_rows, 500)
+  def stream(repo, schema, opts) do
+    {query, opts} = query(repo, schema, opts, [:max_rows])
+    {rows, opts} = Keyword.pop(opts, :max_rows, 500)
+    query |> pages(rows, opts) |> Stream.flat_map(&load(&1, query)) |> take(query.limit)
+  end
 
+  defp take(stream, nil), do: stream
+  defp take(stream, limit), do: Stream.take(stream, limit)
+
+  @doc "The records of a query, a page at a time: each is read in a transaction of its own, or in the one it is in."
+  @spec pages(EctoFoundationDB.Layer.Query.t(), pos_integer(), keyword()) :: Enumerable.t()
+  def pages(query, rows, opts) do
     Options.positive!(:max_rows, rows)
 
     if query.order_by != [] do
@@ -197,25 +211,18 @@ defmodule EctoFoundationDB.Repo.Queries do
             "stream: key_limit is not supported; a page is of `max_rows:`, and Enum.take ends a stream"
     end
 
-    stream =
-      Stream.resource(
-        fn -> :start end,
-        fn
-          :done ->
-            {:halt, :done}
+    Stream.unfold(:start, fn
+      :done ->
+        nil
 
-          position ->
-            position = if position == :start, do: nil, else: position
+      position ->
+        position = if position == :start, do: nil, else: position
 
-            {records, next} =
-              Transaction.run(query.tenant, fn -> Reader.page(query, position, rows) end, opts)
+        {records, next} =
+          Transaction.run(query.tenant, fn -> Reader.page(query, position, rows) end, opts)
 
-            {Reader.load(records, query), next || :done}
-        end,
-        fn _ -> :ok end
-      )
-
-    if query.limit, do: Stream.take(stream, query.limit), else: stream
+        {records, next || :done}
+    end)
   end
 
   def await(futures) when is_list(futures), do: Enum.map(futures, &await/1)

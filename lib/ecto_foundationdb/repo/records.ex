@@ -1,194 +1,313 @@
 defmodule EctoFoundationDB.Repo.Records do
   @moduledoc false
-  # The Repo's functions that write one record.
+  # The plain Repo's functions that write: between structs and `EctoFoundationDB.Layer`'s records.
 
-  alias EctoFoundationDB.{Schema, StaleEntryError, Transaction}
+  alias EctoFoundationDB.{Future, Schema, StaleEntryError, Transaction, Values, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Changes, Keys, Metadata, Record, Values, Writer}
-  alias EctoFoundationDB.Repo.{Changeset, Conflicts, Options}
+  alias EctoFoundationDB.Layer.{Bulk, Conflicts, Records, Source, Writer}
+  alias EctoFoundationDB.Repo.{Changes, Options, Queries}
 
-  def insert(repo, struct_or_changeset, opts) do
-    with {:ok, %schema{} = struct, given} <- Changeset.check(repo, :insert, struct_or_changeset) do
-      opts = Options.validate!(opts, [:on_conflict, :conflict_target, :returning])
-      Conflicts.check!(schema, opts)
-      tenant = Options.tenant!(repo, opts, struct)
-      # Every attempt of the transaction has the same generated id.
-      struct = Changes.generate_id(struct, given)
+  @insert [:on_conflict, :conflict_target, :returning]
 
-      transaction(tenant, given, opts, fn given ->
-        {changes, virtual} = Changeset.changes(given)
-        {data, values} = Changes.insert(struct, changes)
-        id = Changes.stored_id!(schema, data)
-
-        fn ->
-          with {:ok, {_how, stored}} <- Conflicts.put(Writer.new(tenant, schema), id, data, opts) do
-            inserted =
-              struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)
-
-            {:ok, Conflicts.returning(inserted, stored, tenant, opts)}
-          end
-        end
-      end)
-    end
-  end
-
-  # Runs what `plan` gives in a transaction. Where the changeset has functions to be called in it,
-  # the plan is made after them; else before, once for all attempts.
-  defp transaction(tenant, given, opts, plan) do
-    run =
-      if Changeset.prepared?(given) do
-        fn ->
-          with {:ok, given} <- Changeset.prepare(given), do: plan.(given).()
-        end
-      else
-        plan.(given)
-      end
+  def insert(repo, %schema{} = struct, opts) do
+    {opts, on_conflict, target} = insert_options!(schema, opts, @insert)
+    tenant = Options.tenant!(repo, opts, struct)
+    # Every attempt of the transaction has the same generated id.
+    struct = Changes.generate_id(struct, tenant)
+    {data, generated} = Changes.insert(struct)
 
     Transaction.run(
       tenant,
       fn ->
-        # What those functions have written is not to be committed without it.
-        with {:error, error} <- run.(), do: throw({__MODULE__, error})
+        writer = Writer.new(tenant, Source.of(schema))
+
+        with {:ok, [{_outcome, stored}]} <- Conflicts.put_all(writer, [data], on_conflict, target) do
+          inserted = struct |> Map.merge(generated) |> Schema.put_meta(tenant)
+          {:ok, returning(inserted, stored, tenant, opts)}
+        end
       end,
       opts
     )
-  catch
-    {__MODULE__, error} -> {:error, error}
   end
 
-  def insert!(repo, struct_or_changeset, opts),
-    do: Changeset.bang(insert(repo, struct_or_changeset, opts), :insert)
+  def insert(_repo, other, _opts), do: Options.plain!(other)
 
-  def update(repo, %{__struct__: Ecto.Changeset} = changeset, opts) do
-    with {:ok, struct, given} <- Changeset.check(repo, :update, changeset),
-         do: update_with(repo, struct, given, opts)
+  def insert!(repo, struct, opts), do: bang(insert(repo, struct, opts))
+
+  defp bang({:ok, result}), do: result
+  defp bang({:error, error}), do: raise(error)
+
+  # What an insert is told to do about conflicts: errors come before anything is written.
+  defp insert_options!(schema, opts, known) do
+    Options.plain!(schema)
+    opts = Options.validate!(opts, known)
+    check_returning!(schema, opts)
+    on_conflict = on_conflict!(schema, Keyword.get(opts, :on_conflict, :raise))
+    target = Keyword.get(opts, :conflict_target)
+
+    cond do
+      target == [] and on_conflict in [:raise, :replace_all] ->
+        {opts, :blind, []}
+
+      target == [] or not Source.of(schema).write_primary? ->
+        if on_conflict not in [:raise, :replace_all] do
+          raise Unsupported,
+                "on_conflict: #{inspect(on_conflict)} needs to know what is there; with `conflict_target: []`, " <>
+                  "and with a schema's `write_primary: false`, records are written without looking"
+        end
+
+        {opts, on_conflict, []}
+
+      true ->
+        fields = List.wrap(target)
+        Changes.known!(schema, "conflict_target", fields)
+        {opts, on_conflict, Enum.map(fields, &Schema.field_source(schema, &1))}
+    end
   end
 
-  def update(_repo, other, _opts), do: no_changes!(other)
+  defp on_conflict!(_schema, simple) when simple in [:raise, :nothing, :replace_all], do: simple
+
+  defp on_conflict!(schema, {action, fields})
+       when action in [:replace, :replace_all_except] and is_list(fields) do
+    Changes.known!(schema, "on_conflict", fields)
+    {action, Enum.map(fields, &Schema.field_source(schema, &1))}
+  end
+
+  defp on_conflict!(_schema, other) do
+    raise ArgumentError,
+          "on_conflict: expected :raise, :nothing, :replace_all, {:replace, fields} or " <>
+            "{:replace_all_except, fields}, got: #{inspect(other)}"
+  end
 
   def update(repo, %schema{} = struct, changes, opts) do
-    {:ok, struct, _given} = Changeset.check(repo, :update, struct)
-    update_with(repo, struct, Changes.check!(schema, changes), opts)
-  end
-
-  def update(_repo, other, _changes, _opts), do: no_changes!(other)
-
-  defp no_changes!(other) do
-    raise ArgumentError,
-          "update: expected a changeset, or a struct and its changes (`update(struct, name: \"Ada\")`), " <>
-            "got: #{inspect(other)}"
-  end
-
-  # Given are changes that were checked, or a changeset.
-  defp update_with(repo, %schema{} = struct, given, opts) do
-    opts = Options.validate!(opts, [:force, :returning])
-    Conflicts.check_returning!(schema, opts)
+    Options.plain!(struct)
+    changes = Changes.check!(schema, changes)
+    opts = Options.validate!(opts, [:returning])
+    check_returning!(schema, opts)
     tenant = Options.tenant!(repo, opts, struct)
     id = Schema.id!(struct)
 
-    if nothing?(given) and not Keyword.get(opts, :force, false) do
-      {:ok, struct}
-    else
-      transaction(tenant, given, opts, fn given ->
-        {changes, virtual} = changes(schema, given)
-        {data, values} = Changes.update(struct, changes, Keyword.get(opts, :force, false))
-        filters = Changeset.filters(given, :update)
+    case Changes.update(schema, changes) do
+      {[], _} ->
+        {:ok, struct}
+
+      {data, values} ->
         # What an earlier attempt would have written, timestamps aside.
-        own =
-          Keyword.take(data, for({field, _} <- changes, do: Schema.field_source(schema, field)))
+        own = Values.dump(schema, :update, changes)
 
-        updated = struct |> Map.merge(virtual) |> Map.merge(values) |> Schema.put_meta(tenant)
-
-        fn ->
-          update = fn writer, record ->
-            Writer.update(writer, record, data)
-            {:ok, Conflicts.returning(updated, Record.merge(record.data, data), tenant, opts)}
-          end
-
-          if data == [],
-            do: {:ok, updated},
-            else: with_record(Writer.new(tenant, schema), id, filters, :update, own, update)
-        end
-      end)
+        Transaction.run(
+          tenant,
+          fn ->
+            tenant
+            |> Writer.new(Source.of(schema))
+            |> Records.update(id, data, [], own)
+            |> result(
+              struct |> Map.merge(values) |> Schema.put_meta(tenant),
+              :update,
+              {tenant, opts}
+            )
+          end,
+          opts
+        )
     end
   end
 
-  defp changes(schema, %{__struct__: Ecto.Changeset} = changeset) do
-    {changes, virtual} = Changeset.changes(changeset)
-    {Changes.check!(schema, changes), virtual}
+  def update(_repo, other, _changes, _opts), do: Options.plain!(other)
+
+  def update!(repo, struct, changes, opts), do: bang(update(repo, struct, changes, opts))
+
+  def delete(repo, %schema{} = struct, opts) do
+    Options.plain!(struct)
+    opts = Options.validate!(opts, [:returning])
+    check_returning!(schema, opts)
+    tenant = Options.tenant!(repo, opts, struct)
+    id = Schema.id!(struct)
+
+    Transaction.run(
+      tenant,
+      fn ->
+        tenant
+        |> Writer.new(Source.of(schema))
+        |> Records.delete(id)
+        |> result(Schema.put_meta(struct, tenant, :deleted), :delete, {tenant, opts})
+      end,
+      opts
+    )
   end
 
-  defp changes(_schema, checked), do: {checked, %{}}
+  def delete(_repo, other, _opts), do: Options.plain!(other)
 
-  defp nothing?(%{__struct__: Ecto.Changeset, changes: changes}), do: changes == %{}
-  defp nothing?(changes), do: changes == %{}
+  def delete!(repo, struct, opts), do: bang(delete(repo, struct, opts))
 
-  def update!(repo, struct, changes, opts),
-    do: Changeset.bang(update(repo, struct, changes, opts), :update)
+  defp result({:ok, stored}, struct, _action, {tenant, opts}),
+    do: {:ok, returning(struct, stored, tenant, opts)}
 
-  def update!(repo, changeset, opts), do: Changeset.bang(update(repo, changeset, opts), :update)
+  defp result({:error, :stale}, %schema{} = struct, action, _returning),
+    do: {:error, %StaleEntryError{schema: schema, id: Schema.id!(struct), action: action}}
 
-  def delete(repo, struct_or_changeset, opts) do
-    with {:ok, %schema{} = struct, given} <- Changeset.check(repo, :delete, struct_or_changeset) do
-      opts = Options.validate!(opts, [:returning])
-      Conflicts.check_returning!(schema, opts)
-      tenant = Options.tenant!(repo, opts, struct)
-      id = Schema.id!(struct)
+  defp result({:error, error}, _struct, _action, _returning), do: {:error, error}
 
-      transaction(tenant, given, opts, fn given ->
-        filters = Changeset.filters(given, :delete)
-        deleted = Schema.put_meta(struct, tenant, :deleted)
+  defp check_returning!(schema, opts) do
+    case Keyword.get(opts, :returning, false) do
+      returning when is_boolean(returning) ->
+        :ok
 
-        fn ->
-          writer = Writer.new(tenant, schema)
+      fields when is_list(fields) ->
+        Changes.known!(schema, "returning", fields)
 
-          delete = fn writer, record ->
-            Writer.delete(writer, record)
-            {:ok, Conflicts.returning(deleted, record.data, tenant, opts)}
-          end
-
-          case with_record(writer, id, filters, :delete, [], delete) do
-            # Gone already: an earlier attempt of this very transaction may have deleted it.
-            {:error, %StaleEntryError{filters: []}} = error ->
-              if Transaction.maybe_committed?(), do: {:ok, deleted}, else: error
-
-            result ->
-              result
-          end
-        end
-      end)
+      other ->
+        raise ArgumentError, "returning: expected true, false or fields, got: #{inspect(other)}"
     end
   end
 
-  def delete!(repo, struct, opts), do: Changeset.bang(delete(repo, struct, opts), :delete)
+  # The struct with the values that are stored in place of its own, in the fields that `returning:` names. An
+  # id that the commit makes stays as it is.
+  defp returning(%schema{} = struct, stored, tenant, opts) do
+    case Keyword.get(opts, :returning, false) do
+      false ->
+        struct
 
-  # `fun` is given the stored record, if it is there with the filters' values; or with its `own`, where
-  # an earlier attempt of this very transaction may have written those.
-  defp with_record(%{schema: schema} = writer, id, filters, action, own, fun) do
-    unless Schema.write_primary?(schema) do
+      _ when stored == [] ->
+        struct
+
+      returning ->
+        fields = if returning == true, do: Schema.fields(schema), else: returning
+        loaded = Values.load(Values.loader(schema, tenant), stored)
+        Map.merge(struct, Map.take(loaded, fields))
+    end
+  end
+
+  def insert_all(repo, schema, rows, opts) do
+    {opts, on_conflict, target} = insert_options!(schema, opts, @insert)
+    tenant = Options.tenant!(repo, opts)
+
+    unless is_list(rows) do
+      raise ArgumentError, "insert_all: expected a list of rows, got: #{inspect(rows)}"
+    end
+
+    rows = for row <- rows, do: Changes.row(schema, row, tenant)
+
+    Transaction.run(
+      tenant,
+      fn ->
+        case Conflicts.put_all(Writer.new(tenant, Source.of(schema)), rows, on_conflict, target) do
+          {:error, error} ->
+            raise error
+
+          {:ok, outcomes} ->
+            stored = for {outcome, data} <- outcomes, outcome != :nothing, do: data
+
+            loader = if Keyword.get(opts, :returning, false), do: Values.loader(schema, tenant)
+            # The whole records, also where fields are named.
+            {length(stored), loader && Enum.map(stored, &Values.load(loader, &1))}
+        end
+      end,
+      opts
+    )
+  end
+
+  def update_all(repo, queryable, updates, opts) do
+    {query, opts} = Queries.query(repo, queryable, opts, [:step])
+    schema = query.source.schema
+
+    set =
+      case updates do
+        [set: set] when is_list(set) or is_map(set) ->
+          set
+
+        _ ->
+          raise ArgumentError,
+                "update_all: expected `set: [field: value]`, got: #{inspect(updates)}"
+      end
+
+    fields = schema |> Changes.check!(set) |> Map.keys()
+
+    with [_ | _] = twice <- Enum.map(set, &elem(&1, 0)) -- fields do
+      raise ArgumentError, "update_all: #{inspect(twice)} is set more than once"
+    end
+
+    # In the order in which they are given.
+    set = Values.dump(schema, :update_all, set)
+
+    case Keyword.pop(opts, :step) do
+      {nil, opts} ->
+        update = fn -> Bulk.update([query], fn _data -> set end) end
+        {length(Transaction.run(query.tenant, update, opts)), nil}
+
+      {step, opts} ->
+        {Bulk.update_in_steps(query, step, set, opts), nil}
+    end
+  end
+
+  def delete_all(repo, queryable, opts) do
+    {query, opts} = Queries.query(repo, queryable, opts, [:step])
+
+    case Keyword.pop(opts, :step) do
+      {nil, opts} ->
+        {length(Transaction.run(query.tenant, fn -> Bulk.delete([query]) end, opts)), nil}
+
+      {step, opts} ->
+        {Bulk.delete_in_steps(query, step, opts), nil}
+    end
+  end
+
+  def async_insert_all!(repo, schema, structs, opts) do
+    insert_options!(schema, opts, @insert)
+    async_insert_all(schema, structs, opts, &insert!(repo, &1, opts))
+  end
+
+  @doc """
+  Inserts structs whose ids the commit makes, with `insert`; a future of the structs with their ids.
+  """
+  def async_insert_all(schema, structs, opts, insert) do
+    unless Transaction.in?() do
       raise Unsupported,
-            "#{action}: #{inspect(schema)} has `write_primary: false`, so no record is found by its " <>
-              "primary key. Use #{action}_all with a `where:` that its index answers"
+            "async_insert_all! must be called inside a transaction, whose commit makes the ids: " <>
+              "future = Repo.transactional(tenant, fn -> Repo.async_insert_all!(…) end)"
     end
 
-    id = Values.dump_value(schema, action, Schema.primary_key(schema), id)
-    {first, last} = Keys.record_range(writer.tenant, writer.source, id)
-    reads = [Record.read(first, last)]
-    {metadata, [rows]} = Metadata.read_for_write(writer.tenant, writer.source, reads)
+    id_field = Schema.primary_key(schema)
+    structs = for struct <- structs, do: with_id(schema, id_field, struct, opts)
+    tenant = Transaction.tenant!()
+    inserted = for struct <- structs, do: struct |> insert.() |> Schema.put_tenant(tenant)
 
-    case Record.decode(rows, schema) do
-      [record] ->
-        if has?(record, filters) or
-             (own != [] and Transaction.maybe_committed?() and has?(record, own)),
-           do: fun.(%{writer | metadata: metadata}, record),
-           else:
-             {:error, %StaleEntryError{schema: schema, id: id, action: action, filters: filters}}
+    Future.apply(Versionstamp.get(), fn stamp ->
+      for struct <- inserted do
+        id = Map.get(struct, id_field)
 
-      [] ->
-        {:error, %StaleEntryError{schema: schema, id: id, action: action}}
+        if Versionstamp.incomplete?(id),
+          do: Map.put(struct, id_field, Versionstamp.resolve(id, stamp)),
+          else: struct
+      end
+    end)
+  end
+
+  defp with_id(schema, id_field, struct, opts) do
+    unless is_struct(struct, schema) do
+      raise ArgumentError,
+            "async_insert_all!: expected structs of #{inspect(schema)}, got: #{inspect(struct)}"
+    end
+
+    case Map.get(struct, id_field) do
+      nil ->
+        if Source.versionstamps?(Source.of(schema)),
+          do: Map.put(struct, id_field, Versionstamp.next(:current)),
+          else: refuse_id(id_field, opts, struct)
+
+      id ->
+        if Versionstamp.incomplete?(id), do: struct, else: refuse_id(id_field, opts, struct)
     end
   end
 
-  defp has?(record, values),
-    do: Enum.all?(values, fn {name, value} -> Record.get(record.data, name) == value end)
+  defp refuse_id(id_field, opts, struct) do
+    unless Keyword.get(opts, :conflict_target) == [] or
+             not Source.of(struct.__struct__).write_primary? do
+      raise Unsupported,
+            "async_insert_all! takes structs whose #{inspect(id_field)} is nil and of type " <>
+              "EctoFoundationDB.Versionstamp, or the option `conflict_target: []`, which " <>
+              "overwrites without looking what is there"
+    end
+
+    struct
+  end
 end

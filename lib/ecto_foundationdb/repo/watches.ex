@@ -1,10 +1,10 @@
 defmodule EctoFoundationDB.Repo.Watches do
   @moduledoc false
-  # `watch/2` and `assign_ready/3`.
+  # `watch/2` and `assign_ready/3`, of both kinds of Repo.
 
-  alias EctoFoundationDB.{Future, Schema, Transaction}
+  alias EctoFoundationDB.{Future, Queryable, Schema, Transaction, Values}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Keys, Values}
+  alias EctoFoundationDB.Layer.{Keys, Query, Reader, Source}
   alias EctoFoundationDB.Repo.Options
 
   # What a watch is of: `{:record, schema, id}`, or `{:counter, schema, by, signal}` of SchemaMetadata.
@@ -22,13 +22,15 @@ defmodule EctoFoundationDB.Repo.Watches do
     do: raise(ArgumentError, "watch: expected a struct, got: #{inspect(other)}")
 
   defp watch_record(tenant, schema, id, opts) do
-    unless Schema.write_primary?(schema) do
+    source = Source.of(schema)
+
+    unless source.write_primary? do
       raise Unsupported,
             "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
     end
 
-    stored = Values.dump_value(schema, :watch, Schema.primary_key(schema), id)
-    key = {:pack, Keys.record(tenant, Schema.source(schema), stored)}
+    stored = Values.stored(schema, Schema.primary_key(schema), id)
+    key = {:pack, Keys.record(tenant, source.name, stored)}
 
     Transaction.run(
       tenant,
@@ -58,7 +60,7 @@ defmodule EctoFoundationDB.Repo.Watches do
         tenant,
         fn ->
           ready
-          |> Enum.map(fn {label, watch} -> {label, watch, read(repo, tenant, watch)} end)
+          |> Enum.map(fn {label, watch} -> {label, watch, read(tenant, watch)} end)
           |> Enum.map(fn {label, watch, future} -> {label, watch, Future.result(future)} end)
           |> Enum.map(fn {label, watch, result} ->
             {label, result, if(opts[:watch?], do: again(tenant, watch))}
@@ -107,14 +109,17 @@ defmodule EctoFoundationDB.Repo.Watches do
     {ready, others}
   end
 
-  defp read(repo, tenant, %{of: {:record, schema, id}}),
-    do: repo.async_get(schema, id, prefix: tenant)
+  defp read(tenant, %{of: {:record, schema, id}}) do
+    source = Source.of(schema)
+    where = [{source.id, {:eq, Values.stored(schema, Schema.primary_key(schema), id)}}]
+    tenant |> Query.new(source, where) |> results() |> Future.apply(&List.first/1)
+  end
 
-  defp read(repo, tenant, %{of: {:counter, _, [], _}, queryable: queryable}),
-    do: repo.async_all(queryable, prefix: tenant)
+  defp read(tenant, %{of: {:counter, _, by, _}, queryable: queryable}),
+    do: tenant |> Queryable.query(queryable, by) |> results()
 
-  defp read(repo, tenant, %{of: {:counter, _, by, _}, queryable: queryable}),
-    do: repo.async_all_by(queryable, by, prefix: tenant)
+  defp results(query),
+    do: query |> Reader.start() |> Future.apply(&Queryable.results(query, &1))
 
   defp again(tenant, %{of: {:record, schema, id}, label: label}),
     do: watch_record(tenant, schema, id, label: label)

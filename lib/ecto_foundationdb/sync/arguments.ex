@@ -2,8 +2,7 @@ defmodule EctoFoundationDB.Sync.Arguments do
   @moduledoc false
   # What Sync's functions are given, in the orders that are documented.
 
-  alias EctoFoundationDB.Layer.EctoQuery
-  alias EctoFoundationDB.Schema
+  alias EctoFoundationDB.{Queryable, Schema}
   alias EctoFoundationDB.Sync.{All, Many, One}
 
   @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
@@ -37,8 +36,7 @@ defmodule EctoFoundationDB.Sync.Arguments do
   def label({queryable, options}) when is_list(options), do: label(queryable)
 
   def label(queryable) do
-    {schema, _options, _prefix} = EctoQuery.split(queryable)
-    schema |> Schema.source() |> String.to_atom()
+    queryable |> Queryable.schema!() |> Schema.source() |> String.to_atom()
   end
 
   @doc "Whether these are values to sync by."

@@ -2,7 +2,9 @@ defmodule EctoFoundationDB.Sync.Options do
   @moduledoc false
   # The options of Sync's functions.
 
-  @options [:assign, :attach_container_hook, :detach_container_hook, :timeout]
+  @options [:assign, :attach_container_hook, :detach_container_hook, :timeout, :watch_action]
+
+  @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
 
   @doc "Raises unless these are options of a sync; gives them."
   @spec check!(term()) :: keyword()
@@ -28,6 +30,8 @@ defmodule EctoFoundationDB.Sync.Options do
   defp check_option!({:detach_container_hook, fun}) when is_function(fun, 4), do: :ok
   defp check_option!({:timeout, ms}) when is_integer(ms) and ms >= 0, do: :ok
   defp check_option!({:timeout, :infinity}), do: :ok
+  # Of lists only; one set of options may serve all of an application's calls.
+  defp check_option!({:watch_action, action}) when action in @watch_actions, do: :ok
   defp check_option!({key, nil}) when key in @options, do: :ok
 
   defp check_option!({key, value}) do
@@ -44,6 +48,9 @@ defmodule EctoFoundationDB.Sync.Options do
 
         :timeout ->
           "milliseconds, or :infinity"
+
+        :watch_action ->
+          "one of #{inspect(@watch_actions)}"
 
         _unknown ->
           raise ArgumentError,

@@ -2,9 +2,8 @@ defmodule EctoFoundationDB.Sync.Subscription do
   @moduledoc false
   # The NIF's subscriptions, as Sync uses them.
 
-  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema, Tenant}
+  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema, Tenant, Values}
   alias EctoFoundationDB.Exception.TenantGone
-  alias EctoFoundationDB.Layer.Values
 
   @typedoc """
   A live query's records by place, and why they are stale, or nil: what the NIF has told, or a record
@@ -185,8 +184,12 @@ defmodule EctoFoundationDB.Sync.Subscription do
 
   # The struct that the process has of a record.
   defp so_far(id, before) do
-    Enum.find(records({before, nil}), fn %schema{} = struct ->
-      Values.dump_value(schema, :sync, Schema.primary_key(schema), Schema.id!(struct)) == id
+    Enum.find(records({before, nil}), fn
+      %schema{} = struct ->
+        Values.stored(schema, Schema.primary_key(schema), Schema.id!(struct)) == id
+
+      _fields ->
+        false
     end)
   end
 

@@ -1,88 +1,91 @@
-defmodule EctoFoundationDB.Layer.Values do
+defmodule EctoFoundationDB.Values do
   @moduledoc false
-  # Fields' values as they are stored, and back: dumped, cast and loaded through their types where Ecto
-  # is present. Where it isn't, they are stored as they are, and those of Ecto's base types are checked.
+  # Between fields' values and what is stored of them. Those of Ecto's schemas are cast, dumped and loaded
+  # through their types; all others are stored as they are, and those of Ecto's base types are checked.
 
-  alias EctoFoundationDB.{CastError, DecodeError, Native, Schema}
-  alias EctoFoundationDB.Layer.Keys
+  alias EctoFoundationDB.{CastError, DecodeError, Native, Schema, Tenant}
+  alias EctoFoundationDB.Layer.{Keys, Record, Source}
 
-  @doc "Fields by their sources, with the values that are stored."
+  @doc "Fields that a plain Repo writes, by their stored names."
   @spec dump(Schema.t(), atom(), Enumerable.t()) :: Schema.data()
-  def dump(schema, action, changes) do
-    for {field, value} <- changes,
-        do: {Schema.field_source(schema, field), dump_value(schema, action, field, value)}
-  end
+  def dump(schema, action, fields) do
+    for {field, value} <- fields do
+      type = Schema.type(schema, field)
 
-  @doc "A value as it is stored, and as index keys are made from it."
-  def dump_value(schema, action, field, value) do
-    type = Schema.type(schema, field)
-
-    dumped =
-      cond do
-        is_nil(type) -> {:ok, value}
-        Schema.ecto?() -> apply(Ecto.Type, :dump, [type, value])
-        # What loading would refuse is not stored.
-        true -> load_value(type, value, false)
+      # What loading would refuse is not stored.
+      if type != nil and load_value(type, value, false) == :error do
+        raise ArgumentError,
+              "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
+                "not match the field's type #{inspect(type)}"
       end
 
-    case dumped do
-      {:ok, value} -> value
-      :error -> mismatch!(schema, action, field, value, type)
+      {Schema.field_source(schema, field), value}
     end
   end
 
-  @doc """
-  A value that a query compares with, as it is stored: cast first, as Ecto does, for it may come
-  from a URL.
-  """
-  def query_value(schema, action, field, value) do
-    with type when not is_nil(type) <- ecto_type(schema, field),
-         {:ok, value} <- apply(Ecto.Type, :cast, [type, value]) do
-      dump_value(schema, action, field, value)
+  @doc "The value of a field as it is stored, given in a query or as an id: an Ecto type casts it first."
+  @spec stored(Schema.t(), atom(), term()) :: term()
+  def stored(schema, field, value) do
+    type = if Schema.ecto?(schema), do: Schema.type(schema, field)
+
+    with type when not is_nil(type) <- type,
+         {:ok, cast} <- apply(Ecto.Type, :cast, [type, value]),
+         {:ok, dumped} <- apply(Ecto.Type, :dump, [type, cast]) do
+      dumped
     else
       nil ->
         value
 
       _error ->
-        raise CastError,
-          schema: schema,
-          field: field,
-          value: value,
-          type: format(ecto_type(schema, field))
+        raise CastError, schema: schema, field: field, value: value, type: format(type)
     end
   end
 
-  defp ecto_type(schema, field), do: if(Schema.ecto?(), do: Schema.type(schema, field))
-
-  defp mismatch!(schema, action, field, value, type) do
-    raise ArgumentError,
-          "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
-            "not match the field's type #{format(type)}"
+  @doc "Fields' values by their stored names."
+  @spec all_stored(Schema.t(), Enumerable.t()) :: Schema.data()
+  def all_stored(schema, fields) do
+    for {field, value} <- fields,
+        do: {Schema.field_source(schema, field), stored(schema, field, value)}
   end
 
   # Ecto's words for a type: those with parameters are long.
   defp format(type) do
-    if Schema.ecto?() and function_exported?(Ecto.Type, :format, 1),
+    if Code.ensure_loaded?(Ecto.Type) and function_exported?(Ecto.Type, :format, 1),
       do: apply(Ecto.Type, :format, [type]),
       else: inspect(type)
   end
 
+  @doc "A function of a struct and a stored name: the value as it is stored."
+  @spec getter(Source.t()) :: (struct(), atom() -> term())
+  def getter(%Source{schema: schema}) do
+    %{renamed: renamed, loaded: loaded, ecto?: ecto?} = Schema.info(schema)
+
+    fn struct, name ->
+      field = if renamed, do: renamed[name], else: name
+      value = Map.fetch!(struct, field)
+
+      if ecto? and List.keymember?(loaded, field, 0),
+        do: stored(schema, field, value),
+        else: value
+    end
+  end
+
   @typedoc "How stored records become structs of a tenant."
-  @opaque loader :: {Schema.t(), info :: map(), meta :: term(), tenant :: term()}
+  @opaque loader :: {Schema.t(), info :: map(), meta :: term(), Tenant.t() | nil}
 
   @doc """
   What `load/2` needs, made once for some records. It does not notice when the schema's code is loaded
   again.
   """
-  @spec loader(Schema.t(), term()) :: loader()
+  @spec loader(Schema.t(), Tenant.t() | nil) :: loader()
   def loader(schema, tenant) do
     info = Schema.info(schema)
     {schema, info, Schema.meta(info.empty, tenant), tenant}
   end
 
-  @doc "The schema of a loader's structs."
-  @spec schema(loader()) :: Schema.t()
-  def schema({schema, _info, _meta, _tenant}), do: schema
+  @doc "The structs of records."
+  @spec load_all(loader(), [Record.t()]) :: [struct()]
+  def load_all(loader, records), do: for(record <- records, do: load(loader, record.data))
 
   @doc """
   The struct of a stored record, given its fields as they are stored or as a map. A `DecodeError` where a
@@ -90,7 +93,7 @@ defmodule EctoFoundationDB.Layer.Values do
   """
   @spec load(loader(), Schema.data() | map()) :: struct()
   def load({schema, %{empty: empty, renamed: sources} = info, meta, _tenant} = loader, data) do
-    struct = Map.merge(empty, values(data, sources))
+    struct = empty |> Map.merge(values(data, sources)) |> Map.merge(info.hidden)
     # A field that the schema does not have: one more key than the struct's.
     struct =
       if map_size(struct) == map_size(empty), do: struct, else: Map.take(struct, Map.keys(empty))
@@ -176,9 +179,9 @@ defmodule EctoFoundationDB.Layer.Values do
 
   @spec not_loaded!(term(), {atom(), term(), term()}, String.t()) :: no_return()
   defp not_loaded!({{schema, _info, _meta, tenant}, data}, {field, type, value}, why) do
-    source = Schema.field_source(schema, Schema.primary_key(schema))
-    id = if is_map(data), do: Map.get(data, source), else: Keyword.get(data, source)
-    key = if tenant, do: Native.pack(Keys.record(tenant, Schema.source(schema), id))
+    %Source{} = source = Source.of(schema)
+    id = if is_map(data), do: Map.get(data, source.id), else: Keyword.get(data, source.id)
+    key = if tenant, do: Native.pack(Keys.record(tenant, source.name, id))
 
     raise DecodeError,
       schema: schema,

@@ -1,0 +1,33 @@
+defmodule EctoFoundationDB.Supervisor do
+  @moduledoc false
+  # What a Repo, of either kind, consists of while it runs. What follows the connection needs its table.
+
+  use Supervisor
+
+  alias EctoFoundationDB.{Connection, Planner, Reporter}
+  alias EctoFoundationDB.Layer.Ids
+
+  @doc "Starts an instance of a Repo with a configuration that `Connection.validate!/2` gave."
+  @spec start_link(atom(), module(), keyword(), keyword()) :: Supervisor.on_start()
+  def start_link(repo, module, config, opts \\ []),
+    do: Supervisor.start_link(__MODULE__, {repo, module, config}, opts)
+
+  @impl true
+  def init({repo, module, config}) do
+    children = [
+      {Connection, {repo, module, config}},
+      child(Planner, repo),
+      child(Reporter, repo),
+      child(Ids, repo)
+    ]
+
+    Supervisor.init(children, strategy: :rest_for_one)
+  end
+
+  defp child(module, repo), do: %{id: module, start: {module, :start_link, [repo]}}
+
+  @doc "The error for which a Repo did not start, as it was given."
+  @spec reason(term()) :: term()
+  def reason({:shutdown, {:failed_to_start_child, _child, reason}}), do: reason(reason)
+  def reason(reason), do: reason
+end
