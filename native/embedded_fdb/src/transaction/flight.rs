@@ -137,7 +137,7 @@ impl Transaction {
             return future;
         }
         // The client waits already, or does not know that it has to.
-        let wait = Wait::Version(delay.unwrap_or_default());
+        let wait = Wait::Time(delay.unwrap_or_default());
         self.when(inner, wait, &future, true, move |transaction, inner| {
             inner.flights.push_back(flight);
             transaction.arrive_all(inner);
@@ -201,6 +201,8 @@ impl Transaction {
         }
         let answer = match reading.receive(inner, outage.as_deref()) {
             Ok(()) => reading.go_on(inner, outage.as_deref()),
+            // The transaction is about to start again.
+            Err(Stop::NeedsDatabase) => Err(Error::TRANSACTION_CANCELLED.into()),
             Err(stop) => Err(stop),
         };
         let answer = match answer {
@@ -239,7 +241,7 @@ impl Transaction {
     ) {
         self.keep_pending(inner, future);
         let outage = match wait {
-            Wait::Version(delay) => return self.later(inner, delay, resume),
+            Wait::Time(delay) => return self.later(inner, delay, resume),
             Wait::Outage(outage) => outage,
         };
         let resume = Box::new(resume);
@@ -335,6 +337,9 @@ impl Reading {
             (Progress::Range(walk), _) => walk.receive(&mut view),
             (Progress::Value, Read::Value(key)) => {
                 let next = key_after(key);
+                if view.space.is_none() {
+                    return Err(Stop::NeedsDatabase);
+                }
                 if view.is_silent(key, &next) {
                     return Err(Stop::Silent);
                 }
