@@ -179,7 +179,11 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
           Functions.put_future(
             ref,
-            EctoFoundationDB.Repo.Queries.start(tenant, Keyword.take(opts, [:timeout]), start)
+            EctoFoundationDB.Repo.Queries.start(
+              tenant,
+              Keyword.take(opts, Transaction.options()),
+              start
+            )
           )
 
           {0, []}
@@ -201,7 +205,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         Transaction.run(
           tenant,
           fn -> prepared |> Queries.start(tenant, params, opts) |> Future.result() end,
-          Keyword.take(opts, [:timeout])
+          Keyword.take(opts, Transaction.options())
         )
 
       {{length(rows), rows}, Queries.take_decode_time()}
@@ -217,7 +221,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
           Transaction.run(
             tenant,
             fn -> apply(Queries, change, [prepared, tenant, params, opts]) end,
-            Keyword.take(opts, [:timeout])
+            Keyword.take(opts, Transaction.options())
           )
         end
 

@@ -38,7 +38,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
       prefix = if tenant, do: [prefix: tenant], else: []
       tenant = Options.tenant!(Connection.instance(repo), prefix)
-      Transaction.run(tenant, fun, Keyword.take(opts, [:timeout]))
+      Transaction.run(tenant, fun, Keyword.take(opts, Transaction.options()))
     end
 
     @doc "A transaction of the Repo's only tenant."
@@ -66,7 +66,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
           key_limit: opts[:key_limit]
         )
 
-      Queries.start(tenant, Keyword.take(opts, [:timeout]), fn ->
+      Queries.start(tenant, Keyword.take(opts, Transaction.options()), fn ->
         query
         |> EctoFoundationDB.Layer.Reader.start()
         |> Future.apply(fn records -> for record <- records, do: Map.new(record.data) end)

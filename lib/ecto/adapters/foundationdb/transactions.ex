@@ -33,7 +33,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     defp outermost(%{instance: instance}, opts, fun) do
-      timeout = Keyword.take(opts, [:timeout])
+      timeout = Keyword.take(opts, Transaction.options())
 
       attempt = fn ->
         Process.delete(@aborted)
