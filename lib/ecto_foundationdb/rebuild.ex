@@ -79,7 +79,7 @@ defmodule EctoFoundationDB.Rebuild do
   # Live lists notice that the index has another description, and are read again: no record has changed,
   # so no counter moves.
   defp mend(query, name, operations) do
-    key = Native.pack(Keys.index_description(query.tenant, query.source, name))
+    key = Native.pack(Keys.index_description(query.tenant, query.source.name, name))
     [description] = Transaction.read([{:get, key, false}])
 
     described =
