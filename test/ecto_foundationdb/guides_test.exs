@@ -144,6 +144,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     test "tenants" do
       %{binding: binding, namespace: namespace} =
         Guides.run("guides/tenants.md", MyApp.Tenants, [
+          {nil, @schemas},
           {nil, @user},
           {nil, @repo},
           {"put_tenant(nil)",
@@ -188,6 +189,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     test "migrations in production" do
       %{namespace: namespace} =
         Guides.run("guides/migrations_in_production.md", MyApp.Migrations, [
+          {nil, @schemas},
           {nil, @user},
           {"CountUsers do",
            """

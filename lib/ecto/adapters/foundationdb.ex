@@ -280,7 +280,13 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
     defp run(prepared, meta, params, opts) do
       tenant = tenant!(meta, prepared.prefix)
-      what = %{source: prepared.sources[0].name, query: prepared.text, params: params}
+
+      what = %{
+        source: prepared.sources[0].name,
+        query: fn -> Prepared.text(prepared) end,
+        params: params
+      }
+
       Log.run(meta, opts, what, fn -> execute(prepared, tenant, params, opts) end)
     end
 
