@@ -28,7 +28,7 @@ defmodule EctoFdbSync.MixProject do
   end
 
   def application do
-    [extra_applications: [:crypto, :logger]]
+    [extra_applications: [:crypto, :logger, :public_key]]
   end
 
   defp elixirc_paths(:test), do: ["lib", "test/support"]

@@ -7,11 +7,12 @@ defmodule EctoFoundationDB.Connection do
 
   use GenServer
 
-  alias EctoFoundationDB.{Error, Native}
+  alias EctoFoundationDB.{Client, Error, Native}
 
   @defaults [
     storage_id: "Ecto.Adapters.FoundationDB",
-    timeout: 5_000,
+    # A recovery of the cluster takes some 3 s, one in ten more than 5 s, and a client notices it late.
+    timeout: 15_000,
     stale_after: 10_000,
     migrator: nil,
     migration_step: 1000,
@@ -250,7 +251,7 @@ defmodule EctoFoundationDB.Connection do
 
   @impl true
   def init({repo, module, config}) do
-    with :ok <- start_client(config),
+    with :ok <- Client.start(repo, config),
          {:ok, database} <-
            Native.database_open(
              inspect(repo),
@@ -268,6 +269,7 @@ defmodule EctoFoundationDB.Connection do
 
       :ets.insert(repo, {:connection, connection})
       :ok = Native.stale_after(database, config[:stale_after])
+      Client.check_cluster_file(repo, database)
       {:ok, database}
     else
       {:error, error} -> {:stop, error |> Error.exception() |> explain(config)}
@@ -298,19 +300,6 @@ defmodule EctoFoundationDB.Connection do
   end
 
   defp explain(error, _config), do: error
-
-  defp start_client(config) do
-    library = if config[:embedded], do: :embedded, else: {:cluster, config[:library]}
-
-    with {:error, {:fdb, code, message}} <-
-           Native.client_start(%{library: library, options: config[:network_options] || []}) do
-      # Both are told at once: who installs the library is to find the cluster, too.
-      case config[:embedded] in [nil, false] && Native.cluster_file_check(config[:cluster_file]) do
-        {:error, {:fdb, _code, missing}} -> {:error, {:fdb, code, "#{message}. Also, #{missing}"}}
-        _no_cluster_or_readable -> {:error, {:fdb, code, message}}
-      end
-    end
-  end
 
   defp target(repo, config) do
     case config[:embedded] do

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Embedded do
   @moduledoc """
-  The embedded engine of a Repo with `embedded:`: its counters, and faults on purpose.
+  The embedded engine of a Repo with `embedded:`: its counters, faults on purpose, backups.
 
   A cluster has bad days: commits conflict, their results get lost, read versions are too old, watches
   fail. An application must live through them, and its tests can see that it does:
@@ -202,6 +202,47 @@ defmodule EctoFoundationDB.Embedded do
   end
 
   @doc """
+  Writes the whole database to a new file, which is a database of its own: `embedded: path` opens it.
+
+  The copy is of one moment. It has every commit that was answered before the call, and none that began
+  after it has returned; reads and writes go on meanwhile. The database may be in memory or in a file.
+
+  Answers the number of keys in it, those of the system included, and its length in bytes. Where the file
+  exists, or cannot be written, the error says so, and nothing is left behind.
+
+      iex> path = Path.join(System.tmp_dir!(), "docs-\#{System.unique_integer([:positive])}.fdb")
+      iex> {:ok, %{bytes: bytes}} = EctoFoundationDB.Embedded.backup(Repo, path)
+      iex> File.stat!(path).size == bytes
+      true
+      iex> {:error, error} = EctoFoundationDB.Embedded.backup(Repo, path)
+      iex> error.message =~ "exists already"
+      true
+      iex> File.rm!(path)
+      :ok
+  """
+  @spec backup(module(), Path.t()) ::
+          {:ok, %{keys: non_neg_integer(), bytes: non_neg_integer()}} | {:error, Error.t()}
+  def backup(repo, path) do
+    path = path |> IO.chardata_to_string() |> Path.expand()
+    answer(Native.engine_back_up(database(repo), path))
+  end
+
+  @doc """
+  Gives the space back to the file system that nothing in the Repo's file uses: what was deleted or
+  overwritten stays a part of the file otherwise, and is used again for what is written next.
+
+  Commits wait until it is done, which takes about as long as writing the file anew; reads go on. Answers the
+  length of the file in bytes `:before` and `:after`. A database in memory has no file:
+
+      iex> {:error, error} = EctoFoundationDB.Embedded.compact(Repo)
+      iex> error.message
+      "this database is in memory: only one in a file can be compacted"
+  """
+  @spec compact(module()) ::
+          {:ok, %{before: non_neg_integer(), after: non_neg_integer()}} | {:error, Error.t()}
+  def compact(repo), do: answer(Native.engine_compact(database(repo)))
+
+  @doc """
   The engine's counters: `:pending_watches` and `:transactions` that there are now, `:commits`,
   `:reads` and `:read_versions` since the database was opened; `nil` on a cluster.
 
@@ -212,6 +253,9 @@ defmodule EctoFoundationDB.Embedded do
   def stats(repo), do: Native.engine_stats(database(repo))
 
   defp database(repo), do: Connection.fetch!(repo).database
+
+  defp answer({:ok, answer}), do: {:ok, answer}
+  defp answer({:error, error}), do: {:error, Error.exception(error)}
 
   defp done!(:ok), do: :ok
 

@@ -37,20 +37,74 @@ end
 
 defmodule EctoFoundationDB.TimeoutError do
   @moduledoc """
-  The database did not answer within the timeout: the Repo's `:timeout` option, or the one given to
-  the call. The transaction was cancelled; whether a commit that was in flight has happened is not
-  known.
-  """
-  defexception [:timeout, :doing]
+  A call took longer than its timeout: the Repo's `:timeout` option, or the one given to the call. It bounds
+  the whole call, with all attempts of its transaction and the waits between them. The transaction was
+  cancelled; whether a commit that was in flight has happened is not known.
 
-  @type t :: %__MODULE__{timeout: timeout(), doing: String.t()}
+  `last_error` is the error after which the transaction was last tried again, an `EctoFoundationDB.Error`, or
+  `nil` where the database did not answer at all; `attempts` is how often it was tried. `doing` says what
+  was waited for.
+  """
+  defexception [:timeout, :doing, :last_error, :tls, attempts: 1]
+
+  @type t :: %__MODULE__{
+          timeout: timeout(),
+          doing: String.t(),
+          last_error: EctoFoundationDB.Error.t() | nil,
+          attempts: pos_integer(),
+          tls: String.t() | nil
+        }
 
   @impl true
-  def message(%{timeout: timeout, doing: doing}) do
-    "the database did not answer within #{timeout} ms while #{doing}. " <>
+  # With the `database:`, a message says what to check where TLS is in play.
+  def exception(opts) do
+    {database, opts} = Keyword.pop(opts, :database)
+    struct!(__MODULE__, [tls: database && EctoFoundationDB.TLS.advice(database)] ++ opts)
+  end
+
+  @impl true
+  def message(%{last_error: nil} = error) do
+    "the database did not answer within #{error.timeout} ms while #{error.doing}. " <>
       "Is the cluster up, and its cluster file right? " <>
+      if(error.tls, do: "#{error.tls}. ", else: "") <>
       "Slow work needs a longer `timeout:` (in ms) in the Repo's configuration or in the call's options"
   end
+
+  def message(%{last_error: %{code: code} = last_error} = error) do
+    "the transaction did not succeed within #{error.timeout} ms, in #{error.attempts} attempts. After the last " <>
+      "error, #{last_error.message}, it was tried again, and its time was over while #{error.doing}. " <>
+      advice(code)
+  end
+
+  defp advice(1038) do
+    "An operator, a restore or a switch to another cluster has locked the database: `fdbcli --exec status` " <>
+      "says so. It works again when that is over, or after fdbcli's `unlock`"
+  end
+
+  defp advice(1020) do
+    "Others keep changing what it reads: read less in it, or let fewer processes write the same records"
+  end
+
+  defp advice(1007) do
+    "It takes longer than FoundationDB's 5 seconds, or the cluster is too slow: do less in one transaction"
+  end
+
+  defp advice(code) when code in [1021, 1039] do
+    "The cluster recovers, or the connection to it breaks; whether the transaction was committed is not known. " <>
+      "See `fdbcli --exec status`"
+  end
+
+  defp advice(code) when code in [1051, 1078, 1213, 1223] do
+    "The cluster has more to do than it can, or slows down this transaction's tag: see " <>
+      "`fdbcli --exec status` and `fdbcli --exec 'throttle list'`"
+  end
+
+  defp advice(code) when code in [1009, 1037] do
+    "A storage server lags behind: see `fdbcli --exec status`"
+  end
+
+  defp advice(_code),
+    do: "See `fdbcli --exec status`; slow work needs a longer `timeout:` (in ms)"
 end
 
 defmodule EctoFoundationDB.DecodeError do

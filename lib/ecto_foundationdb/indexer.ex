@@ -23,7 +23,7 @@ defmodule EctoFoundationDB.Indexer do
   data. The guide *Indexes and queries* has an example.
   """
 
-  alias EctoFoundationDB.{Index, Indexer, Schema, Tenant, Values}
+  alias EctoFoundationDB.{Index, Indexer, Schema, Tenant, Transaction, Values}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Reader, Record, Source}
   alias EctoFoundationDB.Repo.Options
@@ -86,11 +86,11 @@ defmodule EctoFoundationDB.Indexer do
   """
   @spec all(Tenant.t(), Schema.t(), atom(), [term()], keyword()) :: [struct()]
   def all(tenant, schema, name, elements, opts \\ []) do
-    opts = Keyword.validate!(opts, [:timeout, :limit, reverse: false])
+    opts = Keyword.validate!(opts, Transaction.options() ++ [:limit, reverse: false])
     limit = if opts[:limit], do: Options.positive!(:limit, opts[:limit]), else: 0
     query = Query.new(tenant, Source.of(schema))
 
-    EctoFoundationDB.Transaction.run(
+    Transaction.run(
       tenant,
       fn ->
         indexes = Metadata.load(tenant, query.source.name).indexes
@@ -106,7 +106,7 @@ defmodule EctoFoundationDB.Indexer do
         records = Reader.by_entries(query, range, options)
         Values.load_all(Values.loader(schema, tenant), records)
       end,
-      Keyword.take(opts, [:timeout])
+      Keyword.take(opts, Transaction.options())
     )
   end
 

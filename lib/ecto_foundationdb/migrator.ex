@@ -24,7 +24,16 @@ defmodule EctoFoundationDB.Migrator do
 
   require Logger
 
-  alias EctoFoundationDB.{Connection, Index, Indexer, Native, Schema, Tenant, Transaction}
+  alias EctoFoundationDB.{
+    Connection,
+    Index,
+    Indexer,
+    Native,
+    Schema,
+    Telemetry,
+    Tenant,
+    Transaction
+  }
 
   alias EctoFoundationDB.Layer.{
     Keys,
@@ -249,7 +258,11 @@ defmodule EctoFoundationDB.Migrator do
       limit: config[:migration_step],
       log?: config[:log],
       options: options(config),
-      seen: nil
+      seen: nil,
+      # When this node did its first step, its steps since, and when it last told of them.
+      began: nil,
+      worked: 0,
+      told: nil
     })
   end
 
@@ -304,9 +317,14 @@ defmodule EctoFoundationDB.Migrator do
   defp work(job) do
     case Transaction.step(job.tenant, job.limit, &turn(job, &1), job.options) do
       {:done, _limit} ->
+        if job.began do
+          tell(job, :done, duration: now() - job.began, steps: job.worked, versions: versions(job))
+        end
+
         :ok
 
-      {{:worked, finished}, limit} ->
+      {{:worked, finished, at}, limit} ->
+        job = job |> began() |> progress(at)
         if job.log?, do: Enum.each(finished, &log(job.tenant, &1))
         work(%{job | seen: nil, limit: limit})
 
@@ -419,7 +437,7 @@ defmodule EctoFoundationDB.Migrator do
     record_version(job.tenant, version)
     Transaction.write([Metadata.changed()])
     claim(job, steps)
-    {:worked, []}
+    {:worked, [], nil}
   end
 
   defp step(job, [{version, [{{{:create, command}, {key, data}}, range} | commands]} | steps]) do
@@ -429,16 +447,16 @@ defmodule EctoFoundationDB.Migrator do
     case build(job, index, key, command.schema, range) do
       :there ->
         claim(job, finished)
-        {:worked, []}
+        {:worked, [], nil}
 
       {:more, range} ->
         claim(job, [{version, [{{{:create, command}, {key, data}}, range} | commands]} | steps])
-        {:worked, []}
+        {:worked, [], {version, index.name}}
 
       :complete ->
         Transaction.write([{:set, key, :erlang.term_to_binary(data)}, Metadata.changed()])
         claim(job, finished)
-        {:worked, [{version, "=>", index}]}
+        {:worked, [{version, "=>", index}], {version, index.name}}
     end
   end
 
@@ -453,13 +471,14 @@ defmodule EctoFoundationDB.Migrator do
 
     Transaction.write(clears ++ [{:clear, key}, Metadata.changed()])
     claim(job, [{version, commands} | steps])
-    {:worked, [{version, "X", Index.from_data(data)}]}
+    index = Index.from_data(data)
+    {:worked, [{version, "X", index}], {version, index.name}}
   end
 
   # Another version's migrations end where ours go on.
   defp step(job, []) do
     claim(job, job.steps)
-    {:worked, []}
+    {:worked, [], nil}
   end
 
   # A step of building: the entries of so many records, and where to go on.
@@ -559,6 +578,38 @@ defmodule EctoFoundationDB.Migrator do
 
   defp clear_claims(job),
     do: Transaction.write(for claim <- job.claims, do: {:clear, claim})
+
+  # Who only waits for another node tells nothing: that one does.
+  defp began(%{began: nil} = job) do
+    commands = for {_version, commands} <- job.steps, command <- commands, do: command
+    tell(job, :begun, commands: length(commands), versions: versions(job))
+    %{job | began: now(), told: now()}
+  end
+
+  defp began(job), do: job
+
+  @progress_ms 10_000
+
+  defp progress(%{worked: worked} = job, at) do
+    job = %{job | worked: worked + 1}
+
+    with {version, index} <- at, true <- now() - job.told >= @progress_ms do
+      facts = [duration: now() - job.began, steps: job.worked, version: version, index: index]
+      tell(job, :progress, facts)
+      %{job | told: now()}
+    else
+      _nothing_to_tell -> job
+    end
+  end
+
+  defp versions(job), do: Enum.map(job.steps, &elem(&1, 0))
+
+  defp tell(job, event, facts) do
+    native = &System.convert_time_unit(&1, :millisecond, :native)
+    facts = if facts[:duration], do: Keyword.update!(facts, :duration, native), else: facts
+    facts = [tenant: job.tenant.id] ++ facts
+    Telemetry.report(job.tenant.repo, [:migration, event], facts, log?: job.log?)
+  end
 
   defp log(tenant, {version, what, index}) do
     Logger.notice(

@@ -173,9 +173,13 @@ defmodule EctoFoundationDB.Native do
         ) :: {:ok, database()} | {:error, error()}
   def database_open(_name, _target, _options), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "A transaction that belongs to the calling process and is gone with it."
-  @spec transaction_new(database()) :: {:ok, transaction()} | {:error, error()}
-  def transaction_new(_database), do: :erlang.nif_error(:nif_not_loaded)
+  @doc """
+  A transaction that belongs to the calling process and is gone with it. All of its attempts have these
+  options, `[{name, value | nil}]`.
+  """
+  @spec transaction_new(database(), [{atom(), term()}]) ::
+          {:ok, transaction()} | {:error, error()}
+  def transaction_new(_database, _options \\ []), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Runs operations in order; reads of one call are in flight together, and several calls may be.
@@ -297,15 +301,41 @@ defmodule EctoFoundationDB.Native do
   def pulse(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Makes the calling process the reporter: it gets `{:event, name, measurements}`, a keyword list of
-  integers and, where it says so, a reason (an error). `:watch_armed`, `:watch_fired`; `:watch_failed` with
-  `:code`; `:refreshed` with `:duration` (microseconds), `:records`, `:subscribers` and `:changed` (0 or 1);
-  `:retry` with `:code` and `:queries`; `:unanswered` with `:queries`; `:stale` with `:subscribers` and
-  `:reason`, `:fresh` with `:subscribers`, of one live query; `:silent` with `:live_queries` and `:reason`,
-  `:answering` with `:live_queries` and `:duration`, of the database.
+  Makes the calling process the reporter: it gets `{:event, name, facts}`, a keyword list, of all events, or
+  of incidents alone. `EctoFoundationDB.Telemetry` has the events of its groups `:sync` and `:database` with
+  their facts. `:duration` is in microseconds, a `:reason` an error.
   """
-  @spec reporter(database()) :: :ok
-  def reporter(_database), do: :erlang.nif_error(:nif_not_loaded)
+  @spec reporter(database(), all? :: boolean()) :: :ok
+  def reporter(_database, _all?), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  What is known of the VM's client: its library's path (`nil` for the embedded engine), release and
+  protocol, the API version, and the names of the network options that it was started with (`nil` before
+  a Repo has started it).
+  """
+  @spec client_facts() :: %{
+          library: String.t() | nil,
+          version: String.t(),
+          protocol: String.t(),
+          api_version: pos_integer(),
+          options: [String.t()] | nil
+        }
+  def client_facts, do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Where a database is: its cluster file, and what was in it when it was opened; or the engine's file."
+  @spec database_facts(database()) :: %{
+          cluster_file: String.t() | nil,
+          connection_string: String.t() | nil,
+          file: String.t() | nil
+        }
+  def database_facts(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  Asks the database for a read version, for `timeout` ms at most, and the client for its status; answers
+  `{ref, report}`. Times are milliseconds since 1970, those that end in `_us` microseconds.
+  """
+  @spec health(database(), reference(), non_neg_integer()) :: :ok
+  def health(_database, _ref, _timeout), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   How long the database may be silent, or a live query fail, before subscribers are told that their
@@ -313,6 +343,14 @@ defmodule EctoFoundationDB.Native do
   """
   @spec stale_after(database(), pos_integer()) :: :ok
   def stale_after(_database, _milliseconds), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  What a transaction has read and written so far, in all of its attempts: keys read, bytes of keys and
+  values read, keys and ranges written, bytes written.
+  """
+  @spec transaction_sizes(transaction()) ::
+          {non_neg_integer(), non_neg_integer(), non_neg_integer(), non_neg_integer()}
+  def transaction_sizes(_transaction), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Counters of this database, counted by the NIF. Now: `:subscriptions`, `:live_queries`,
@@ -360,6 +398,16 @@ defmodule EctoFoundationDB.Native do
         ) :: :ok | {:error, error()}
   def engine_outage(_database, _all?, _locked?, _reads, _watches),
     do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Writes the embedded engine's database to a new file; the keys and bytes in it."
+  @spec engine_back_up(database(), String.t()) ::
+          {:ok, %{keys: non_neg_integer(), bytes: non_neg_integer()}} | {:error, error()}
+  def engine_back_up(_database, _path), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Compacts the file of the embedded engine's database; its length in bytes before and after."
+  @spec engine_compact(database()) ::
+          {:ok, %{before: non_neg_integer(), after: non_neg_integer()}} | {:error, error()}
+  def engine_compact(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Walks over terms in Erlang's external term format, which begin at a position: `terms` of them.

@@ -48,8 +48,10 @@ defmodule EctoFoundationDB.Repo do
 
   Waits and limits:
 
-    * `timeout:` ms to wait for any one answer, 5,000 by default; then
-      `EctoFoundationDB.TimeoutError` is raised. Also an option of each call.
+    * `timeout:` ms that a call may take, with all its retries and the waits between them, 15,000 by
+      default; then `EctoFoundationDB.TimeoutError` is raised. Also an option of each call. (A recovery of
+      a cluster takes some 3 s, one in ten more than 5 s: with the default a call survives it. See the
+      guide on operations.)
     * `stale_after:` ms, 10,000 by default: how long the database may be silent, or a live query fail,
       before syncs are told that their data are stale (`EctoFoundationDB.Sync.attach_callback/6`,
       `:handle_stale`).
@@ -62,13 +64,14 @@ defmodule EctoFoundationDB.Repo do
   Layout and migrations:
 
     * `storage_id:` the directory that tenants are in, "Ecto.Adapters.FoundationDB" by default
-    * `tenant_id:` the Repo's only tenant, opened when it is first needed: `prefix:` may be left out
+    * `tenant_id:` the Repo's only tenant, opened when it is first needed: `prefix:` may be left out. The
+      Repo opens no other.
     * `migrator:` the module with the migrations, the Repo itself by default
     * `migration_step:` the number of keys in a migration's transactions, 1,000 by default
     * `max_single_value_size:` bytes above which a record is kept in parts, 100,000 by default
     * `max_value_size:` bytes above which a record is refused, `:infinity` by default
-    * `metadata_cache: :disabled`: read the tenant's indexes in every transaction
-    * `log: false`: no messages about migrations
+    * `metadata_cache: :disabled`: every transaction reads its tenant's directory entry and indexes
+    * `log: false`: no log lines about migrations; what goes wrong with the database is always logged
 
   ## Tenants and transactions
 
@@ -92,7 +95,23 @@ defmodule EctoFoundationDB.Repo do
   on such a retry succeeds; what must happen once needs an id that tells whether it has. A
   transaction may last 5 seconds.
 
-  `transactional/2` inside a transaction of the same tenant joins it.
+  `transactional/3` inside a transaction of the same tenant joins it.
+
+  Calls take these options beside their own:
+
+    * `timeout:` ms, or `:infinity`, for the whole call. A call inside a transaction ends with the
+      transaction's time, or earlier with its own. Each page of a stream, and each transaction of a call
+      with `step:`, has this time of its own.
+    * `tag:` a string of up to 16 bytes, or a list of up to five: the transaction's tags, by which an
+      operator, or the cluster itself, slows some transactions down and no others
+    * `priority:` `:batch` for work that may wait where the cluster is busy, `:default`, or `:immediate`,
+      which is not slowed down: for an operator's own tools, not for an application's load
+
+  A transaction's tags and priority hold for all calls in it. `default_options/1` gives all calls of a Repo
+  the same:
+
+      def default_options(:stream), do: [tag: "export", priority: :batch]
+      def default_options(_operation), do: [tag: "web"]
 
   Reads that do not wait for each other are in flight together:
 
@@ -139,7 +158,7 @@ defmodule EctoFoundationDB.Repo do
   result.
 
   An exception, throw or exit in the function cancels the transaction. See the module's description
-  for retries.
+  for retries, and for the options `:timeout`, `:tag` and `:priority`.
   """
   @callback transactional(Tenant.t() | nil, (... -> result), keyword()) :: result
             when result: term()
@@ -326,8 +345,10 @@ defmodule EctoFoundationDB.Repo do
       defp with_defaults(operation, opts), do: Keyword.merge(default_options(operation), opts)
 
       @impl true
-      def transactional(tenant, fun, opts \\ []),
-        do: EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+      def transactional(tenant, fun, opts \\ []) do
+        opts = with_defaults(:transactional, opts)
+        EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+      end
 
       def in_transaction?, do: EctoFoundationDB.Transaction.in?()
 
@@ -392,7 +413,30 @@ defmodule EctoFoundationDB.Repo do
 
       @impl true
       def await(futures), do: Queries.await(futures)
+
+      for {name, arities} <- EctoFoundationDB.Repo.__calls__(), arity <- arities do
+        args = Macro.generate_arguments(arity, __MODULE__)
+        defoverridable [{name, arity}]
+        if {name, arity} in EctoFoundationDB.Repo.behaviour_info(:callbacks), do: @impl(true)
+
+        def unquote(name)(unquote_splicing(args)) do
+          EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+            super(unquote_splicing(args))
+          end)
+        end
+      end
     end
+  end
+
+  # What runs in a tenant, by its greatest number of arguments: with fewer it calls that.
+  @doc false
+  def __calls__ do
+    [transactional: [3], insert: [2], insert!: [2], insert_all: [3]] ++
+      [update: [3], update!: [3], update_all: [3]] ++
+      [delete: [2], delete!: [2], delete_all: [2]] ++
+      [get: [3], get!: [3], get_by: [3], get_by!: [3], one: [2], one!: [2], all: [2], all_by: [3]] ++
+      [all_range: [4], exists?: [2], aggregate: [3], reload: [2], reload!: [2]] ++
+      [watch: [2], assign_ready: [3]]
   end
 
   @doc false

@@ -38,7 +38,9 @@ defmodule EctoFoundationDB.Sync do
         {:noreply, state}
       end
 
-  When a process ends, its syncs end with it.
+  When a process ends, its syncs end with it. So sync in the process whose state it is: in a task, such as those
+  of `assign_async` and `start_async`, nobody would follow. With a socket that is an error; in such a task
+  read with the repo, or sync in `handle_async`.
 
   The examples below use a plain map, `%{assigns: %{}, private: %{tenant: tenant}}`, of a tenant with two
   users: `u1`, Ada of the red team, and `u2`, Bea of the blue one. With a socket they are the same.

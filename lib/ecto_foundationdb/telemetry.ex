@@ -1,63 +1,183 @@
 defmodule EctoFoundationDB.Telemetry do
+  # An event is one line here; what is logged of it is one clause of EctoFoundationDB.Log.
+  # {event, its measurements, its metadata beside the Repo, when it comes}
+  @events [
+    {[:transaction],
+     [:duration, :attempts, :conflicts, :unknown_results] ++
+       [:reads, :read_bytes, :writes, :written_bytes],
+     [:tenant, :result, :error, :code, :retried, :tag, :priority], "a transaction has ended"},
+    {[:database, :locked], [], [:code, :reason], "a transaction has found the database locked"},
+    {[:database, :unlocked], [:duration], [], "it is no longer locked"},
+    {[:migration, :begun], [:commands], [:tenant, :versions],
+     "a node begins with a tenant's migrations, or goes on with another's"},
+    {[:migration, :progress], [:duration, :steps], [:tenant, :version, :index],
+     "it is still at it, every ten seconds"},
+    {[:migration, :done], [:duration, :steps], [:tenant, :versions], "it has ended"},
+    {[:sync, :watch_armed], [], [], "a watch is pending in the database"},
+    {[:sync, :watch_fired], [], [], "the database has told of a change"},
+    {[:sync, :watch_failed], [:code], [], "a watch ended with an error; it is armed again"},
+    {[:sync, :refreshed], [:duration, :records, :subscribers, :changed], [],
+     "a live query was read, once for all its subscribers"},
+    {[:sync, :retry], [:code, :queries], [], "a read of live queries is tried again"},
+    {[:sync, :unanswered], [:queries], [],
+     "reads get no answer, and are tried beside the others from now on"},
+    {[:sync, :watch_limit], [:watches], [:code, :reason], "the database takes no more watches"},
+    {[:sync, :silent], [:live_queries], [:code, :reason],
+     "the database has not answered for the time of `stale_after:`"},
+    {[:sync, :answering], [:duration, :live_queries], [], "it answers again"},
+    {[:sync, :stale], [:subscribers], [:code, :reason], "a live query can't be kept up to date"},
+    {[:sync, :fresh], [:subscribers], [], "it is up to date again"},
+    {[:gauges],
+     [:round_trip, :subscriptions, :live_queries, :stale, :pending_watches, :max_watches] ++
+       [:transactions, :batches_under_way, :queued, :oldest_waiting], [:status],
+     "`gauges/1` was called"}
+  ]
+
+  @facts [
+    attempts: "how often the transaction's function ran",
+    batches_under_way: "transactions that read live queries now",
+    changed: "whether the records have changed (1) or not (0)",
+    code: "FoundationDB's error code",
+    commands: "creates and drops of indexes that are left to do",
+    conflicts: "attempts that lost against other transactions (1020)",
+    duration: "how long it took, in native time units",
+    error: "the exception of a `:result` that is `:error`, else `nil`",
+    index: "the index that is being built or dropped",
+    live_queries: "live queries, each of which any number of subscriptions share",
+    max_watches: "the Repo's option",
+    oldest_waiting: "how long the oldest of what is queued has waited, in native time units",
+    pending_watches: "watches that the database holds for this node",
+    priority: "`:batch`, `:default` or `:immediate`",
+    queries: "live queries",
+    queued: "calls and re-reads that wait for a batch",
+    read_bytes: "bytes of the keys and values read, in all attempts",
+    reads: "keys read, in all attempts",
+    reason: "a text that says why",
+    records: "records that the live query has now",
+    result:
+      "`:ok`; `:error` for an exception; `:cancelled` for a throw or an exit of the function",
+    retried: "the codes after which the transaction was tried again",
+    round_trip: "how long a read version took, in native time units; left out without an answer",
+    stale: "live queries that can't be kept up to date",
+    status: "as in `EctoFoundationDB.health/2`",
+    steps: "transactions of the migration so far",
+    subscribers: "subscriptions concerned",
+    subscriptions: "what Sync's pages subscribe to",
+    tag: "the call's `tag:`",
+    tenant: "the tenant's id; `nil` for a transaction of the directory of tenants",
+    transactions: "transactions of this node's processes that are under way",
+    unknown_results: "attempts that may have been committed or not (1021)",
+    version: "the migration's version",
+    versions: "the versions of the migrations",
+    watches: "watches that are pending",
+    writes: "keys and ranges written, in all attempts",
+    written_bytes: "bytes of the keys and values written, in all attempts"
+  ]
+
+  for {event, measurements, metadata, _when} <- @events,
+      fact <- measurements ++ metadata,
+      not Keyword.has_key?(@facts, fact),
+      do: raise("#{inspect(event)}: say what #{inspect(fact)} is")
+
+  code = fn names -> Enum.map_join(names, ", ", &"`#{&1}`") end
+
+  rows =
+    for {event, measurements, metadata, at} <- @events do
+      "| `#{inspect([:ecto_foundationdb | event])}` | #{code.(measurements)} | #{code.(metadata)} | #{at} |\n"
+    end
+
   @moduledoc """
-  Telemetry events of a Repo's live queries, where the `:telemetry` application runs when the Repo
-  starts.
+  Telemetry events of a Repo, where the `:telemetry` application runs when the Repo starts.
 
-  Each is `[:ecto_foundationdb, :sync, event]` with the metadata `%{repo: MyApp.Repo}`:
+  The metadata always has `repo: MyApp.Repo`, too.
 
-  | event | measurements | when |
-  | --- | --- | --- |
-  | `:watch_armed` | | a watch is pending in the database |
-  | `:watch_fired` | | the database has told of a change |
-  | `:watch_failed` | `code` | a watch ended with FoundationDB's error `code`; it is armed again |
-  | `:refreshed` | `duration`, `records`, `subscribers`, `changed` | a live query was read, once for all its subscribers: how long that took in native time units, the number of records, whether they have changed (1) or not (0) |
-  | `:retry` | `code`, `queries` | a read of so many live queries is tried again |
-  | `:stale`, `:fresh` | `subscribers` | so many subscribers' data can't be kept up to date; can be again |
+  | event | measurements | metadata | when |
+  | --- | --- | --- | --- |
+  #{rows}
+  What these are:
 
-      :telemetry.attach("slow reads", [:ecto_foundationdb, :sync, :refreshed], fn _event, measurements, _, _ ->
+  #{for {fact, what} <- @facts, do: "  * `#{fact}`: #{what}\n"}
+  For example, transactions that take long, or that had to try again:
+
+      :telemetry.attach("slow", [:ecto_foundationdb, :transaction], fn _event, measurements, metadata, _ ->
         ms = System.convert_time_unit(measurements.duration, :native, :millisecond)
-        if ms > 100, do: Logger.warning("a live query took \#{ms} ms")
+
+        if ms > 500 or measurements.attempts > 5,
+          do: Logger.warning("\#{metadata.tenant}: \#{ms} ms, tried again after \#{inspect(metadata.retried)}")
       end, nil)
+
+  A read alone, `Repo.get`, is a transaction, too. What an operator has to know of comes as a log line as
+  well, with or without telemetry (see the guide on operations).
   """
 
-  use GenServer
+  alias EctoFoundationDB.Log
 
-  alias EctoFoundationDB.{Connection, Native}
+  # What the NIF tells of, by the names it uses.
+  @from_nif for {[group, name] = event, _, _, _} when group in [:sync, :database] <- @events,
+                into: %{},
+                do: {name, event}
+
+  @by_event Map.new(@events, fn {event, measurements, metadata, _when} ->
+              {event, {measurements, metadata}}
+            end)
+
+  @doc """
+  Executes `[:ecto_foundationdb, :gauges]` with what `EctoFoundationDB.health/2` and
+  `EctoFoundationDB.Sync.stats/1` say now. It is meant for `:telemetry_poller`, which calls it
+  periodically:
+
+      {:telemetry_poller,
+       measurements: [{EctoFoundationDB.Telemetry, :gauges, [MyApp.Repo]}], period: 10_000}
+
+  It asks the database for a read version, and waits for that a second at most.
+  """
+  @spec gauges(module()) :: :ok
+  def gauges(repo) do
+    health = EctoFoundationDB.health(repo)
+    native = &System.convert_time_unit(&1, :microsecond, :native)
+
+    round_trip =
+      if health.round_trip_us, do: [round_trip: native.(health.round_trip_us)], else: []
+
+    facts =
+      Map.take(health, [:subscriptions, :live_queries, :stale, :pending_watches, :max_watches])
+      |> Map.merge(Map.take(health, [:transactions, :batches_under_way, :queued, :status]))
+      |> Map.put(:oldest_waiting, native.(health.oldest_waiting_us))
+
+    report(repo, [:gauges], round_trip ++ Map.to_list(facts))
+  end
 
   @doc false
-  @spec start_link(module()) :: GenServer.on_start() | :ignore
-  def start_link(instance) do
-    %{database: database, repo: repo} = Connection.fetch!(instance)
-
+  # Looks whether there is telemetry; a Repo's start does.
+  def detect do
     # Loaded is not enough: without its application each event would be a warning of its own.
-    if List.keymember?(Application.started_applications(), :telemetry, 0),
-      do: GenServer.start_link(__MODULE__, {repo, database, self()}),
-      else: :ignore
+    on? = List.keymember?(Application.started_applications(), :telemetry, 0)
+    :persistent_term.put(__MODULE__, on?)
+    on?
   end
 
-  @impl true
-  def init({repo, database, owner}) do
-    # A link says nothing where the Repo's process is stopped in peace.
-    Process.monitor(owner)
-    :ok = Native.reporter(database)
-    {:ok, %{repo: repo}}
+  @doc false
+  def on?, do: :persistent_term.get(__MODULE__, false)
+
+  @doc false
+  # Facts of an event, to telemetry and to the log.
+  @spec report(module(), [atom()], keyword(), log?: boolean()) :: :ok
+  def report(repo, event, facts, opts \\ []) do
+    if on?(), do: execute(repo, event, facts)
+    if Keyword.get(opts, :log?, true), do: Log.event(repo, event, facts), else: :ok
   end
 
-  @impl true
-  def handle_info({:event, name, measurements}, metadata) do
-    measurements = Map.new(measurements, &measurement/1)
+  @doc false
+  def execute(repo, event, facts) do
+    {measurements, metadata} = Map.fetch!(@by_event, event)
+    measurements = facts |> Keyword.take(measurements) |> Map.new()
+    metadata = facts |> Keyword.take(metadata) |> Map.new() |> Map.put(:repo, repo)
     # Found at run time: the library compiles without it.
-    apply(:telemetry, :execute, [[:ecto_foundationdb, :sync, name], measurements, metadata])
-    {:noreply, metadata}
+    apply(:telemetry, :execute, [[:ecto_foundationdb | event], measurements, metadata])
+    :ok
   end
 
-  def handle_info({:DOWN, _ref, :process, _owner, _reason}, metadata),
-    do: {:stop, :normal, metadata}
-
-  def handle_info(_message, metadata), do: {:noreply, metadata}
-
-  defp measurement({:duration, microseconds}),
-    do: {:duration, System.convert_time_unit(microseconds, :microsecond, :native)}
-
-  defp measurement(measurement), do: measurement
+  @doc false
+  # The event that the NIF tells of by this name.
+  def event(name), do: Map.fetch!(@from_nif, name)
 end

@@ -42,7 +42,8 @@ defmodule EctoFoundationDB.Tenant do
   Opens a tenant, which is created where it does not exist, and migrates it.
 
   Options override the Repo's configuration: `:migrator`, `:migration_step`, `:log`,
-  `:max_single_value_size`, `:max_value_size`, and `:timeout` in ms.
+  `:max_single_value_size`, `:max_value_size`, and `:timeout` in ms, which bounds the opening; where there is
+  something to migrate, each step of that has the same time of its own.
 
       iex> Tenant.open!(Repo, "docs").id
       "docs"
@@ -253,7 +254,8 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc """
-  Clears everything a tenant holds, the state of its migrations included. It cannot be undone.
+  Clears everything a tenant holds, the state of its migrations included. It cannot be undone. The next
+  use of the tenant, on whatever node, migrates it again.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Tenant.clear(Repo, "docs")
@@ -270,7 +272,8 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc """
-  Deletes a tenant with everything in it; `:ok` also where there is none.
+  Deletes a tenant with everything in it; `:ok` also where there is none. Whoever has opened it gets an
+  `EctoFoundationDB.Exception.TenantGone` from now on.
 
       iex> tenant = Tenant.open!(Repo, "short-lived")
       iex> Repo.insert!(%User{id: "u1"}, prefix: tenant)

@@ -4,10 +4,21 @@ defmodule EctoFoundationDB.Transaction do
   # write without being handed anything. Writes need no answer, so they wait here and travel with
   # the next read, or with the commit.
 
-  alias EctoFoundationDB.{Connection, Error, Future, Native, Tenant, TimeoutError, Versionstamp}
+  alias EctoFoundationDB.{
+    Connection,
+    Deadline,
+    Error,
+    Future,
+    Migrator,
+    Native,
+    Telemetry,
+    Tenant,
+    TimeoutError,
+    Versionstamp
+  }
+
   alias EctoFoundationDB.Exception.{IncorrectTenancy, TenantGone, Unsupported}
   alias EctoFoundationDB.Layer.{Metadata, Tenants}
-  alias EctoFoundationDB.Migrator
 
   import Bitwise, only: [>>>: 2]
 
@@ -17,13 +28,18 @@ defmodule EctoFoundationDB.Transaction do
     :handle,
     :repo,
     :tenant,
-    :timeout,
+    # What all attempts, and the waits between them, have together.
+    :deadline,
     # Completed by the commit: two atomics hold the versionstamp's 80 bits, and one that it is there.
     :stamp,
     # When this attempt began.
     :began,
     # Whether the tenant is still to come.
     unbound?: false,
+    # FoundationDB's, of all attempts.
+    options: [],
+    # The errors after which it was tried again, last first.
+    errors: [],
     # How many attempts have lasted too long.
     slow: 0,
     # How many attempts others got ahead of, or time.
@@ -79,7 +95,13 @@ defmodule EctoFoundationDB.Transaction do
     @not_committed
   ]
 
-  @doc "Runs a function in a transaction of this tenant; joins the one the process is in."
+  @options [:timeout, :tag, :priority]
+
+  @doc """
+  Runs a function in a transaction of this tenant; joins the one the process is in. Of the options it takes
+  those of `options/0`: `timeout:` bounds the call, retries and back-off included, also where it joins;
+  `tag:` and `priority:` are those of the transaction that the process is in already.
+  """
   def run(%Tenant{} = tenant, fun, opts \\ []) do
     case Process.get(@key) do
       nil ->
@@ -87,12 +109,12 @@ defmodule EctoFoundationDB.Transaction do
 
       %{tenant: %Tenant{prefix: prefix}, repo: repo}
       when prefix == tenant.prefix and repo == tenant.repo ->
-        call(fun)
+        join(fun, opts)
 
       # The first tenant that is used in it is its tenant.
       %{tenant: nil, unbound?: true, repo: repo} = state when repo == tenant.repo ->
         Process.put(@key, %{state | tenant: tenant, unbound?: false, check: check(tenant)})
-        call(fun)
+        join(fun, opts)
 
       %{tenant: current} ->
         raise IncorrectTenancy,
@@ -100,6 +122,34 @@ defmodule EctoFoundationDB.Transaction do
                 "inside it. A transaction belongs to one tenant: pass none inside it, take the " <>
                 "struct of another tenant out of its metadata with " <>
                 "`EctoFoundationDB.Schema.put_tenant(struct, nil)`, or use two transactions"
+    end
+  end
+
+  @doc "The names of the options that are a transaction's own."
+  @spec options() :: [atom()]
+  def options, do: @options
+
+  @doc "The deadline of a call with these options that begins now."
+  @spec deadline(module(), keyword()) :: Deadline.t()
+  def deadline(repo, opts),
+    do: Deadline.new(Keyword.get_lazy(opts, :timeout, fn -> Connection.fetch!(repo).timeout end))
+
+  defp join(fun, opts) do
+    case Keyword.fetch(opts, :timeout) do
+      {:ok, timeout} -> within(Deadline.new(timeout), fn -> call(fun) end)
+      :error -> call(fun)
+    end
+  end
+
+  # What is started and awaited meanwhile ends with the earlier one of two deadlines.
+  defp within(deadline, fun) do
+    %{deadline: outer} = state = Process.get(@key)
+    Process.put(@key, %{state | deadline: Deadline.earlier(outer, deadline)})
+
+    try do
+      fun.()
+    after
+      Process.put(@key, %{Process.get(@key) | deadline: outer})
     end
   end
 
@@ -132,11 +182,20 @@ defmodule EctoFoundationDB.Transaction do
 
     {result, {min(taken * 2, most), most}}
   rescue
-    error in Error ->
-      if error.code in @too_much and size > 1,
+    error in [Error, TimeoutError] ->
+      if too_much?(error) and size > 1,
         do: step(tenant, div(size, 2), fun, opts),
         else: reraise(error, __STACKTRACE__)
   end
+
+  defp too_much?(%Error{code: code}), do: code in @too_much
+
+  # Its time is over, and its attempts took too long or lost. One whose commit may have been done is not
+  # taken again.
+  defp too_much?(%TimeoutError{last_error: %Error{code: code}, doing: doing}),
+    do: code in @too_much and doing != "committing"
+
+  defp too_much?(%TimeoutError{}), do: false
 
   @doc "Runs a function in a transaction of its own, of no tenant: for the directory of tenants."
   def run_database(repo, fun, opts \\ []) do
@@ -194,41 +253,109 @@ defmodule EctoFoundationDB.Transaction do
   end
 
   defp start(repo, tenant, fun, opts, unbound? \\ false) do
+    began = System.monotonic_time()
     connection = Connection.fetch!(repo)
-    timeout = Keyword.get(opts, :timeout, connection.timeout)
-    check_timeout!(timeout)
+    options = Enum.flat_map(opts, &option!/1)
+    deadline = deadline(repo, opts)
     migrate? = Keyword.get(opts, :migrate?, true)
-    state = %__MODULE__{repo: repo, tenant: tenant, unbound?: unbound?, timeout: timeout}
-    state = new(%{state | migrate?: migrate?, check: check(tenant)}, connection)
+    state = %__MODULE__{repo: repo, tenant: tenant, unbound?: unbound?, deadline: deadline}
+    state = %{state | options: options, migrate?: migrate?, check: check(tenant)}
+    state = new(state, connection)
 
-    try do
-      result = attempt(state, fun)
-      # They live on.
-      Process.put(@key, %{Process.get(@key) | watches: []})
-      result
-    after
-      with %{pending: pending, watches: watches, handle: handle} <- Process.delete(@key) do
-        Native.transaction_cancel(handle)
-        Enum.each(pending, &flush/1)
-        Enum.each(watches, &cancel_watch/1)
+    outcome =
+      try do
+        {:ok, attempt(state, fun)}
+      catch
+        kind, reason -> {kind, reason, __STACKTRACE__}
       end
+
+    state = Process.delete(@key)
+    migrate? = match?({:throw, {@key, :migrate, _}, _}, outcome)
+    told = if Telemetry.on?() and not migrate?, do: told(state, began, opts, outcome)
+    Native.transaction_cancel(state.handle)
+    Enum.each(state.pending, &flush/1)
+    # The watches of one that has succeeded live on.
+    if elem(outcome, 0) != :ok, do: Enum.each(state.watches, &cancel_watch/1)
+    if told, do: Telemetry.execute(connection.repo, [:transaction], told)
+
+    case outcome do
+      {:ok, result} ->
+        result
+
+      # Somebody has cleared the tenant: before anything is done with it, it is migrated again, in steps that
+      # have their own time.
+      {:throw, {@key, :migrate, cleared}, _stack} ->
+        :ok = Migrator.up(cleared)
+        start(repo, tenant, fun, opts, unbound?)
+
+      {kind, reason, stack} ->
+        :erlang.raise(kind, reason, stack)
     end
-  catch
-    # Somebody has cleared the tenant: before anything is done with it, it is migrated again.
-    :throw, {@key, :migrate, cleared} ->
-      :ok = Migrator.up(cleared)
-      start(repo, tenant, fun, opts, unbound?)
   end
 
-  defp new(state, connection),
-    do: %{state | handle: ok!(Native.transaction_new(connection.database))}
+  # What telemetry is told of a transaction.
+  defp told(state, began, opts, outcome) do
+    codes = for %Error{code: code} <- Enum.reverse(state.errors), do: code
+    {reads, read_bytes, writes, written_bytes} = Native.transaction_sizes(state.handle)
 
-  defp check_timeout!(:infinity), do: :ok
-  defp check_timeout!(timeout) when is_integer(timeout) and timeout > 0, do: :ok
+    {result, error} =
+      case outcome do
+        {:ok, _result} -> {:ok, nil}
+        {:error, reason, stack} -> {:error, Exception.normalize(:error, reason, stack)}
+        # What the function throws is its own: the transaction was cancelled.
+        {kind, reason, _stack} -> {:cancelled, {kind, reason}}
+      end
 
-  defp check_timeout!(other) do
-    raise ArgumentError, "timeout: expected milliseconds or :infinity, got: #{inspect(other)}"
+    [
+      duration: System.monotonic_time() - began,
+      attempts: length(codes) + 1,
+      conflicts: Enum.count(codes, &(&1 == @not_committed)),
+      unknown_results: Enum.count(codes, &(&1 == @commit_unknown_result)),
+      reads: reads,
+      read_bytes: read_bytes,
+      writes: writes,
+      written_bytes: written_bytes,
+      tenant: state.tenant && state.tenant.id,
+      result: result,
+      error: error,
+      code: with(%Error{code: code} <- error, do: code, else: (_ -> nil)),
+      retried: codes,
+      tag: opts[:tag],
+      priority: Keyword.get(opts, :priority, :default)
+    ]
   end
+
+  defp new(state, connection) do
+    %{state | handle: ok!(Native.transaction_new(connection.database, state.options))}
+  end
+
+  # FoundationDB's own limits, which it would tell of in the middle of the work.
+  @longest_tag 16
+  @most_tags 5
+
+  defp option!({:tag, tags}) do
+    tags = List.wrap(tags)
+
+    unless length(tags) <= @most_tags and
+             Enum.all?(tags, &(is_binary(&1) and byte_size(&1) in 1..@longest_tag)) do
+      raise ArgumentError,
+            "tag: expected a string of 1 to #{@longest_tag} bytes, or a list of up to #{@most_tags} of " <>
+              "them, got: #{inspect(tags)}"
+    end
+
+    for tag <- tags, do: {:auto_throttle_tag, tag}
+  end
+
+  defp option!({:priority, :default}), do: []
+  defp option!({:priority, :batch}), do: [priority_batch: nil]
+  defp option!({:priority, :immediate}), do: [priority_system_immediate: nil]
+
+  defp option!({:priority, other}) do
+    raise ArgumentError,
+          "priority: expected :batch, :default or :immediate, got: #{inspect(other)}"
+  end
+
+  defp option!(_other), do: []
 
   # FoundationDB's limit in ms, and how many attempts may exceed it: the database may have been slow,
   # but a transaction that is too long stays it however often it is tried.
@@ -268,7 +395,7 @@ defmodule EctoFoundationDB.Transaction do
   # What an attempt begins with.
   defp again(state) do
     kept =
-      [:handle, :repo, :tenant, :timeout, :stamp, :migrate?] ++
+      [:handle, :repo, :tenant, :deadline, :options, :errors, :stamp, :migrate?] ++
         [:unbound?, :slow, :lost, :maybe_committed?, :mapped_ranges?]
 
     struct!(%__MODULE__{check: check(state.tenant)}, Map.take(state, kept))
@@ -279,6 +406,8 @@ defmodule EctoFoundationDB.Transaction do
     %{pending: pending, watches: watches} = state = Process.get(@key)
     Enum.each(watches, &cancel_watch/1)
     state = state |> count_slow(error) |> count_lost(error)
+    state = %{state | errors: [error | state.errors]}
+    Process.put(@key, state)
     if state.slow == @slow_attempts, do: reraise(explain(error), stack)
     ref = make_ref()
     Native.transaction_on_error(state.handle, ref, error.code)
@@ -408,7 +537,7 @@ defmodule EctoFoundationDB.Transaction do
     end)
 
     Process.put(@key, %{state | writes: [], pending: MapSet.put(state.pending, ref)})
-    {ref, skip, state.handle}
+    {ref, skip, state.handle, state.deadline}
   end
 
   ## Whether the tenant is what it was
@@ -501,7 +630,7 @@ defmodule EctoFoundationDB.Transaction do
   end
 
   @doc "The answers to `read_async/1`."
-  def collect({ref, skip, handle}) do
+  def collect({ref, skip, handle, deadline}) do
     state = Process.get(@key)
 
     cond do
@@ -519,15 +648,17 @@ defmodule EctoFoundationDB.Transaction do
         :ok
     end
 
-    confirm!()
-    %{pending: pending, early: early} = state = Process.get(@key)
-    {answer, early} = Map.pop(early, ref)
-    Process.put(@key, %{state | pending: MapSet.delete(pending, ref), early: early})
+    within(deadline, fn ->
+      confirm!()
+      %{pending: pending, early: early} = state = Process.get(@key)
+      {answer, early} = Map.pop(early, ref)
+      Process.put(@key, %{state | pending: MapSet.delete(pending, ref), early: early})
 
-    case answer || await(ref, state, "reading") do
-      {:ok, answers} -> Enum.drop(answers, skip)
-      {:error, error} -> raise Error, error
-    end
+      case answer || await(ref, state, "reading") do
+        {:ok, answers} -> Enum.drop(answers, skip)
+        {:error, error} -> raise Error, error
+      end
+    end)
   end
 
   @doc "Whether mapped ranges can be read: not after own writes."
@@ -623,15 +754,21 @@ defmodule EctoFoundationDB.Transaction do
     :atomics.put(atomics, 3, 1)
   end
 
-  defp await(ref, %{timeout: timeout} = state, doing) do
+  defp await(ref, %{deadline: deadline} = state, doing) do
     receive do
       {^ref, {:ok, _, _} = answer} -> answer
       {^ref, answer} -> answer
     after
-      timeout ->
+      Deadline.left(deadline) ->
         Native.transaction_cancel(state.handle)
         flush(ref)
-        raise TimeoutError, timeout: timeout, doing: doing
+
+        raise TimeoutError,
+          timeout: deadline.timeout,
+          doing: doing,
+          database: Connection.fetch!(state.repo).database,
+          last_error: List.first(state.errors),
+          attempts: length(state.errors) + 1
     end
   end
 

@@ -97,7 +97,7 @@ defmodule EctoFoundationDB.Versionstamp do
   end
 
   @doc """
-  The next incomplete id of the transaction; takes what `transactional/2` gives to functions of one argument.
+  The next incomplete id of the transaction; takes what `transactional/3` gives to functions of one argument.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Repo.transactional(tenant, fn tx -> [Versionstamp.next(tx), Versionstamp.next(tx)] end)
@@ -123,7 +123,7 @@ defmodule EctoFoundationDB.Versionstamp do
   @spec get() :: Future.t()
   def get, do: Transaction.versionstamp()
 
-  @doc "As `get/0`; takes what `transactional/2` gives to functions of one argument."
+  @doc "As `get/0`; takes what `transactional/3` gives to functions of one argument."
   @spec get(term()) :: Future.t()
   def get(_transaction), do: get()
 

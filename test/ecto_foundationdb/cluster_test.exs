@@ -74,6 +74,144 @@ defmodule EctoFoundationDB.ClusterTest do
     end
   end
 
+  test "network options that are no options are named" do
+    for {options, expected} <- [
+          {[disable_local_client: false], "expected true for the option :disable_local_client"},
+          {[tls_verify_peers: 1], "tls_verify_peers"},
+          {[tls_ca_path: 1], "expected a string for the option :tls_ca_path, got: 1"},
+          {[no_such_option: 1], "tls_verify_peers"}
+        ] do
+      assert {:error, message} = OtherVM.run(embedded: true, network_options: options)
+      assert message =~ "in the configuration of Away.Repo"
+      assert message =~ expected
+    end
+  end
+
+  test "a later Repo's other network options are named, and its secrets are not" do
+    start = """
+    defmodule Later.Repo do
+      use EctoFoundationDB.Repo, otp_app: :away
+    end
+
+    for options <- [
+          [],
+          [trace_log_group: "a", tls_password: "first secret"],
+          [tls_password: "first secret", trace_log_group: "a"],
+          [trace_log_group: "b", tls_password: "other secret"]
+        ] do
+      case Later.Repo.start_link(embedded: true, network_options: options) do
+        {:ok, _pid} -> Later.Repo.stop()
+        {:error, error} -> Exception.message(error)
+      end
+    end
+    """
+
+    options = [trace_log_group: "a", tls_password: "first secret"]
+    assert {:ok, answers} = OtherVM.run([embedded: true, network_options: options], [], start)
+    assert {[:ok, :ok, :ok, message], _} = Code.eval_string(answers)
+
+    assert message =~
+             ~s|without [trace_log_group: "b", tls_password: …] and with [trace_log_group: "a", tls_password: …]|
+
+    assert message =~ "restart the VM"
+    refute message =~ "secret"
+  end
+
+  test "external clients that can't be loaded are named with their files", context do
+    dir = context.cluster_file <> ".clients"
+    File.mkdir_p!(dir)
+    on_exit(fn -> File.rm_rf!(dir) end)
+    start = &OtherVM.run(embedded: true, network_options: [external_client_directory: &1])
+
+    assert {:error, message} = start.(dir <> "/none")
+    assert message =~ "external_client_directory: can't read the directory #{dir}/none: No such"
+
+    # What is no library is no client's.
+    File.write!(Path.join(dir, "README"), "")
+    assert {:error, message} = start.(dir)
+
+    assert message =~
+             "the directory #{dir} holds no client library. Expected files that end in .so"
+
+    own = own_library()
+    File.cp!(own, Path.join(dir, "libfdb_c_good.so"))
+    assert {:ok, _} = start.(dir)
+
+    File.write!(Path.join(dir, "libfdb_c_7.1.so"), "half a download")
+    assert {:error, message} = start.(dir)
+    assert message =~ "#{dir}/libfdb_c_7.1.so is no client library that can be used here"
+
+    library = Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb.so")
+    options = [external_client_library: library]
+    assert {:error, message} = OtherVM.run(embedded: true, network_options: options)
+    assert message =~ "external_client_library: #{library} is no client library"
+    assert message =~ "fdb_get_max_api_version"
+  end
+
+  test "a cluster file that can't be written back is warned of", context do
+    dir = context.cluster_file <> ".readonly"
+    File.mkdir_p!(dir)
+    file = Path.join(dir, "fdb.cluster")
+    File.write!(file, "nobody:nobody@127.0.0.1:1\n")
+
+    on_exit(fn ->
+      System.cmd("chattr", ["-i", file], stderr_to_stdout: true)
+      File.rm_rf!(dir)
+    end)
+
+    log = """
+    defmodule Handler do
+      def log(event, handler), do: send(handler.config.to, {:log, event.msg})
+    end
+
+    :ok = :logger.add_handler(:test, Handler, %{config: %{to: self()}})
+    EctoFoundationDB.Client.check_cluster_file(Away.Repo, EctoFoundationDB.Repo.database(Away.Repo))
+
+    receive do
+      {:log, {:string, text}} -> to_string(text)
+    after
+      0 -> :nothing
+    end
+    """
+
+    config = [cluster_file: file, library: own_library()]
+    assert {:ok, ":nothing"} = OtherVM.run(config, [], log)
+
+    case System.cmd("chattr", ["+i", file], stderr_to_stdout: true) do
+      {_, 0} -> :ok
+      # No file attributes here: nobody but root is kept from what is read-only.
+      _ -> File.chmod!(file, 0o444)
+    end
+
+    if File.stat!(file).access == :read do
+      assert {:ok, said} = OtherVM.run(config, [], log)
+      assert said =~ "the cluster file #{file} can't be written back: it is read-only for this VM"
+    end
+  end
+
+  test "where TLS is in play, a time-out says what to check", context do
+    tls = context.cluster_file <> ".tls"
+    File.write!(tls, "nobody:nobody@127.0.0.1:1:tls\n")
+    on_exit(fn -> File.rm(tls) end)
+    env = [{"EMBEDDED_FDB_FAULTS", "slow_read=1,read_delay_ms=3600000"}]
+    open = "EctoFoundationDB.Tenant.open!(Away.Repo, \"t\")"
+    run = &OtherVM.run([library: own_library(), timeout: 100] ++ &1, env, open)
+
+    assert {:error, message} = run.(cluster_file: tls)
+    assert message =~ "The cluster file's addresses end in :tls, and no certificate is given"
+
+    options = [tls_password: "x"]
+    assert {:error, message} = run.(cluster_file: tls, network_options: options)
+    assert message =~ "The connection is by TLS (tls_password). Check that tls_ca_path"
+    assert message =~ "tls_verify_peers"
+
+    assert {:error, message} = run.(cluster_file: context.cluster_file, network_options: options)
+    assert message =~ "tls_password are given, but no address in the cluster file ends in :tls"
+
+    assert {:error, message} = run.(cluster_file: context.cluster_file)
+    refute message =~ "TLS"
+  end
+
   # FoundationDB's own libfdb_c finds nobody there.
   @tag :client_library
   test "a cluster that is not there is an error of sync_one's, within its timeout", context do

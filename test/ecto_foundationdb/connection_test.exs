@@ -49,7 +49,7 @@ defmodule EctoFoundationDB.ConnectionTest do
       config = AnotherRepo.config()
       assert config[:storage_id] == "Ecto.Adapters.FoundationDB"
       assert config[:otp_app] == :ecto_fdb_sync
-      assert config[:timeout] == 5_000
+      assert config[:timeout] == 15_000
     end
   end
 

@@ -9,6 +9,7 @@ defmodule EctoFoundationDB.DocsTest do
 
   setup do: Repo.start_for_docs()
 
+  doctest EctoFoundationDB
   doctest EctoFoundationDB.Repo
   doctest Future
   doctest Indexer

@@ -11,7 +11,7 @@ defmodule EctoFoundationDB.FileTest do
 
   setup do
     path = Path.join(System.tmp_dir!(), "ecto_fdb_sync-#{System.unique_integer([:positive])}.fdb")
-    on_exit(fn -> for file <- Path.wildcard(path <> "*"), do: File.rm!(file) end)
+    on_exit(fn -> for file <- Path.wildcard(path <> "*"), do: File.rm_rf!(file) end)
     {:ok, config: [embedded: path, log: false]}
   end
 
@@ -56,6 +56,81 @@ defmodule EctoFoundationDB.FileTest do
     wipe = "EctoFoundationDB.Embedded.wipe(Away.Repo)"
     assert {:error, message} = OtherVM.run(context.config, [], wipe)
     assert message =~ "this database is in a file: stop the VM and delete the file"
+  end
+
+  test "a backup is made while writers run, and opens as a database of its own", context do
+    backup = context.config[:embedded] <> ".backup"
+
+    code = """
+    #{@tenant}
+    repo = Away.Repo
+    writers = for w <- 1..4 do
+      Task.async(fn ->
+        for i <- 1..200 do
+          # Two records that must come together.
+          repo.transactional(tenant, fn ->
+            repo.insert!(struct(Away.User, id: "\#{w}-\#{i}-a"))
+            repo.insert!(struct(Away.User, id: "\#{w}-\#{i}-b"))
+          end)
+        end
+      end)
+    end
+    {:ok, %{keys: keys}} = EctoFoundationDB.Embedded.backup(repo, #{inspect(backup)})
+    Task.await_many(writers, 60_000)
+    {:ok, %{before: before, after: length}} = EctoFoundationDB.Embedded.compact(repo)
+    {keys > 0, length <= before, length(repo.all(Away.User, prefix: tenant))}
+    """
+
+    assert {:ok, "{true, true, 1600}"} = OtherVM.run(context.config, [], code)
+
+    read =
+      "#{@tenant}; Away.Repo.all(Away.User, prefix: tenant) |> Enum.map(& &1.id) |> Enum.join(\" \")"
+
+    assert {:ok, ids} = OtherVM.run([embedded: backup, log: false], [], read)
+    ids = ids |> String.trim("\"") |> String.split()
+    pairs = Enum.group_by(ids, &String.replace(&1, ~r/-[ab]$/, ""))
+    assert Enum.all?(pairs, fn {_pair, ids} -> length(ids) == 2 end)
+  end
+
+  test "a disk error names the file and its cause", context do
+    directory = context.config[:embedded] <> ".directory"
+    File.mkdir!(directory)
+    path = Path.join(directory, "db")
+
+    code = """
+    #{@tenant}
+    File.rm_rf!(#{inspect(directory)})
+    Away.Repo.insert!(struct(Away.User, id: "1"), prefix: tenant)
+    """
+
+    assert {:error, message} = OtherVM.run([embedded: path, log: false], [], code)
+    assert message =~ "Disk i/o operation failed"
+    assert message =~ "1510"
+    assert message =~ "cannot write #{path}: #{directory} was removed or moved away"
+  end
+
+  test "a full disk is named", context do
+    disk = context.config[:embedded] <> ".disk"
+    File.mkdir!(disk)
+
+    case System.cmd("mount", ~w(-t tmpfs -o size=3m tmpfs #{disk}), stderr_to_stdout: true) do
+      {_output, 0} ->
+        on_exit(fn -> System.cmd("umount", ["-l", disk]) end)
+        path = Path.join(disk, "db")
+
+        code = """
+        #{@tenant}
+        text = String.duplicate("x", 5_000)
+        for i <- 1..1_000, do: Away.Repo.insert!(struct(Away.User, id: "\#{i}-" <> text), prefix: tenant)
+        """
+
+        assert {:error, message} = OtherVM.run([embedded: path, log: false], [], code)
+        assert message =~ "cannot write #{path}: No space left on device"
+        assert message =~ "Make room"
+
+      {output, _not_allowed} ->
+        IO.puts("no file system to fill: #{output}")
+    end
   end
 
   defp wait_for(port, n) do

@@ -198,7 +198,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.insert_all(TestUser, [[name: "a"]], opts(&1)), ArgumentError,
        ~r/the primary key :id of this .*TestUser is nil/},
       {&TestRepo.insert(%TestUser{id: "a"}, prefix: &1, nope: 1), ArgumentError,
-       ~r/unknown options \[:nope\], known are: \[:prefix, :timeout, :on_conflict/},
+       ~r/unknown options \[:nope\], known are: \[:prefix, :timeout, :tag, :priority, :on_conflict/},
       {fn _ -> TestRepo.all(TestUser, [:prefix]) end, ArgumentError, ~r/expected a keyword list/},
       {fn tenant ->
          limited = Tenant.open!(TestRepo, tenant.id, max_value_size: 50)
@@ -318,7 +318,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.transactional(&1, :fun), ArgumentError,
        ~r/transactional: expected a function of no or one argument, got: :fun/},
       {&TestRepo.transactional(&1, fn -> 1 end, retries: 0), ArgumentError,
-       ~r/unknown options \[:retries\], known are: \[:prefix, :timeout\]/},
+       ~r/unknown options \[:retries\], known are: \[:prefix, :timeout, :tag, :priority\]/},
       {&Tenant.open!(TestRepo, &1.id, migrater: One), ArgumentError,
        ~r/expected the options of a tenant, some of \[:migrator, .*, got: \[migrater: One\]/},
       {&Tenant.open!(TestRepo, &1.id, migration_step: 0), ArgumentError,
@@ -346,7 +346,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Tenant.unpack(&1, "key"), ArgumentError,
        ~r/"key" is not a key of #EctoFoundationDB.Tenant/},
       {&TestRepo.transactional(&1, fn -> 1 end, timeout: 0), ArgumentError,
-       ~r/timeout: expected milliseconds or :infinity, got: 0/},
+       ~r/timeout: expected milliseconds, a positive integer, or :infinity, got: 0/},
       {fn tenant -> TestRepo.transactional(tenant, fn -> Tenant.list(TestRepo) end) end,
        IncorrectTenancy, ~r/tenants cannot be opened, created or deleted inside a transaction/},
       {fn tenant -> TestRepo.transactional(tenant, fn -> Versionstamp.next() end) end,

@@ -2,14 +2,38 @@ defmodule EctoFoundationDB.TelemetryTest do
   # Starts and stops an application.
   use ExUnit.Case, async: false
 
-  alias EctoFoundationDB.{Embedded, Sync, SyncRepo, Telemetry, Tenant, TestNote, TestRepo}
+  alias EctoFoundationDB.{Embedded, Native, Sync, SyncRepo, Telemetry, Tenant, TestNote, TestRepo}
+  alias EctoFoundationDB.{TestUser, Transaction}
+
+  import ExUnit.CaptureLog
 
   defmodule Repo do
     use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
   end
 
+  defmodule IndexUsers do
+    use EctoFoundationDB.Migration
+
+    @impl true
+    def change, do: [create(index(TestUser, [:name])), create(metadata(TestUser))]
+  end
+
+  defmodule Indexed do
+    use EctoFoundationDB.Migrator
+
+    @impl true
+    def migrations, do: [{0, IndexUsers}, {3, IndexUsers}]
+  end
+
   @names [:watch_armed, :watch_fired, :watch_failed, :refreshed, :retry, :stale, :fresh]
-  @events for name <- @names, do: [:ecto_foundationdb, :sync, name]
+  @events [
+            [:ecto_foundationdb, :transaction],
+            [:ecto_foundationdb, :gauges],
+            [:ecto_foundationdb, :database, :locked],
+            [:ecto_foundationdb, :database, :unlocked],
+            [:ecto_foundationdb, :migration, :begun],
+            [:ecto_foundationdb, :migration, :done]
+          ] ++ for(name <- @names, do: [:ecto_foundationdb, :sync, name])
 
   # The application, where only the stand-in for its module is there.
   setup_all do
@@ -87,13 +111,205 @@ defmodule EctoFoundationDB.TelemetryTest do
     Tenant.clear_delete!(Repo, tenant.id)
   end
 
+  defp told(event) do
+    assert_receive {[:ecto_foundationdb | ^event], measurements, %{repo: Repo} = metadata}, 10_000
+    {measurements, metadata}
+  end
+
+  describe "transactions" do
+    setup do
+      start_supervised!({Repo, [log: false] ++ TestRepo.test_config()})
+      tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
+      attach()
+      {:ok, tenant: tenant}
+    end
+
+    test "are told of with what they did", %{tenant: tenant} do
+      Repo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant, tag: "web")
+      {measurements, metadata} = told([:transaction])
+      assert %{attempts: 1, conflicts: 0, unknown_results: 0} = measurements
+      assert measurements.duration > 0
+      # The record itself, and nothing of an index.
+      assert measurements.writes >= 1
+      assert measurements.written_bytes > 10
+
+      assert %{result: :ok, error: nil, code: nil, retried: [], tag: "web", priority: :default} =
+               metadata
+
+      assert metadata.tenant == tenant.id
+
+      Repo.get!(TestUser, "u1", prefix: tenant)
+      {%{reads: reads, read_bytes: bytes, writes: 0, written_bytes: 0}, _} = told([:transaction])
+      assert reads > 0 and bytes > 10
+    end
+
+    test "that fail are told of with why", %{tenant: tenant} do
+      catch_throw(Repo.transactional(tenant, fn -> throw(:over) end))
+      assert {_, %{result: :cancelled, error: {:throw, :over}}} = told([:transaction])
+
+      assert_raise ArgumentError, fn ->
+        Repo.transactional(tenant, fn -> raise(ArgumentError, "no") end)
+      end
+
+      assert {_, %{result: :error, error: %ArgumentError{}, code: nil}} = told([:transaction])
+
+      key = Tenant.pack(tenant, {String.duplicate("k", 20_000)})
+
+      assert_raise EctoFoundationDB.Error, fn ->
+        Repo.transactional(tenant, fn -> Transaction.write([{:set, key, ""}]) end)
+      end
+
+      assert {_, %{result: :error, code: 2102}} = told([:transaction])
+    end
+
+    @tag :embedded
+    test "that are tried again are told of with how often and why", %{tenant: tenant} do
+      Embedded.faults(Repo, seed: 3, not_committed: 0.5, commit_unknown_result: 0.4)
+
+      told =
+        for i <- 1..20 do
+          Repo.insert!(%TestUser{id: "r#{i}"}, prefix: tenant, priority: :batch)
+          told([:transaction])
+        end
+
+      # The database outlives this test's Repo, and so would its faults.
+      Embedded.faults(Repo, nil)
+
+      for {measurements, metadata} <- told do
+        assert metadata.priority == :batch
+        assert measurements.attempts == length(metadata.retried) + 1
+        assert measurements.conflicts == Enum.count(metadata.retried, &(&1 == 1020))
+        assert measurements.unknown_results == Enum.count(metadata.retried, &(&1 == 1021))
+        metadata.retried
+      end
+      |> Enum.concat()
+      |> Enum.uniq()
+      |> Enum.sort()
+      |> then(&assert &1 == [1020, 1021])
+    end
+
+    test "a handler may use the Repo", %{tenant: tenant} do
+      test = self()
+
+      handle = fn _event, _measurements, %{tag: tag}, _ ->
+        if tag == "outer" do
+          Repo.insert!(%TestUser{id: "by handler"}, prefix: tenant)
+          send(test, :handled)
+        end
+      end
+
+      :telemetry.attach_many(make_ref(), [[:ecto_foundationdb, :transaction]], handle, nil)
+      Repo.get(TestUser, "u1", prefix: tenant, tag: "outer")
+      assert_received :handled
+      assert Repo.get(TestUser, "by handler", prefix: tenant)
+    end
+
+    test "gauges are told of when they are asked for", %{tenant: tenant} do
+      Repo.insert!(%TestNote{id: "n1", text: "a"}, prefix: tenant)
+      state = %{assigns: %{}, private: %{tenant: tenant}}
+      Sync.sync_one(state, Repo, :note, TestNote, "n1")
+      assert :ok = Telemetry.gauges(Repo)
+      assert {%{subscriptions: 1, live_queries: 1} = gauges, %{status: :ok}} = told([:gauges])
+      assert gauges.round_trip > 0
+      assert gauges.max_watches == 1_000_000
+    end
+  end
+
+  test "a migration is told of and logged, by the node that does it" do
+    attach()
+    start_supervised!({Repo, [log: false] ++ TestRepo.test_config()})
+    id = "telemetry-#{System.os_time()}"
+    tenant = Tenant.open!(Repo, id)
+    Repo.insert_all(TestUser, for(i <- 1..5, do: [id: "u#{i}", name: "x"]), prefix: tenant)
+    Tenant.open!(Repo, id)
+    refute_received {[:ecto_foundationdb, :migration, _], _, _}
+
+    open = fn -> Tenant.open!(Repo, id, migrator: Indexed, migration_step: 2, log: true) end
+    log = capture_log(open)
+    assert {%{commands: 4}, %{tenant: ^id, versions: [0, 3]}} = told([:migration, :begun])
+    assert {%{steps: steps}, %{tenant: ^id, versions: [0, 3]}} = told([:migration, :done])
+    # Three steps build the index, and each version and the counters take steps, too.
+    assert steps >= 6
+
+    assert log =~
+             ~s|tenant "#{id}": migration to version 3 begins, with 4 indexes to build or drop|
+
+    assert log =~ ~s|tenant "#{id}": migration to version 3 is done, after|
+
+    assert capture_log(open) == ""
+    refute_received {[:ecto_foundationdb, :migration, _], _, _}
+  end
+
+  test "every event of the table is documented, with each of its facts" do
+    {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Telemetry)
+    for event <- @events, do: assert(doc =~ "`#{inspect(event)}`")
+    assert doc =~ "  * `unknown_results`: "
+  end
+
+  @tag :embedded
+  test "a lock and its end are told of and logged, once" do
+    attach()
+    start_supervised!({Repo, [log: false] ++ TestRepo.test_config()})
+    tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
+
+    log =
+      capture_log(fn ->
+        Embedded.outage(Repo, locked: true)
+
+        for _ <- 1..3 do
+          catch_error(Repo.get(TestUser, "u1", prefix: tenant, timeout: 30))
+        end
+
+        assert {_, %{code: 1038}} = told([:database, :locked])
+        assert EctoFoundationDB.health(Repo).status == :locked
+        Embedded.outage(Repo, nil)
+        assert Repo.get(TestUser, "u1", prefix: tenant) == nil
+        assert {%{duration: duration}, _} = told([:database, :unlocked])
+        assert duration > 0
+        refute_received {[:ecto_foundationdb, :database, :locked], _, _}
+      end)
+
+    assert [_, _] =
+             String.split(log, "Database is locked (FoundationDB error 1038). Transactions wait")
+
+    assert log =~ "the database is no longer locked, after"
+    assert EctoFoundationDB.health(Repo).status == :ok
+  end
+
   @tag :embedded
   @tag :capture_log
-  test "nobody asks the database for events where the application does not run" do
-    start_supervised!({Repo, embedded: true, log: false})
+  test "where the application does not run, incidents are logged and nobody is told of the rest" do
     :ok = Application.stop(:telemetry)
-    assert Telemetry.start_link(Repo) == :ignore
-    {:ok, _started} = Application.ensure_all_started(:telemetry)
-    assert {:ok, _pid} = Telemetry.start_link(Repo)
+    on_exit(fn -> {:ok, _started} = Application.ensure_all_started(:telemetry) end)
+    attach()
+    start_supervised!({Repo, [stale_after: 200, log: false] ++ TestRepo.test_config()})
+    refute Telemetry.on?()
+    tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
+    Repo.insert!(%TestNote{id: "n1", text: "a"}, prefix: tenant)
+    Sync.sync_one(%{assigns: %{}, private: %{tenant: tenant}}, Repo, :note, TestNote, "n1")
+
+    log =
+      capture_log(fn ->
+        Embedded.faults(Repo, seed: 1, slow_read_version: 1, read_delay_ms: 3_600_000)
+        SyncRepo.eventually(fn -> Sync.stats(Repo).stale end, &(&1 == 1))
+        SyncRepo.eventually(fn -> :sys.get_state(reporter()).logged end, &(&1 != %{}))
+        Embedded.faults(Repo, nil)
+      end)
+
+    assert log =~ "1 live query cannot be kept up to date"
+    refute_received {[:ecto_foundationdb | _], _, _}
+    :ok = Native.reporter(EctoFoundationDB.Repo.database(Repo), false)
+    Repo.insert!(%TestNote{id: "n1", text: "b"}, prefix: tenant, on_conflict: :replace_all)
+    Tenant.clear_delete!(Repo, tenant.id)
+    refute_receive {:event, :watch_fired, _}, 200
+  end
+
+  defp reporter do
+    {:links, links} = Process.info(Process.whereis(Repo), :links)
+
+    Enum.find(links, fn pid ->
+      {:dictionary, dictionary} = Process.info(pid, :dictionary)
+      dictionary[:"$initial_call"] == {EctoFoundationDB.Reporter, :init, 1}
+    end)
   end
 end

@@ -234,9 +234,12 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     defp write(meta, %{source: source, prefix: prefix}, opts, verb, params, fun) do
-      tenant = tenant!(meta, prefix)
       what = %{source: source, query: "#{verb} #{source}", params: params}
-      Log.run(meta, opts, what, fn -> {fun.(tenant), nil} end)
+
+      Options.follow_single(meta.instance, fn ->
+        tenant = tenant!(meta, prefix)
+        Log.run(meta, opts, what, fn -> {fun.(tenant), nil} end)
+      end)
     end
 
     defp tenant!(%{instance: instance}, prefix), do: Options.tenant!(instance, prefix: prefix)
@@ -267,7 +270,11 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
           Functions.put_future(
             ref,
-            EctoFoundationDB.Repo.Queries.start(tenant, Keyword.take(opts, [:timeout]), start)
+            EctoFoundationDB.Repo.Queries.start(
+              tenant,
+              Keyword.take(opts, Transaction.options()),
+              start
+            )
           )
 
           {0, []}
@@ -279,15 +286,16 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     defp prepared({:cached, _update, _reset, prepared}), do: prepared
 
     defp run(prepared, meta, params, opts) do
-      tenant = tenant!(meta, prepared.prefix)
-
       what = %{
         source: prepared.sources[0].name,
         query: fn -> Prepared.text(prepared) end,
         params: params
       }
 
-      Log.run(meta, opts, what, fn -> execute(prepared, tenant, params, opts) end)
+      Options.follow_single(meta.instance, fn ->
+        tenant = tenant!(meta, prepared.prefix)
+        Log.run(meta, opts, what, fn -> execute(prepared, tenant, params, opts) end)
+      end)
     end
 
     defp execute(%{operation: :all} = prepared, tenant, params, opts) do
@@ -295,7 +303,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         Transaction.run(
           tenant,
           fn -> prepared |> Queries.start(tenant, params, opts) |> Future.result() end,
-          Keyword.take(opts, [:timeout])
+          Keyword.take(opts, Transaction.options())
         )
 
       {{length(rows), rows}, Queries.take_decode_time()}
@@ -311,7 +319,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
           Transaction.run(
             tenant,
             fn -> apply(Queries, change, [prepared, tenant, params, opts]) end,
-            Keyword.take(opts, [:timeout])
+            Keyword.take(opts, Transaction.options())
           )
         end
 

@@ -231,7 +231,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   end
 
   defp sync(schema, by, signal, opts) do
-    opts = Keyword.validate!(opts, [:prefix, :timeout])
+    opts = Keyword.validate!(opts, [:prefix | Transaction.options()])
 
     tenant =
       opts[:prefix] || Transaction.tenant() ||

@@ -57,17 +57,17 @@ defmodule EctoFoundationDB.Layer.Metadata do
       nil ->
         cached = cached(tenant, source)
         own_ops = doubtful_ops(tenant, source, cached)
-        answers = Transaction.read(guard ++ own_ops ++ operations)
+        answers = read(guard ++ own_ops ++ operations)
         {own, others} = answers |> Enum.drop(length(guard)) |> Enum.split(length(own_ops))
         {settle(tenant, source, cached, own), others}
 
       metadata ->
-        case guard ++ operations do
-          [] -> {metadata, []}
-          all -> {metadata, Enum.drop(Transaction.read(all), length(guard))}
-        end
+        {metadata, Enum.drop(read(guard ++ operations), length(guard))}
     end
   end
+
+  defp read([]), do: []
+  defp read(operations), do: Transaction.read(operations)
 
   @doc """
   Starts reads that depend on the metadata: `plan` gives a plan and its reads. What was cached serves as
@@ -113,7 +113,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
   def load(tenant, source) do
     with nil <- Transaction.metadata(source) do
       cached = cached(tenant, source)
-      own = Transaction.read(doubtful_ops(tenant, source, cached))
+      own = read(doubtful_ops(tenant, source, cached))
       settle(tenant, source, cached, own)
     end
   end

@@ -64,12 +64,7 @@ defmodule EctoFoundationDB.Layer.Tenants do
 
   @doc "The metadata version that a transaction of this node has seen last, or `nil`."
   @spec seen(module()) :: binary() | nil
-  def seen(repo) do
-    case :ets.lookup(repo, :seen) do
-      [{:seen, version}] -> version
-      [] -> nil
-    end
-  end
+  def seen(repo), do: lookup(repo, :seen)
 
   @spec see(module(), binary() | nil) :: :ok
   def see(repo, version) do
@@ -123,13 +118,16 @@ defmodule EctoFoundationDB.Layer.Tenants do
   #
   # Values are tuples whose first element is the metadata version.
 
-  @doc "What is cached under a key, `nil` also where the Repo is not to cache."
-  @spec lookup(module(), tuple()) :: tuple() | nil
+  @doc "What is kept under a key, or `nil`."
+  @spec lookup(module(), term()) :: term()
   def lookup(repo, key) do
     case :ets.lookup(repo, key) do
       [{_key, value}] -> value
       [] -> nil
     end
+  rescue
+    # The Repo is not running: it knows nothing.
+    ArgumentError -> nil
   end
 
   @spec put(module(), tuple(), tuple()) :: :ok
@@ -168,5 +166,7 @@ defmodule EctoFoundationDB.Layer.Tenants do
   def delete(repo, key, value) do
     :ets.delete_object(repo, {key, value})
     :ok
+  rescue
+    ArgumentError -> :ok
   end
 end

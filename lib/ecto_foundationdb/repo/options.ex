@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Repo.Options do
   alias EctoFoundationDB.{Connection, Schema, Tenant, Transaction}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, TenantGone}
 
-  @common [:prefix, :timeout]
+  @common [:prefix | Transaction.options()]
 
   @doc "The options with the Repo's defaults, or an error that names those known."
   def validate!(opts, known) do

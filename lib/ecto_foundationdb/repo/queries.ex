@@ -36,7 +36,7 @@ defmodule EctoFoundationDB.Repo.Queries do
   @spec start(EctoFoundationDB.Tenant.t(), keyword(), (() -> Future.t())) :: Future.t()
   def start(tenant, opts, start) do
     if Transaction.in?(),
-      do: Transaction.run(tenant, start),
+      do: Transaction.run(tenant, start, opts),
       else: Future.resolved(Transaction.run(tenant, fn -> Future.result(start.()) end, opts))
   end
 
@@ -155,7 +155,7 @@ defmodule EctoFoundationDB.Repo.Queries do
 
       first ->
         tenant = Options.tenant!(repo, opts, first)
-        {run, opts} = Keyword.split(opts, [:timeout])
+        {run, opts} = Keyword.split(opts, Transaction.options())
         opts = Keyword.put(opts, :prefix, tenant)
 
         # In one transaction, and all in flight at once.

@@ -40,7 +40,7 @@ defmodule EctoFoundationDB.Repo.Watches do
           label: opts[:label]
         })
       end,
-      Keyword.take(opts, [:timeout])
+      Keyword.take(opts, Transaction.options())
     )
   end
 
@@ -66,7 +66,7 @@ defmodule EctoFoundationDB.Repo.Watches do
             {label, result, if(opts[:watch?], do: again(tenant, watch))}
           end)
         end,
-        Keyword.take(opts, [:timeout])
+        Keyword.take(opts, Transaction.options())
       )
 
     assigns = for {label, result, _} <- new, do: {label, result}

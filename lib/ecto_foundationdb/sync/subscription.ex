@@ -39,8 +39,6 @@ defmodule EctoFoundationDB.Sync.Subscription do
         :replan
 
       {^ref, {:error, error}} ->
-        # The next one that opens it looks for it.
-        if match?({:tenant_gone, _name}, error), do: Tenant.forget(tenant)
         raise exception({:told, error}, tenant)
     after
       left(deadline) ->
@@ -53,7 +51,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
           0 -> :ok
         end
 
-        raise EctoFoundationDB.TimeoutError, timeout: timeout, doing: doing
+        raise EctoFoundationDB.TimeoutError, timeout: timeout, doing: doing, database: database
     end
   end
 
@@ -113,11 +111,17 @@ defmodule EctoFoundationDB.Sync.Subscription do
 
   defp result(:fresh, {places, _stale}, _decoder), do: judge(places, nil)
 
-  @doc "Why records of this tenant are stale, as an exception, or nil."
+  @doc "Why records of this tenant are stale, as an exception, or nil. Forgets a tenant that is gone."
   @spec exception(stale(), Tenant.t()) :: Exception.t() | nil
   def exception(nil, _tenant), do: nil
   def exception({:undecodable, error}, _tenant), do: error
-  def exception({:told, {:tenant_gone, _name}}, tenant), do: TenantGone.exception(tenant: tenant)
+
+  def exception({:told, {:tenant_gone, _name}}, tenant) do
+    # The next one that opens it looks for it.
+    Tenant.forget(tenant)
+    TenantGone.exception(tenant: tenant)
+  end
+
   def exception({:told, error}, _tenant), do: EctoFoundationDB.Error.exception(error)
 
   # What the NIF has told holds until it tells otherwise.

@@ -4,7 +4,7 @@
 //! network starts once, after everything that can be checked has been, and is stopped and joined
 //! when the VM exits: Repos may stop and start meanwhile.
 
-use std::ffi::c_void;
+use std::ffi::{c_void, CStr};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -13,11 +13,13 @@ use std::time::Duration;
 use foundationdb::api::{FdbApiBuilder, NetworkAutoStop};
 use foundationdb::options::NetworkOption;
 use foundationdb::FdbError;
-use foundationdb_sys::{bind, Library};
+use foundationdb_sys::{bind, bound, Library, DEFAULT_FILE, FDB_API_VERSION};
 use parking_lot::Mutex;
+use rustler::NifMap;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::Error;
+use crate::external;
 
 /// FoundationDB's `network_already_setup`.
 const NETWORK_ALREADY_SETUP: i32 = 2009;
@@ -26,9 +28,54 @@ const API_VERSION_ALREADY_SET: i32 = 2201;
 /// The longest time between two registrations of the exit handler, of some 32 bytes each.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
+/// A network option, as it was given.
+pub struct Setting {
+    /// Its name.
+    pub name: String,
+    /// Its value, to be compared, and shown where it is no secret.
+    pub value: String,
+    /// What the client is given.
+    pub option: NetworkOption,
+}
+
+impl Setting {
+    /// Its name without the colon of an atom.
+    fn shown_name(&self) -> String {
+        self.name.trim_start_matches(':').to_owned()
+    }
+
+    fn is_secret(&self) -> bool {
+        self.name.contains("password") || self.name.contains("key_bytes")
+    }
+
+    /// For people.
+    fn show(settings: &[&Setting]) -> String {
+        let each = settings.iter().map(|setting| match setting.is_secret() {
+            true => format!("{}: …", setting.shown_name()),
+            false => format!("{}: {}", setting.shown_name(), setting.value),
+        });
+        format!("[{}]", each.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// What is known of the client.
+#[derive(NifMap)]
+#[rustler(encode)]
+pub struct Facts {
+    /// The library's path; where it is `nil`, the engine inside this VM answers.
+    library: Option<String>,
+    version: String,
+    api_version: i32,
+    /// Of the library; the cluster's may be another one.
+    protocol: String,
+    /// Names of the network options it was started with, if it was.
+    options: Option<Vec<String>>,
+}
+
 enum State {
     Stopped,
-    Running,
+    /// With these options.
+    Running(Vec<Setting>),
     /// The client library can't be set up a second time: the reason stands until the VM restarts.
     Failed(Error),
 }
@@ -65,20 +112,24 @@ pub fn library(cluster: Option<Option<String>>) -> Library {
 
 /// Binds the library, applies the network options, each with its name, and starts the network. Again
 /// with the same library: nothing happens.
-pub fn start(library: &Library, options: Vec<(String, NetworkOption)>) -> Result<(), Error> {
+///
+/// A Repo without network options takes the client as it is; one with others than those it was started
+/// with is refused, since they would do nothing.
+pub fn start(library: &Library, options: Vec<Setting>) -> Result<(), Error> {
     let mut state = STATE.lock();
     bind(library).map_err(|error| Error::Client(error.to_string()))?;
     match &*state {
-        State::Running => return Ok(()),
+        State::Running(running) => return agree(running, &options),
         State::Failed(error) => return Err(error.clone()),
         State::Stopped => {}
     }
+    options.iter().try_for_each(external::check)?;
     runtime();
-    match boot(options) {
+    match boot(&options) {
         Ok(network) => {
             *NETWORK.lock() = Some(network);
             runtime().spawn(stop_at_exit());
-            *state = State::Running;
+            *state = State::Running(options);
             Ok(())
         }
         Err(error) => {
@@ -88,12 +139,67 @@ pub fn start(library: &Library, options: Vec<(String, NetworkOption)>) -> Result
     }
 }
 
-fn boot(options: Vec<(String, NetworkOption)>) -> Result<NetworkAutoStop, Error> {
+/// Whether the client runs with these options.
+fn agree(running: &[Setting], wanted: &[Setting]) -> Result<(), Error> {
+    let missing = |from: &[Setting], in_these: &[Setting]| -> Vec<usize> {
+        let has = |one: &Setting| {
+            in_these
+                .iter()
+                .any(|other| (&other.name, &other.value) == (&one.name, &one.value))
+        };
+        (0..from.len()).filter(|at| !has(&from[*at])).collect()
+    };
+    let (more, less) = (missing(wanted, running), missing(running, wanted));
+    if wanted.is_empty() || (more.is_empty() && less.is_empty()) {
+        return Ok(());
+    }
+    let show = |settings: &[Setting], at: &[usize]| {
+        Setting::show(&at.iter().map(|at| &settings[*at]).collect::<Vec<_>>())
+    };
+    Err(Error::Configuration(format!(
+        "network_options: this VM's only client runs without {} and with {}. Give all Repos of the VM the \
+         same network_options, or none to those that start later; and restart the VM after a change",
+        show(wanted, &more),
+        show(running, &less)
+    )))
+}
+
+/// What is known of the client, once a Repo has started it.
+pub fn facts() -> Facts {
+    let (version, protocol) = version();
+    Facts {
+        library: match bound() {
+            Some(Library::Cluster(None)) => Some(DEFAULT_FILE.into()),
+            Some(Library::Cluster(Some(path))) => Some(path.display().to_string()),
+            Some(Library::Embedded) | None => None,
+        },
+        version,
+        api_version: FDB_API_VERSION as i32,
+        protocol,
+        options: match &*STATE.lock() {
+            State::Running(running) => Some(running.iter().map(Setting::shown_name).collect()),
+            State::Stopped | State::Failed(_) => None,
+        },
+    }
+}
+
+/// The library's release and its protocol.
+pub fn version() -> (String, String) {
+    // SAFETY: the library gives a C string that lives as long as the process.
+    let text = unsafe { CStr::from_ptr(foundationdb_sys::fdb_get_client_version()) };
+    // release,source,protocol
+    let text = text.to_string_lossy();
+    let mut parts = text.split(',');
+    let release = parts.next().unwrap_or_default().to_owned();
+    (release, parts.nth(1).unwrap_or_default().to_owned())
+}
+
+fn boot(options: &[Setting]) -> Result<NetworkAutoStop, Error> {
     let failed = |error| explain(error, "");
     let mut network = FdbApiBuilder::default().build().map_err(failed)?;
-    for (name, option) in options {
+    for Setting { name, option, .. } in options {
         network = network
-            .set_option(option)
+            .set_option(option.clone())
             .map_err(|error| explain(error, &format!(", {name} is wrong")))?;
     }
     // SAFETY: the network is stopped and joined by `stop_network` before the process exits.

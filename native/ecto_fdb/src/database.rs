@@ -2,14 +2,19 @@
 
 use std::path::Path;
 
+use foundationdb::future::FdbSlice;
 use foundationdb::options::DatabaseOption;
 use foundationdb::Transaction;
+use rustler::NifMap;
 
 use crate::error::Error;
+use crate::health::Health;
 use crate::stats::Stats;
 
 /// FoundationDB's `no_cluster_file_found`.
 const NO_CLUSTER_FILE: i32 = 1515;
+/// FoundationDB's `io_error`.
+const IO_ERROR: i32 = 1510;
 /// FoundationDB's `connection_string_invalid`.
 const CONNECTION_STRING_INVALID: i32 = 2104;
 
@@ -43,16 +48,36 @@ impl Target {
 pub struct Database {
     inner: foundationdb::Database,
     embedded: Option<embedded_fdb::admin::Database>,
+    facts: Facts,
     /// What is counted of it.
     pub stats: Stats,
+    /// How it answers.
+    pub health: Health,
+}
+
+/// Where a database is, as it was when it was opened.
+#[derive(NifMap, Clone, Default)]
+#[rustler(encode)]
+pub struct Facts {
+    /// The cluster file that the client reads.
+    cluster_file: Option<String>,
+    /// What was in it.
+    connection_string: Option<String>,
+    /// The embedded engine's file.
+    file: Option<String>,
 }
 
 impl Database {
     /// Opens it. Touches the file system.
     pub fn new(target: &Target) -> Result<Database, Error> {
-        if let Target::Cluster(path) = target {
-            check_cluster(path.as_deref())?;
-        }
+        let facts = match target {
+            Target::Cluster(path) => check_cluster(path.as_deref())?,
+            Target::File(path) => Facts {
+                file: Some(path.clone()),
+                ..Facts::default()
+            },
+            Target::Memory(_) => Facts::default(),
+        };
         let cluster_file = target.cluster_file();
         // The engine itself says why it can't open a file; the C API has only a number for it.
         let embedded = match &cluster_file {
@@ -65,7 +90,9 @@ impl Database {
         Ok(Database {
             inner: foundationdb::Database::new(cluster_file.as_deref())?,
             embedded,
+            facts,
             stats: Stats::default(),
+            health: Health::default(),
         })
     }
 
@@ -80,6 +107,27 @@ impl Database {
     /// A new transaction.
     pub fn transaction(&self) -> Result<Transaction, Error> {
         Ok(self.inner.create_trx()?)
+    }
+
+    /// Where it is.
+    pub fn facts(&self) -> Facts {
+        self.facts.clone()
+    }
+
+    /// What its client says of itself, in JSON.
+    pub async fn client_status_json(&self) -> Result<FdbSlice, Error> {
+        Ok(self.inner.get_client_status().await?)
+    }
+
+    /// An error of one of its transactions, with what the engine knows of it and the C API does not say.
+    pub fn explain(&self, error: Error) -> Error {
+        let engine = self.embedded.as_ref();
+        match engine.and_then(embedded_fdb::admin::Database::last_storage_failure) {
+            Some(problem) if error.code() == IO_ERROR => {
+                Error::Explained(IO_ERROR, format!("{error}: {problem}"))
+            }
+            _ => error,
+        }
     }
 
     /// The embedded engine's own door, where it is the one that answers.
@@ -108,7 +156,7 @@ impl Database {
 }
 
 /// Looks at the cluster file of this path, or at the one that FoundationDB's clients find.
-pub fn check_cluster(path: Option<&str>) -> Result<(), Error> {
+pub fn check_cluster(path: Option<&str>) -> Result<Facts, Error> {
     match path {
         Some(path) => check_cluster_file(Path::new(path), "given as cluster_file:"),
         None => check_default_cluster_file(),
@@ -116,7 +164,7 @@ pub fn check_cluster(path: Option<&str>) -> Result<(), Error> {
 }
 
 /// Looks for the cluster file where FoundationDB's clients do when they are given none.
-fn check_default_cluster_file() -> Result<(), Error> {
+fn check_default_cluster_file() -> Result<Facts, Error> {
     if let Some(path) = std::env::var_os("FDB_CLUSTER_FILE") {
         return check_cluster_file(Path::new(&path), "that FDB_CLUSTER_FILE names");
     }
@@ -134,7 +182,7 @@ fn check_default_cluster_file() -> Result<(), Error> {
 
 /// Looks at a cluster file before the client does, whose errors name no file, and come only with the
 /// first transaction.
-fn check_cluster_file(path: &Path, which: &str) -> Result<(), Error> {
+fn check_cluster_file(path: &Path, which: &str) -> Result<Facts, Error> {
     let name = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| {
         Error::Explained(
@@ -150,13 +198,17 @@ fn check_cluster_file(path: &Path, which: &str) -> Result<(), Error> {
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'));
     // description:id@host:port,… is the shape; the client checks the rest.
-    let valid = connection_string.is_some_and(|line| {
+    let valid = connection_string.filter(|line| {
         line.split_once('@').is_some_and(|(name, addresses)| {
             name.contains(':') && addresses.split(',').all(|address| address.contains(':'))
         })
     });
-    if valid {
-        return Ok(());
+    if let Some(valid) = valid {
+        return Ok(Facts {
+            cluster_file: Some(name.to_string()),
+            connection_string: Some(valid.to_owned()),
+            file: None,
+        });
     }
     Err(Error::Explained(
         CONNECTION_STRING_INVALID,

@@ -21,6 +21,9 @@ pub enum Error {
     /// FoundationDB's code with a message that says more than FoundationDB's own.
     #[error("{1}")]
     Explained(i32, String),
+    /// A mistake in the Repo's configuration.
+    #[error("{0}")]
+    Configuration(String),
     /// The tenant of this name was deleted or moved, or made again under the same name.
     #[error("tenant {0:?} is gone: it was deleted, moved, or made again under the same name")]
     TenantGone(String),
@@ -31,7 +34,7 @@ impl Error {
     pub fn code(&self) -> i32 {
         match self {
             Error::Fdb(error) => error.code(),
-            Error::Client(_) | Error::TenantGone(_) => 0,
+            Error::Client(_) | Error::Configuration(_) | Error::TenantGone(_) => 0,
             Error::Explained(code, _) => *code,
         }
     }

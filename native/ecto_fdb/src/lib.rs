@@ -3,8 +3,10 @@
 //! Mirrors `EctoFoundationDB.Native`, where the functions are documented. No function here waits
 //! for the database: they hand over to the runtime's threads and return. Answers are messages.
 //!
-//! - [`client`]: the library, the network thread, the runtime: one of each in a VM.
+//! - [`client`]: the library, the network thread, the runtime: one of each in a VM. [`external`]: libraries
+//!   of other versions.
 //! - [`database`]: databases, and [`stats`] about them. [`handle`]: which are open.
+//! - [`health`], [`client_status`]: how a database answers.
 //! - [`transaction`], [`operation`], [`watch`]: transactions that belong to Elixir processes.
 //! - [`live`]: live queries, which processes share.
 //! - [`reply`], [`error`], [`tuple`], [`etf`], [`record`], [`options`]: the way between terms and Rust.
@@ -12,10 +14,13 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod client;
+mod client_status;
 mod database;
 mod error;
 mod etf;
+mod external;
 mod handle;
+mod health;
 mod live;
 mod operation;
 mod options;
@@ -81,14 +86,52 @@ fn client_start<'a>(env: Env<'a>, config: Term<'a>) -> NifResult<Term<'a>> {
     let options: Vec<(Atom, Term<'a>)> = config.map_get(atoms::options())?.decode()?;
     let options = options
         .into_iter()
-        .map(|(name, value)| Ok((format!("{name:?}"), options::network(env, name, value)?)))
+        .map(|(name, value)| {
+            Ok(client::Setting {
+                name: format!("{name:?}"),
+                value: match value.decode::<&str>() {
+                    Ok(text) => format!("{text:?}"),
+                    Err(_other) => format!("{value:?}"),
+                },
+                option: options::network(env, name, value)?,
+            })
+        })
         .collect::<NifResult<_>>()?;
-    Ok(done_or_error(env, client::start(&library, options)))
+    match client::start(&library, options) {
+        Err(Error::Configuration(text)) => Err(rustler::Error::RaiseTerm(Box::new(text))),
+        result => Ok(done_or_error(env, result)),
+    }
+}
+
+#[rustler::nif]
+fn client_facts() -> client::Facts {
+    client::facts()
+}
+
+#[rustler::nif]
+fn database_facts(database: ResourceArc<DatabaseHandle>) -> database::Facts {
+    database.database.facts()
+}
+
+#[rustler::nif]
+fn health<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    reference: Reference<'a>,
+    timeout: u64,
+) -> Atom {
+    let reply = Reply::new(env, reference, Gate::default());
+    let live = Arc::clone(&database.live);
+    client::runtime().spawn(async move {
+        let report = health::report(&live, std::time::Duration::from_millis(timeout)).await;
+        reply.send(|env| report.encode(env));
+    });
+    atom::ok()
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn cluster_file_check(env: Env<'_>, path: Option<String>) -> Term<'_> {
-    done_or_error(env, database::check_cluster(path.as_deref()))
+    done_or_error(env, database::check_cluster(path.as_deref()).map(drop))
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
@@ -115,8 +158,17 @@ fn database_open<'a>(
 }
 
 #[rustler::nif]
-fn transaction_new(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<'_> {
-    answer(env, Ok(TransactionHandle::new(env, &database.database)))
+fn transaction_new<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    options: Vec<(Atom, Term<'a>)>,
+) -> NifResult<Term<'a>> {
+    let options = options
+        .into_iter()
+        .map(|(name, value)| options::transaction(env, name, value))
+        .collect::<NifResult<_>>()?;
+    let transaction = TransactionHandle::new(env, &database.live, options);
+    Ok(answer(env, Ok(transaction)))
 }
 
 #[rustler::nif]
@@ -175,6 +227,11 @@ fn transaction_on_error<'a>(
 fn transaction_cancel(transaction: ResourceArc<TransactionHandle>) -> Atom {
     transaction.cancel();
     atom::ok()
+}
+
+#[rustler::nif]
+fn transaction_sizes(transaction: ResourceArc<TransactionHandle>) -> (u64, u64, u64, u64) {
+    transaction.sizes.all()
 }
 
 #[rustler::nif]
@@ -394,8 +451,8 @@ fn replanned<'a>(
 }
 
 #[rustler::nif]
-fn reporter(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
-    database.live.reporter.set(env);
+fn reporter(env: Env<'_>, database: ResourceArc<DatabaseHandle>, all: bool) -> Atom {
+    database.live.reporter.set(env, all);
     atom::ok()
 }
 
@@ -506,8 +563,47 @@ fn engine_outage<'a>(
         reads: owned(reads),
         watches: owned(watches),
     };
-    let done = database.database.engine().map(|engine| engine.set_outage(outage));
+    let done = database
+        .database
+        .engine()
+        .map(|engine| engine.set_outage(outage));
     done_or_error(env, done)
+}
+
+/// Blocks for as long as it takes to write everything.
+#[rustler::nif(schedule = "DirtyIo")]
+fn engine_back_up<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    path: &'a str,
+) -> NifResult<Term<'a>> {
+    let backup = database.database.engine().and_then(|engine| {
+        let backup = engine.back_up(std::path::Path::new(path));
+        backup.map_err(|error| Error::Client(format!("no backup was made: {error}")))
+    });
+    match backup {
+        Ok(backup) => {
+            let sizes = counters(env, [("keys", backup.keys), ("bytes", backup.bytes)])?;
+            Ok((atom::ok(), sizes).encode(env))
+        }
+        Err(error) => Ok((atom::error(), error).encode(env)),
+    }
+}
+
+/// Blocks until the file is compacted.
+#[rustler::nif(schedule = "DirtyIo")]
+fn engine_compact(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
+    let compaction = database.database.engine().and_then(|engine| {
+        let compaction = engine.compact();
+        compaction.map_err(|error| Error::Client(error.to_string()))
+    });
+    match compaction {
+        Ok(sizes) => {
+            let sizes = counters(env, [("before", sizes.before), ("after", sizes.after)])?;
+            Ok((atom::ok(), sizes).encode(env))
+        }
+        Err(error) => Ok((atom::error(), error).encode(env)),
+    }
 }
 
 fn done_or_error(env: Env<'_>, result: Result<(), Error>) -> Term<'_> {

@@ -13,6 +13,7 @@ use futures::FutureExt;
 use rustler::types::atom;
 use rustler::types::tuple::get_tuple;
 use rustler::{Atom, Binary, Encoder, Env, NifResult, ResourceArc, Term, TermType};
+use smallvec::SmallVec;
 
 use crate::error::Error;
 use crate::options;
@@ -172,6 +173,18 @@ impl Operation {
                 | Operation::Atomic { .. }
                 | Operation::Directory { .. }
         )
+    }
+
+    /// How many bytes of keys and values it writes; `None` where it writes none, or has them written by
+    /// the directory layer.
+    pub fn written(&self) -> Option<usize> {
+        match self {
+            Operation::Set { key, value } => Some(key.len() + value.len()),
+            Operation::Clear { key } => Some(key.len()),
+            Operation::ClearRange { begin, end } => Some(begin.len() + end.len()),
+            Operation::Atomic { key, param, .. } => Some(key.len() + param.len()),
+            _ => None,
+        }
     }
 
     /// Starts it. What needs no answer is done when this returns.
@@ -368,6 +381,38 @@ pub enum Answer {
     Names(Vec<String>),
     /// A watch's reference.
     Watch(ResourceArc<Watch>),
+}
+
+impl Answer {
+    /// How many keys the database has told of in it, and how many bytes of keys and values; `None` where
+    /// it was not asked.
+    pub fn read(&self) -> Option<(usize, usize)> {
+        match self {
+            Answer::Done | Answer::Watch(_) => None,
+            Answer::Value(value) => Some((1, value.as_ref().map_or(0, |value| value.len()))),
+            Answer::Key(key) => Some((1, key.len())),
+            Answer::Rows(batches, _) => Some(sum(batches
+                .iter()
+                .flat_map(|batch| batch.iter().map(|row| row.key().len() + row.value().len())))),
+            Answer::MappedRows(batches, _) => {
+                let entries = batches.iter().flat_map(|batch| batch.iter());
+                Some(sum(entries.flat_map(|entry| {
+                    let entry_itself = entry.parent_key().len() + entry.parent_value().len();
+                    let rows = entry.key_values().iter();
+                    std::iter::once(entry_itself)
+                        .chain(rows.map(|row| row.key().len() + row.value().len()))
+                        .collect::<SmallVec<[usize; 4]>>()
+                })))
+            }
+            Answer::Integer(_) | Answer::Boolean(_) | Answer::Prefix(_) | Answer::Names(_) => {
+                Some((0, 0))
+            }
+        }
+    }
+}
+
+fn sum(sizes: impl Iterator<Item = usize>) -> (usize, usize) {
+    sizes.fold((0, 0), |(keys, bytes), size| (keys + 1, bytes + size))
 }
 
 impl Encoder for Answer {

@@ -3,7 +3,7 @@
 use foundationdb::options::{
     DatabaseOption, MutationType, NetworkOption, StreamingMode, TransactionOption,
 };
-use rustler::{Atom, Env, NifResult, Term};
+use rustler::{Atom, Binary, Env, NifResult, Term};
 
 use crate::tuple::expected;
 
@@ -27,6 +27,26 @@ impl<'a> Value<'a> for String {
     }
 }
 
+impl<'a> Value<'a> for Vec<u8> {
+    const SHAPE: &'static str = "a binary";
+    fn from_term(term: Term<'a>) -> Option<Self> {
+        term.decode::<Binary<'a>>()
+            .ok()
+            .map(|binary| binary.as_slice().to_vec())
+    }
+}
+
+/// An option without a value: `true`, or `nil`. To leave it out is to say no.
+fn flag(name: &str, term: Term<'_>) -> NifResult<()> {
+    match term.decode::<Option<bool>>() {
+        Ok(None | Some(true)) => Ok(()),
+        _ => Err(expected(
+            &format!("true for the option :{name}, which is off where it is not given"),
+            &format!("{term:?}"),
+        )),
+    }
+}
+
 fn value<'a, T: Value<'a>>(name: &str, term: Term<'a>) -> NifResult<T> {
     T::from_term(term).ok_or_else(|| {
         expected(
@@ -46,7 +66,7 @@ macro_rules! options {
         pub fn $function<'a>(env: Env<'a>, name: Atom, term: Term<'a>) -> NifResult<$type> {
             let name = name_of(env, name)?;
             match name.as_str() {
-                $($flag => Ok($type::$flag_variant),)*
+                $($flag => flag($flag, term).map(|()| $type::$flag_variant),)*
                 $($option => Ok($type::$option_variant(value($option, term)?)),)*
                 other => Err(expected(
                     concat!("one of the ", $what, " options ", $($flag, " ",)* $($option, " ",)* "by name"),
@@ -66,7 +86,10 @@ options! {
             "disable_local_client" => DisableLocalClient,
             "ignore_external_client_failures" => IgnoreExternalClientFailures,
             "disable_client_statistics_logging" => DisableClientStatisticsLogging,
+            "fail_incompatible_client" => FailIncompatibleClient,
+            "retain_client_library_copies" => RetainClientLibraryCopies,
             "trace_initialize_on_setup" => TraceInitializeOnSetup,
+            "trace_share_among_client_threads" => TraceShareAmongClientThreads,
         }
         values {
             "trace_enable" => TraceEnable,
@@ -75,11 +98,17 @@ options! {
             "trace_log_group" => TraceLogGroup,
             "trace_format" => TraceFormat,
             "trace_file_identifier" => TraceFileIdentifier,
+            "trace_clock_source" => TraceClockSource,
+            "trace_partial_file_suffix" => TracePartialFileSuffix,
             "knob" => Knob,
             "tls_cert_path" => TLSCertPath,
             "tls_key_path" => TLSKeyPath,
             "tls_ca_path" => TLSCaPath,
+            "tls_cert_bytes" => TLSCertBytes,
+            "tls_key_bytes" => TLSKeyBytes,
+            "tls_ca_bytes" => TLSCaBytes,
             "tls_password" => TLSPassword,
+            "tls_verify_peers" => TLSVerifyPeers,
             "external_client_library" => ExternalClientLibrary,
             "external_client_directory" => ExternalClientDirectory,
             "client_threads_per_version" => ClientThreadsPerVersion,

@@ -60,6 +60,34 @@ impl Stats {
     }
 }
 
+/// What a transaction has read and written, in all of its attempts.
+#[derive(Default)]
+pub struct Sizes {
+    read: [AtomicU64; 2],
+    written: [AtomicU64; 2],
+}
+
+impl Sizes {
+    /// So many keys were read, and bytes.
+    pub fn read(&self, keys: usize, bytes: usize) {
+        count(&self.read[0], keys as u64);
+        count(&self.read[1], bytes as u64);
+    }
+
+    /// A key or a range was written, and so many bytes.
+    pub fn wrote(&self, bytes: usize) {
+        count(&self.written[0], 1);
+        count(&self.written[1], bytes as u64);
+    }
+
+    /// Keys read, bytes read, keys and ranges written, bytes written.
+    pub fn all(&self) -> (u64, u64, u64, u64) {
+        let [read, written] = [&self.read, &self.written]
+            .map(|counters| counters.each_ref().map(|one| one.load(Ordering::Relaxed)));
+        (read[0], read[1], written[0], written[1])
+    }
+}
+
 /// Adds to a counter.
 pub fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);

@@ -5,8 +5,10 @@
 //! The transaction is gone as soon as its process is.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use foundationdb::future::FdbSlice;
+use foundationdb::options::TransactionOption;
 use foundationdb::{FdbError, Transaction, TransactionCommitError};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
@@ -16,11 +18,11 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::client;
-use crate::database::Database;
 use crate::error::Error;
+use crate::live::registry::LiveQueries;
 use crate::operation::{Answer, Operation, Started};
 use crate::reply::{Gate, Reply};
-use crate::stats::Gauge;
+use crate::stats::{Gauge, Sizes};
 
 /// FoundationDB's `used_during_commit`.
 const USED_DURING_COMMIT: i32 = 2017;
@@ -43,6 +45,8 @@ pub struct TransactionHandle {
     commands: mpsc::UnboundedSender<Command>,
     task: Mutex<Option<AbortHandle>>,
     gate: Gate,
+    /// What it has read and written so far.
+    pub sizes: Arc<Sizes>,
 }
 
 #[rustler::resource_impl]
@@ -53,19 +57,28 @@ impl Resource for TransactionHandle {
 }
 
 impl TransactionHandle {
-    /// A new transaction of the calling process.
-    pub fn new(env: Env<'_>, database: &Arc<Database>) -> ResourceArc<TransactionHandle> {
+    /// A new transaction of the calling process, whose attempts all have these options.
+    pub fn new(
+        env: Env<'_>,
+        live: &Arc<LiveQueries>,
+        options: Vec<TransactionOption>,
+    ) -> ResourceArc<TransactionHandle> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let handle = ResourceArc::new(TransactionHandle {
             commands,
             task: Mutex::new(None),
             gate: Gate::default(),
+            sizes: Arc::default(),
         });
         // The task is started under the lock, and before the monitor: a process that is dying now
         // finds it there.
         let mut task = handle.task.lock();
-        let database = Arc::clone(database);
-        let started = client::runtime().spawn(serve(database, receiver));
+        let about = About {
+            live: Arc::clone(live),
+            sizes: Arc::clone(&handle.sizes),
+            begun: Instant::now(),
+        };
+        let started = client::runtime().spawn(serve(about, options, receiver));
         *task = Some(started.abort_handle());
         drop(task);
         if env.monitor(&handle, &env.pid()).is_none() {
@@ -105,12 +118,39 @@ impl Reply {
     fn error(self, error: &Error) {
         self.send(|env| (atom::error(), error).encode(env));
     }
+}
 
-    fn answers(self, answers: Result<Vec<Answer>, Error>) {
+/// What is to be told of a transaction's attempt.
+#[derive(Clone)]
+struct About {
+    /// Those of its database, which hear how that answers.
+    live: Arc<LiveQueries>,
+    sizes: Arc<Sizes>,
+    /// When the attempt began.
+    begun: Instant,
+}
+
+impl About {
+    fn answers(&self, reply: Reply, answers: Result<Vec<Answer>, Error>) {
         match answers {
-            Ok(answers) => self.send(|env| (atom::ok(), answers).encode(env)),
-            Err(error) => self.error(&error),
+            Ok(answers) => {
+                let mut asked = false;
+                for (keys, bytes) in answers.iter().filter_map(Answer::read) {
+                    asked = true;
+                    self.sizes.read(keys, bytes);
+                }
+                if asked {
+                    self.live.transaction_answered(self.begun);
+                }
+                reply.send(|env| (atom::ok(), answers).encode(env));
+            }
+            Err(error) => self.error(reply, error),
         }
+    }
+
+    fn error(&self, reply: Reply, error: Error) {
+        self.live.transaction_failed(&error);
+        reply.error(&self.live.database.explain(error));
     }
 }
 
@@ -123,10 +163,26 @@ enum State {
     Unusable(Error),
 }
 
-async fn serve(database: Arc<Database>, mut commands: mpsc::UnboundedReceiver<Command>) {
+impl State {
+    /// FoundationDB forgets options with each attempt.
+    fn begin(transaction: Transaction, options: &[TransactionOption]) -> State {
+        let set = |option: &TransactionOption| transaction.set_option(option.clone());
+        match options.iter().try_for_each(set) {
+            Ok(()) => State::Active(Arc::new(transaction)),
+            Err(error) => State::Unusable(error.into()),
+        }
+    }
+}
+
+async fn serve(
+    mut about: About,
+    options: Vec<TransactionOption>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let database = Arc::clone(&about.live.database);
     let _counted = Gauge::new(&database.stats.transactions);
     let mut state = match database.transaction() {
-        Ok(transaction) => State::Active(Arc::new(transaction)),
+        Ok(transaction) => State::begin(transaction, &options),
         Err(error) => State::Unusable(error),
     };
     let mut reads = JoinSet::new();
@@ -136,17 +192,22 @@ async fn serve(database: Arc<Database>, mut commands: mpsc::UnboundedReceiver<Co
         state = match (command, state) {
             (Command::Run(operations, reply), State::Active(transaction)) => {
                 wrote |= operations.iter().any(Operation::writes);
-                run(&transaction, operations, reply, &mut reads).await;
+                for bytes in operations.iter().filter_map(Operation::written) {
+                    about.sizes.wrote(bytes);
+                }
+                run(&about, &transaction, operations, reply, &mut reads).await;
                 State::Active(transaction)
             }
             (Command::Commit(reply), State::Active(transaction)) => {
                 while reads.join_next().await.is_some() {}
-                commit(transaction, wrote, reply).await
+                commit(&about, &options, transaction, wrote, reply).await
             }
             (Command::OnError(code, reply), state) => {
                 reads.shutdown().await;
                 wrote = false;
-                on_error(state, code, reply).await
+                let state = on_error(&options, state, code, reply).await;
+                about.begun = Instant::now();
+                state
             }
             (Command::Run(_, reply) | Command::Commit(reply), State::Failed(error)) => {
                 reply.error(&Error::from(*error));
@@ -162,6 +223,7 @@ async fn serve(database: Arc<Database>, mut commands: mpsc::UnboundedReceiver<Co
 }
 
 async fn run(
+    about: &About,
     transaction: &Arc<Transaction>,
     operations: Vec<Operation>,
     reply: Reply,
@@ -180,12 +242,13 @@ async fn run(
         };
         match answer {
             Ok(answer) => answers.push(answer),
-            Err(error) => return reply.error(&error),
+            Err(error) => return about.error(reply, error),
         }
     }
     if reading.is_empty() {
-        return reply.answers(Ok(answers));
+        return about.answers(reply, Ok(answers));
     }
+    let about = about.clone();
     reads.spawn(async move {
         let reads = reading
             .into_iter()
@@ -196,11 +259,17 @@ async fn run(
             }
             answers
         });
-        reply.answers(read);
+        about.answers(reply, read);
     });
 }
 
-async fn commit(transaction: Arc<Transaction>, wrote: bool, reply: Reply) -> State {
+async fn commit(
+    about: &About,
+    options: &[TransactionOption],
+    transaction: Arc<Transaction>,
+    wrote: bool,
+    reply: Reply,
+) -> State {
     let Ok(transaction) = Arc::try_unwrap(transaction) else {
         // Every read holds it only until its answer, and all of them were waited for.
         let error = Error::from(FdbError::from_code(USED_DURING_COMMIT));
@@ -216,17 +285,21 @@ async fn commit(transaction: Arc<Transaction>, wrote: bool, reply: Reply) -> Sta
                 Some(stamp) if version >= 0 => stamp.await.ok(),
                 _ => None,
             };
+            // One that wrote nothing asked nobody.
+            if version >= 0 {
+                about.live.transaction_answered(about.begun);
+            }
             reply.send(|env| (atom::ok(), version, stamp.as_deref().map(Stamp)).encode(env));
-            State::Active(Arc::new(committed.reset()))
+            State::begin(committed.reset(), options)
         }
         Err(error) => {
-            reply.error(&Error::from(*error));
+            about.error(reply, Error::from(*error));
             State::Failed(error)
         }
     }
 }
 
-async fn on_error(state: State, code: i32, reply: Reply) -> State {
+async fn on_error(options: &[TransactionOption], state: State, code: i32, reply: Reply) -> State {
     let error = FdbError::from_code(code);
     let result = match state {
         State::Active(transaction) => match Arc::try_unwrap(transaction) {
@@ -242,7 +315,7 @@ async fn on_error(state: State, code: i32, reply: Reply) -> State {
     match result {
         Ok(transaction) => {
             reply.send(|env| atom::ok().encode(env));
-            State::Active(Arc::new(transaction))
+            State::begin(transaction, options)
         }
         Err(error) => {
             let error = Error::from(error);

@@ -10,13 +10,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use crate::registry;
+use crate::{registry, storage};
 
 pub use crate::faults::{Faults, FaultsError, Outage};
-pub use crate::storage::OpenError;
+pub use crate::storage::{BackupError, CompactError, OpenError};
 
 /// A database of the process.
 #[derive(Clone)]
@@ -35,6 +36,24 @@ pub struct Stats {
     pub reads: u64,
     /// Read versions given out.
     pub read_versions: u64,
+}
+
+/// A backup that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Keys in it, those of the system included.
+    pub keys: u64,
+    /// The length of its file.
+    pub bytes: u64,
+}
+
+/// A compaction that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    /// The length of the file before it.
+    pub before: u64,
+    /// The length of the file after it.
+    pub after: u64,
 }
 
 impl Database {
@@ -114,6 +133,47 @@ impl Database {
     /// Puts a part of the database, or all of it, out of order until the next call. See [`Outage`].
     pub fn set_outage(&self, outage: Outage) {
         self.0.set_outage(outage);
+    }
+
+    /// Writes all keys and values to a new file, which can be opened as a database. They are those of one
+    /// moment: of every commit that was answered before the call, and of none that began after it. Commits
+    /// go on meanwhile. The database may be in memory or in a file.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("shop.backup");
+    /// use embedded_fdb::admin::Database;
+    /// let database = Database::open("embedded:memory:shop")?;
+    /// let backup = database.back_up(&path)?;
+    /// assert!(backup.bytes > 0);
+    /// let copy = Database::open(&format!("embedded:file:{}", path.display()))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The file exists, or cannot be made: its directory is missing, the disk is full. Nothing is left
+    /// behind then.
+    pub fn back_up(&self, path: &Path) -> Result<Backup, BackupError> {
+        let (keys, bytes) = storage::back_up(&self.0, path)?;
+        Ok(Backup { keys, bytes })
+    }
+
+    /// Gives the space back to the file system that nothing uses in the file: what was cleared and
+    /// overwritten stays a part of it otherwise, to be used again. Commits wait meanwhile; reads go on.
+    ///
+    /// # Errors
+    ///
+    /// The database is in memory, or its file cannot be written. What was committed stays as it was.
+    pub fn compact(&self) -> Result<Compaction, CompactError> {
+        let (before, after) = storage::compact(&self.0)?;
+        Ok(Compaction { before, after })
+    }
+
+    /// Why the last commits that failed with `io_error` (1510) did, even if others have succeeded since:
+    /// the file and the cause.
+    pub fn last_storage_failure(&self) -> Option<String> {
+        self.0.committer.as_ref()?.last_problem()
     }
 
     /// Why commits fail with `io_error` (1510), if the last one did, or if all will.

@@ -13,8 +13,8 @@ use crate::output::Output;
 use crate::resolver::{single_key, KeyRange, Resolver};
 use crate::status::CONNECTION_STRING;
 use crate::storage::{Answer, Committer};
-use crate::sync::{lock, write, Mutex, RwLock};
-use crate::tenant::{self, Lookups};
+use crate::sync::{lock, lock_soon, write, Mutex, RwLock};
+use crate::tenants::{self, Lookups};
 use crate::watches::{Allowance, Watches};
 
 /// The first version of a new database: far enough from zero that a client may name versions before
@@ -162,7 +162,7 @@ impl Database {
             watches: Arc::default(),
             counters: Counters::default(),
             faults: Injector::default(),
-            lookups: Lookups::default(),
+            lookups: Default::default(),
             lockable: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             committer: None,
@@ -261,7 +261,7 @@ impl Database {
 
     /// Commits, or says why not.
     pub(crate) fn commit(&self, request: CommitRequest) -> Answer {
-        let mut resolver = lock(&self.resolver);
+        let mut resolver = lock_soon(&self.resolver);
         self.lookups.before_commit(|| self.newest_map());
         self.resolve(&resolver, &request, |key| self.versions.get(key).is_some())?;
         let mut stamp = [0; 10];
@@ -363,7 +363,7 @@ impl Database {
     ) -> std::result::Result<(), Refused> {
         if request
             .tenant
-            .is_some_and(|id| !is_there(&tenant::id_key(id)))
+            .is_some_and(|id| !is_there(&tenants::id_key(id)))
         {
             return Err(Refused::with(Error::TENANT_NOT_FOUND));
         }

@@ -1,4 +1,4 @@
-//! What threads do to each other, in every order in which they can meet; `test/loom/run`.
+//! What threads do to each other, in every order in which they can meet; `checks/loom/run`.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};

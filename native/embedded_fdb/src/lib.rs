@@ -16,15 +16,19 @@
 //! itself puts into a key or a value; until then such keys are *unreadable* to their transaction
 //! (1036). A **watch** is a future that becomes ready when the value of a key has changed.
 //!
-//! # Rooms
+//! # Sources
 //!
 //! `mvcc` keeps the versions, `resolver` finds conflicts, `watches` waits for changes; `database`
 //! joins them and commits. `write_map` is what one transaction has written, `view` its reads, and
-//! `transaction` its life, and `round_trips` says when its answers arrive. `future` and `network` are the asynchronous side of the C API, whose
-//! functions are in [`c_api`], and `output` what futures answer. `registry` knows the databases of the process by name, `storage` keeps
-//! one in a file, and `faults` makes things go wrong on purpose. `tenant` gives
-//! a transaction a part of the keys (`space`), `special` the keys that are not stored, `mapped` the
-//! range reads that follow an index.
+//! `transaction` its life; `round_trips` says when the answers of its reads arrive. `future` and
+//! `network` are the asynchronous side of the C API, whose functions are in [`c_api`], and `output` is
+//! what futures answer. `registry` finds the databases of the process by name, `storage` keeps one in a
+//! file, and `faults` makes things go wrong on purpose. `special` makes up the keys that are not stored,
+//! and `mapped` follows an index in a range read.
+//!
+//! Two features can be switched off. `management` has the `tenants`, which give a transaction a part of
+//! the keys (`space`), and the special keys of management; `old-api` has the functions of API versions
+//! before 730.
 //!
 //! # Names of databases
 //!
@@ -51,17 +55,21 @@
 //!
 //! # Faults on purpose
 //!
-//! A cluster has bad days, and an application should live through them: commits that conflict or
-//! whose fate is not known, transactions that are too old, watches that fail, answers that come late.
-//! [`admin::Database::set_faults`] makes a database do all this, with probabilities of your choice
-//! and a seed that makes it repeatable ([`admin::Faults`]); for C clients the environment variable
-//! `EMBEDDED_FDB_FAULTS` does, for each database opened:
+//! An application must live through what happens to a cluster: commits that conflict or whose result is
+//! not known, transactions that are too old, watches that fail, answers that come late.
+//! [`admin::Database::set_faults`] injects all of this, with probabilities of your choice and a seed that
+//! makes it repeatable ([`admin::Faults`]). For C clients the environment variable
+//! `EMBEDDED_FDB_FAULTS` does the same to each database that is opened:
 //!
 //! ```text
 //! EMBEDDED_FDB_FAULTS=seed=1,not_committed=0.1,commit_unknown_result=0.05 my_application_tests
 //! ```
+//!
+//! [`admin::Database::set_outage`] makes a part of a database, or all of it, stop answering
+//! ([`admin::Outage`]).
 
 pub mod admin;
+mod api_version;
 pub mod c_api;
 pub mod c_types;
 mod database;
@@ -75,6 +83,8 @@ mod mapped;
 mod mutation;
 mod mvcc;
 mod network;
+#[cfg(feature = "old-api")]
+mod old_api;
 mod options;
 mod output;
 mod random;
@@ -89,8 +99,11 @@ mod special;
 mod status;
 mod storage;
 mod sync;
-mod system_edit;
-mod tenant;
+#[cfg(feature = "management")]
+mod tenants;
+#[cfg(not(feature = "management"))]
+#[path = "no_tenants.rs"]
+mod tenants;
 mod transaction;
 mod tuple;
 mod view;

@@ -1,5 +1,6 @@
 //! Mutations: what a transaction asks to change, and what atomic operations do to a value.
 
+use crate::api_version::ApiVersion;
 use crate::error::{Error, Result};
 use crate::keys::{Key, Value, VALUE_SIZE_LIMIT};
 
@@ -27,16 +28,16 @@ pub(crate) enum Op {
 
 impl Op {
     /// The operation of `fdb_transaction_atomic_op`'s code, for an API version.
-    pub(crate) fn from_code(code: i32, api_version: i32) -> Result<Op> {
+    pub(crate) fn from_code(code: i32, api_version: ApiVersion) -> Result<Op> {
         Ok(match code {
             2 => Op::Add,
-            6 if api_version < 510 => Op::And,
+            6 if !api_version.is_at_least(510) => Op::And,
             6 | 19 => Op::AndV2,
             7 => Op::Or,
             8 => Op::Xor,
             9 => Op::AppendIfFits,
             12 => Op::Max,
-            13 if api_version < 510 => Op::Min,
+            13 if !api_version.is_at_least(510) => Op::Min,
             13 | 18 => Op::MinV2,
             14 => Op::SetVersionstampedKey,
             15 => Op::SetVersionstampedValue,

@@ -18,7 +18,9 @@ pub(crate) enum Output {
     Keys(KeyArray),
     Strings(StringArray),
     /// A cluster or a database, by its cluster file.
+    #[cfg(feature = "old-api")]
     Cluster(String),
+    #[cfg(feature = "old-api")]
     Database(String),
 }
 

@@ -19,6 +19,11 @@ impl Space {
         Space { map, prefix }
     }
 
+    /// What the keys of a tenant begin with in the database: its number.
+    pub(crate) fn tenant_prefix(id: i64) -> Key {
+        id.to_be_bytes()[..].into()
+    }
+
     /// Whether there is a prefix.
     pub(crate) fn is_tenant(&self) -> bool {
         !self.prefix.is_empty()

@@ -19,6 +19,8 @@ use futures::executor::block_on;
 
 const ROLE: &str = "EMBEDDED_FDB_TEST_ROLE";
 const FILE: &str = "EMBEDDED_FDB_TEST_FILE";
+/// Set where the writer compacts its file all the time.
+const COMPACTS: &str = "EMBEDDED_FDB_TEST_COMPACTS";
 const THREADS: u64 = 4;
 
 fn name(path: &Path) -> String {
@@ -173,6 +175,12 @@ fn play_writer(file: &Path) {
     }
     say("ready");
     std::thread::scope(|scope| {
+        if std::env::var(COMPACTS).is_ok() {
+            let admin = admin::Database::find(&name(file)).expect("it is open");
+            scope.spawn(move || loop {
+                admin.compact().expect("a compaction");
+            });
+        }
         for thread in 0..THREADS {
             let (database, next) = (&database, &next);
             scope.spawn(move || {
@@ -205,14 +213,23 @@ fn play_writer(file: &Path) {
 
 #[test]
 fn what_was_acknowledged_survives_kills() {
+    survive_kills(12, &[]);
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills_while_the_file_is_compacted() {
+    survive_kills(6, &[(COMPACTS, "1")]);
+}
+
+fn survive_kills(default_rounds: u64, variables: &[(&str, &str)]) {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("db");
     let mut acknowledged = BTreeSet::new();
     let mut highest = 0;
     let rounds = std::env::var("EMBEDDED_FDB_TEST_KILLS");
-    let rounds: u64 = rounds.map_or(12, |rounds| rounds.parse().expect("a number"));
+    let rounds: u64 = rounds.map_or(default_rounds, |rounds| rounds.parse().expect("a number"));
     for round in 0..rounds {
-        let mut player = Player::start("write", &file);
+        let mut player = Player::start_with("write", &file, variables);
         let mut found = BTreeSet::new();
         let mut stamps = BTreeMap::new();
         while let Some(line) = player.hear().filter(|line| line != "ready") {
@@ -262,7 +279,12 @@ fn what_was_acknowledged_survives_kills() {
             }
         }
     }
-    assert!(acknowledged.len() > 500, "{} commits", acknowledged.len());
+    let enough = usize::try_from(20 * default_rounds).expect("a number");
+    assert!(
+        acknowledged.len() > enough,
+        "{} commits",
+        acknowledged.len()
+    );
 }
 
 /// What [`play_filler`] leaves in its file.
@@ -556,6 +578,20 @@ fn a_file_that_was_taken_away_is_not_written() {
     assert_eq!(set(&database, &[(b"k", b"1")]), 0);
     std::fs::rename(&file, directory.path().join("moved")).expect("a rename");
     assert_eq!(set(&database, &[(b"k", b"2")]), 1510);
+    let why = || {
+        let admin = admin::Database::open(&name(&file)).expect("it is open");
+        admin.last_storage_failure().expect("a failure")
+    };
+    let path = file.display().to_string();
+    assert!(
+        why().contains(&format!("{path} was removed or moved away")),
+        "{}",
+        why()
+    );
+    // Another file in its place.
+    std::fs::write(&file, "another").expect("a file");
+    assert_eq!(set(&database, &[(b"k", b"2")]), 1510);
+    assert!(why().contains("it was replaced"), "{}", why());
     let admin = admin::Database::find(&name(&directory.path().join("moved")));
     assert!(admin.is_none());
     std::fs::rename(directory.path().join("moved"), &file).expect("a rename");
@@ -613,7 +649,19 @@ fn play_overflow(file: &Path) {
     };
     assert_eq!(code, 1510);
     let problem = admin.storage_problem().expect("a reason");
-    assert!(problem.contains("cannot write"), "{problem}");
+    let full = if real {
+        "No space left on device"
+    } else {
+        "File too large"
+    };
+    for part in [
+        "cannot write",
+        &file.display().to_string(),
+        full,
+        "Make room",
+    ] {
+        assert!(problem.contains(part), "{problem}");
+    }
     // Nothing of the refused commit is seen, everything else is, and others may try.
     let held = rows(&database);
     assert!(held.contains_key(&b"before"[..]));
@@ -638,6 +686,7 @@ fn play_overflow(file: &Path) {
         admin.storage_problem()
     );
     assert_eq!(admin.storage_problem(), None);
+    assert_eq!(admin.last_storage_failure(), Some(problem));
     say("done");
 }
 

@@ -9,8 +9,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::functions::Table;
 use crate::FDB_API_VERSION;
 
+/// A function that every client library has.
+const MAX_VERSION: &str = "fdb_get_max_api_version";
+
 /// The client library's name where no path is configured.
-pub(crate) const DEFAULT_FILE: &str = if cfg!(target_os = "macos") {
+pub const DEFAULT_FILE: &str = if cfg!(target_os = "macos") {
     "libfdb_c.dylib"
 } else {
     "libfdb_c.so"
@@ -162,6 +165,28 @@ pub fn bind(library: &Library) -> Result<(), BindError> {
     Ok(())
 }
 
+/// Whether a file is a client library, of whatever version, that can be loaded here. It stays loaded.
+///
+/// # Errors
+///
+/// Why not, as text.
+///
+/// ```
+/// let reason = foundationdb_sys::check_library("/no/such/libfdb_c.so".as_ref()).unwrap_err();
+/// assert!(reason.contains("/no/such/libfdb_c.so"));
+/// ```
+pub fn check_library(file: &Path) -> Result<(), String> {
+    let loaded = load(file).map_err(|error| match error {
+        BindError::Load { reason, .. } => reason,
+        other => other.to_string(),
+    })?;
+    // SAFETY: only looked up, never called.
+    match unsafe { loaded.get::<*const c_void>(MAX_VERSION) } {
+        Ok(_function) => Ok(()),
+        Err(_missing) => Err(format!("it has no function {MAX_VERSION}")),
+    }
+}
+
 /// Loads a library, never to unload it: its threads run, and the table points into it.
 fn load(file: &Path) -> Result<ManuallyDrop<libloading::Library>, BindError> {
     // SAFETY: loading runs the library's initializers. The file is FoundationDB's client library,
@@ -182,7 +207,6 @@ fn resolve(
     symbol: impl Fn(&'static str) -> Option<*const c_void>,
 ) -> Result<Table, BindError> {
     // Asked before everything else is looked for: "too old" says more than "has no function".
-    const MAX_VERSION: &str = "fdb_get_max_api_version";
     let missing = |symbol| BindError::MissingSymbol {
         symbol,
         library: library.clone(),

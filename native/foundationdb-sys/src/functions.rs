@@ -86,6 +86,8 @@ functions! {
     fn fdb_error_predicate(predicate_test: c_int, code: fdb_error_t) -> fdb_bool_t;
     #[unbound = 0]
     fn fdb_get_max_api_version() -> c_int;
+    #[unbound = NOT_BOUND_TEXT.as_ptr()]
+    fn fdb_get_client_version() -> *const c_char;
     #[unbound = NOT_BOUND]
     fn fdb_select_api_version_impl(runtime_version: c_int, header_version: c_int) -> fdb_error_t;
 

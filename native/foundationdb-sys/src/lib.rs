@@ -25,7 +25,7 @@ mod options;
 mod types;
 mod versions;
 
-pub use bind::{bind, bound, BindError, Library};
+pub use bind::{bind, bound, check_library, BindError, Library, DEFAULT_FILE};
 pub use functions::*;
 pub use options::*;
 pub use types::*;

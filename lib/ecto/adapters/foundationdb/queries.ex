@@ -246,13 +246,13 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
         [query] ->
           if prepared.operation == :delete_all,
-            do: Bulk.delete_in_steps(query, step, Keyword.take(opts, [:timeout])),
+            do: Bulk.delete_in_steps(query, step, Keyword.take(opts, Transaction.options())),
             else:
               Bulk.update_in_steps(
                 query,
                 step,
                 constants(prepared, env),
-                Keyword.take(opts, [:timeout])
+                Keyword.take(opts, Transaction.options())
               )
 
         _several_or_joins ->
@@ -298,7 +298,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     @spec stream(Prepared.t(), Tenant.t(), [term()], keyword()) :: Enumerable.t()
     def stream(prepared, tenant, params, opts) do
       env = Expression.env(params)
-      run = Keyword.take(opts, [:timeout])
+      run = Keyword.take(opts, Transaction.options())
 
       case prepared.joins == [] and not prepared.aggregate? and prepared.distinct == nil and
              queries(prepared, tenant, env, opts) do

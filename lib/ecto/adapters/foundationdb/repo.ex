@@ -37,8 +37,13 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       end
 
       prefix = if tenant, do: [prefix: tenant], else: []
-      tenant = Options.tenant!(Connection.instance(repo), prefix)
-      Transaction.run(tenant, fun, Keyword.take(opts, [:timeout]))
+      instance = Connection.instance(repo)
+
+      opts = Keyword.take(repo.default_options(:transactional) ++ opts, Transaction.options())
+
+      Options.follow_single(instance, fn ->
+        Transaction.run(Options.tenant!(instance, prefix), fun, opts)
+      end)
     end
 
     @doc "A transaction of the Repo's only tenant."
@@ -66,7 +71,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
           key_limit: opts[:key_limit]
         )
 
-      Queries.start(tenant, Keyword.take(opts, [:timeout]), fn ->
+      Queries.start(tenant, Keyword.take(opts, Transaction.options()), fn ->
         query
         |> EctoFoundationDB.Layer.Reader.start()
         |> Future.apply(fn records -> for record <- records, do: Map.new(record.data) end)

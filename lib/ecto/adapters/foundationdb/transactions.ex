@@ -12,7 +12,9 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     @spec run(map(), keyword(), (() -> result)) :: {:ok, result} | {:error, term()}
           when result: term()
     def run(meta, opts, fun) do
-      if Transaction.in?(), do: nested(meta, opts, fun), else: outermost(meta, opts, fun)
+      if Transaction.in?(),
+        do: nested(meta, opts, fun),
+        else: Options.follow_single(meta.instance, fn -> outermost(meta, opts, fun) end)
     end
 
     # A tenant that is given must be that of the transaction.
@@ -20,7 +22,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       fun = fn -> {:ok, fun.()} end
 
       if opts[:prefix],
-        do: Transaction.run(Options.tenant!(meta.instance, opts), fun),
+        do: Transaction.run(Options.tenant!(meta.instance, opts), fun, own(opts)),
         else: fun.()
     catch
       :throw, {__MODULE__, value} ->
@@ -33,8 +35,6 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     defp outermost(%{instance: instance}, opts, fun) do
-      timeout = Keyword.take(opts, [:timeout])
-
       attempt = fn ->
         Process.delete(@aborted)
         result = fun.()
@@ -45,16 +45,19 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       case opts[:prefix] || Options.single(instance) do
         # Ecto opens one for a struct with associations, whose tenant is in its metadata.
         nil ->
-          {:ok, Transaction.run_unbound(instance, attempt, timeout)}
+          {:ok, Transaction.run_unbound(instance, attempt, own(opts))}
 
         tenant ->
-          {:ok, instance |> Options.tenant!(prefix: tenant) |> Transaction.run(attempt, timeout)}
+          tenant = Options.tenant!(instance, prefix: tenant)
+          {:ok, Transaction.run(tenant, attempt, own(opts))}
       end
     catch
       :throw, {__MODULE__, value} -> {:error, value}
     after
       Process.delete(@aborted)
     end
+
+    defp own(opts), do: Keyword.take(opts, Transaction.options())
 
     @spec rollback(term()) :: no_return()
     def rollback(value) do

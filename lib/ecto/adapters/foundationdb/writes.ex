@@ -253,6 +253,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
     # An error leaves nothing of what this operation has written, in a transaction of its own.
     @spec run(Tenant.t(), keyword(), (() -> result)) :: result when result: term()
-    defp run(tenant, opts, fun), do: Transaction.run(tenant, fun, Keyword.take(opts, [:timeout]))
+    defp run(tenant, opts, fun),
+      do: Transaction.run(tenant, fun, Keyword.take(opts, Transaction.options()))
   end
 end

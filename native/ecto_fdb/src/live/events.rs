@@ -1,5 +1,7 @@
 //! What happens to live queries, reported to one process: telemetry and logs are Elixir's.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
 
@@ -9,12 +11,12 @@ mod atoms {
     rustler::atoms! {
         event,
         watch_armed, watch_fired, watch_failed, refreshed, retry, stale, fresh,
-        silent, answering, unanswered,
+        silent, answering, unanswered, locked, unlocked,
         code, duration, records, subscribers, changed, queries, live_queries, reason,
     }
 }
 
-/// An event and its measurements.
+/// An event and its facts.
 pub enum Event<'a> {
     /// A watch is pending.
     WatchArmed,
@@ -51,22 +53,43 @@ pub enum Event<'a> {
     Answering(usize, u64),
     /// So many queries of a batch got no answer, and are tried at the side.
     Unanswered(usize),
+    /// A transaction has found the database locked, with this error.
+    Locked(&'a Error),
+    /// It is no longer locked, after this time.
+    Unlocked(Duration),
 }
 
-/// The process that hears of events; none by default, which costs nothing.
+impl Event<'_> {
+    /// Whether an operator has to know of it: others are for telemetry alone.
+    fn is_incident(&self) -> bool {
+        !matches!(
+            self,
+            Event::WatchArmed
+                | Event::WatchFired
+                | Event::WatchFailed(_)
+                | Event::Refreshed { .. }
+                | Event::Retry { .. }
+        )
+    }
+}
+
+/// The process that hears of events, and whether of all of them; none by default, which costs nothing.
 #[derive(Default)]
-pub struct Reporter(Mutex<Option<LocalPid>>);
+pub struct Reporter(Mutex<Option<(LocalPid, bool)>>);
 
 impl Reporter {
-    /// Makes the calling process the one.
-    pub fn set(&self, env: Env<'_>) {
-        *self.0.lock() = Some(env.pid());
+    /// Makes the calling process the one, for all events or for incidents alone.
+    pub fn set(&self, env: Env<'_>, all: bool) {
+        *self.0.lock() = Some((env.pid(), all));
     }
 
     /// Sends it an event. Must not be called on a scheduler thread.
     pub fn report(&self, event: &Event<'_>) {
         let reporter = *self.0.lock();
-        let Some(pid) = reporter else { return };
+        let Some((pid, all)) = reporter else { return };
+        if !all && !event.is_incident() {
+            return;
+        }
         let sent = OwnedEnv::new().send_and_clear(&pid, |env| {
             use atoms as a;
             let number = |name: Atom, value: i64| (name, value.encode(env));
@@ -120,13 +143,18 @@ impl Reporter {
                     ],
                 ),
                 Event::Unanswered(n) => (a::unanswered(), vec![number(a::queries(), n as i64)]),
+                Event::Locked(reason) => (a::locked(), vec![(a::reason(), reason.encode(env))]),
+                Event::Unlocked(after) => (
+                    a::unlocked(),
+                    vec![number(a::duration(), after.as_micros() as i64)],
+                ),
             };
             (a::event(), name, measurements).encode(env)
         });
         if sent.is_err() {
             // It has died; a new one will set itself.
             let mut current = self.0.lock();
-            if *current == Some(pid) {
+            if current.is_some_and(|(current, _)| current == pid) {
                 *current = None;
             }
         }

@@ -47,9 +47,11 @@ async fn beat(live: Weak<LiveQueries>) {
         }
         let pause = live.stale_after() / BEATS;
         let newest = live.newest();
+        let begun = Instant::now();
         match tokio::time::timeout(pause, ask(&live)).await {
             Ok(Ok((read_version, metadata))) => {
                 live.answered();
+                live.transaction_answered(begun);
                 // A database's versions only rise. A cluster that was wiped, and set up again in the
                 // same place, begins with small ones, and knows nothing of the watches.
                 if read_version < newest {

@@ -309,6 +309,21 @@ impl LiveQueries {
     /// The database has refused, with this error.
     pub fn refused(&self, error: &Error) {
         self.pulse.lock().refused(error.clone());
+        self.transaction_failed(error);
+    }
+
+    /// A transaction that was begun at this time has got an answer.
+    pub fn transaction_answered(&self, begun: Instant) {
+        if let Some(locked) = self.database.health.answered(begun) {
+            self.reporter.report(&Event::Unlocked(locked));
+        }
+    }
+
+    /// A transaction has got an error.
+    pub fn transaction_failed(&self, error: &Error) {
+        if self.database.health.failed(error) {
+            self.reporter.report(&Event::Locked(error));
+        }
     }
 
     /// Looks at the clock: the database may have been silent for too long.

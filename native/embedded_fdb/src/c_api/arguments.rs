@@ -3,15 +3,18 @@
 use std::ffi::{c_char, c_int, CStr};
 use std::sync::Arc;
 
-use crate::c_types::{FDBBool, FDBDatabase, FDBFuture, FDBTenant, FDBTransaction};
+#[cfg(feature = "management")]
+use crate::c_types::FDBTenant;
+use crate::c_types::{FDBBool, FDBDatabase, FDBFuture, FDBTransaction};
 use crate::database::Handle;
 use crate::error::{Error, Result};
 use crate::future::Future;
 use crate::keys::{clamp_boundary, Key, KeySelector, Limits};
-use crate::tenant::Tenant;
+#[cfg(feature = "management")]
+use crate::tenants::Tenant;
 use crate::transaction::Transaction;
 
-pub(super) fn into_c(future: Arc<Future>) -> *mut FDBFuture {
+pub(crate) fn into_c(future: Arc<Future>) -> *mut FDBFuture {
     Arc::into_raw(future).cast_mut().cast()
 }
 
@@ -20,7 +23,7 @@ pub(super) fn into_c(future: Arc<Future>) -> *mut FDBFuture {
 /// # Safety
 ///
 /// `pointer` is null or was made by [`into_c`] and not destroyed.
-pub(super) unsafe fn future(pointer: *mut FDBFuture) -> Result<Arc<Future>> {
+pub(crate) unsafe fn future(pointer: *mut FDBFuture) -> Result<Arc<Future>> {
     // SAFETY: passed on to the caller.
     unsafe { borrow(pointer.cast()) }
 }
@@ -30,7 +33,7 @@ pub(super) unsafe fn future(pointer: *mut FDBFuture) -> Result<Arc<Future>> {
 /// # Safety
 ///
 /// `pointer` is null or came from `Arc::<T>::into_raw` and was not dropped.
-pub(super) unsafe fn borrow<T>(pointer: *const T) -> Result<Arc<T>> {
+pub(crate) unsafe fn borrow<T>(pointer: *const T) -> Result<Arc<T>> {
     if pointer.is_null() {
         return Err(Error::CLIENT_INVALID_OPERATION);
     }
@@ -44,7 +47,7 @@ pub(super) unsafe fn borrow<T>(pointer: *const T) -> Result<Arc<T>> {
 /// # Safety
 ///
 /// As [`borrow`].
-pub(super) unsafe fn transaction(pointer: *mut FDBTransaction) -> Result<Arc<Transaction>> {
+pub(crate) unsafe fn transaction(pointer: *mut FDBTransaction) -> Result<Arc<Transaction>> {
     // SAFETY: passed on to the caller.
     unsafe { borrow(pointer.cast()) }
 }
@@ -52,7 +55,7 @@ pub(super) unsafe fn transaction(pointer: *mut FDBTransaction) -> Result<Arc<Tra
 /// # Safety
 ///
 /// As [`borrow`].
-pub(super) unsafe fn database(pointer: *mut FDBDatabase) -> Result<Arc<Handle>> {
+pub(crate) unsafe fn database(pointer: *mut FDBDatabase) -> Result<Arc<Handle>> {
     // SAFETY: passed on to the caller.
     unsafe { borrow(pointer.cast()) }
 }
@@ -60,7 +63,8 @@ pub(super) unsafe fn database(pointer: *mut FDBDatabase) -> Result<Arc<Handle>> 
 /// # Safety
 ///
 /// As [`borrow`].
-pub(super) unsafe fn tenant(pointer: *mut FDBTenant) -> Result<Arc<Tenant>> {
+#[cfg(feature = "management")]
+pub(crate) unsafe fn tenant(pointer: *mut FDBTenant) -> Result<Arc<Tenant>> {
     // SAFETY: passed on to the caller.
     unsafe { borrow(pointer.cast()) }
 }
@@ -68,7 +72,7 @@ pub(super) unsafe fn tenant(pointer: *mut FDBTenant) -> Result<Arc<Tenant>> {
 /// # Safety
 ///
 /// `pointer` is null or points to `length` bytes.
-pub(super) unsafe fn bytes<'a>(pointer: *const u8, length: c_int) -> Result<&'a [u8]> {
+pub(crate) unsafe fn bytes<'a>(pointer: *const u8, length: c_int) -> Result<&'a [u8]> {
     match usize::try_from(length) {
         Ok(0) => Ok(&[]),
         // SAFETY: by the contract above.
@@ -82,7 +86,7 @@ pub(super) unsafe fn bytes<'a>(pointer: *const u8, length: c_int) -> Result<&'a 
 /// # Safety
 ///
 /// As [`bytes`].
-pub(super) unsafe fn key(pointer: *const u8, length: c_int) -> Result<Key> {
+pub(crate) unsafe fn key(pointer: *const u8, length: c_int) -> Result<Key> {
     // SAFETY: passed on to the caller.
     unsafe { bytes(pointer, length) }.map(Key::from)
 }
@@ -92,7 +96,7 @@ pub(super) unsafe fn key(pointer: *const u8, length: c_int) -> Result<Key> {
 /// # Safety
 ///
 /// As [`bytes`].
-pub(super) unsafe fn option_value<'a>(
+pub(crate) unsafe fn option_value<'a>(
     pointer: *const u8,
     length: c_int,
 ) -> Result<Option<&'a [u8]>> {
@@ -107,7 +111,7 @@ pub(super) unsafe fn option_value<'a>(
 /// # Safety
 ///
 /// As [`bytes`].
-pub(super) unsafe fn selector(
+pub(crate) unsafe fn selector(
     pointer: *const u8,
     length: c_int,
     or_equal: FDBBool,
@@ -127,7 +131,7 @@ pub(super) unsafe fn selector(
 /// # Safety
 ///
 /// `out` is null or may be written.
-pub(super) unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
+pub(crate) unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
     if out.is_null() {
         return Err(Error::CLIENT_INVALID_OPERATION);
     }
@@ -137,7 +141,7 @@ pub(super) unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
 }
 
 /// An out pointer for a handle, looked at before the handle is made: nobody could destroy it.
-pub(super) fn place<T>(out: *mut *mut T) -> Result<*mut *mut T> {
+pub(crate) fn place<T>(out: *mut *mut T) -> Result<*mut *mut T> {
     if out.is_null() {
         return Err(Error::CLIENT_INVALID_OPERATION);
     }
@@ -147,7 +151,7 @@ pub(super) fn place<T>(out: *mut *mut T) -> Result<*mut *mut T> {
 /// # Safety
 ///
 /// `path` is null or a C string.
-pub(super) unsafe fn text(path: *const c_char) -> Result<String> {
+pub(crate) unsafe fn text(path: *const c_char) -> Result<String> {
     if path.is_null() {
         return Ok(String::new());
     }
@@ -156,12 +160,12 @@ pub(super) unsafe fn text(path: *const c_char) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-pub(super) fn count(length: usize) -> c_int {
+pub(crate) fn count(length: usize) -> c_int {
     c_int::try_from(length).unwrap_or(c_int::MAX)
 }
 
 /// The limits of a range read from the arguments of the C function.
-pub(super) fn limits(rows: c_int, bytes: c_int, mode: c_int, iteration: c_int) -> Result<Limits> {
+pub(crate) fn limits(rows: c_int, bytes: c_int, mode: c_int, iteration: c_int) -> Result<Limits> {
     const WANT_ALL: c_int = -2;
     const ITERATOR: c_int = -1;
     const EXACT: c_int = 0;
@@ -200,6 +204,6 @@ pub(super) fn limits(rows: c_int, bytes: c_int, mode: c_int, iteration: c_int) -
 }
 
 /// An out value of a future's result of another kind than asked for.
-pub(super) fn wrong_kind<T>() -> Result<T> {
+pub(crate) fn wrong_kind<T>() -> Result<T> {
     Err(Error::CLIENT_INVALID_OPERATION)
 }

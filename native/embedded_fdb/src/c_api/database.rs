@@ -31,7 +31,7 @@ fn open_error(error: &OpenError) -> Error {
     }
 }
 
-pub(super) fn open_database(path: String) -> Result<*mut FDBDatabase> {
+pub(crate) fn open_database(path: String) -> Result<*mut FDBDatabase> {
     api_version()?;
     if !network::is_set_up() {
         return Err(Error::NETWORK_NOT_SETUP);

@@ -14,7 +14,7 @@ use crate::error::{describe, Error, Result};
 use crate::future::Future;
 
 /// What a function answers where it could not do its work.
-trait Failure {
+pub(crate) trait Failure {
     fn failure(error: Error) -> Self;
 }
 
@@ -53,7 +53,7 @@ impl Failure for c_double {
 }
 
 /// Runs the body of a C function: errors and panics become what the function answers for them.
-fn guard<T: Failure>(body: impl FnOnce() -> Result<T>) -> T {
+pub(crate) fn guard<T: Failure>(body: impl FnOnce() -> Result<T>) -> T {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => T::failure(error),
@@ -79,7 +79,7 @@ macro_rules! c_functions {
             }
         )*
 
-        pub(super) fn symbol(name: &str) -> Option<*const ::std::ffi::c_void> {
+        pub(crate) fn symbol(name: &str) -> Option<*const ::std::ffi::c_void> {
             match name {
                 $(stringify!($name) => Some($name as *const ::std::ffi::c_void),)*
                 _ => None,
@@ -96,20 +96,31 @@ macro_rules! c_functions {
     };
 }
 
-mod arguments;
-mod database;
+#[cfg(any(feature = "management", feature = "old-api"))]
+pub(crate) use c_functions;
+
+pub(crate) mod arguments;
+pub(crate) mod database;
 mod future;
-mod legacy;
-mod network;
-mod tenant;
+pub(crate) mod network;
+#[cfg(not(feature = "management"))]
+mod no_tenants;
 mod transaction;
 mod unsupported;
 
+#[cfg(feature = "old-api")]
+use crate::old_api::functions as old_api;
+#[cfg(feature = "management")]
+use crate::tenants::functions as tenants;
+#[cfg(not(feature = "management"))]
+use no_tenants as tenants;
+
 pub use database::*;
 pub use future::*;
-pub use legacy::*;
 pub use network::*;
-pub use tenant::*;
+#[cfg(feature = "old-api")]
+pub use old_api::*;
+pub use tenants::*;
 pub use transaction::*;
 pub use unsupported::*;
 
@@ -123,9 +134,10 @@ pub fn symbol(name: &str) -> Option<*const c_void> {
     let modules = [
         database::symbol,
         future::symbol,
-        legacy::symbol,
         network::symbol,
-        tenant::symbol,
+        #[cfg(feature = "old-api")]
+        old_api::symbol,
+        tenants::symbol,
         transaction::symbol,
         unsupported::symbol,
     ];
@@ -133,6 +145,7 @@ pub fn symbol(name: &str) -> Option<*const c_void> {
 }
 
 /// Calls a macro with the signatures of the C functions: once for the functions of each subject.
+#[cfg(all(feature = "old-api", feature = "management"))]
 #[macro_export]
 macro_rules! for_each_c_function {
     ($callback:ident) => {

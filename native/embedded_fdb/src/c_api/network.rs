@@ -4,14 +4,10 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::arguments::option_value;
+use crate::api_version::ApiVersion;
 use crate::c_types::{FDBBool, FDBError};
 use crate::error::{describe, predicate, Error, Result};
 use crate::{network, options};
-
-/// The newest API version this library speaks.
-const MAX_API_VERSION: c_int = 730;
-/// The oldest one. Clients this old exist; older ones would need functions of other shapes.
-const MIN_API_VERSION: c_int = 510;
 
 /// The API version that the process selected; 0 before that.
 static API_VERSION: AtomicI32 = AtomicI32::new(0);
@@ -20,10 +16,10 @@ static API_VERSION: AtomicI32 = AtomicI32::new(0);
 pub type Hook = Option<unsafe extern "C" fn(*mut c_void)>;
 
 /// The API version that was selected.
-pub(super) fn api_version() -> Result<c_int> {
+pub(crate) fn api_version() -> Result<ApiVersion> {
     match API_VERSION.load(Ordering::Acquire) {
         0 => Err(Error::API_VERSION_UNSET),
-        version => Ok(version),
+        version => Ok(ApiVersion::new(version)),
     }
 }
 
@@ -63,7 +59,7 @@ c_functions! {
         if runtime_version > header_version {
             return Err(Error::API_VERSION_INVALID);
         }
-        if header_version > MAX_API_VERSION || runtime_version < MIN_API_VERSION {
+        if header_version > ApiVersion::NEWEST || runtime_version < ApiVersion::OLDEST {
             return Err(Error::API_VERSION_NOT_SUPPORTED);
         }
         let set = API_VERSION.compare_exchange(0, runtime_version, Ordering::AcqRel, Ordering::Acquire);
@@ -72,7 +68,7 @@ c_functions! {
 
     /// The newest API version this library speaks.
     fn fdb_get_max_api_version() -> c_int {
-        Ok(MAX_API_VERSION)
+        Ok(ApiVersion::NEWEST)
     }
 
     /// Release, source and protocol version.

@@ -8,11 +8,17 @@ mod trace;
 mod writes;
 
 pub(crate) use read::{read, Hint};
-pub(crate) use trace::{parse_id, Trace, TOKEN, TRANSACTION};
+#[cfg(feature = "management")]
+pub(crate) use trace::parse_id;
+pub(crate) use trace::Trace;
 pub(crate) use writes::Writes;
 
+use std::sync::LazyLock;
+
+use crate::api_version::ApiVersion;
 use crate::keys::{Key, KeySelector, Value, ALL_END, SPECIAL_END};
 use crate::range_set::RangeSet;
+use crate::transaction::{Managed, MANAGED_PARTS};
 
 /// The modules, as begin and end.
 const MODULES: &[(&[u8], &[u8])] = &[
@@ -47,36 +53,21 @@ const MODULES: &[(&[u8], &[u8])] = &[
 /// What a part is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Subject {
-    ActorLineage,
-    ProfilerConfiguration,
     ClusterFilePath,
     ClusterId,
-    Coordinators,
-    ClassSources,
-    ClassTypes,
     ConnectionString,
     ErrorMessage,
-    GlobalConfiguration,
-    AutoCoordinators,
-    ConsistencyCheck,
-    DataDistribution,
-    Lock,
-    /// Servers or localities that are excluded, or have failed.
-    Excluded,
-    ExclusionInProgress,
-    Maintenance,
-    MinimumVersion,
-    Options,
-    Profiling,
-    Tenants,
-    VersionEpoch,
-    Metrics,
     Status,
     Tracing,
     ConflictingKeys,
     ReadConflicts,
     WriteConflicts,
-    WorkerInterfaces,
+    /// What only administrators ask for.
+    #[cfg_attr(
+        not(feature = "management"),
+        expect(dead_code, reason = "there is nothing to manage")
+    )]
+    Managed(Managed),
 }
 
 /// A part of the special keys.
@@ -85,11 +76,11 @@ pub(crate) struct Part {
     pub(crate) begin: &'static [u8],
     pub(crate) end: &'static [u8],
     pub(crate) subject: Subject,
-    writable: bool,
+    pub(crate) writable: bool,
     /// Whether transactions in tenants may use it.
     pub(crate) in_tenants: bool,
     /// The API versions that have it: from the first, and before the second.
-    versions: (i32, i32),
+    pub(crate) versions: (i32, i32),
 }
 
 impl Part {
@@ -103,7 +94,7 @@ const MANAGEMENT: (i32, i32) = (700, i32::MAX);
 /// The versions that have special keys at all.
 const ALWAYS: (i32, i32) = (630, i32::MAX);
 
-const fn part(begin: &'static [u8], end: &'static [u8], subject: Subject) -> Part {
+pub(crate) const fn part(begin: &'static [u8], end: &'static [u8], subject: Subject) -> Part {
     Part {
         begin,
         end,
@@ -114,7 +105,7 @@ const fn part(begin: &'static [u8], end: &'static [u8], subject: Subject) -> Par
     }
 }
 
-const fn writable(begin: &'static [u8], end: &'static [u8], subject: Subject) -> Part {
+pub(crate) const fn writable(begin: &'static [u8], end: &'static [u8], subject: Subject) -> Part {
     Part {
         writable: true,
         ..part(begin, end, subject)
@@ -122,7 +113,7 @@ const fn writable(begin: &'static [u8], end: &'static [u8], subject: Subject) ->
 }
 
 /// A part that API version 630 had already.
-const fn old(part: Part) -> Part {
+pub(crate) const fn old(part: Part) -> Part {
     Part {
         versions: ALWAYS,
         ..part
@@ -136,18 +127,8 @@ const fn in_tenants(part: Part) -> Part {
     }
 }
 
-/// All parts, in the order of their keys.
+/// The parts that every client has use for.
 static PARTS: &[Part] = &[
-    part(
-        b"\xff\xff/actor_lineage/",
-        b"\xff\xff/actor_lineage0",
-        Subject::ActorLineage,
-    ),
-    writable(
-        b"\xff\xff/actor_profiler_conf/",
-        b"\xff\xff/actor_profiler_conf0",
-        Subject::ProfilerConfiguration,
-    ),
     old(in_tenants(part(
         b"\xff\xff/cluster_file_path",
         b"\xff\xff/cluster_file_path\0",
@@ -158,21 +139,6 @@ static PARTS: &[Part] = &[
         b"\xff\xff/cluster_id\0",
         Subject::ClusterId,
     ))),
-    writable(
-        b"\xff\xff/configuration/coordinators/",
-        b"\xff\xff/configuration/coordinators0",
-        Subject::Coordinators,
-    ),
-    part(
-        b"\xff\xff/configuration/process/class_source/",
-        b"\xff\xff/configuration/process/class_source0",
-        Subject::ClassSources,
-    ),
-    writable(
-        b"\xff\xff/configuration/process/class_type/",
-        b"\xff\xff/configuration/process/class_type0",
-        Subject::ClassTypes,
-    ),
     old(in_tenants(part(
         b"\xff\xff/connection_string",
         b"\xff\xff/connection_string\0",
@@ -182,99 +148,6 @@ static PARTS: &[Part] = &[
         b"\xff\xff/error_message",
         b"\xff\xff/error_message\0",
         Subject::ErrorMessage,
-    )),
-    writable(
-        b"\xff\xff/global_config/",
-        b"\xff\xff/global_config0",
-        Subject::GlobalConfiguration,
-    ),
-    part(
-        b"\xff\xff/management/auto_coordinators",
-        b"\xff\xff/management/auto_coordinators\0",
-        Subject::AutoCoordinators,
-    ),
-    writable(
-        b"\xff\xff/management/consistency_check_suspended",
-        b"\xff\xff/management/consistency_check_suspended\0",
-        Subject::ConsistencyCheck,
-    ),
-    writable(
-        b"\xff\xff/management/data_distribution/",
-        b"\xff\xff/management/data_distribution0",
-        Subject::DataDistribution,
-    ),
-    writable(
-        b"\xff\xff/management/db_locked",
-        b"\xff\xff/management/db_locked\0",
-        Subject::Lock,
-    ),
-    writable(
-        b"\xff\xff/management/excluded/",
-        b"\xff\xff/management/excluded0",
-        Subject::Excluded,
-    ),
-    writable(
-        b"\xff\xff/management/excluded_locality/",
-        b"\xff\xff/management/excluded_locality0",
-        Subject::Excluded,
-    ),
-    writable(
-        b"\xff\xff/management/failed/",
-        b"\xff\xff/management/failed0",
-        Subject::Excluded,
-    ),
-    writable(
-        b"\xff\xff/management/failed_locality/",
-        b"\xff\xff/management/failed_locality0",
-        Subject::Excluded,
-    ),
-    part(
-        b"\xff\xff/management/in_progress_exclusion/",
-        b"\xff\xff/management/in_progress_exclusion0",
-        Subject::ExclusionInProgress,
-    ),
-    writable(
-        b"\xff\xff/management/maintenance/",
-        b"\xff\xff/management/maintenance0",
-        Subject::Maintenance,
-    ),
-    writable(
-        b"\xff\xff/management/min_required_commit_version",
-        b"\xff\xff/management/min_required_commit_version\0",
-        Subject::MinimumVersion,
-    ),
-    writable(
-        b"\xff\xff/management/options/",
-        b"\xff\xff/management/options0",
-        Subject::Options,
-    ),
-    Part {
-        versions: (700, 720),
-        ..writable(
-            b"\xff\xff/management/profiling/",
-            b"\xff\xff/management/profiling0",
-            Subject::Profiling,
-        )
-    },
-    old(writable(
-        b"\xff\xff/management/tenant/",
-        b"\xff\xff/management/tenant0",
-        Subject::Tenants,
-    )),
-    writable(
-        b"\xff\xff/management/version_epoch",
-        b"\xff\xff/management/version_epoch\0",
-        Subject::VersionEpoch,
-    ),
-    old(part(
-        b"\xff\xff/metrics/data_distribution_stats/",
-        b"\xff\xff/metrics/data_distribution_stats/\xff\xff",
-        Subject::Metrics,
-    )),
-    old(part(
-        b"\xff\xff/metrics/health/",
-        b"\xff\xff/metrics/health0",
-        Subject::Metrics,
     )),
     old(in_tenants(part(
         b"\xff\xff/status/json",
@@ -297,19 +170,19 @@ static PARTS: &[Part] = &[
         b"\xff\xff/transaction/write_conflict_range/\xff\xff",
         Subject::WriteConflicts,
     ))),
-    old(part(
-        b"\xff\xff/worker_interfaces/",
-        b"\xff\xff/worker_interfaces0",
-        Subject::WorkerInterfaces,
-    )),
 ];
+
+/// All parts, in the order of their keys.
+static ALL_PARTS: LazyLock<Vec<&'static Part>> = LazyLock::new(|| {
+    let mut parts: Vec<_> = PARTS.iter().chain(MANAGED_PARTS).collect();
+    parts.sort_by_key(|part| part.begin);
+    parts
+});
 
 pub(crate) const WORKER_INTERFACES: &[u8] = b"\xff\xff/worker_interfaces";
 pub(crate) const READ_CONFLICTS: &[u8] = b"\xff\xff/transaction/read_conflict_range/";
 pub(crate) const WRITE_CONFLICTS: &[u8] = b"\xff\xff/transaction/write_conflict_range/";
 pub(crate) const CONFLICTING_KEYS: &[u8] = b"\xff\xff/transaction/conflicting_keys/";
-pub(crate) const TENANTS: &[u8] = b"\xff\xff/management/tenant/";
-pub(crate) const MANAGEMENT_KEYS: &[u8] = b"\xff\xff/management/";
 
 /// Whether a key is special.
 pub(crate) fn is_special(key: &[u8]) -> bool {
@@ -322,20 +195,20 @@ pub(crate) fn is_special_range(begin: &KeySelector, end: &KeySelector) -> bool {
 }
 
 /// The parts that an API version has.
-pub(crate) fn parts(api_version: i32) -> impl DoubleEndedIterator<Item = &'static Part> {
-    PARTS.iter().filter(move |part| {
+pub(crate) fn parts(api_version: ApiVersion) -> impl DoubleEndedIterator<Item = &'static Part> {
+    ALL_PARTS.iter().copied().filter(move |part| {
         let (since, until) = part.versions;
-        since <= api_version && api_version < until
+        api_version.is_at_least(since) && !api_version.is_at_least(until)
     })
 }
 
 /// The part that takes writes to a key.
-pub(crate) fn writable_part(key: &[u8], api_version: i32) -> Option<&'static Part> {
+pub(crate) fn writable_part(key: &[u8], api_version: ApiVersion) -> Option<&'static Part> {
     parts(api_version).find(|part| part.writable && part.contains(key))
 }
 
 /// The part that takes writes to the keys right before `end`.
-pub(crate) fn writable_part_before(end: &[u8], api_version: i32) -> Option<&'static Part> {
+pub(crate) fn writable_part_before(end: &[u8], api_version: ApiVersion) -> Option<&'static Part> {
     parts(api_version).find(|part| part.writable && part.begin < end && end <= part.end)
 }
 
@@ -363,21 +236,24 @@ mod tests {
 
     #[test]
     fn parts_are_in_order_and_inside_their_modules() {
-        for pair in PARTS.windows(2) {
+        for pair in ALL_PARTS.windows(2) {
             assert!(pair[0].end <= pair[1].begin, "{pair:?}");
         }
-        for part in PARTS {
+        for part in ALL_PARTS.iter() {
             let inside = |(begin, end): &(&[u8], &[u8])| *begin <= part.begin && part.end <= *end;
             assert!(MODULES.iter().any(inside), "{part:?}");
         }
     }
 
+    #[cfg(all(feature = "old-api", feature = "management"))]
     #[test]
     fn parts_come_and_go_with_the_api_version() {
-        let has = |subject, version| parts(version).any(|part| part.subject == subject);
+        let has =
+            |subject, version| parts(ApiVersion::new(version)).any(|part| part.subject == subject);
+        let profiling = Subject::Managed(Managed::Profiling);
         assert!(has(Subject::Status, 630) && !has(Subject::Tracing, 630));
-        assert!(has(Subject::Profiling, 710) && !has(Subject::Profiling, 730));
-        assert_eq!(parts(620).count(), 0);
+        assert!(has(profiling, 710) && !has(profiling, 730));
+        assert_eq!(parts(ApiVersion::new(620)).count(), 0);
     }
 
     #[test]

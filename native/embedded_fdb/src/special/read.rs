@@ -201,6 +201,7 @@ pub(crate) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api_version::ApiVersion;
     use crate::special::parts;
 
     #[test]
@@ -219,6 +220,7 @@ mod tests {
         assert_eq!(crossing, Err(Error::SPECIAL_KEYS_CROSS_MODULE_READ));
     }
 
+    #[cfg(feature = "management")]
     #[test]
     fn selectors_move_from_part_to_part() {
         // Every part has one row, its first key.
@@ -236,7 +238,7 @@ mod tests {
         let end = selector(b"\xff\xff/management/excluded/", 3);
         let limits = Limits::new(None, None);
         let options = (false, false);
-        let parts: Vec<_> = parts(730).collect();
+        let parts: Vec<_> = parts(ApiVersion::new(730)).collect();
         let rows = read(parts, options, begin, end, limits, false, &mut source);
         let keys: Vec<_> = rows
             .map(|rows| rows.rows)

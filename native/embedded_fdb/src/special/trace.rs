@@ -1,6 +1,7 @@
 //! The names by which traces know a transaction.
 
 use crate::error::{Error, Result};
+use crate::keys::{Key, Value};
 use crate::random;
 
 pub(crate) const TOKEN: &[u8] = b"\xff\xff/tracing/token";
@@ -15,6 +16,13 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
+    /// What special keys tell of it.
+    pub(crate) fn rows(&self) -> Vec<(Key, Value)> {
+        let id = format!("{:016x}{:016x}", self.transaction.0, self.transaction.1);
+        let row = |key: &[u8], value: String| (key.into(), value.into_bytes().into());
+        vec![row(TOKEN, self.token.to_string()), row(TRANSACTION, id)]
+    }
+
     pub(crate) fn new() -> Self {
         Trace {
             transaction: (random::number(), random::number()),

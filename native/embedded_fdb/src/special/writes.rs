@@ -10,6 +10,10 @@ use crate::keys::{key_after, Key, Value};
 #[derive(Default, Debug)]
 pub(crate) struct Writes(BTreeMap<Key, (Key, Option<Value>)>);
 
+#[cfg_attr(
+    not(feature = "management"),
+    expect(dead_code, reason = "nothing that can be written is stored")
+)]
 impl Writes {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

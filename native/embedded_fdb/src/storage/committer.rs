@@ -16,7 +16,7 @@ use crate::sync::{lock, wait_timeout, Condvar, Mutex};
 /// Commits that are written together, at most: the order in a batch has two bytes in a versionstamp.
 const BATCH: usize = 10_000;
 /// Versions that may be given out before the file has to say so: an hour's worth.
-const LEASE: Version = 3_600_000_000;
+pub(super) const LEASE: Version = 3_600_000_000;
 /// How often the lease is looked at when there is nothing to commit.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long to wait for the next commit before the record of the last one is made durable.
@@ -32,8 +32,21 @@ pub(crate) type Done = Box<dyn FnOnce(Answer) + Send>;
 pub(crate) struct Committer {
     queue: Mutex<VecDeque<(CommitRequest, Done)>>,
     work: Condvar,
-    problem: Mutex<Option<String>>,
+    compactions: Mutex<Vec<Compacted>>,
+    problems: Mutex<Problems>,
 }
+
+/// Why commits are not written.
+#[derive(Default)]
+struct Problems {
+    /// Of the last commits, if they were not written.
+    now: Option<String>,
+    /// Of the last ones that were not.
+    last: Option<String>,
+}
+
+/// Takes what came of a compaction: the length of the file before and after.
+type Compacted = Box<dyn FnOnce(Result<(u64, u64), String>) + Send>;
 
 impl Committer {
     /// Commits later; `done` is called once, on the committer's thread.
@@ -44,13 +57,28 @@ impl Committer {
 
     /// Why the last commits were not written, if they were not.
     pub(crate) fn problem(&self) -> Option<String> {
-        lock(&self.problem).clone()
+        lock(&self.problems).now.clone()
+    }
+
+    /// Why the last commits that were not written were not.
+    pub(crate) fn last_problem(&self) -> Option<String> {
+        lock(&self.problems).last.clone()
+    }
+
+    /// Compacts the file between two commits, which wait meanwhile; `done` is called on the committer's
+    /// thread.
+    pub(crate) fn compact(&self, done: Compacted) {
+        // Under the lock of the queue, so that the thread does not go to sleep in between.
+        let queue = lock(&self.queue);
+        lock(&self.compactions).push(done);
+        drop(queue);
+        self.work.notify_one();
     }
 
     /// The next commits; none where none came for a while.
     fn take(&self, wait: Duration) -> Vec<(CommitRequest, Done)> {
         let mut queue = lock(&self.queue);
-        if queue.is_empty() {
+        if queue.is_empty() && lock(&self.compactions).is_empty() {
             queue = wait_timeout(&self.work, queue, wait);
         }
         let count = queue.len().min(BATCH);
@@ -91,8 +119,13 @@ impl Work {
         let mut wait = Duration::ZERO;
         loop {
             let batch = self.committer.take(wait);
-            if !batch.is_empty() {
+            let worked = !batch.is_empty();
+            if worked {
                 self.commit(batch);
+            }
+            let compactions = std::mem::take(&mut *lock(&self.committer.compactions));
+            if worked || !compactions.is_empty() {
+                self.compact(compactions);
                 wait = PAUSE;
                 continue;
             }
@@ -134,6 +167,21 @@ impl Work {
         }
     }
 
+    /// All who asked for it get the same compaction.
+    fn compact(&mut self, asked: Vec<Compacted>) {
+        if asked.is_empty() {
+            return;
+        }
+        let store = &mut self.store;
+        let result = guarded(|| store.compact()).unwrap_or_else(|| {
+            self.store.give_up("a compaction failed half-way");
+            Err(self.store.problem().unwrap_or_default().to_owned())
+        });
+        for done in asked {
+            guarded(|| done(result.clone()));
+        }
+    }
+
     fn extend_lease(&mut self) {
         let clock = self.database.clock();
         if self.store.lease() - clock > LEASE / 2 {
@@ -152,7 +200,11 @@ impl Work {
     }
 
     fn report(&self, failure: Option<String>) {
-        *lock(&self.committer.problem) =
-            failure.or_else(|| self.store.problem().map(str::to_owned));
+        let now = failure.or_else(|| self.store.problem().map(str::to_owned));
+        let mut problems = lock(&self.committer.problems);
+        if now.is_some() {
+            problems.last.clone_from(&now);
+        }
+        problems.now = now;
     }
 }

@@ -46,6 +46,7 @@ use std::sync::Arc;
 pub(crate) use committer::{Answer, Committer};
 
 use crate::database::{self, Database};
+use crate::mvcc::{Map, Version};
 use file::DataFile;
 use store::Store;
 
@@ -184,20 +185,100 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Database>, OpenError> {
     Ok(database)
 }
 
-/// Makes a new database file: under another name first, so that it is whole once it has its own.
+/// Makes a new database file with what a new database holds.
 fn create(path: &Path) -> Result<(), OpenError> {
+    let map = database::new_map(database::FIRST_VERSION);
+    write(path, &map, database::FIRST_VERSION)
+}
+
+/// Makes a database file: under another name first, so that it is whole once it has its own.
+fn write(path: &Path, map: &Map, lease: Version) -> Result<(), OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = Path::new(&name);
     let failed = |source| OpenError::io("make", path, source);
     let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(true);
-    let file = Arc::new(DataFile::new(options.open(new).map_err(failed)?));
-    let map = database::new_map(database::FIRST_VERSION);
-    Store::create(file, new, &map, database::FIRST_VERSION)?;
-    std::fs::rename(new, path).map_err(failed)?;
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(new).map_err(failed)?;
+    // What an earlier attempt has left is overwritten, but not what another thread is writing.
+    match file.try_lock() {
+        Ok(()) => file.set_len(0).map_err(failed)?,
+        Err(TryLockError::WouldBlock) => {
+            return Err(OpenError::Held {
+                path: new.to_owned(),
+                holder: "which is making it".to_owned(),
+            })
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    let file = Arc::new(DataFile::new(file));
+    let made = Store::create(file, new, map, lease)
+        .and_then(|()| std::fs::rename(new, path).map_err(failed));
+    if made.is_err() {
+        // What is there of it is of no use to anybody.
+        let _left_behind = std::fs::remove_file(new);
+    }
+    made?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(failed)
+}
+
+/// Why a backup was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// There is something already.
+    #[error("{} exists already: name a new file, or remove this one", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be made.
+    #[error(transparent)]
+    File(#[from] OpenError),
+}
+
+/// Why a database was not compacted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompactError {
+    /// There is no file.
+    #[error("this database is in memory: only one in a file can be compacted")]
+    InMemory,
+    /// The file cannot be written.
+    #[error("{0}")]
+    File(String),
+}
+
+/// Writes what a database holds to a new file, which is a database of its own. Commits go on meanwhile:
+/// the file has all that were answered before, and none that began later.
+///
+/// Answers the number of keys and the length of the file.
+pub(crate) fn back_up(database: &Database, path: &Path) -> Result<(u64, u64), BackupError> {
+    let path = &canonical(path)?;
+    let exists = path.try_exists();
+    if exists.map_err(|source| OpenError::io("find", path, source))? {
+        let path = path.clone();
+        return Err(BackupError::Exists { path });
+    }
+    let map = database.newest_map();
+    write(path, &map, database.clock() + committer::LEASE)?;
+    let length = std::fs::metadata(path).map_err(|source| OpenError::io("find", path, source))?;
+    Ok((map.len() as u64, length.len()))
+}
+
+/// Gives back the space that nothing uses in the file of a database: its length before and after.
+pub(crate) fn compact(database: &Database) -> Result<(u64, u64), CompactError> {
+    let committer = database.committer.as_ref().ok_or(CompactError::InMemory)?;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    committer.compact(Box::new(move |result| {
+        // Whoever asked waits for it.
+        let _gone = sender.send(result);
+    }));
+    let result = receiver.recv();
+    result
+        .unwrap_or_else(|_| Err("the thread that commits has ended".to_owned()))
+        .map_err(CompactError::File)
 }

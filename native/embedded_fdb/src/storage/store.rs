@@ -148,6 +148,22 @@ impl From<redb::Error> for Trouble {
 }
 
 impl Trouble {
+    /// What somebody can do about it, in a sentence of its own.
+    fn advice(&self) -> &'static str {
+        let Trouble::System(error) = self else {
+            return "";
+        };
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                ". Make room: the next commit tries again"
+            }
+            ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+                ". Make it writable for this process: the next commit tries again"
+            }
+            _ => "",
+        }
+    }
+
     /// What it means for somebody who opens a file.
     fn on_opening(self, path: &Path) -> OpenError {
         match self {
@@ -339,12 +355,7 @@ impl Store {
         if let Some(text) = &self.broken {
             return Err(Failure::NotWritten(text.clone()));
         }
-        let at = self.file.is_at(&self.path);
-        if !at.as_ref().is_ok_and(|&at| at) {
-            return Err(Failure::NotWritten(format!(
-                "{path} is not the file that was opened any more: it was moved, removed or replaced"
-            )));
-        }
+        self.check_place().map_err(Failure::NotWritten)?;
         if self.engine.is_none() {
             self.engine = Some(self.reopen().map_err(Failure::NotWritten)?);
         }
@@ -373,7 +384,7 @@ impl Store {
 
         let syncs = self.file.syncs();
         if let Err(error) = guard(|| engine.write(&last, next)) {
-            let text = format!("cannot write {path}: {error}");
+            let text = format!("cannot write {path}: {error}{}", error.advice());
             if let Some(engine) = self.engine.take() {
                 engine.retire();
             }
@@ -393,9 +404,68 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the path still leads to the file that was opened; else why not.
+    fn check_place(&self) -> Result<(), String> {
+        let path = self.path.display();
+        match self.file.is_at(&self.path) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!(
+                "{path} is another file than the one that was opened: it was replaced while it was in use. \
+                 Move that one back"
+            )),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let directory = self.path.parent().filter(|directory| !directory.exists());
+                let gone = directory.unwrap_or(&self.path).display();
+                Err(format!(
+                    "cannot write {path}: {gone} was removed or moved away while it was in use. Move it back, \
+                     or save the data with a backup: they are all in memory"
+                ))
+            }
+            Err(error) => {
+                let error = Trouble::System(error);
+                Err(format!("cannot write {path}: {error}{}", error.advice()))
+            }
+        }
+    }
+
+    /// Gives back the space in the file that nothing uses: its length before and after.
+    pub(super) fn compact(&mut self) -> Result<(u64, u64), String> {
+        if let Some(text) = &self.broken {
+            return Err(text.clone());
+        }
+        self.check_place()?;
+        let path = self.path.clone();
+        let path = path.display();
+        let length = |file: &DataFile| {
+            let length = file.len();
+            length.map_err(|error| format!("cannot read {path}: {error}"))
+        };
+        let before = length(&self.file)?;
+        let mut engine = match self.engine.take() {
+            Some(engine) => engine,
+            None => self.reopen()?,
+        };
+        let done = guard(|| Ok(engine.redb.compact()?));
+        if let Err(trouble) = done {
+            // What is in the file is looked at before the next commit.
+            engine.retire();
+            if self.file.is_doubtful() {
+                self.give_up(&format!("a sync failed while it was compacted: {trouble}"));
+            }
+            return Err(format!(
+                "cannot compact {path}: {trouble}{}",
+                trouble.advice()
+            ));
+        }
+        self.engine = Some(engine);
+        Ok((before, length(&self.file)?))
+    }
+
     /// Opens redb again after a failure: the file must hold what memory holds.
     fn reopen(&mut self) -> Result<Engine, String> {
-        let failed = |trouble: Trouble| format!("cannot write {}: {trouble}", self.path.display());
+        let path = self.path.display();
+        let failed =
+            |trouble: Trouble| format!("cannot write {path}: {trouble}{}", trouble.advice());
         let engine = guard(|| Engine::open(&self.file)).map_err(failed)?;
         let state = guard(|| engine.read_state()).map_err(failed)?;
         if state == Some(self.state) {

@@ -1,11 +1,9 @@
 //! The commit, which arms watches.
 
-use super::management::Refusal;
 use super::reads::Wait;
 use super::*;
 use crate::database::Refused;
 use crate::faults::Outage;
-use crate::system_edit::Edit;
 use crate::watches::Watch;
 
 /// How far a commit got at once.
@@ -169,7 +167,7 @@ impl Transaction {
 
     /// Old clients forget the read version with the commit.
     fn end_old_commit(&self, inner: &mut Inner) {
-        if self.api_version < FORGETS_NO_COMMIT_SINCE {
+        if !self.api_version.is_at_least(FORGETS_NO_COMMIT_SINCE) {
             inner.sighted = None;
             inner.requested_version = None;
             inner.committing = false;
@@ -191,7 +189,7 @@ impl Transaction {
         match answer {
             Ok(committed) => {
                 self.end_old_commit(inner);
-                inner.handed_over &= self.api_version >= FORGETS_NO_COMMIT_SINCE;
+                inner.handed_over &= self.api_version.is_at_least(FORGETS_NO_COMMIT_SINCE);
                 inner.committed_version = committed.version;
                 inner.set_stamp(Stamp::Known(committed.stamp));
                 self.arm_watches_below(inner, prefix);
@@ -199,7 +197,7 @@ impl Transaction {
             }
             Err(refused) => {
                 self.end_old_commit(inner);
-                inner.handed_over &= self.api_version >= FORGETS_NO_COMMIT_SINCE;
+                inner.handed_over &= self.api_version.is_at_least(FORGETS_NO_COMMIT_SINCE);
                 inner.conflicts = RangeSet::default();
                 if inner.options.report_conflicting_keys {
                     for (begin, end) in refused.conflicts {
@@ -270,7 +268,7 @@ impl Transaction {
             inner.requested_version = Some(sighted.version);
         }
         request.read_version = inner.requested_version;
-        let prefix = tenant.map_or_else(|| [][..].into(), tenant::prefix);
+        let prefix = tenant.map_or_else(|| [][..].into(), Space::tenant_prefix);
         if let Some(id) = tenant {
             request.move_below(&prefix);
             request.tenant = Some(id);
@@ -289,29 +287,7 @@ impl Transaction {
         if inner.special.is_empty() {
             return Ok(CommitRequest::default());
         }
-        inner.options.lock_aware = true;
-        self.sight(inner)?;
-        let Sighted { space, version, .. } = inner.sighted()?;
-        let mut edit = Edit::new(space.everything());
-        for part in special::parts(self.api_version) {
-            if inner.special.within(part.begin, part.end).next().is_none() {
-                continue;
-            }
-            match management::commit(part, &inner.special, &mut edit, *version) {
-                Ok(()) => {}
-                Err(Refusal::Error(error)) => return Err(error),
-                Err(Refusal::Message(command, message)) => {
-                    inner.error_message = Some(special::failure(command, &message));
-                    return Err(Error::SPECIAL_KEYS_API_FAILURE);
-                }
-            }
-        }
-        Ok(CommitRequest {
-            reads: edit.reads,
-            writes: edit.writes,
-            mutations: edit.mutations,
-            ..CommitRequest::default()
-        })
+        self.edit_managed(inner)
     }
 
     /// Arms the watches of a transaction that wrote nothing.
@@ -322,7 +298,10 @@ impl Transaction {
         let mut prefix = [][..].into();
         if self.tenant.is_some() {
             self.sight(inner)?;
-            prefix = inner.sighted()?.tenant?.map_or(prefix, tenant::prefix);
+            prefix = inner
+                .sighted()?
+                .tenant?
+                .map_or(prefix, Space::tenant_prefix);
         }
         self.arm_watches_below(inner, &prefix);
         Ok(())

@@ -8,7 +8,7 @@ const PORTS_SINCE: i32 = 630;
 
 impl Transaction {
     pub(crate) fn get_addresses_for_key(self: &Arc<Self>, key: &[u8]) -> Arc<Future> {
-        let port_is_told = self.api_version >= PORTS_SINCE;
+        let port_is_told = self.api_version.is_at_least(PORTS_SINCE);
         // Nobody keeps the keys that are not stored.
         let is_stored = key < ALL_END;
         self.read(
@@ -92,7 +92,7 @@ impl Transaction {
             let prefix = match &self.tenant {
                 Some(_) => {
                     self.sight(inner)?;
-                    inner.sighted()?.tenant?.map(tenant::prefix)
+                    inner.sighted()?.tenant?.map(Space::tenant_prefix)
                 }
                 None => None,
             };

@@ -154,14 +154,14 @@ impl Transaction {
     /// Lets the answers arrive that somebody has waited for, and with them those that are under way at the
     /// same time. A read that asks again asks behind all others.
     fn arrive(self: &Arc<Self>, inner: &mut Inner) {
-        while inner.flights.iter().any(|flight| flight.trip.is_over()) {
+        while can_arrive(inner) && inner.flights.iter().any(|flight| flight.trip.is_over()) {
             self.arrive_once(inner);
         }
     }
 
     /// Lets all answers arrive.
     pub(super) fn arrive_all(self: &Arc<Self>, inner: &mut Inner) {
-        while !inner.flights.is_empty() {
+        while can_arrive(inner) && !inner.flights.is_empty() {
             self.arrive_once(inner);
         }
     }
@@ -289,6 +289,12 @@ impl Transaction {
         }
         Arc::make_mut(&mut inner.writes)
     }
+}
+
+/// Whether answers can arrive. While `on_error` waits the transaction has no read version: what is in
+/// flight ends when it starts again.
+fn can_arrive(inner: &Inner) -> bool {
+    inner.sighted.is_some()
 }
 
 impl OutageWaiter for Transaction {

@@ -3,7 +3,7 @@
 use super::conflicts::range_conflict;
 use super::*;
 use crate::faults::Outage;
-use crate::mapped::Mapper;
+use crate::mapped::{prefix_end, Mapper};
 use crate::output::MappedRow;
 use crate::range_read::{
     get_range, read_rows, resolve, Reply, Request, Row, Server, REPLY_LIMIT, ROW_RECORD,
@@ -82,7 +82,7 @@ impl Server for MappingServer<'_> {
     }
 
     fn read(&self, begin: &[u8], end: &[u8], request: Request) -> Result<Reply<MappedRow>> {
-        if !self.space.is_tenant() && tenant::any_in(self.space.everything(), begin, end) {
+        if !self.space.is_tenant() && tenants::any_in(self.space.everything(), begin, end) {
             return Err(Error::TENANT_NAME_REQUIRED);
         }
         // The index may take a fifth of the bytes.

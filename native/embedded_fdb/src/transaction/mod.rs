@@ -9,13 +9,24 @@ mod commit;
 mod conflicts;
 mod estimates;
 mod flight;
+#[cfg(feature = "management")]
 mod management;
 mod mapped_range;
+#[cfg(not(feature = "management"))]
+mod no_management;
 mod reads;
 mod set_option;
 mod special_keys;
 mod watching;
 mod writes;
+
+#[cfg(feature = "management")]
+pub(crate) use management::{
+    parts::{Managed, MANAGED_PARTS},
+    Edit,
+};
+#[cfg(not(feature = "management"))]
+pub(crate) use no_management::{Managed, MANAGED_PARTS};
 
 use flight::{Flight, Parked};
 use watching::PendingWatch;
@@ -25,22 +36,21 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::database::{CommitRequest, Handle, LOCKED};
+use crate::api_version::ApiVersion;
+use crate::database::{CommitRequest, Handle};
 use crate::error::{Error, Result};
 use crate::faults::{CommitFault, Fault};
 use crate::future::Future;
 use crate::keys::{
-    clamp_boundary, is_key_after, key_after, max_key_size, max_write_key_size, stored_key_after,
-    Key, KeySelector, Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END,
+    clamp_boundary, key_after, max_key_size, max_write_key_size, stored_key_after, Key,
+    KeySelector, Limits, Rows, Value, ALL_END, METADATA_VERSION, NORMAL_END, SPECIAL_END,
     VALUE_SIZE_LIMIT,
 };
-use crate::mapped::prefix_end;
 use crate::mutation::{place_versionstamp, versionstamp, versionstamp_position, Mutation, Op};
-use crate::mvcc::{Map, Version};
+use crate::mvcc::Version;
 use crate::network;
 use crate::options::{self, transaction as option, TransactionOptions};
 use crate::output::{KeyArray, KeyValues, MappedRows, Output, StringArray};
-use crate::random;
 use crate::range_set::RangeSet;
 use crate::resolver::{single_key, KeyRange};
 use crate::round_trips::Trip;
@@ -49,7 +59,7 @@ use crate::special;
 use crate::status;
 use crate::storage::Answer;
 use crate::sync::{lock, read, Mutex};
-use crate::tenant::{self, Tenant};
+use crate::tenants::{self, Tenant};
 use crate::view::View;
 use crate::watches::{new_watch, Permit, WatchOwner};
 use crate::write_map::WriteMap;
@@ -165,7 +175,7 @@ struct Inner {
 pub(crate) struct Transaction {
     handle: Arc<Handle>,
     tenant: Option<Arc<Tenant>>,
-    api_version: i32,
+    api_version: ApiVersion,
     inner: Mutex<Inner>,
 }
 
@@ -173,7 +183,7 @@ impl Transaction {
     pub(crate) fn new(
         handle: Arc<Handle>,
         tenant: Option<Arc<Tenant>>,
-        api_version: i32,
+        api_version: ApiVersion,
     ) -> Arc<Transaction> {
         handle
             .database
@@ -287,7 +297,7 @@ impl Transaction {
             };
             let tenant = self.tenant.as_ref();
             let tenant = tenant.map(|tenant| tenant.id_at(&snapshot.map)).transpose();
-            let prefix = tenant.ok().flatten().map(tenant::prefix);
+            let prefix = tenant.ok().flatten().map(Space::tenant_prefix);
             let space = Space::new(snapshot.map, prefix.unwrap_or_default());
             inner.sighted = Some(Sighted {
                 version: snapshot.version,
@@ -340,7 +350,7 @@ impl Transaction {
                 inner.backoff_after(error)
             };
             let Some(backoff) = backoff else {
-                if self.api_version >= 610 {
+                if self.api_version.is_at_least(610) {
                     inner.cancel_with(Error::TRANSACTION_CANCELLED);
                 } else {
                     self.restart(inner);

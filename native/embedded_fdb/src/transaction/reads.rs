@@ -377,10 +377,10 @@ impl Transaction {
     }
 
     pub(crate) fn get(self: &Arc<Self>, key: Key, snapshot: bool) -> Arc<Future> {
-        if self.api_version >= SPECIAL_KEYS_SINCE && special::is_special(&key) {
+        if self.api_version.is_at_least(SPECIAL_KEYS_SINCE) && special::is_special(&key) {
             return self.get_special(key);
         }
-        if self.api_version < SPECIAL_KEYS_SINCE {
+        if !self.api_version.is_at_least(SPECIAL_KEYS_SINCE) {
             if let Some(value) = self.fixed_key(&key) {
                 return Future::ready(self.with(|inner| {
                     self.check_deferred(inner)?;
@@ -418,11 +418,15 @@ impl Transaction {
         snapshot: bool,
         reverse: bool,
     ) -> Arc<Future> {
-        if self.api_version >= SPECIAL_KEYS_SINCE && special::is_special_range(&begin, &end) {
+        if self.api_version.is_at_least(SPECIAL_KEYS_SINCE)
+            && special::is_special_range(&begin, &end)
+        {
             return self.get_special_range(begin, end, limits, reverse);
         }
         let nothing = || Output::KeyValues(KeyValues::new(Vec::new(), false));
-        if self.api_version < SPECIAL_KEYS_SINCE && begin.key[..] == *special::WORKER_INTERFACES {
+        if !self.api_version.is_at_least(SPECIAL_KEYS_SINCE)
+            && begin.key[..] == *special::WORKER_INTERFACES
+        {
             return Future::ready(
                 self.with(|inner| self.check_deferred(inner).map(|()| nothing())),
             );
@@ -450,7 +454,7 @@ impl Transaction {
         snapshot: bool,
         reverse: bool,
     ) -> Arc<Future> {
-        let is_special = self.api_version >= SPECIAL_KEYS_SINCE
+        let is_special = self.api_version.is_at_least(SPECIAL_KEYS_SINCE)
             && special::is_special_range(&begin, &end)
             || begin.key[..] == *special::WORKER_INTERFACES;
         let check = check_range(&begin, &end, limits, || {

@@ -40,7 +40,6 @@ impl Transaction {
         code: i32,
         value: Option<&[u8]>,
     ) -> Result<()> {
-        const MAX: i64 = i32::MAX as i64;
         let cluster_wide = matches!(
             code,
             option::ACCESS_SYSTEM_KEYS
@@ -51,18 +50,13 @@ impl Transaction {
         if cluster_wide && self.tenant.is_some() {
             return Err(Error::INVALID_OPTION);
         }
-        let fresh = !inner.has_read && inner.writes.is_empty();
-        let options = &mut inner.options;
-        let flag = |field: &mut bool| options::no_value(value).map(|()| *field = true);
         match code {
-            option::CAUSAL_WRITE_RISKY => flag(&mut options.causal_write_risky),
-            option::NEXT_WRITE_NO_WRITE_CONFLICT_RANGE => flag(&mut options.next_write_no_conflict),
             option::READ_YOUR_WRITES_DISABLE => {
                 options::no_value(value)?;
-                if !fresh {
+                if inner.has_read || !inner.writes.is_empty() {
                     return Err(Error::CLIENT_INVALID_OPERATION);
                 }
-                options.read_your_writes_disabled = true;
+                inner.options.read_your_writes_disabled = true;
                 Ok(())
             }
             option::INITIALIZE_NEW_DATABASE => {
@@ -70,137 +64,114 @@ impl Transaction {
                 if inner.sighted.is_some() || inner.requested_version.is_some() {
                     return Err(Error::READ_VERSION_ALREADY_SET);
                 }
-                options.causal_write_risky = true;
+                inner.options.causal_write_risky = true;
                 inner.requested_version = Some(0);
                 Ok(())
             }
-            option::ACCESS_SYSTEM_KEYS => {
-                options::no_value(value)?;
-                options.read_system_keys = true;
-                options.write_system_keys = true;
-                options.raw_access = true;
-                Ok(())
-            }
-            option::READ_SYSTEM_KEYS => {
-                options::no_value(value)?;
-                options.read_system_keys = true;
-                options.raw_access = true;
-                Ok(())
-            }
-            option::RAW_ACCESS => flag(&mut options.raw_access),
-            option::TRANSACTION_LOGGING_ENABLE | option::DEBUG_TRANSACTION_IDENTIFIER => {
-                options.identify(options::some_value(value)?)
-            }
-            option::LOG_TRANSACTION => {
-                options::no_value(value)?;
-                let identified = options.identifier.is_some();
-                identified
-                    .then_some(())
-                    .ok_or(Error::CLIENT_INVALID_OPERATION)
-            }
-            option::TRANSACTION_LOGGING_MAX_FIELD_LENGTH => {
-                let length = options::integer(value, -1, MAX)?;
-                (length != 0)
-                    .then_some(())
-                    .ok_or(Error::INVALID_OPTION_VALUE)
-            }
-            option::TIMEOUT => {
-                options.timeout_ms = options::integer(value, 0, MAX)?;
-                Ok(())
-            }
-            option::RETRY_LIMIT => {
-                options.retry_limit = options::integer(value, -1, MAX)?;
-                Ok(())
-            }
-            option::MAX_RETRY_DELAY => {
-                options.max_retry_delay_ms = options::integer(value, 0, MAX)?;
-                Ok(())
-            }
-            option::SIZE_LIMIT => {
-                let limit = options::integer(value, 32, options::TRANSACTION_SIZE_LIMIT)?;
-                options.size_limit = usize::try_from(limit).unwrap_or(usize::MAX);
-                Ok(())
-            }
-            option::IDEMPOTENCY_ID => {
-                let id = options::some_value(value)?;
-                (16..256)
-                    .contains(&id.len())
-                    .then_some(())
-                    .ok_or(Error::INVALID_OPTION)
-            }
-            option::SNAPSHOT_RYW_ENABLE | option::SNAPSHOT_RYW_DISABLE => {
-                options::no_value(value)?;
-                options.snapshot_read_your_writes += if code == option::SNAPSHOT_RYW_ENABLE {
-                    1
-                } else {
-                    -1
-                };
-                Ok(())
-            }
-            option::LOCK_AWARE => {
-                options::no_value(value)?;
-                options.lock_aware = true;
-                options.read_only = false;
-                Ok(())
-            }
-            option::READ_LOCK_AWARE => {
-                options::no_value(value)?;
-                if !options.lock_aware {
-                    options.lock_aware = true;
-                    options.read_only = true;
-                }
-                Ok(())
-            }
-            option::USED_DURING_COMMIT_PROTECTION_DISABLE => {
-                flag(&mut options.used_during_commit_allowed)
-            }
-            option::REPORT_CONFLICTING_KEYS => flag(&mut options.report_conflicting_keys),
-            option::SPECIAL_KEY_SPACE_RELAXED => flag(&mut options.special_keys_relaxed),
-            option::SPECIAL_KEY_SPACE_ENABLE_WRITES => flag(&mut options.special_keys_writable),
-            option::TAG | option::AUTO_THROTTLE_TAG => {
-                let tag = options::some_value(value)?;
-                if tag.len() > 255 {
-                    return Err(Error::TAG_TOO_LONG);
-                }
-                if options.tags.len() >= 5 {
-                    return Err(Error::TOO_MANY_TAGS);
-                }
-                if !options.tags.iter().any(|known| known == tag) {
-                    options.tags.push(tag.to_vec());
-                }
-                Ok(())
-            }
-            option::SPAN_PARENT => {
-                let span = options::some_value(value)?;
-                let (version, _) = span
-                    .split_first_chunk::<8>()
-                    .filter(|_| span.len() == 33)
-                    .ok_or(Error::INVALID_OPTION_VALUE)?;
-                let version = u64::from_le_bytes(*version) & PROTOCOL_VERSION;
-                PROTOCOL_VERSIONS
-                    .contains(&version)
-                    .then_some(())
-                    .ok_or(Error::INCOMPATIBLE_PROTOCOL_VERSION)
-            }
-            option::BYPASS_UNREADABLE => flag(&mut options.bypass_unreadable),
-            option::INCLUDE_PORT_IN_ADDRESS => flag(&mut options.include_port),
             option::USE_GRV_CACHE => {
                 options::no_value(value)?;
                 // Later versions need a client that is shared with other clients for it.
-                (self.api_version < GRV_CACHE_IS_SHARED_SINCE)
-                    .then_some(())
-                    .ok_or(Error::INVALID_OPTION)
+                if self.api_version.is_at_least(GRV_CACHE_IS_SHARED_SINCE) {
+                    return Err(Error::INVALID_OPTION);
+                }
+                Ok(())
             }
-            option::AUTOMATIC_IDEMPOTENCY | option::USE_PROVISIONAL_PROXIES => {
-                options::no_value(value)
-            }
-            code if option::FLAGS_FOR_A_CLUSTER.contains(&code) => options::no_value(value),
-            _ => Ok(()),
+            _ if options::no_value(value).is_ok() && inner.options.set_flag(code) => Ok(()),
+            _ => inner.options.set_value(code, value),
         }
     }
 }
 
 impl TransactionOptions {
+    /// Sets an option that has no value; false where `code` is none of these.
+    fn set_flag(&mut self, code: i32) -> bool {
+        match code {
+            option::CAUSAL_WRITE_RISKY => self.causal_write_risky = true,
+            option::NEXT_WRITE_NO_WRITE_CONFLICT_RANGE => self.next_write_no_conflict = true,
+            option::ACCESS_SYSTEM_KEYS => {
+                self.read_system_keys = true;
+                self.write_system_keys = true;
+                self.raw_access = true;
+            }
+            option::READ_SYSTEM_KEYS => {
+                self.read_system_keys = true;
+                self.raw_access = true;
+            }
+            option::RAW_ACCESS => self.raw_access = true,
+            option::SNAPSHOT_RYW_ENABLE => self.snapshot_read_your_writes += 1,
+            option::SNAPSHOT_RYW_DISABLE => self.snapshot_read_your_writes -= 1,
+            option::LOCK_AWARE => {
+                self.lock_aware = true;
+                self.read_only = false;
+            }
+            option::READ_LOCK_AWARE if self.lock_aware => {}
+            option::READ_LOCK_AWARE => {
+                self.lock_aware = true;
+                self.read_only = true;
+            }
+            option::USED_DURING_COMMIT_PROTECTION_DISABLE => self.used_during_commit_allowed = true,
+            option::REPORT_CONFLICTING_KEYS => self.report_conflicting_keys = true,
+            option::SPECIAL_KEY_SPACE_RELAXED => self.special_keys_relaxed = true,
+            option::SPECIAL_KEY_SPACE_ENABLE_WRITES => self.special_keys_writable = true,
+            option::BYPASS_UNREADABLE => self.bypass_unreadable = true,
+            option::INCLUDE_PORT_IN_ADDRESS => self.include_port = true,
+            option::AUTOMATIC_IDEMPOTENCY | option::USE_PROVISIONAL_PROXIES => {}
+            code => return option::FLAGS_FOR_A_CLUSTER.contains(&code),
+        }
+        true
+    }
+
+    /// Sets an option that has a value, or only checks it where it has no effect.
+    fn set_value(&mut self, code: i32, value: Option<&[u8]>) -> Result<()> {
+        const MAX: i64 = i32::MAX as i64;
+        match code {
+            option::TRANSACTION_LOGGING_ENABLE | option::DEBUG_TRANSACTION_IDENTIFIER => {
+                self.identify(options::some_value(value)?)?;
+            }
+            option::LOG_TRANSACTION => {
+                options::no_value(value)?;
+                check(self.identifier.is_some(), Error::CLIENT_INVALID_OPERATION)?;
+            }
+            option::TRANSACTION_LOGGING_MAX_FIELD_LENGTH => {
+                let length = options::integer(value, -1, MAX)?;
+                check(length != 0, Error::INVALID_OPTION_VALUE)?;
+            }
+            option::TIMEOUT => self.timeout_ms = options::integer(value, 0, MAX)?,
+            option::RETRY_LIMIT => self.retry_limit = options::integer(value, -1, MAX)?,
+            option::MAX_RETRY_DELAY => self.max_retry_delay_ms = options::integer(value, 0, MAX)?,
+            option::SIZE_LIMIT => {
+                let limit = options::integer(value, 32, options::TRANSACTION_SIZE_LIMIT)?;
+                self.size_limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            }
+            option::IDEMPOTENCY_ID => {
+                let length = options::some_value(value)?.len();
+                check((16..256).contains(&length), Error::INVALID_OPTION)?;
+            }
+            option::TAG | option::AUTO_THROTTLE_TAG => self.tag(options::some_value(value)?)?,
+            option::SPAN_PARENT => {
+                let span = options::some_value(value)?;
+                let version = span.first_chunk::<8>().filter(|_| span.len() == 33);
+                let version = version.ok_or(Error::INVALID_OPTION_VALUE)?;
+                let version = u64::from_le_bytes(*version) & PROTOCOL_VERSION;
+                let known = PROTOCOL_VERSIONS.contains(&version);
+                check(known, Error::INCOMPATIBLE_PROTOCOL_VERSION)?;
+            }
+            code if option::IGNORED.contains(&code) => {}
+            // A flag with a value.
+            _ => options::no_value(value)?,
+        }
+        Ok(())
+    }
+
+    fn tag(&mut self, tag: &[u8]) -> Result<()> {
+        check(tag.len() <= 255, Error::TAG_TOO_LONG)?;
+        check(self.tags.len() < 5, Error::TOO_MANY_TAGS)?;
+        if !self.tags.iter().any(|known| known == tag) {
+            self.tags.push(tag.to_vec());
+        }
+        Ok(())
+    }
+
     pub(super) fn identify(&mut self, name: &[u8]) -> Result<()> {
         if name.is_empty() || name.len() > 100 {
             return Err(Error::INVALID_OPTION_VALUE);
@@ -212,5 +183,14 @@ impl TransactionOptions {
                 Ok(())
             }
         }
+    }
+}
+
+/// Fails where something is not as it must be.
+fn check(is_right: bool, error: Error) -> Result<()> {
+    if is_right {
+        Ok(())
+    } else {
+        Err(error)
     }
 }

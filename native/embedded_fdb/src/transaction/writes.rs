@@ -17,7 +17,7 @@ impl Transaction {
     }
 
     fn has_writable_special_keys(&self) -> bool {
-        self.api_version >= SPECIAL_WRITES_SINCE
+        self.api_version.is_at_least(SPECIAL_WRITES_SINCE)
     }
 
     pub(crate) fn set(self: &Arc<Self>, key: Key, value: Value) {
@@ -95,10 +95,10 @@ impl Transaction {
     /// value.
     pub(super) fn with_long_positions(&self, op: Op, key: Key, operand: Value) -> (Key, Value) {
         match op {
-            Op::SetVersionstampedKey if self.api_version < 520 => {
+            Op::SetVersionstampedKey if !self.api_version.is_at_least(520) => {
                 ([&key[..], &[0, 0]].concat().into(), operand)
             }
-            Op::SetVersionstampedValue if self.api_version < 520 => {
+            Op::SetVersionstampedValue if !self.api_version.is_at_least(520) => {
                 (key, [&operand[..], &[0, 0, 0, 0]].concat().into())
             }
             _ => (key, operand),

@@ -3,6 +3,8 @@
 //! A tenant is a number; its keys are stored below the number as eight bytes. The names are system
 //! keys (in a layout of our own), so that creating and deleting tenants is transactional.
 
+pub(crate) mod functions;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -12,9 +14,10 @@ use crate::error::{Error, Result};
 use crate::keys::{Key, Value};
 use crate::mapped::prefix_end;
 use crate::mvcc::Map;
+use crate::space::Space;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{lock, Mutex};
-use crate::system_edit::Edit;
+use crate::transaction::Edit;
 
 /// Name to number.
 const BY_NAME: &[u8] = b"\xff/tenant/nameIndex/";
@@ -156,11 +159,6 @@ pub(crate) fn id_key(id: i64) -> Key {
     key(BY_ID, &id.to_be_bytes())
 }
 
-/// What the keys of a tenant begin with in the database.
-pub(crate) fn prefix(id: i64) -> Key {
-    id.to_be_bytes()[..].into()
-}
-
 /// Tenants whose names are in a range, with their descriptions as JSON: the first ones, up to `limit`.
 pub(crate) fn list(map: &Map, begin: &[u8], end: &[u8], limit: Option<usize>) -> Vec<(Key, Value)> {
     ids(map, begin, end)
@@ -186,7 +184,7 @@ fn describe(name: &[u8], id: i64, group: Option<&[u8]>) -> String {
     format!(
         r#"{{"id":{id},"lock_state":"unlocked","name":{},"prefix":{}{group}}}"#,
         binary(name),
-        binary(&prefix(id))
+        binary(&Space::tenant_prefix(id))
     )
 }
 
@@ -277,7 +275,7 @@ fn create(edit: &mut Edit, tenants: &BTreeMap<Key, Configuration>) -> Result<()>
         if edit.get(&key(BY_NAME, name)).is_some() {
             continue;
         }
-        let begin = prefix(last);
+        let begin = Space::tenant_prefix(last);
         let end = prefix_end(&begin).ok_or(Error::INTERNAL_ERROR)?;
         if edit.any(begin, end) {
             return Err(Error::TENANT_PREFIX_ALLOCATOR_CONFLICT);
@@ -314,7 +312,7 @@ fn delete(edit: &mut Edit, name: &[u8]) -> Result<()> {
     let Some(id) = edit.get(&key(BY_NAME, name)).and_then(number) else {
         return Ok(());
     };
-    let begin = prefix(id);
+    let begin = Space::tenant_prefix(id);
     let end = prefix_end(&begin).ok_or(Error::INTERNAL_ERROR)?;
     if edit.any(begin, end) {
         return Err(Error::TENANT_NOT_EMPTY);
@@ -396,7 +394,10 @@ mod tests {
         assert_eq!(apply(&mut map, creating(&["b"])), Ok(()));
         assert_eq!(apply(&mut map, creating(&["c"])), Ok(()));
         assert_eq!((find(&map, b"b"), find(&map, b"c")), (Some(2), Some(4)));
-        map.insert([&prefix(5)[..], b"x"].concat().into(), b""[..].into());
+        map.insert(
+            [&Space::tenant_prefix(5)[..], b"x"].concat().into(),
+            b""[..].into(),
+        );
         assert_eq!(
             apply(&mut map, creating(&["d"])),
             Err(Error::TENANT_PREFIX_ALLOCATOR_CONFLICT)
@@ -407,7 +408,10 @@ mod tests {
     fn what_cannot_be_done_has_errors_of_its_own() {
         let mut map = Map::new();
         assert_eq!(apply(&mut map, creating(&["a", "b"])), Ok(()));
-        map.insert([&prefix(1)[..], b"x"].concat().into(), b""[..].into());
+        map.insert(
+            [&Space::tenant_prefix(1)[..], b"x"].concat().into(),
+            b""[..].into(),
+        );
         let delete = |key: &str| Changes {
             delete: vec![name(key)],
             ..Changes::default()

@@ -3,15 +3,15 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use super::arguments::{database, into_c, key, place, put, tenant};
-use super::network::api_version;
+use super::Tenant;
+use crate::c_api::arguments::{database, into_c, key, place, put, tenant};
+use crate::c_api::network::api_version;
 use crate::c_types::{FDBDatabase, FDBError, FDBFuture, FDBTenant, FDBTransaction};
 use crate::future::Future;
 use crate::output::Output;
-use crate::tenant::Tenant;
 use crate::transaction::Transaction;
 
-c_functions! {
+crate::c_api::c_functions! {
     for_each_tenant_function;
 
     /// Opens a tenant by name. That it does not exist shows when it is used.

@@ -1,12 +1,23 @@
 //! What the keys of management stand for among the system keys.
 
+mod edit;
+pub(crate) mod parts;
+mod rows;
+
+pub(crate) use edit::Edit;
+use parts::{Managed, MANAGEMENT_KEYS, TENANTS};
+
 use super::*;
-use crate::special::{Part, Subject, MANAGEMENT_KEYS, TENANTS};
-use crate::system_edit::Edit;
-use crate::tenant::{Changes, Configuration};
+use crate::database::LOCKED;
+use crate::keys::is_key_after;
+use crate::mapped::prefix_end;
+use crate::mvcc::Map;
+use crate::random;
+use crate::special::{Part, Subject};
+use crate::tenants::{Changes, Configuration};
 use crate::tuple;
 
-pub(super) const TENANT_MAP: &[u8] = b"map/";
+const TENANT_MAP: &[u8] = b"map/";
 const TENANT_MAP_END: &[u8] = b"map0";
 const TENANT_CONFIGURE: &[u8] = b"configure/";
 const TENANT_RENAME: &[u8] = b"rename/";
@@ -22,20 +33,20 @@ const VERSION_EPOCH: &[u8] = b"\xff/versionEpoch";
 const VERSIONS_PER_SECOND: i64 = 1_000_000;
 
 /// The rows of a part, as the database has them.
-pub(super) fn rows(part: &Part, map: &Map, version: Version) -> Vec<(Key, Value)> {
+fn rows((part, subject): (&Part, Managed), map: &Map, version: Version) -> Vec<(Key, Value)> {
     let under = |name: &[u8]| -> Key { [part.begin, name].concat().into() };
     let text = |value: String| Value::from(value.into_bytes());
     let number = |key: &[u8]| -> Option<i64> {
         let value = map.get(key)?;
         Some(i64::from_le_bytes(value[..].try_into().ok()?))
     };
-    match part.subject {
-        Subject::ConsistencyCheck => {
+    match subject {
+        Managed::ConsistencyCheck => {
             let suspended = map.get(CONSISTENCY_CHECK).is_some_and(|v| v[..] == [1]);
             let row = suspended.then(|| (under(b""), Value::from(&[][..])));
             row.into_iter().collect()
         }
-        Subject::DataDistribution => {
+        Managed::DataDistribution => {
             let mode = map.get(DATA_DISTRIBUTION_MODE);
             let mode = mode.and_then(|value| Some(i32::from_le_bytes(value[..].try_into().ok()?)));
             let mode = (under(b"mode"), text(mode.unwrap_or(-1).to_string()));
@@ -43,19 +54,19 @@ pub(super) fn rows(part: &Part, map: &Map, version: Version) -> Vec<(Key, Value)
             let ignored = ignored.then(|| (under(b"rebalance_ignored"), Value::from(&[][..])));
             std::iter::once(mode).chain(ignored).collect()
         }
-        Subject::Excluded => {
+        Managed::Excluded => {
             let stored = [CONFIGURATION, &part.begin[MANAGEMENT_KEYS.len()..]].concat();
             let end = prefix_end(&stored).unwrap_or_else(|| ALL_END.into());
             map.range(Key::from(&stored[..])..end)
                 .map(|(key, value)| (under(&key[stored.len()..]), value.clone()))
                 .collect()
         }
-        Subject::Lock => {
+        Managed::Lock => {
             let id = map.get(LOCKED).map(|value| lock_id(value));
             let row = id.map(|id| (under(b""), text(format!("{:016x}{:016x}", id.0, id.1))));
             row.into_iter().collect()
         }
-        Subject::Maintenance => {
+        Managed::Maintenance => {
             let row = map.get(HEALTHY_ZONE).and_then(|value| {
                 let (until, zone) = value.split_first_chunk::<8>()?;
                 let left = i64::from_le_bytes(*until) - version;
@@ -64,11 +75,11 @@ pub(super) fn rows(part: &Part, map: &Map, version: Version) -> Vec<(Key, Value)
             });
             row.into_iter().collect()
         }
-        Subject::MinimumVersion => {
+        Managed::MinimumVersion => {
             let row = number(MINIMUM_VERSION).map(|n| (under(b""), text(n.to_string())));
             row.into_iter().collect()
         }
-        Subject::VersionEpoch => {
+        Managed::VersionEpoch => {
             let row = number(VERSION_EPOCH).map(|n| (under(b""), text(n.to_string())));
             row.into_iter().collect()
         }
@@ -77,7 +88,7 @@ pub(super) fn rows(part: &Part, map: &Map, version: Version) -> Vec<(Key, Value)
 }
 
 /// The names of tenants between two keys of their part, from which its prefix was cut.
-pub(super) fn tenant_names(begin: &[u8], end: &[u8]) -> Result<Option<(Key, Key)>> {
+fn tenant_names(begin: &[u8], end: &[u8]) -> Result<Option<(Key, Key)>> {
     if begin > end {
         return Err(Error::INVERTED_RANGE);
     }
@@ -103,7 +114,7 @@ fn lock_id(value: &[u8]) -> (u64, u64) {
 }
 
 /// Why a change to special keys cannot be made.
-pub(super) enum Refusal {
+enum Refusal {
     Error(Error),
     /// What the error message is to say: which command failed, and why.
     Message(&'static str, String),
@@ -126,36 +137,63 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 /// Makes the changes that were written to a part.
-pub(super) fn commit(
-    part: &Part,
-    writes: &special::Writes,
-    edit: &mut Edit,
-    version: Version,
-) -> Changed {
-    match part.subject {
-        Subject::Tenants => commit_tenants(part, writes, edit),
-        Subject::ConsistencyCheck => {
+fn commit(part: &Part, writes: &special::Writes, edit: &mut Edit, version: Version) -> Changed {
+    let Subject::Managed(subject) = part.subject else {
+        return Ok(());
+    };
+    match subject {
+        Managed::Tenants => commit_tenants(part, writes, edit),
+        Managed::ConsistencyCheck => {
             let suspended = writes.get(part.begin).flatten().is_some();
             edit.set(CONSISTENCY_CHECK.into(), &[u8::from(suspended)]);
             Ok(())
         }
-        Subject::DataDistribution => commit_data_distribution(part, writes, edit),
-        Subject::Excluded => commit_exclusion(part, writes, edit),
-        Subject::Lock => commit_lock(part, writes, edit),
-        Subject::Maintenance => commit_maintenance(part, writes, edit, version),
-        Subject::MinimumVersion => commit_minimum_version(part, writes, edit, version),
-        Subject::VersionEpoch => {
+        Managed::DataDistribution => commit_data_distribution(part, writes, edit),
+        Managed::Excluded => commit_exclusion(part, writes, edit),
+        Managed::Lock => commit_lock(part, writes, edit),
+        Managed::Maintenance => commit_maintenance(part, writes, edit, version),
+        Managed::MinimumVersion => commit_minimum_version(part, writes, edit, version),
+        Managed::VersionEpoch => {
             match writes.get(part.begin).flatten() {
                 Some(value) => edit.set(VERSION_EPOCH.into(), value),
                 None => edit.clear(VERSION_EPOCH.into()),
             }
             Ok(())
         }
-        Subject::Coordinators => refuse(
+        Managed::Coordinators => refuse(
             "coordinators",
             "No change (existing configuration satisfies request)",
         ),
         _ => Ok(()),
+    }
+}
+
+impl Transaction {
+    /// What the writes to special keys come to among the system keys.
+    pub(super) fn edit_managed(&self, inner: &mut Inner) -> Result<CommitRequest> {
+        inner.options.lock_aware = true;
+        self.sight(inner)?;
+        let Sighted { space, version, .. } = inner.sighted()?;
+        let mut edit = Edit::new(space.everything());
+        for part in special::parts(self.api_version) {
+            if inner.special.within(part.begin, part.end).next().is_none() {
+                continue;
+            }
+            match commit(part, &inner.special, &mut edit, *version) {
+                Ok(()) => {}
+                Err(Refusal::Error(error)) => return Err(error),
+                Err(Refusal::Message(command, message)) => {
+                    inner.error_message = Some(special::failure(command, &message));
+                    return Err(Error::SPECIAL_KEYS_API_FAILURE);
+                }
+            }
+        }
+        Ok(CommitRequest {
+            reads: edit.reads,
+            writes: edit.writes,
+            mutations: edit.mutations,
+            ..CommitRequest::default()
+        })
     }
 }
 

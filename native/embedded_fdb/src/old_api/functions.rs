@@ -3,15 +3,15 @@
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
-use super::arguments::{borrow, bytes, future, into_c, place, put, text, wrong_kind};
-use super::database::open_database;
-use super::network::api_version;
+use crate::c_api::arguments::{borrow, bytes, future, into_c, place, put, text, wrong_kind};
+use crate::c_api::database::open_database;
+use crate::c_api::network::api_version;
 use crate::c_types::{FDBCluster, FDBDatabase, FDBError, FDBFuture};
 use crate::error::Error;
 use crate::future::Future;
 use crate::output::Output;
 
-c_functions! {
+crate::c_api::c_functions! {
     for_each_legacy_function;
 
     /// Before 620: the result of a future that answers a version.

@@ -1,7 +1,7 @@
 /* A client in C: every kind of handle is made, used and destroyed, in more than one state.
  *
  * It declares what it uses of fdb_c.h itself, so that it can be compiled where FoundationDB's headers
- * are not installed. Exit status 0 if every answer was as expected; test/c/run looks for leaks. */
+ * are not installed. Exit status 0 if every answer was as expected; checks/c/run looks for leaks. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>

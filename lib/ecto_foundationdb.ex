@@ -1,0 +1,137 @@
+defmodule EctoFoundationDB do
+  @moduledoc """
+  Repositories on FoundationDB. See `EctoFoundationDB.Repo` for records, `EctoFoundationDB.Sync` for pages
+  that follow them, `EctoFoundationDB.Tenant` for what divides a database; here is how it fares.
+  """
+
+  alias EctoFoundationDB.{Connection, Deadline, Error, Native}
+
+  @typedoc """
+  What `health/2` gives.
+
+    * `:status`: `:ok`; `:locked`; `:failing`, where the database answers with another error, `:last_error`;
+      `:unreachable`, where it does not answer in time
+    * `:since`: since when it is so, as far as this node knows: for `:unreachable` its last answer; `nil`
+      where it has never answered
+    * `:last_answer`, and `:last_error` with its time (`nil` where there was none), of this Repo's
+      transactions. Conflicts and the like are no errors of the database
+    * `:round_trip_us`: how many microseconds it took to get a read version; `nil` without an answer
+    * `:batches_under_way`, `:queued`: transactions that read live queries, and what waits for one;
+      `:oldest_waiting_us`: for how long
+    * `:subscriptions`, `:live_queries`, `:stale`, `:pending_watches`, `:max_watches`, `:transactions`: as
+      in `EctoFoundationDB.Sync.stats/1`, and the Repo's option
+    * `:database`: `{:cluster_file, path}`, `{:file, path}` or `:memory`
+    * `:coordinators`: their addresses, `:coordinator` the one that is used
+    * `:library`: the client library's path, or `:embedded`; `:version` and `:protocol` are its own,
+      `:api_version` is what this package uses of it
+    * `:clients`: `{version, protocol}` of all client libraries that are loaded, those of
+      `external_client_directory:` too; `:cluster_protocol` the cluster's, where there are several
+    * `:connections`: the cluster's processes that this client knows: `:address`, `:status` (`"connected"`,
+      `"connecting"`, `"disconnected"`, `"failed"`), `:connect_failed_count`, `:ping_timeouts`,
+      `:compatible`, `:protocol`; `:failed_connections` is the number of those that failed
+    * `:client_error`: why there is nothing of the client's own, or `nil`
+  """
+  @type health :: %{
+          status: :ok | :locked | :failing | :unreachable,
+          since: DateTime.t() | nil,
+          last_answer: DateTime.t() | nil,
+          last_error: {DateTime.t(), Error.t()} | nil,
+          round_trip_us: non_neg_integer() | nil,
+          batches_under_way: non_neg_integer(),
+          queued: non_neg_integer(),
+          oldest_waiting_us: non_neg_integer(),
+          subscriptions: non_neg_integer(),
+          live_queries: non_neg_integer(),
+          stale: non_neg_integer(),
+          pending_watches: non_neg_integer(),
+          max_watches: non_neg_integer(),
+          transactions: non_neg_integer(),
+          database: {:cluster_file, Path.t()} | {:file, Path.t()} | :memory,
+          coordinators: [String.t()],
+          coordinator: String.t() | nil,
+          library: Path.t() | :embedded,
+          version: String.t(),
+          protocol: String.t(),
+          api_version: pos_integer(),
+          clients: [{version :: String.t(), protocol :: String.t()}],
+          cluster_protocol: String.t() | nil,
+          connections: [map()],
+          failed_connections: non_neg_integer(),
+          client_error: Error.t() | nil
+        }
+
+  # The client tells of itself at once, or not for a second.
+  @client_ms 1_100
+
+  @doc """
+  How a Repo's database fares: asks it for a read version, for `timeout:` ms at most (1,000), and its client
+  for what it knows. It says nothing of storage servers whose data nobody reads: see
+  `EctoFoundationDB.Sync.stats/1` for live queries that are stale.
+
+      iex> health = EctoFoundationDB.health(Repo)
+      iex> {health.status, health.failed_connections, health.api_version}
+      {:ok, 0, 730}
+  """
+  @spec health(module(), keyword()) :: health()
+  def health(repo, opts \\ []) do
+    opts = Keyword.validate!(opts, timeout: 1_000)
+    connection = repo |> Connection.instance() |> Connection.fetch!()
+    timeout = opts[:timeout]
+
+    unless is_integer(timeout) and timeout > 0 do
+      raise ArgumentError,
+            "timeout: expected a positive number of milliseconds, got: #{inspect(timeout)}"
+    end
+
+    ref = make_ref()
+    :ok = Native.health(connection.database, ref, timeout)
+    deadline = Deadline.new(timeout + @client_ms + 5_000)
+
+    receive do
+      {^ref, report} -> build(report, connection)
+    after
+      # Its threads have so much to do that they do not get to this.
+      Deadline.left(deadline) ->
+        raise EctoFoundationDB.TimeoutError,
+          timeout: deadline.timeout,
+          doing: "asking the client for its health"
+    end
+  end
+
+  defp build(report, %{database: database, config: config}) do
+    {client, report} = Map.pop(report, :client)
+    client_facts = Native.client_facts()
+    counted = [:subscriptions, :live_queries, :stale, :pending_watches, :transactions]
+
+    known = %{
+      coordinators: [],
+      coordinator: nil,
+      clients: [],
+      connections: [],
+      failed_connections: 0
+    }
+
+    report
+    |> Map.merge(known)
+    |> Map.merge(Map.take(client || %{}, Map.keys(known)))
+    |> Map.merge(Map.take(client_facts, [:version, :protocol, :api_version]))
+    |> Map.merge(Map.take(Native.stats(database), counted))
+    |> Map.merge(%{
+      since: time(report.since),
+      last_answer: time(report.last_answer),
+      last_error: with({at, error} <- report.last_error, do: {time(at), Error.exception(error)}),
+      client_error: report.client_error && Error.exception(report.client_error),
+      cluster_protocol: client && client.protocol,
+      database: place(Native.database_facts(database)),
+      library: client_facts.library || :embedded,
+      max_watches: config[:max_watches]
+    })
+  end
+
+  defp time(nil), do: nil
+  defp time(milliseconds), do: DateTime.from_unix!(milliseconds, :millisecond)
+
+  defp place(%{cluster_file: file}) when is_binary(file), do: {:cluster_file, file}
+  defp place(%{file: file}) when is_binary(file), do: {:file, file}
+  defp place(_facts), do: :memory
+end

@@ -1,0 +1,80 @@
+defmodule EctoFoundationDB.Reporter do
+  @moduledoc false
+  # A Repo's process that the NIF tells of what happens to its live queries and its database, for telemetry
+  # and the log. Where there is no telemetry it is told of incidents alone.
+
+  use GenServer
+
+  alias EctoFoundationDB.{Connection, Error, Log, Native, Telemetry}
+
+  # A dead storage server makes thousands of live queries stale, one by one: the first one is logged, and
+  # the others of the next seconds together.
+  @together_ms 10_000
+
+  @spec start_link(module()) :: GenServer.on_start()
+  def start_link(instance) do
+    %{database: database, repo: repo} = Connection.fetch!(instance)
+    GenServer.start_link(__MODULE__, {repo, database})
+  end
+
+  @impl true
+  def init({repo, database}) do
+    telemetry? = Telemetry.detect()
+    :ok = Native.reporter(database, telemetry?)
+    {:ok, %{repo: repo, telemetry?: telemetry?, logged: %{}}}
+  end
+
+  @impl true
+  def handle_info({:event, name, facts}, state) do
+    event = Telemetry.event(name)
+    facts = Enum.flat_map(facts, &fact/1)
+    if state.telemetry?, do: Telemetry.execute(state.repo, event, facts)
+    {:noreply, log(state, event, facts)}
+  end
+
+  def handle_info({:logged, event}, state) do
+    case Map.pop(state.logged, event) do
+      {{0, _facts}, logged} ->
+        {:noreply, %{state | logged: logged}}
+
+      {{more, facts}, _logged} ->
+        {level, text} = Log.line(event, Map.new(facts))
+        Log.log(level, state.repo, "#{more} more like this: #{text}", [event: event] ++ facts)
+        {:noreply, begin(state, event)}
+    end
+  end
+
+  def handle_info(_message, state), do: {:noreply, state}
+
+  defp log(state, event, facts) do
+    case state.logged do
+      %{^event => {more, _facts}} ->
+        put_in(state.logged[event], {more + 1, facts})
+
+      %{} ->
+        if Log.line(event, Map.new(facts)) do
+          Log.event(state.repo, event, facts)
+          begin(state, event)
+        else
+          state
+        end
+    end
+  end
+
+  defp begin(state, event) do
+    Process.send_after(self(), {:logged, event}, @together_ms)
+    put_in(state.logged[event], {0, []})
+  end
+
+  defp fact({:duration, microseconds}),
+    do: [duration: System.convert_time_unit(microseconds, :microsecond, :native)]
+
+  # A reason is an error: its code, where it has one, and its text.
+  defp fact({:reason, {:fdb, code, _message} = error}),
+    do: [code: code, reason: Exception.message(Error.exception(error))]
+
+  defp fact({:reason, {:tenant_gone, tenant}}),
+    do: [code: 0, reason: "the tenant #{inspect(tenant)} is gone"]
+
+  defp fact(fact), do: [fact]
+end
