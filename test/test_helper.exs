@@ -21,4 +21,5 @@ unless Code.ensure_loaded?(Ecto.Adapter) do
 end
 
 # What is awaited comes, also on a machine with much else to do.
-ExUnit.start(exclude: exclude, assert_receive_timeout: 10_000)
+# Log lines of the Repos under test are shown with the tests that fail.
+ExUnit.start(exclude: exclude, assert_receive_timeout: 10_000, capture_log: true)

@@ -347,7 +347,10 @@ defmodule EctoFoundationDB.Repo do
       @impl true
       def transactional(tenant, fun, opts \\ []) do
         opts = with_defaults(:transactional, opts)
-        EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+
+        EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+          EctoFoundationDB.Repo.__transactional__(__MODULE__, tenant, fun, opts)
+        end)
       end
 
       def in_transaction?, do: EctoFoundationDB.Transaction.in?()
@@ -368,8 +371,11 @@ defmodule EctoFoundationDB.Repo do
         async = :"async_#{name}"
 
         @impl true
-        def unquote(name)(unquote_splicing(args), opts \\ []),
-          do: unquote(async)(unquote_splicing(args), opts) |> EctoFoundationDB.Future.result()
+        def unquote(name)(unquote_splicing(args), opts \\ []) do
+          EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+            unquote(async)(unquote_splicing(args), opts) |> EctoFoundationDB.Future.result()
+          end)
+        end
 
         @impl true
         def unquote(async)(unquote_splicing(args), opts \\ []) do
@@ -401,42 +407,25 @@ defmodule EctoFoundationDB.Repo do
         @impl true
         def unquote(name)(unquote_splicing(args), opts \\ []) do
           opts = with_defaults(unquote(name), opts)
-          unquote(module).unquote(name)(__MODULE__, unquote_splicing(args), opts)
+
+          EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+            unquote(module).unquote(name)(__MODULE__, unquote_splicing(args), opts)
+          end)
         end
       end
 
       @impl true
       def aggregate(schema, aggregate, opts \\ []) do
         opts = if is_list(opts), do: with_defaults(:aggregate, opts), else: opts
-        Queries.aggregate(__MODULE__, schema, aggregate, opts)
+
+        EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
+          Queries.aggregate(__MODULE__, schema, aggregate, opts)
+        end)
       end
 
       @impl true
       def await(futures), do: Queries.await(futures)
-
-      for {name, arities} <- EctoFoundationDB.Repo.__calls__(), arity <- arities do
-        args = Macro.generate_arguments(arity, __MODULE__)
-        defoverridable [{name, arity}]
-        if {name, arity} in EctoFoundationDB.Repo.behaviour_info(:callbacks), do: @impl(true)
-
-        def unquote(name)(unquote_splicing(args)) do
-          EctoFoundationDB.Repo.Options.follow_single(__MODULE__, fn ->
-            super(unquote_splicing(args))
-          end)
-        end
-      end
     end
-  end
-
-  # What runs in a tenant, by its greatest number of arguments: with fewer it calls that.
-  @doc false
-  def __calls__ do
-    [transactional: [3], insert: [2], insert!: [2], insert_all: [3]] ++
-      [update: [3], update!: [3], update_all: [3]] ++
-      [delete: [2], delete!: [2], delete_all: [2]] ++
-      [get: [3], get!: [3], get_by: [3], get_by!: [3], one: [2], one!: [2], all: [2], all_by: [3]] ++
-      [all_range: [4], exists?: [2], aggregate: [3], reload: [2], reload!: [2]] ++
-      [watch: [2], assign_ready: [3]]
   end
 
   @doc false

@@ -11,17 +11,19 @@ defmodule EctoFoundationDB.Reporter do
   # the others of the next seconds together.
   @together_ms 10_000
 
-  @spec start_link(module()) :: GenServer.on_start()
+  @spec start_link(atom()) :: GenServer.on_start()
   def start_link(instance) do
     %{database: database, repo: repo} = Connection.fetch!(instance)
-    GenServer.start_link(__MODULE__, {repo, database})
+    GenServer.start_link(__MODULE__, {repo, database, self()})
   end
 
   @impl true
-  def init({repo, database}) do
+  def init({repo, database, owner}) do
+    # A link says nothing where the Repo's process is stopped in peace.
+    owner = Process.monitor(owner)
     telemetry? = Telemetry.detect()
     :ok = Native.reporter(database, telemetry?)
-    {:ok, %{repo: repo, telemetry?: telemetry?, logged: %{}}}
+    {:ok, %{repo: repo, telemetry?: telemetry?, owner: owner, logged: %{}}}
   end
 
   @impl true
@@ -43,6 +45,9 @@ defmodule EctoFoundationDB.Reporter do
         {:noreply, begin(state, event)}
     end
   end
+
+  def handle_info({:DOWN, owner, :process, _pid, _reason}, %{owner: owner} = state),
+    do: {:stop, :normal, state}
 
   def handle_info(_message, state), do: {:noreply, state}
 

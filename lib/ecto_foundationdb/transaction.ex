@@ -34,12 +34,12 @@ defmodule EctoFoundationDB.Transaction do
     :stamp,
     # When this attempt began.
     :began,
-    # Whether the tenant is still to come.
-    unbound?: false,
     # FoundationDB's, of all attempts.
     options: [],
     # The errors after which it was tried again, last first.
     errors: [],
+    # Whether the tenant is still to come.
+    unbound?: false,
     # How many attempts have lasted too long.
     slow: 0,
     # How many attempts others got ahead of, or time.
@@ -259,8 +259,7 @@ defmodule EctoFoundationDB.Transaction do
     deadline = deadline(repo, opts)
     migrate? = Keyword.get(opts, :migrate?, true)
     state = %__MODULE__{repo: repo, tenant: tenant, unbound?: unbound?, deadline: deadline}
-    state = %{state | options: options, migrate?: migrate?, check: check(tenant)}
-    state = new(state, connection)
+    state = new(%{state | options: options, check: check(tenant), migrate?: migrate?}, connection)
 
     outcome =
       try do
@@ -270,13 +269,13 @@ defmodule EctoFoundationDB.Transaction do
       end
 
     state = Process.delete(@key)
-    migrate? = match?({:throw, {@key, :migrate, _}, _}, outcome)
+    migrate? = match?({:throw, {@key, :migrate, _tenant}, _}, outcome)
     told = if Telemetry.on?() and not migrate?, do: told(state, began, opts, outcome)
     Native.transaction_cancel(state.handle)
     Enum.each(state.pending, &flush/1)
     # The watches of one that has succeeded live on.
     if elem(outcome, 0) != :ok, do: Enum.each(state.watches, &cancel_watch/1)
-    if told, do: Telemetry.execute(connection.repo, [:transaction], told)
+    if told, do: Telemetry.execute(repo, [:transaction], told)
 
     case outcome do
       {:ok, result} ->

@@ -267,7 +267,9 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       assert_receive {^ref, :ok}, 5000
       Native.unsubscribe(old)
 
+      reads = Native.stats(db).reads
       write(db, [{:set, key(["r", 1]), "2"}])
+      eventually(fn -> Native.stats(db).reads > reads and armed?(db) end)
       delivered(db)
       assert [{:rows, [[{_, "2"}]]}] = take(new)
       reads = Native.stats(db).reads

@@ -37,15 +37,8 @@ defmodule EctoFoundationDB.TimeoutTest do
   end
 
   # As fdbcli's `lock`, `unlock`, a restore and a DR switch do.
-  defp lock, do: manage({:set, "\xff\xff/management/db_locked", String.duplicate("01", 16)})
-  defp unlock, do: manage({:clear, "\xff\xff/management/db_locked"})
-
-  defp manage(operation) do
-    Transaction.run_database(Repo, fn ->
-      options = [{:option, :special_key_space_enable_writes, nil}, {:option, :lock_aware, nil}]
-      Transaction.write(options ++ [operation])
-    end)
-  end
+  defp lock, do: Embedded.outage(Repo, locked: true)
+  defp unlock, do: Embedded.outage(Repo, nil)
 
   test "a locked database is named, with what to do, by every kind of call", %{tenant: tenant} do
     user = Repo.get!(TestUser, "u1", prefix: tenant)

@@ -130,6 +130,24 @@ fn time_outs_cancellation_and_reset_end_what_waits() {
 }
 
 #[test]
+fn a_retry_leaves_the_reads_of_the_last_try_behind() {
+    let database = letters("silent-retry");
+    outage("silent-retry", reads(&[("b", "c")]));
+    let transaction = begin(&database);
+    assert!(block_on(transaction.get(b"a", false)).is_ok());
+    let other = transaction.get_range(&range("c", "f"), 1, false);
+    let mut get = transaction.get(b"b", false).boxed();
+    assert!(is_pending(&mut get));
+    let retry = transaction.on_error(FdbError::from_code(1020)).boxed();
+    // The outage may end while the client waits to try again.
+    outage("silent-retry", Outage::default());
+    assert_eq!(code(block_on(get)), 1025);
+    assert_eq!(block_on(other).expect("rows").len(), 3);
+    let transaction = block_on(retry).expect("a retry");
+    assert!(block_on(transaction.get(b"b", false)).is_ok());
+}
+
+#[test]
 fn a_commit_waits_for_reads_of_silent_keys_of_its_own_transaction() {
     let database = letters("silent-commit");
     outage("silent-commit", reads(&[("b", "c")]));

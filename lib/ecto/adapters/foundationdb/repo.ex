@@ -38,11 +38,11 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
       prefix = if tenant, do: [prefix: tenant], else: []
       instance = Connection.instance(repo)
-
-      opts = Keyword.take(repo.default_options(:transactional) ++ opts, Transaction.options())
+      opts = Keyword.merge(repo.default_options(:transactional), opts)
 
       Options.follow_single(instance, fn ->
-        Transaction.run(Options.tenant!(instance, prefix), fun, opts)
+        tenant = Options.tenant!(instance, prefix)
+        Transaction.run(tenant, fun, Keyword.take(opts, Transaction.options()))
       end)
     end
 

@@ -22,7 +22,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       fun = fn -> {:ok, fun.()} end
 
       if opts[:prefix],
-        do: Transaction.run(Options.tenant!(meta.instance, opts), fun, own(opts)),
+        do: Transaction.run(Options.tenant!(meta.instance, opts), fun),
         else: fun.()
     catch
       :throw, {__MODULE__, value} ->
@@ -35,6 +35,8 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     defp outermost(%{instance: instance}, opts, fun) do
+      timeout = Keyword.take(opts, Transaction.options())
+
       attempt = fn ->
         Process.delete(@aborted)
         result = fun.()
@@ -45,19 +47,16 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       case opts[:prefix] || Options.single(instance) do
         # Ecto opens one for a struct with associations, whose tenant is in its metadata.
         nil ->
-          {:ok, Transaction.run_unbound(instance, attempt, own(opts))}
+          {:ok, Transaction.run_unbound(instance, attempt, timeout)}
 
         tenant ->
-          tenant = Options.tenant!(instance, prefix: tenant)
-          {:ok, Transaction.run(tenant, attempt, own(opts))}
+          {:ok, instance |> Options.tenant!(prefix: tenant) |> Transaction.run(attempt, timeout)}
       end
     catch
       :throw, {__MODULE__, value} -> {:error, value}
     after
       Process.delete(@aborted)
     end
-
-    defp own(opts), do: Keyword.take(opts, Transaction.options())
 
     @spec rollback(term()) :: no_return()
     def rollback(value) do

@@ -137,7 +137,7 @@ impl Transaction {
             return future;
         }
         // The client waits already, or does not know that it has to.
-        let wait = Wait::Version(delay.unwrap_or_default());
+        let wait = Wait::Time(delay.unwrap_or_default());
         self.when(inner, wait, &future, true, move |transaction, inner| {
             inner.flights.push_back(flight);
             transaction.arrive_all(inner);
@@ -154,14 +154,14 @@ impl Transaction {
     /// Lets the answers arrive that somebody has waited for, and with them those that are under way at the
     /// same time. A read that asks again asks behind all others.
     fn arrive(self: &Arc<Self>, inner: &mut Inner) {
-        while can_arrive(inner) && inner.flights.iter().any(|flight| flight.trip.is_over()) {
+        while inner.flights.iter().any(|flight| flight.trip.is_over()) {
             self.arrive_once(inner);
         }
     }
 
     /// Lets all answers arrive.
     pub(super) fn arrive_all(self: &Arc<Self>, inner: &mut Inner) {
-        while can_arrive(inner) && !inner.flights.is_empty() {
+        while !inner.flights.is_empty() {
             self.arrive_once(inner);
         }
     }
@@ -201,6 +201,8 @@ impl Transaction {
         }
         let answer = match reading.receive(inner, outage.as_deref()) {
             Ok(()) => reading.go_on(inner, outage.as_deref()),
+            // The transaction is about to start again.
+            Err(Stop::NeedsDatabase) => Err(Error::TRANSACTION_CANCELLED.into()),
             Err(stop) => Err(stop),
         };
         let answer = match answer {
@@ -239,7 +241,7 @@ impl Transaction {
     ) {
         self.keep_pending(inner, future);
         let outage = match wait {
-            Wait::Version(delay) => return self.later(inner, delay, resume),
+            Wait::Time(delay) => return self.later(inner, delay, resume),
             Wait::Outage(outage) => outage,
         };
         let resume = Box::new(resume);
@@ -291,12 +293,6 @@ impl Transaction {
     }
 }
 
-/// Whether answers can arrive. While `on_error` waits the transaction has no read version: what is in
-/// flight ends when it starts again.
-fn can_arrive(inner: &Inner) -> bool {
-    inner.sighted.is_some()
-}
-
 impl OutageWaiter for Transaction {
     fn outage_changed(self: Arc<Self>) {
         self.with(|inner| self.resume(inner));
@@ -335,6 +331,9 @@ impl Reading {
             (Progress::Range(walk), _) => walk.receive(&mut view),
             (Progress::Value, Read::Value(key)) => {
                 let next = key_after(key);
+                if view.space.is_none() {
+                    return Err(Stop::NeedsDatabase);
+                }
                 if view.is_silent(key, &next) {
                     return Err(Stop::Silent);
                 }

@@ -363,6 +363,8 @@ impl Transaction {
                 };
                 return Future::ready(Err(error));
             };
+            // The reads of this try are answered while the client waits.
+            self.arrive_all(inner);
             inner.forget_for_retry();
             let future = Future::pending();
             self.keep_pending(inner, &future);

@@ -19,8 +19,8 @@ pub(super) enum Sight {
 
 /// What a read cannot go on without.
 pub(super) enum Wait {
-    /// The version that the client has named.
-    Version(Duration),
+    /// A time: until the version comes that the client has named, or as a fault.
+    Time(Duration),
     /// Servers that do not answer.
     Outage(Option<Arc<Outage>>),
 }
@@ -187,7 +187,7 @@ impl Transaction {
         }
         let ahead = database.versions_until(inner.requested_version?);
         let wait = Duration::from_micros(ahead.min(FUTURE_VERSION_PATIENCE).unsigned_abs());
-        (ahead > 0 && !waited).then_some(Wait::Version(wait))
+        (ahead > 0 && !waited).then_some(Wait::Time(wait))
     }
 
     /// Tries a read again once what it waits for has come. It is under way meanwhile: a commit waits.
@@ -201,7 +201,7 @@ impl Transaction {
         let future = attempt.future.unwrap_or_else(Future::pending);
         let attempt = Attempt {
             future: Some(future.clone()),
-            waited: attempt.waited || matches!(wait, Wait::Version(_)),
+            waited: attempt.waited || matches!(wait, Wait::Time(_)),
             delay: attempt.delay,
         };
         inner.reads_under_way += 1;
@@ -308,7 +308,7 @@ impl Transaction {
         let waiting = future.clone();
         self.when(
             inner,
-            Wait::Version(delay),
+            Wait::Time(delay),
             &future,
             true,
             |transaction, inner| {
