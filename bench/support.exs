@@ -34,11 +34,16 @@ defmodule Bench do
   def start(switches) do
     {opts, rest} = OptionParser.parse!(System.argv(), strict: switches ++ [cluster: :string])
     if rest != [], do: raise(ArgumentError, "unknown arguments: #{Enum.join(rest, " ")}")
-    database = if opts[:cluster], do: [cluster_file: opts[:cluster]], else: [embedded: true]
-    {:ok, _} = Bench.Repo.start_link(database ++ [log: false, timeout: 60_000])
+    {:ok, _} = Bench.Repo.start_link(config(opts))
     where = if opts[:cluster], do: "the cluster of #{opts[:cluster]}", else: "the embedded engine"
     IO.puts("#{System.schedulers_online()} schedulers, OTP #{System.otp_release()}, #{where}")
     {opts, Tenant.open!(Bench.Repo, "bench-#{System.os_time()}")}
+  end
+
+  @doc "The configuration of a Repo."
+  def config(opts) do
+    database = if opts[:cluster], do: [cluster_file: opts[:cluster]], else: [embedded: true]
+    database ++ [log: false, timeout: 60_000]
   end
 
   def stats, do: Native.stats(Connection.fetch!(Bench.Repo).database)

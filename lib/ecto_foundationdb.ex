@@ -75,7 +75,7 @@ defmodule EctoFoundationDB do
   @spec health(module(), keyword()) :: health()
   def health(repo, opts \\ []) do
     opts = Keyword.validate!(opts, timeout: 1_000)
-    connection = Connection.fetch!(repo)
+    connection = repo |> Connection.instance() |> Connection.fetch!()
     timeout = opts[:timeout]
 
     unless is_integer(timeout) and timeout > 0 do

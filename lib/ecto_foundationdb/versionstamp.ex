@@ -97,7 +97,7 @@ defmodule EctoFoundationDB.Versionstamp do
   end
 
   @doc """
-  The next incomplete id of the transaction; takes what `transactional/2` gives to functions of one argument.
+  The next incomplete id of the transaction; takes what `transactional/3` gives to functions of one argument.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Repo.transactional(tenant, fn tx -> [Versionstamp.next(tx), Versionstamp.next(tx)] end)

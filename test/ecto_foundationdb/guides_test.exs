@@ -1,224 +1,290 @@
-defmodule EctoFoundationDB.GuidesTest do
-  # The guides' examples, run.
+defmodule EctoFoundationDB.PlainGuideTest do
+  # The examples of the guide to the plain Repo, run.
   use ExUnit.Case, async: true
 
-  alias EctoFoundationDB.{Guides, Migrator, Sync, Tenant}
-  alias EctoFoundationDB.Exception.Unsupported
+  alias EctoFoundationDB.{Guides, Sync}
 
-  # What an application has that the guides do not show.
-  @schemas """
-  defmodule MyApp.Account do
-    use EctoFoundationDB.TestSchema, source: "accounts", fields: [id: :id, balance: :integer]
+  test "the plain Repo" do
+    %{value: state, namespace: namespace} =
+      Guides.run("guides/plain_repo.md", MyApp.PlainRepo, [])
+
+    assert ["Ada", "Cy"] = state.assigns.users |> Enum.map(& &1.name) |> Enum.sort()
+    Sync.cancel_all(state, Module.concat(namespace, Repo))
   end
+end
 
-  defmodule MyApp.Post do
-    use EctoFoundationDB.TestSchema, source: "posts", fields: [id: :string, title: :string]
-  end
-  """
+if Code.ensure_loaded?(Ecto.Adapter) do
+  defmodule EctoFoundationDB.GuidesTest do
+    # The guides' examples, run.
+    use ExUnit.Case, async: true
 
-  @user """
-  defmodule MyApp.User do
-    use EctoFoundationDB.TestSchema,
-      source: "users",
-      fields: [id: :string, name: :string, dept: :string, age: :integer, active: :boolean],
-      autogenerate_id: {:id, :id, :binary_id}
-  end
-  """
+    alias EctoFoundationDB.{Guides, Migrator, Sync, Tenant}
+    alias EctoFoundationDB.Exception.Unsupported
 
-  @repo """
-  defmodule MyApp.Repo do
-    use EctoFoundationDB.Repo, otp_app: :my_app
-  end
-  """
+    # What an application has that the guides do not show.
+    @schemas """
+    defmodule MyApp.Account do
+      use Ecto.Schema
+      schema "accounts" do
+        field :balance, :integer
+      end
+    end
 
-  @tenant ~S|tenant = Tenant.open!(Repo, "default")|
+    defmodule MyApp.Post do
+      use Ecto.Schema
+      schema "posts" do
+        field :title, :string
+        belongs_to :user, MyApp.User
+        timestamps()
+      end
+    end
+    """
 
-  test "getting started" do
-    %{binding: binding, modules: modules, namespace: namespace} =
-      Guides.run("guides/getting_started.md", MyApp.GettingStarted, [
-        {nil, @schemas},
-        {"from = Repo.get!(Account, 1)",
-         "for id <- 1..2, do: Repo.insert!(%Account{id: id, balance: 10}, prefix: tenant)"},
-        {"Repo.async_get(User",
-         ~S|Repo.insert!(%User{id: "u1", name: "Ada", dept: "eng"}, prefix: tenant)|},
-        {"Sync.sync_all(socket", "socket = %{assigns: %{}, private: %{tenant: tenant}}"}
-      ])
-
-    repo = Module.concat(namespace, Repo)
-    user = Module.concat(namespace, User)
-    tenant = binding[:tenant]
-
-    assert [%{balance: 0}, %{balance: 20}] =
-             repo.all(Module.concat(namespace, Account), prefix: tenant)
-
-    [_deps, page, list] = modules
-    socket = %{assigns: %{}, private: %{}}
-    {:ok, page} = page.mount(%{"id" => "u1"}, %{}, socket)
-    assert page.assigns.user.dept == "eng"
-    Sync.cancel_all(page, repo)
-
-    {:ok, list} = list.mount(%{}, %{}, socket)
-    assert [%{id: "u1"}] = list.private.streams.users
-
-    list =
-      for {change, ids} <- [
-            {&repo.insert!(struct!(user, id: &1), prefix: tenant), ["u0", "u1"]},
-            {&repo.update!(struct!(user, id: &1), [name: "Ada"], prefix: tenant), ["u0", "u1"]},
-            {&repo.delete!(struct!(user, id: &1), prefix: tenant), ["u1"]}
-          ],
-          reduce: list do
-        list ->
-          change.("u0")
-          list = follow(repo, list)
-          assert for(user <- list.private.streams.users, do: user.id) == ids
-          assert list.private.streams.users == list.assigns.users
-          list
+    @user """
+    defmodule MyApp.User do
+      use Ecto.Schema
+      schema "users" do
+        field :name, :string
+        field :email, :string
+        field :dept, :string
+        field :age, :integer
+        field :active, :boolean
+        has_many :posts, MyApp.Post
       end
 
-    Sync.cancel_all(list, repo)
-  end
-
-  # The list of the guide that is no stream has messages, too.
-  defp follow(repo, list) do
-    assert_receive {ref, :ready} when is_reference(ref), 60_000
-
-    case Sync.handle_ready(repo, {ref, :ready}, list) do
-      {:halt, list} -> list
-      {:cont, list} -> follow(repo, list)
+      def changeset(user, params) do
+        user |> Ecto.Changeset.cast(params, [:name, :email, :dept, :age]) |> Ecto.Changeset.unique_constraint(:email)
+      end
     end
+    """
+
+    @repo """
+    defmodule MyApp.Repo do
+      use Ecto.Repo, otp_app: :my_app, adapter: Ecto.Adapters.FoundationDB
+    end
+    """
+
+    @tenant ~S|tenant = Tenant.open!(Repo, "default")|
+
+    test "getting started" do
+      %{binding: binding, modules: modules, namespace: namespace} =
+        Guides.run("guides/getting_started.md", MyApp.GettingStarted, [
+          {nil, @schemas},
+          {"Sync.sync_all(socket", "socket = %{assigns: %{}, private: %{tenant: tenant}}"}
+        ])
+
+      [repo, user, post] = for name <- [Repo, User, Post], do: Module.concat(namespace, name)
+      tenant = binding[:tenant]
+      assert %{age: 37, name: "Ada"} = repo.get!(user, binding[:user].id, prefix: tenant)
+
+      assert ["Birthday", "Hello"] =
+               post |> repo.all(prefix: tenant) |> Enum.map(& &1.title) |> Enum.sort()
+
+      [_deps, page, list] = modules
+      socket = %{assigns: %{}, private: %{}}
+      {:ok, page} = page.mount(%{"id" => "#{binding[:user].id}"}, %{}, socket)
+      assert page.assigns.user.dept == "eng"
+      Sync.cancel_all(page, repo)
+
+      {:ok, list} = list.mount(%{}, %{}, socket)
+      assert [%{id: id}] = list.private.streams.users
+      assert id == binding[:user].id
+
+      list =
+        for {change, ids} <- [
+              {&repo.insert!(struct!(user, id: &1), prefix: tenant), [0, id]},
+              {&repo.update!(Ecto.Changeset.change(struct!(user, id: &1), name: "Ada"),
+                 prefix: tenant
+               ), [0, id]},
+              {&repo.delete!(struct!(user, id: &1), prefix: tenant), [id]}
+            ],
+            reduce: list do
+          list ->
+            change.(0)
+            list = follow(repo, list)
+            assert for(user <- list.private.streams.users, do: user.id) == ids
+            assert list.private.streams.users == list.assigns.users
+            list
+        end
+
+      Sync.cancel_all(list, repo)
+    end
+
+    # The list of the guide that is no stream has messages, too.
+    defp follow(repo, list) do
+      assert_receive {ref, :ready} when is_reference(ref), 60_000
+
+      case Sync.handle_ready(repo, {ref, :ready}, list) do
+        {:halt, list} -> list
+        {:cont, list} -> follow(repo, list)
+      end
+    end
+
+    test "the README" do
+      %{modules: [page], namespace: namespace} =
+        Guides.run("README.md", MyApp.Readme, [{nil, @schemas}, {nil, @user}])
+
+      repo = Module.concat(namespace, Repo)
+      user = Module.concat(namespace, User)
+      repo.insert!(struct!(user, id: 1, dept: "eng"), prefix: Tenant.open!(repo, "acme"))
+
+      {:ok, page} = page.mount(%{"id" => "1"}, %{}, %{assigns: %{}, private: %{}})
+      assert page.assigns.user.dept == "eng"
+
+      page =
+        page
+        |> Sync.sync_many(repo, :users, user, [1, 2])
+        |> Sync.sync_all(repo, :all, user)
+        |> Sync.sync_all_by(repo, :engineers, user, dept: "eng")
+
+      assert %{users: [%{}], all: [%{}], engineers: [%{id: 1}]} = page.assigns
+      Sync.cancel_all(page, repo)
+    end
+
+    test "tenants" do
+      %{binding: binding, namespace: namespace} =
+        Guides.run("guides/tenants.md", MyApp.Tenants, [
+          {nil, @schemas},
+          {nil, @user},
+          {nil, @repo},
+          {"put_tenant(nil)",
+           ~S|user = Repo.insert!(%User{id: 7}, prefix: tenant); other = Tenant.open!(Repo, "other")|}
+        ])
+
+      repo = Module.concat(namespace, Repo)
+      assert Enum.sort(Tenant.list(repo)) == ["acme", "other"]
+      assert [%{id: 7}] = repo.all(Module.concat(namespace, User), prefix: binding[:other])
+      assert Tenant.pack(binding[:tenant], {"my_app", "cursor", 7}) == binding[:key]
+      assert binding[:first] < binding[:key] and binding[:key] < binding[:last]
+    end
+
+    test "indexes and queries" do
+      %{value: posts, binding: binding, namespace: namespace} =
+        Guides.run("guides/indexes_and_queries.md", MyApp.Indexes, [
+          {nil, @schemas},
+          {nil, @user},
+          {nil, @repo},
+          {nil, @tenant},
+          {"u.age == 36), prefix",
+           ~S|Repo.insert!(%User{dept: "eng", age: 36, name: "E"}, prefix: tenant)|},
+          {"readings = from(r",
+           """
+           readings = for i <- 1..3, do: %Reading{sensor: "s1", value: 1.0 * i}
+           Repo.transactional(tenant, fn -> Repo.async_insert_all!(Reading, readings) end)
+           socket = %{assigns: %{}, private: %{tenant: tenant}}
+           """},
+          {"Repo.delete_all(User, step: 1000",
+           "Repo.insert!(%User{dept: \"old\"}, prefix: tenant)"},
+          {"Indexer.all(", ~S|Repo.insert!(%Post{title: "Hello, world"}, prefix: tenant)|}
+        ])
+
+      assert [%{title: "Hello, world"}] = posts
+      repo = Module.concat(namespace, Repo)
+      tenant = binding[:tenant]
+
+      for schema <- [User, Reading],
+          do: assert(repo.all(Module.concat(namespace, schema), prefix: tenant) == [])
+    end
+
+    test "migrations in production" do
+      %{namespace: namespace} =
+        Guides.run("guides/migrations_in_production.md", MyApp.Migrations, [
+          {nil, @schemas},
+          {nil, @user},
+          {"CountUsers do",
+           """
+           defmodule MyApp.IndexUsers do
+             use EctoFoundationDB.Migration
+             @impl true
+             def change, do: [create(index(MyApp.User, [:name]))]
+           end
+           """}
+        ])
+
+      repo = Module.concat(namespace, Repo)
+      user = Module.concat(namespace, User)
+      tenant = Tenant.open!(repo, "default")
+      repo.insert!(struct!(user, id: 1), prefix: tenant)
+      assert EctoFoundationDB.Indexer.SchemaMetadata.inserts(user, prefix: tenant) == 1
+      assert Migrator.pending_versions(repo, tenant) == []
+
+      assert_raise Unsupported, fn -> repo.all_by(user, [name: "Ada"], prefix: tenant) end
+    end
+
+    test "moving from ecto_foundationdb" do
+      %{namespace: namespace} =
+        Guides.run("guides/moving_from_ecto_foundationdb.md", MyApp.Moving, [])
+
+      assert %Tenant{} = Tenant.open!(Module.concat(namespace, Repo), "default")
+    end
+
+    test "Phoenix's generators: the indexes" do
+      given = """
+      defmodule MyApp.Accounts.User do
+        use Ecto.Schema
+        schema "users" do
+          field :email, :string
+        end
+      end
+
+      defmodule MyApp.Accounts.UserToken do
+        use Ecto.Schema
+        schema "users_tokens" do
+          field :token, :binary
+          field :context, :string
+          belongs_to :user, MyApp.Accounts.User
+          timestamps(type: :utc_datetime, updated_at: false)
+        end
+      end
+
+      defmodule MyApp.Blog.Post do
+        use Ecto.Schema
+        schema "posts" do
+          belongs_to :user, MyApp.Accounts.User
+        end
+      end
+      """
+
+      assert %{migrations: [_, _]} =
+               Guides.run("guides/phoenix_generators.md", MyApp.Generators, [
+                 {nil, given},
+                 {nil, @repo}
+               ])
+    end
+
+    test "testing: the settings are a Repo's" do
+      assert %{modules: []} = Guides.run("guides/testing.md", MyApp.Testing, [])
+    end
+
+    # The tests in the guide are tests of this suite. Faults are for all who use a Repo: those who cope with
+    # them have another.
+    @indexed """
+    defmodule MyApp.Repo do
+      use Ecto.Repo, otp_app: :my_app, adapter: Ecto.Adapters.FoundationDB
+      use EctoFoundationDB.Migrator
+      use EctoFoundationDB.Migration
+
+      @impl EctoFoundationDB.Migrator
+      def migrations, do: [{0, __MODULE__}]
+
+      @impl EctoFoundationDB.Migration
+      def change, do: [create(index(MyApp.User, [:name]))]
+    end
+    """
+
+    given = [@schemas, @user, @indexed]
+    Guides.tests("guides/testing.md", MyApp.Tests, given, &(not (&1 =~ "faults(")))
+
+    goes_on = ~S"""
+    @moduletag :embedded
+
+    test "on a bad day everything goes on", %{tenant: tenant} do
+      for i <- 1..20, do: MyApp.Repo.insert!(%MyApp.User{id: i}, prefix: tenant)
+      assert length(MyApp.Repo.all(MyApp.User, prefix: tenant)) == 20
+    end
+    """
+
+    faulty? = &(&1 =~ "CaseTemplate" or &1 =~ "faults(")
+    Guides.tests("guides/testing.md", MyApp.FaultyTests, given, faulty?, goes_on)
   end
-
-  test "the README" do
-    %{modules: [page], namespace: namespace} =
-      Guides.run("README.md", MyApp.Readme, [{nil, @user}])
-
-    repo = Module.concat(namespace, Repo)
-    user = Module.concat(namespace, User)
-    repo.insert!(struct!(user, id: "u1", dept: "eng"), prefix: Tenant.open!(repo, "acme"))
-
-    {:ok, page} = page.mount(%{"id" => "u1"}, %{}, %{assigns: %{}, private: %{}})
-    assert page.assigns.user.dept == "eng"
-
-    page =
-      page
-      |> Sync.sync_many(repo, :users, user, ["u1", "u2"])
-      |> Sync.sync_all(repo, :all, user)
-      |> Sync.sync_all_by(repo, :engineers, user, dept: "eng")
-
-    assert %{users: [%{}], all: [%{}], engineers: [%{id: "u1"}]} = page.assigns
-    Sync.cancel_all(page, repo)
-  end
-
-  test "tenants" do
-    %{binding: binding, namespace: namespace} =
-      Guides.run("guides/tenants.md", MyApp.Tenants, [
-        {nil, @user},
-        {nil, @repo},
-        {"put_tenant(nil)",
-         ~S|user = Repo.insert!(%User{id: "u1"}, prefix: tenant); other = Tenant.open!(Repo, "other")|}
-      ])
-
-    repo = Module.concat(namespace, Repo)
-    assert Enum.sort(Tenant.list(repo)) == ["acme", "other"]
-    assert [%{id: "u1"}] = repo.all(Module.concat(namespace, User), prefix: binding[:other])
-    assert Tenant.pack(binding[:tenant], {"my_app", "cursor", 7}) == binding[:key]
-    assert binding[:first] < binding[:key] and binding[:key] < binding[:last]
-  end
-
-  test "indexes and queries" do
-    %{value: posts, binding: binding, namespace: namespace} =
-      Guides.run("guides/indexes_and_queries.md", MyApp.Indexes, [
-        {nil, @schemas},
-        {nil, @user},
-        {nil, @repo},
-        {nil, @tenant},
-        {"Repo.all(User, where: [dept: \"eng\"]",
-         ~S|Repo.insert!(%User{id: "u1", dept: "eng", age: 36}, prefix: tenant)|},
-        {"Repo.all(Reading",
-         """
-         readings = for i <- 1..3, do: %Reading{sensor: "s1", value: 1.0 * i}
-         Repo.transactional(tenant, fn -> Repo.async_insert_all!(Reading, readings) end)
-         socket = %{assigns: %{}, private: %{tenant: tenant}}
-         """},
-        {"Repo.delete_all(User, step: 1000",
-         "Repo.insert!(%User{dept: \"old\"}, prefix: tenant)"},
-        {"Indexer.all(", ~S|Repo.insert!(%Post{id: "p1", title: "Hello, world"}, prefix: tenant)|}
-      ])
-
-    assert [%{id: "p1", title: "Hello, world"}] = posts
-    repo = Module.concat(namespace, Repo)
-    tenant = binding[:tenant]
-
-    for schema <- [User, Reading],
-        do: assert(repo.all(Module.concat(namespace, schema), prefix: tenant) == [])
-  end
-
-  test "migrations in production" do
-    %{namespace: namespace} =
-      Guides.run("guides/migrations_in_production.md", MyApp.Migrations, [
-        {nil, @user},
-        {"CountUsers do",
-         """
-         defmodule MyApp.IndexUsers do
-           use EctoFoundationDB.Migration
-           @impl true
-           def change, do: [create(index(MyApp.User, [:name]))]
-         end
-         """}
-      ])
-
-    repo = Module.concat(namespace, Repo)
-    user = Module.concat(namespace, User)
-    tenant = Tenant.open!(repo, "default")
-    repo.insert!(struct!(user, id: "u1"), prefix: tenant)
-    assert EctoFoundationDB.Indexer.SchemaMetadata.inserts(user, prefix: tenant) == 1
-    assert Migrator.pending_versions(repo, tenant) == []
-
-    assert_raise Unsupported, fn -> repo.all(user, where: [name: "Ada"], prefix: tenant) end
-  end
-
-  test "moving from ecto_foundationdb: the Repo is declared as it says" do
-    [{code, line}] = Guides.blocks("guides/moving_from_ecto_foundationdb.md")
-    [_before, uses] = String.split(code, "# after\n")
-    assert uses =~ "use EctoFoundationDB.Repo"
-    repo = Module.concat(MyApp.Moving, Repo)
-    Code.eval_string("defmodule #{inspect(repo)} do\n#{uses}end", [], line: line)
-    assert {:ok, _pid} = repo.start_link(Guides.config(MyApp.Moving))
-    assert %Tenant{} = Tenant.open!(repo, "default")
-  end
-
-  test "testing: the settings are a Repo's" do
-    assert %{modules: []} = Guides.run("guides/testing.md", MyApp.Testing, [])
-  end
-
-  # The tests in the guide are tests of this suite. Faults are for all who use a Repo: those who cope with
-  # them have another.
-  @indexed """
-  defmodule MyApp.Repo do
-    use EctoFoundationDB.Repo, otp_app: :my_app
-    use EctoFoundationDB.Migrator
-    use EctoFoundationDB.Migration
-
-    @impl EctoFoundationDB.Migrator
-    def migrations, do: [{0, __MODULE__}]
-
-    @impl EctoFoundationDB.Migration
-    def change, do: [create(index(MyApp.User, [:name]))]
-  end
-  """
-
-  given = [@schemas, @user, @indexed]
-  Guides.tests("guides/testing.md", MyApp.Tests, given, &(not (&1 =~ "faults(")))
-
-  goes_on = ~S"""
-  @moduletag :embedded
-
-  test "on a bad day everything goes on", %{tenant: tenant} do
-    for i <- 1..20, do: MyApp.Repo.insert!(%MyApp.User{id: "#{i}"}, prefix: tenant)
-    assert length(MyApp.Repo.all(MyApp.User, prefix: tenant)) == 20
-  end
-  """
-
-  faulty? = &(&1 =~ "CaseTemplate" or &1 =~ "faults(")
-  Guides.tests("guides/testing.md", MyApp.FaultyTests, given, faulty?, goes_on)
 end

@@ -471,6 +471,10 @@ defmodule EctoFoundationDB.MessagesTest do
        ~r/index: mapped\?: expected true or false, got: nil/},
       {fn _ -> index(TestUser, [:name], options: [indexer: "Mine"]) end, ArgumentError,
        ~r/index: indexer: expected a module with the behaviour .*, got: "Mine"/},
+      {fn _ -> index(TestUser, [:name], uniq: true) end, ArgumentError,
+       ~r/index: expected `options: \[...\]`, .* got: \[uniq: true\]/},
+      {fn _ -> index(TestUser, [:name], unique: true, options: [indexer: TestIndexer]) end,
+       ArgumentError, ~r/unique: only default indexes are unique, and this one is of/},
       {fn _ ->
          index(TestUser, [:name], options: [indexer: SchemaMetadata, mapped?: true])
        end, ArgumentError,

@@ -106,7 +106,9 @@ defmodule EctoFoundationDB.Guides do
         module = Module.concat(namespace, "Line#{line}")
 
         body = [
-          quote(do: import(EctoFoundationDB.Guides.LiveView, warn: false))
+          quote(do: import(EctoFoundationDB.Guides.LiveView, warn: false)),
+          quote(do: alias(unquote(Module.concat(namespace, Repo)), warn: false)),
+          quote(do: alias(unquote(Module.concat(namespace, User)), warn: false))
           | parse(code, line, file)
         ]
 
@@ -132,7 +134,6 @@ defmodule EctoFoundationDB.Guides do
       {:__block__, _, forms} -> forms
       form -> [form]
     end
-    |> Enum.map(&without_ecto/1)
   end
 
   defp evaluate(%{namespace: namespace} = state, forms, file) do
@@ -143,7 +144,12 @@ defmodule EctoFoundationDB.Guides do
       for module <- names ++ [EctoFoundationDB.Sync, Tenant],
           do: quote(do: alias(unquote(module), warn: false))
 
-    imports = [quote(do: import(EctoFoundationDB.Migration, warn: false))]
+    ecto =
+      if Code.ensure_loaded?(Ecto.Query),
+        do: [quote(do: import(Ecto.Query, warn: false))],
+        else: []
+
+    imports = [quote(do: import(EctoFoundationDB.Migration, warn: false)) | ecto]
     Code.eval_quoted({:__block__, [], prelude ++ imports ++ forms}, state.binding, file: file)
   end
 
@@ -201,58 +207,5 @@ defmodule EctoFoundationDB.Guides do
 
   defp defined(forms) do
     for {:defmodule, _, [{:__aliases__, _, name}, _]} <- forms, do: Module.concat(name)
-  end
-
-  # Where Ecto is not there, its schemas are written as such an application writes them.
-  defp without_ecto({:defmodule, meta, [name, [do: body]]} = form) do
-    if Macro.to_string(body) =~ "use Ecto.Schema" and not Code.ensure_loaded?(Ecto.Schema),
-      do: {:defmodule, meta, [name, [do: {:__block__, [], [schema(body)]}]]},
-      else: form
-  end
-
-  defp without_ecto(form), do: form
-
-  defp schema(body) do
-    {_, found} =
-      Macro.prewalk(body, [], fn
-        {:@, _, [{:primary_key, _, [{:{}, _, [name, type, options]}]}]} = node, found ->
-          {node, [{:primary_key, {name, type, options[:autogenerate]}} | found]}
-
-        {:@, _, [{:schema_context, _, [context]}]} = node, found ->
-          {node, [{:context, context} | found]}
-
-        {:schema, _, [source, _]} = node, found ->
-          {node, [{:source, source} | found]}
-
-        {:field, _, [name, type]} = node, found ->
-          {node, [{:field, {name, type}} | found]}
-
-        {:timestamps, _, _} = node, found ->
-          {node, [{:timestamps, true} | found]}
-
-        node, found ->
-          {node, found}
-      end)
-
-    {id, type, generated?} = found[:primary_key]
-    times = if found[:timestamps], do: [inserted_at: :naive_datetime, updated_at: :naive_datetime]
-    fields = found |> Keyword.get_values(:field) |> Enum.reverse()
-
-    generated =
-      if(generated?, do: [autogenerate_id: {id, id, type}], else: []) ++
-        if times,
-          do: [
-            autogenerate: [{[:inserted_at, :updated_at], {EctoFoundationDB.TestPost, :now, []}}]
-          ],
-          else: []
-
-    quote do
-      use EctoFoundationDB.TestSchema,
-          [
-            source: unquote(found[:source]),
-            context: unquote(found[:context]),
-            fields: unquote([{id, type}] ++ fields ++ (times || []))
-          ] ++ unquote(Macro.escape(generated))
-    end
   end
 end

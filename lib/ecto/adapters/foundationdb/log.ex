@@ -28,38 +28,53 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       end
     end
 
-    defp tell(%{telemetry: {repo, log, event}} = meta, opts, what, began, decode_time, result) do
+    defp tell(
+           %{telemetry: {_repo, default, event}} = meta,
+           opts,
+           what,
+           began,
+           decode_time,
+           result
+         ) do
       total = System.monotonic_time() - began
+      event = Keyword.get(opts, :telemetry_event, event)
+      level = level(Keyword.get(opts, :log, default), default)
 
-      measurements =
-        if decode_time,
-          do: %{total_time: total, query_time: total - decode_time, decode_time: decode_time},
-          else: %{total_time: total, query_time: total}
+      # Most often nobody listens.
+      if level != nil or (event != nil and :telemetry.list_handlers(event) != []) do
+        measurements = measurements(total, decode_time)
+        metadata = metadata(meta, opts, what, result)
+        if event, do: :telemetry.execute(event, measurements, metadata)
+        if level, do: log(level, measurements, metadata)
+      end
+    end
 
-      metadata = %{
+    # The level to log with, where that is enabled.
+    defp level(level, _default) when level in [nil, false], do: nil
+    defp level(true, default) when default in [nil, false, true], do: level(:debug, :debug)
+    defp level(true, default), do: level(default, default)
+
+    defp level(level, _default),
+      do: if(Logger.compare_levels(level, Logger.level()) != :lt, do: level)
+
+    defp measurements(total, nil), do: %{total_time: total, query_time: total}
+
+    defp measurements(total, decode_time),
+      do: %{total_time: total, query_time: total - decode_time, decode_time: decode_time}
+
+    defp metadata(%{telemetry: {repo, _log, _event}}, opts, what, result) do
+      %{
         type: :ecto_fdb_query,
         repo: repo,
         result: result,
         params: Map.get(what, :params, []),
         cast_params: opts[:cast_params],
-        query: what.query,
+        query: if(is_function(what.query), do: what.query.(), else: what.query),
         source: what.source,
         stacktrace: opts[:stacktrace],
         options: Keyword.get(opts, :telemetry_options, [])
       }
-
-      if event = Keyword.get(opts, :telemetry_event, event),
-        do: :telemetry.execute(event, measurements, metadata)
-
-      case Keyword.get(opts, :log, Map.get(meta, :log, log)) do
-        true -> log(log, measurements, metadata)
-        level when level in [nil, false] -> :ok
-        level -> log(level, measurements, metadata)
-      end
     end
-
-    defp log(level, measurements, metadata) when level in [nil, true, false],
-      do: log(:debug, measurements, metadata)
 
     defp log(level, measurements, metadata) do
       Logger.log(

@@ -25,8 +25,8 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       :fields,
       :aggregate?,
       :updates,
-      # For logs.
-      :text
+      # The planned query, for logs.
+      :query
     ]
 
     @type t :: %__MODULE__{}
@@ -51,7 +51,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         fields: fields,
         aggregate?: fields != nil and Enum.any?(fields, &aggregate?/1),
         updates: for(%{expr: expr} <- query.updates, update <- expr, do: update),
-        text: text(operation, query)
+        query: query
       }
     end
 
@@ -152,7 +152,9 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
     @verbs %{all: "SELECT", update_all: "UPDATE", delete_all: "DELETE"}
 
-    defp text(operation, query) do
+    @doc "A query in words, for logs: made where somebody reads them only, since that takes longer than a get."
+    @spec text(t()) :: String.t()
+    def text(%__MODULE__{operation: operation, query: query}) do
       names =
         for %{source: {name, _}} when is_binary(name) <- [query.from | query.joins], do: name
 

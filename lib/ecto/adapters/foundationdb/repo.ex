@@ -37,8 +37,13 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       end
 
       prefix = if tenant, do: [prefix: tenant], else: []
-      tenant = Options.tenant!(Connection.instance(repo), prefix)
-      Transaction.run(tenant, fun, Keyword.take(opts, Transaction.options()))
+      instance = Connection.instance(repo)
+      opts = Keyword.merge(repo.default_options(:transactional), opts)
+
+      Options.follow_single(instance, fn ->
+        tenant = Options.tenant!(instance, prefix)
+        Transaction.run(tenant, fun, Keyword.take(opts, Transaction.options()))
+      end)
     end
 
     @doc "A transaction of the Repo's only tenant."

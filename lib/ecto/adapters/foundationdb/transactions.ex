@@ -12,7 +12,9 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     @spec run(map(), keyword(), (() -> result)) :: {:ok, result} | {:error, term()}
           when result: term()
     def run(meta, opts, fun) do
-      if Transaction.in?(), do: nested(meta, opts, fun), else: outermost(meta, opts, fun)
+      if Transaction.in?(),
+        do: nested(meta, opts, fun),
+        else: Options.follow_single(meta.instance, fn -> outermost(meta, opts, fun) end)
     end
 
     # A tenant that is given must be that of the transaction.
