@@ -28,6 +28,8 @@ use crate::stats::count;
 const STALE_AFTER: Duration = Duration::from_secs(10);
 /// How many live queries are looked at under one lock.
 const TURN: usize = 1_000;
+/// FoundationDB's `too_many_watches`.
+const TOO_MANY_WATCHES: i32 = 1032;
 /// After something got no answer, batches wait less long for what stalls.
 const INCIDENT: Duration = Duration::from_secs(15);
 
@@ -484,6 +486,11 @@ impl Home<Subscriber> for LiveQueries {
             Err(error) => {
                 count(&stats.watches_failed, 1);
                 self.reporter.report(&Event::WatchFailed(error.code()));
+                if error.code() == TOO_MANY_WATCHES {
+                    let pending = stats.pending_watches.load(Ordering::Relaxed);
+                    self.reporter
+                        .report(&Event::WatchLimit(pending, &Error::from(*error)));
+                }
             }
         }
     }
