@@ -431,9 +431,12 @@ impl Home<Subscriber> for LiveQueries {
         match effects.turn {
             Some(Turn::Stale) => {
                 count(stale, 1);
-                let reason = live_query.stale_reason();
-                self.reporter
-                    .report(&Event::Stale(live_query.subscribers(), &reason));
+                // While the database is silent, that was reported of all of them.
+                if !self.is_silent.load(Ordering::Acquire) {
+                    let reason = live_query.stale_reason();
+                    self.reporter
+                        .report(&Event::Stale(live_query.subscribers(), &reason));
+                }
             }
             Some(Turn::Fresh) => {
                 stale.fetch_sub(1, Ordering::Relaxed);
