@@ -89,7 +89,7 @@ impl LiveQueries {
     }
 
     fn me(&self) -> Arc<LiveQueries> {
-        // Whoever calls a method holds it.
+        // The caller of a method holds it.
         self.me.upgrade().expect("live queries in use")
     }
 
