@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.ClusterTest do
 
   alias EctoFoundationDB.OtherVM
 
-  @moduletag timeout: 120_000
+  @moduletag timeout: 600_000
 
   setup_all do
     cluster_file = Path.join(System.tmp_dir!(), "ecto_fdb_sync-#{System.pid()}.cluster")
