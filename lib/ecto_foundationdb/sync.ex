@@ -71,6 +71,7 @@ defmodule EctoFoundationDB.Sync do
   """
 
   alias EctoFoundationDB.Connection
+  alias EctoFoundationDB.Deadline
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Native
   alias EctoFoundationDB.Repo.Options, as: RepoOptions
@@ -663,6 +664,58 @@ defmodule EctoFoundationDB.Sync do
           state()
   def attach_callback(state, repo, name \\ :default, event, callback, opts \\ []) do
     Callbacks.attach(state, repo, name, event, callback, opts)
+  end
+
+  @doc """
+  Waits until every process of this node that syncs with the repo knows everything that was committed before
+  this call. Its messages are in the mailboxes then, so that a page handles them before what it is asked next.
+  It is for tests: after it, `render(view)` shows the change.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> Repo.update!(state.assigns.user, name: "Ada Lovelace")
+      iex> Sync.settle(Repo)
+      :ok
+      iex> message = receive do: ({_ref, :ready} = message -> message), after: (0 -> nil)
+      iex> {:halt, state} = Sync.handle_ready(Repo, message, state)
+      iex> state.assigns.user.name
+      "Ada Lovelace"
+
+  What other processes are syncing when it is called has its first results when it returns. What a page syncs
+  later, in a callback for what it is told, is read later.
+
+  Option: `:timeout`, in ms (default: the repo's); then an `EctoFoundationDB.TimeoutError` says what is not up to
+  date. A list that has no usable index any more never is.
+  """
+  @spec settle(module(), keyword()) :: :ok
+  def settle(repo, opts \\ []) do
+    opts = Keyword.validate!(opts, [:timeout])
+    %{database: database, timeout: default} = repo |> Connection.instance() |> Connection.fetch!()
+    settle(database, Deadline.new(opts[:timeout] || default), make_ref())
+  end
+
+  # An endless wait is made of bounded ones, so that nothing waits for a process that has ended.
+  @longest_settling 60_000
+
+  defp settle(database, deadline, ref) do
+    left = Deadline.left(deadline)
+    :ok = Native.settle(database, ref, min(left, @longest_settling))
+
+    receive do
+      {^ref, :ok} ->
+        :ok
+
+      {^ref, {:timeout, _doing, _error}} when left > @longest_settling ->
+        settle(database, deadline, ref)
+
+      {^ref, {:timeout, doing, error}} ->
+        raise EctoFoundationDB.TimeoutError,
+          timeout: deadline.timeout,
+          doing: doing,
+          last_error: error && EctoFoundationDB.Error.exception(error),
+          database: database
+    end
   end
 
   @doc """
