@@ -59,6 +59,8 @@ defmodule EctoFoundationDB.Sync do
 
   All functions that sync take
 
+    * `:prefix` - the tenant to sync from, in the place of the state's, as all functions of a repo take it. A
+      label keeps its tenant until it is synced again. The tenant must be one of the same repo.
     * `:assign` - how to assign what this call syncs, now and whenever it changes: a function of the
       state and a map of new assigns by label, or of the state, the new assigns as a list of
       `{label, value}`, those of `sync_many/6` as a list of `{label, records}`, and the options (see
@@ -109,13 +111,24 @@ defmodule EctoFoundationDB.Sync do
       iex> state.assigns.user.name
       "Ada"
 
-  Label and schema may also be given the other way round. For the options see the
+  With the option `on_missing: :raise`, an `EctoFoundationDB.NoResultsError` is raised where there is no record
+  when this is called: in a Phoenix application the answer is 404. Where the record is deleted later, the
+  label is assigned `nil`, which a `:handle_assigns` callback hears of.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> Sync.sync_one(state, Repo, :user, User, "nobody", on_missing: :raise)
+      ** (EctoFoundationDB.NoResultsError) there is no MyApp.User with the primary key "nobody"
+
+  Label and schema may also be given the other way round. For the other options see the
   [module's documentation](#module-options).
   """
   @spec sync_one(state(), module(), label(), module(), term(), keyword()) :: state()
   def sync_one(state, repo, label, schema, id, opts \\ []) do
     {label, schema} = Arguments.order(label, schema)
-    sync(state, repo, [%One{label: label, schema: schema, id: id}], opts)
+    {on_missing, opts} = opts |> Options.keyword!() |> Keyword.pop(:on_missing)
+    one = %One{label: label, schema: schema, id: id, on_missing: on_missing}
+    sync(state, repo, [one], opts)
   end
 
   @doc """
@@ -247,14 +260,14 @@ defmodule EctoFoundationDB.Sync do
   @spec sync(state(), module(), [request()], keyword()) :: state()
   def sync(state, repo, queryable_assigns, opts \\ []) do
     State.check!(state)
-    Options.check!(opts)
+    Options.sync!(opts)
     Arguments.requests!(queryable_assigns)
     data = State.get(state, repo)
     Callbacks.check_labels!(data, Enum.map(queryable_assigns, & &1.label))
     Container.check!(state, opts)
 
     RepoOptions.follow_single(repo, fn ->
-      sync(state, repo, tenant!(state, repo), data, queryable_assigns, opts)
+      sync(state, repo, tenant!(state, repo, opts[:prefix]), data, queryable_assigns, opts)
     end)
   end
 
@@ -327,9 +340,17 @@ defmodule EctoFoundationDB.Sync do
       # A running sync goes on where a record can't be decoded, but none begins so.
       reason = stale(taken)
       if reason && reason != stale(synced), do: raise(reason)
+      found!(taken)
       {subscription, taken}
     end)
   end
+
+  defp found!(%{request: %One{on_missing: :raise} = one, value: nil}) do
+    raise EctoFoundationDB.NoResultsError,
+      message: "there is no #{inspect(one.schema)} with the primary key #{inspect(one.id)}"
+  end
+
+  defp found!(_taken), do: :ok
 
   # What to subscribe to for a request, and what to remember of it.
   defp want(%module{} = request, tenant, assign, data) do
@@ -600,6 +621,25 @@ defmodule EctoFoundationDB.Sync do
   def watching?(state, repo, label), do: is_map_key(State.get(state, repo).labels, label)
 
   @doc """
+  Whether what a label shows may be out of date: the database is silent, or refuses, and the process has been
+  told so. `:handle_stale` (see `attach_callback/6`) tells when that begins and ends, and why. A label that is
+  not synced is not stale.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> Sync.stale?(state, Repo, :user)
+      false
+  """
+  @spec stale?(state(), module(), label()) :: boolean()
+  def stale?(state, repo, label) do
+    case State.find_label(State.get(state, repo), label) do
+      {_subscription, %{stale: stale}} -> stale != nil
+      nil -> false
+    end
+  end
+
+  @doc """
   What the syncs of all this node's processes with a repo are, and have cost since it started.
 
       iex> tenant = Tenant.open!(Repo, "docs")
@@ -619,52 +659,6 @@ defmodule EctoFoundationDB.Sync do
   """
   @spec stats(module()) :: %{atom() => non_neg_integer()}
   def stats(repo), do: Native.stats(Connection.fetch!(repo).database)
-
-  @doc """
-  Attaches a callback to an event. It is called with the state and a map by label, and returns
-  `{:cont, state}`, or `{:halt, state}` to keep the callbacks attached after it from being called.
-
-    * `:handle_assigns` - after Sync has assigned labels, with their old values: what it had assigned
-      before, also where the assigns were reset since; for a label that is new to it, what was there.
-    * `:handle_stale` - when labels can't be kept up to date: the database is silent, or refuses. The
-      map has the reason, an `EctoFoundationDB.Error`; the assigns stay what they were. And once
-      more, with `nil`, when they are up to date again.
-
-  A callback may sync other labels: here, whoever is in the team of the user.
-
-      iex> tenant = Tenant.open!(Repo, "docs")
-      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
-      iex> state =
-      ...>   Sync.attach_callback(state, Repo, :handle_assigns, fn
-      ...>     %{assigns: %{user: %User{team: team}}} = state, %{user: _old_user} ->
-      ...>       {:cont, Sync.sync_all_by(state, Repo, :team, User, team: team)}
-      ...>
-      ...>     state, _old ->
-      ...>       {:cont, state}
-      ...>   end)
-      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
-      iex> Enum.map(state.assigns.team, & &1.name)
-      ["Ada"]
-
-  The callbacks are called for what that assigns, too; the second clause is for those calls. Syncing the
-  label that a callback is being called for raises: it would be called for it again. Where it is called
-  for several that have changed together, it may sync one of them because of another.
-
-  Several callbacks have different names (default: `:default`) and are called in the order they were
-  attached in. The option `replace: true` puts the callback in the place of one of the same name.
-  """
-  @spec attach_callback(
-          state(),
-          module(),
-          term(),
-          :handle_assigns | :handle_stale,
-          fun(),
-          keyword()
-        ) ::
-          state()
-  def attach_callback(state, repo, name \\ :default, event, callback, opts \\ []) do
-    Callbacks.attach(state, repo, name, event, callback, opts)
-  end
 
   @doc """
   Waits until every process of this node that syncs with the repo knows everything that was committed before
@@ -716,6 +710,52 @@ defmodule EctoFoundationDB.Sync do
           last_error: error && EctoFoundationDB.Error.exception(error),
           database: database
     end
+  end
+
+  @doc """
+  Attaches a callback to an event. It is called with the state and a map by label, and returns
+  `{:cont, state}`, or `{:halt, state}` to keep the callbacks attached after it from being called.
+
+    * `:handle_assigns` - after Sync has assigned labels, with their old values: what it had assigned
+      before, also where the assigns were reset since; for a label that is new to it, what was there.
+    * `:handle_stale` - when labels can't be kept up to date: the database is silent, or refuses. The
+      map has the reason, an `EctoFoundationDB.Error`; the assigns stay what they were. And once
+      more, with `nil`, when they are up to date again.
+
+  A callback may sync other labels: here, whoever is in the team of the user.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state =
+      ...>   Sync.attach_callback(state, Repo, :handle_assigns, fn
+      ...>     %{assigns: %{user: %User{team: team}}} = state, %{user: _old_user} ->
+      ...>       {:cont, Sync.sync_all_by(state, Repo, :team, User, team: team)}
+      ...>
+      ...>     state, _old ->
+      ...>       {:cont, state}
+      ...>   end)
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> Enum.map(state.assigns.team, & &1.name)
+      ["Ada"]
+
+  The callbacks are called for what that assigns, too; the second clause is for those calls. Syncing the
+  label that a callback is being called for raises: it would be called for it again. Where it is called
+  for several that have changed together, it may sync one of them because of another.
+
+  Several callbacks have different names (default: `:default`) and are called in the order they were
+  attached in. The option `replace: true` puts the callback in the place of one of the same name.
+  """
+  @spec attach_callback(
+          state(),
+          module(),
+          term(),
+          :handle_assigns | :handle_stale,
+          fun(),
+          keyword()
+        ) ::
+          state()
+  def attach_callback(state, repo, name \\ :default, event, callback, opts \\ []) do
+    Callbacks.attach(state, repo, name, event, callback, opts)
   end
 
   @doc """
@@ -818,15 +858,19 @@ defmodule EctoFoundationDB.Sync do
     end
   end
 
-  # The state's tenant, or the repo's only one: the state's may be another repo's.
-  defp tenant!(%{private: private}, repo) do
+  # The one that the call names, the state's, or the repo's only one: the state's may be another repo's.
+  defp tenant!(_state, repo, prefix) when prefix != nil,
+    do: RepoOptions.tenant!(repo, prefix: prefix)
+
+  defp tenant!(%{private: private}, repo, nil) do
     single? = Connection.fetch!(repo).config[:tenant_id] != nil
 
     case private[:tenant] do
       nil when not single? ->
         raise ArgumentError,
               "no tenant to sync from: put one into the state's private, as in " <>
-                "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\"))"
+                "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\")), " <>
+                "or pass it as prefix: tenant"
 
       %Tenant{repo: other} when single? and other != repo ->
         RepoOptions.tenant!(repo, prefix: nil)
