@@ -267,6 +267,13 @@ defmodule EctoFoundationDB.Native do
   def untake(_subscription), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
+  Answers `{ref, :ok}` when every subscription knows all that was committed before this call and its message is
+  in the mailbox; after `timeout` ms `{ref, {:timeout, what_was_waited_for, last_error | nil}}`.
+  """
+  @spec settle(database(), reference(), non_neg_integer()) :: :ok
+  def settle(_database, _ref, _timeout), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
   Ends a subscription: when it returns, no further message of it will be sent. One may be in the
   mailbox. That goes for the answer to `subscribe/3`, too, once the call's last subscription has ended.
   """

@@ -59,6 +59,8 @@ defmodule EctoFoundationDB.Sync do
 
   All functions that sync take
 
+    * `:prefix` - the tenant to sync from, in the place of the state's, as all functions of a repo take it. A
+      label keeps its tenant until it is synced again. The tenant must be one of the same repo.
     * `:assign` - how to assign what this call syncs, now and whenever it changes: a function of the
       state and a map of new assigns by label, or of the state, the new assigns as a list of
       `{label, value}`, those of `sync_many/6` as a list of `{label, records}`, and the options (see
@@ -71,6 +73,7 @@ defmodule EctoFoundationDB.Sync do
   """
 
   alias EctoFoundationDB.Connection
+  alias EctoFoundationDB.Deadline
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Native
   alias EctoFoundationDB.Repo.Options, as: RepoOptions
@@ -108,13 +111,24 @@ defmodule EctoFoundationDB.Sync do
       iex> state.assigns.user.name
       "Ada"
 
-  Label and schema may also be given the other way round. For the options see the
+  With the option `on_missing: :raise`, an `EctoFoundationDB.NoResultsError` is raised where there is no record
+  when this is called: in a Phoenix application the answer is 404. Where the record is deleted later, the
+  label is assigned `nil`, which a `:handle_assigns` callback hears of.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> Sync.sync_one(state, Repo, :user, User, "nobody", on_missing: :raise)
+      ** (EctoFoundationDB.NoResultsError) there is no MyApp.User with the primary key "nobody"
+
+  Label and schema may also be given the other way round. For the other options see the
   [module's documentation](#module-options).
   """
   @spec sync_one(state(), module(), label(), module(), term(), keyword()) :: state()
   def sync_one(state, repo, label, schema, id, opts \\ []) do
     {label, schema} = Arguments.order(label, schema)
-    sync(state, repo, [%One{label: label, schema: schema, id: id}], opts)
+    {on_missing, opts} = opts |> Options.keyword!() |> Keyword.pop(:on_missing)
+    one = %One{label: label, schema: schema, id: id, on_missing: on_missing}
+    sync(state, repo, [one], opts)
   end
 
   @doc """
@@ -246,14 +260,14 @@ defmodule EctoFoundationDB.Sync do
   @spec sync(state(), module(), [request()], keyword()) :: state()
   def sync(state, repo, queryable_assigns, opts \\ []) do
     State.check!(state)
-    Options.check!(opts)
+    Options.sync!(opts)
     Arguments.requests!(queryable_assigns)
     data = State.get(state, repo)
     Callbacks.check_labels!(data, Enum.map(queryable_assigns, & &1.label))
     Container.check!(state, opts)
 
     RepoOptions.follow_single(repo, fn ->
-      sync(state, repo, tenant!(state, repo), data, queryable_assigns, opts)
+      sync(state, repo, tenant!(state, repo, opts[:prefix]), data, queryable_assigns, opts)
     end)
   end
 
@@ -326,9 +340,17 @@ defmodule EctoFoundationDB.Sync do
       # A running sync goes on where a record can't be decoded, but none begins so.
       reason = stale(taken)
       if reason && reason != stale(synced), do: raise(reason)
+      found!(taken)
       {subscription, taken}
     end)
   end
+
+  defp found!(%{request: %One{on_missing: :raise} = one, value: nil}) do
+    raise EctoFoundationDB.NoResultsError,
+      message: "there is no #{inspect(one.schema)} with the primary key #{inspect(one.id)}"
+  end
+
+  defp found!(_taken), do: :ok
 
   # What to subscribe to for a request, and what to remember of it.
   defp want(%module{} = request, tenant, assign, data) do
@@ -599,6 +621,25 @@ defmodule EctoFoundationDB.Sync do
   def watching?(state, repo, label), do: is_map_key(State.get(state, repo).labels, label)
 
   @doc """
+  Whether what a label shows may be out of date: the database is silent, or refuses, and the process has been
+  told so. `:handle_stale` (see `attach_callback/6`) tells when that begins and ends, and why. A label that is
+  not synced is not stale.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> Sync.stale?(state, Repo, :user)
+      false
+  """
+  @spec stale?(state(), module(), label()) :: boolean()
+  def stale?(state, repo, label) do
+    case State.find_label(State.get(state, repo), label) do
+      {_subscription, %{stale: stale}} -> stale != nil
+      nil -> false
+    end
+  end
+
+  @doc """
   What the syncs of all this node's processes with a repo are, and have cost since it started.
 
       iex> tenant = Tenant.open!(Repo, "docs")
@@ -618,6 +659,58 @@ defmodule EctoFoundationDB.Sync do
   """
   @spec stats(module()) :: %{atom() => non_neg_integer()}
   def stats(repo), do: Native.stats(Connection.fetch!(repo).database)
+
+  @doc """
+  Waits until every process of this node that syncs with the repo knows everything that was committed before
+  this call. Its messages are in the mailboxes then, so that a page handles them before what it is asked next.
+  It is for tests: after it, `render(view)` shows the change.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> Repo.update!(state.assigns.user, name: "Ada Lovelace")
+      iex> Sync.settle(Repo)
+      :ok
+      iex> message = receive do: ({_ref, :ready} = message -> message), after: (0 -> nil)
+      iex> {:halt, state} = Sync.handle_ready(Repo, message, state)
+      iex> state.assigns.user.name
+      "Ada Lovelace"
+
+  What other processes are syncing when it is called has its first results when it returns. What a page syncs
+  later, in a callback for what it is told, is read later.
+
+  Option: `:timeout`, in ms (default: the repo's); then an `EctoFoundationDB.TimeoutError` says what is not up to
+  date. A list that has no usable index any more never is.
+  """
+  @spec settle(module(), keyword()) :: :ok
+  def settle(repo, opts \\ []) do
+    opts = Keyword.validate!(opts, [:timeout])
+    %{database: database, timeout: default} = repo |> Connection.instance() |> Connection.fetch!()
+    settle(database, Deadline.new(opts[:timeout] || default), make_ref())
+  end
+
+  # An endless wait is made of bounded ones, so that nothing waits for a process that has ended.
+  @longest_settling 60_000
+
+  defp settle(database, deadline, ref) do
+    left = Deadline.left(deadline)
+    :ok = Native.settle(database, ref, min(left, @longest_settling))
+
+    receive do
+      {^ref, :ok} ->
+        :ok
+
+      {^ref, {:timeout, _doing, _error}} when left > @longest_settling ->
+        settle(database, deadline, ref)
+
+      {^ref, {:timeout, doing, error}} ->
+        raise EctoFoundationDB.TimeoutError,
+          timeout: deadline.timeout,
+          doing: doing,
+          last_error: error && EctoFoundationDB.Error.exception(error),
+          database: database
+    end
+  end
 
   @doc """
   Attaches a callback to an event. It is called with the state and a map by label, and returns
@@ -765,15 +858,19 @@ defmodule EctoFoundationDB.Sync do
     end
   end
 
-  # The state's tenant, or the repo's only one: the state's may be another repo's.
-  defp tenant!(%{private: private}, repo) do
+  # The one that the call names, the state's, or the repo's only one: the state's may be another repo's.
+  defp tenant!(_state, repo, prefix) when prefix != nil,
+    do: RepoOptions.tenant!(repo, prefix: prefix)
+
+  defp tenant!(%{private: private}, repo, nil) do
     single? = Connection.fetch!(repo).config[:tenant_id] != nil
 
     case private[:tenant] do
       nil when not single? ->
         raise ArgumentError,
               "no tenant to sync from: put one into the state's private, as in " <>
-                "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\"))"
+                "put_private(socket, :tenant, EctoFoundationDB.Tenant.open!(#{inspect(repo)}, \"id\")), " <>
+                "or pass it as prefix: tenant"
 
       %Tenant{repo: other} when single? and other != repo ->
         RepoOptions.tenant!(repo, prefix: nil)

@@ -58,6 +58,11 @@ defmodule EctoFoundationDB.Sync.Arguments do
             "expected :watch_action to be one of #{inspect(@watch_actions)}, got: #{inspect(action)}"
     end
 
+    for %One{on_missing: on_missing} <- requests, on_missing not in [:raise, nil] do
+      raise ArgumentError,
+            "expected :on_missing to be :raise, or nil, got: #{inspect(on_missing)}"
+    end
+
     for %Many{ids: ids} <- requests, not (is_list(ids) or is_nil(ids)) do
       raise ArgumentError, "expected a list of primary keys, or nil, got: #{inspect(ids)}"
     end

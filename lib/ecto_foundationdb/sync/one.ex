@@ -14,9 +14,14 @@ defmodule EctoFoundationDB.Sync.One do
   alias EctoFoundationDB.Sync.Subscription
 
   @enforce_keys [:label, :schema, :id]
-  defstruct @enforce_keys
+  defstruct [:label, :schema, :id, :on_missing]
 
-  @type t :: %__MODULE__{label: term(), schema: module(), id: term()}
+  @type t :: %__MODULE__{
+          label: term(),
+          schema: module(),
+          id: term(),
+          on_missing: :raise | nil
+        }
 
   @doc false
   def prepare(%__MODULE__{schema: schema} = one, _tenant) do

@@ -3,15 +3,22 @@ defmodule EctoFoundationDB.Sync.Options do
   # The options of Sync's functions.
 
   @options [:assign, :attach_container_hook, :detach_container_hook, :timeout, :watch_action]
+  @sync [:prefix | @options]
 
   @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
 
   @doc "Raises unless these are options of a sync; gives them."
-  @spec check!(term()) :: keyword()
-  def check!([]), do: []
+  @spec sync!(term()) :: keyword()
+  def sync!(opts), do: check!(opts, @sync)
 
-  def check!(opts) do
-    opts |> keyword!() |> Enum.each(&check_option!/1)
+  @doc "Raises unless these are options of what follows a sync; gives them."
+  @spec check!(term()) :: keyword()
+  def check!(opts), do: check!(opts, @options)
+
+  defp check!([], _known), do: []
+
+  defp check!(opts, known) do
+    opts |> keyword!() |> Enum.each(&check_option!(&1, known))
     opts
   end
 
@@ -25,40 +32,30 @@ defmodule EctoFoundationDB.Sync.Options do
     opts
   end
 
-  defp check_option!({:assign, fun}) when is_function(fun, 2) or is_function(fun, 4), do: :ok
-  defp check_option!({:attach_container_hook, fun}) when is_function(fun, 4), do: :ok
-  defp check_option!({:detach_container_hook, fun}) when is_function(fun, 4), do: :ok
-  defp check_option!({:timeout, ms}) when is_integer(ms) and ms >= 0, do: :ok
-  defp check_option!({:timeout, :infinity}), do: :ok
-  # Of lists only; one set of options may serve all of an application's calls.
-  defp check_option!({:watch_action, action}) when action in @watch_actions, do: :ok
-  defp check_option!({key, nil}) when key in @options, do: :ok
+  defp check_option!({key, value}, known) do
+    unless key in known,
+      do:
+        raise(ArgumentError, "unknown option #{inspect(key)}: expected one of #{inspect(known)}")
 
-  defp check_option!({key, value}) do
-    expected =
-      case key do
-        :assign ->
-          "a function of 2 or 4 arguments"
-
-        :attach_container_hook ->
-          "a function of 4 arguments"
-
-        :detach_container_hook ->
-          "a function of 4 arguments"
-
-        :timeout ->
-          "milliseconds, or :infinity"
-
-        :watch_action ->
-          "one of #{inspect(@watch_actions)}"
-
-        _unknown ->
-          raise ArgumentError,
-                "unknown option #{inspect(key)}: expected one of #{inspect(@options)}"
-      end
-
-    raise ArgumentError, "expected #{inspect(key)} to be #{expected}, got: #{inspect(value)}"
+    unless value == nil or valid?(key, value) do
+      raise ArgumentError,
+            "expected #{inspect(key)} to be #{expected(key)}, got: #{inspect(value)}"
+    end
   end
+
+  defp valid?(:assign, fun), do: is_function(fun, 2) or is_function(fun, 4)
+  defp valid?(:attach_container_hook, fun), do: is_function(fun, 4)
+  defp valid?(:detach_container_hook, fun), do: is_function(fun, 4)
+  defp valid?(:timeout, ms), do: ms == :infinity or (is_integer(ms) and ms >= 0)
+  # Of lists only; one set of options may serve all of an application's calls.
+  defp valid?(:watch_action, action), do: action in @watch_actions
+  # A tenant is judged with the repo that it has to be of.
+  defp valid?(:prefix, _tenant), do: true
+
+  defp expected(:assign), do: "a function of 2 or 4 arguments"
+  defp expected(:timeout), do: "milliseconds, or :infinity"
+  defp expected(:watch_action), do: "one of #{inspect(@watch_actions)}"
+  defp expected(_hook), do: "a function of 4 arguments"
 
   @doc "Options of cancelling: whether to assign, and the others. `assign:` may be a boolean here."
   @spec cancel!(term()) :: {assign? :: boolean(), keyword()}

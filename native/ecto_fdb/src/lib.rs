@@ -44,6 +44,7 @@ use crate::live::basis::{Basis, SourceIndexes, TenantEntry};
 use crate::live::call::{Call, Pending, Wanted};
 use crate::live::planner;
 use crate::live::query::{By, Query, Source};
+use crate::live::settle;
 use crate::live::subscription::Subscription;
 use crate::reply::{Gate, Reply};
 use crate::transaction::{Command, TransactionHandle};
@@ -54,7 +55,7 @@ use crate::watch::Watch;
 const MOST_ON_A_SCHEDULER: usize = 200_000;
 
 mod atoms {
-    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned, anything, more, versionstamp }
+    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned, anything, more, versionstamp, timeout }
 }
 
 fn answer<T: Encoder>(env: Env<'_>, result: Result<T, Error>) -> Term<'_> {
@@ -276,7 +277,8 @@ fn subscribe<'a>(
         decoded.push((basis, queries, earlier));
     }
     // From here on nothing can fail: subscriptions that exist are told of their end.
-    let ticket = live.next_ticket();
+    let open = live.calls.begin();
+    let ticket = open.ticket;
     let subscriptions: Vec<Pending> = decoded
         .into_iter()
         .map(|(basis, queries, earlier)| {
@@ -305,11 +307,12 @@ fn subscribe<'a>(
         .map(|pending| pending.subscription.encode(env))
         .collect();
     let call = Call {
+        open,
         subscriptions,
         caller: env.pid(),
         reply: Some(Reply::new(env, reference, Gate::default())),
     };
-    live.subscribe(ticket, call);
+    live.subscribe(call);
     Ok(references.encode(env))
 }
 
@@ -412,6 +415,26 @@ fn take_some<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Optio
 #[rustler::nif(schedule = "DirtyCpu")]
 fn take_all<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Term<'a>> {
     Subscription::take(&subscription, env, usize::MAX)
+}
+
+#[rustler::nif]
+fn settle<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    reference: Reference<'a>,
+    timeout: u64,
+) -> Atom {
+    let reply = Reply::new(env, reference, Gate::default());
+    let live = Arc::clone(&database.live);
+    client::runtime().spawn(async move {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_millis(timeout);
+        let settled = settle::settle(&live, deadline).await;
+        reply.send(|env| match settled {
+            Ok(()) => atom::ok().encode(env),
+            Err(unsettled) => (atoms::timeout(), unsettled.doing, unsettled.error).encode(env),
+        });
+    });
+    atom::ok()
 }
 
 #[rustler::nif]

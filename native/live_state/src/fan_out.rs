@@ -85,6 +85,11 @@ impl<S: Clone> FanOut<S> {
         self.running
     }
 
+    /// Whether a round has visits left.
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+
     /// How many subscribers there are.
     pub fn len(&self) -> usize {
         self.subscribers.len()

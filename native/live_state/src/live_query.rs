@@ -71,7 +71,9 @@ pub enum Probe<'a> {
 pub struct LiveQueryState<S, H, B, R> {
     /// The read version of what is shown; -1 before the first read. An older read never replaces it.
     read_version: i64,
-    /// The watched key's value at that version.
+    /// The newest version at which the database is known to hold what is shown.
+    confirmed_version: i64,
+    /// The watched key's value at `read_version`.
     watched: Option<Box<[u8]>>,
     watch: WatchSlot<H>,
     watch_failures: Backoff,
@@ -89,6 +91,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
     pub fn new(basis: B, now: Instant) -> Self {
         LiveQueryState {
             read_version: -1,
+            confirmed_version: -1,
             watched: None,
             watch: WatchSlot::default(),
             watch_failures: Backoff::default(),
@@ -123,6 +126,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         if newer {
             self.read_version = read.read_version;
             self.watched = read.watched;
+            self.confirmed_version = self.confirmed_version.max(read.read_version);
         }
         self.reads.succeeded(read.slow);
         effects.turn = self.freshness.confirm(now);
@@ -296,6 +300,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
     /// What is shown was read from a database that is no more: the next read replaces it.
     pub fn database_replaced(&mut self, now: Instant) -> Effects<H> {
         self.read_version = -1;
+        self.confirmed_version = -1;
         let released = self.watch.clear();
         Effects {
             released,
@@ -330,10 +335,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
     /// Whether the watched key is due to be looked at. True at most once in `every`.
     pub fn probe_due(&mut self, now: Instant, every: Duration) -> bool {
         let last = self.freshness.confirmed().max(self.probed);
-        let due = self.may_read()
-            && self.read_version >= 0
-            && !self.reads.is_pending()
-            && now.saturating_duration_since(last) >= every;
+        let due = self.may_be_probed() && now.saturating_duration_since(last) >= every;
         if due {
             self.probed = now;
         }
@@ -349,9 +351,12 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
             }
             // The read that is coming tells more.
             Probe::Value(..) if self.reads.is_pending() || !self.may_read() => Effects::none(),
-            Probe::Value(_, value) if value == self.watched.as_deref() => {
+            Probe::Value(read_version, value) if value == self.watched.as_deref() => {
                 if !self.shows_what_is_watched() {
                     return self.wanted(now);
+                }
+                if read_version >= self.read_version {
+                    self.confirmed_version = self.confirmed_version.max(read_version);
                 }
                 let turn = self.freshness.confirm(now);
                 Effects {
@@ -426,6 +431,36 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
     /// The read version of what is shown.
     pub fn read_version(&self) -> i64 {
         self.read_version
+    }
+
+    /// The newest version at which the database is known to hold what is shown: that of a read, or of a
+    /// look at the watched key; -1 before the first read.
+    pub fn confirmed_version(&self) -> i64 {
+        self.confirmed_version
+    }
+
+    /// Whether the subscribers have been visited who are to be notified of what is shown at this version or
+    /// a later one. Nobody waits for a live query that has closed, or whose tenant is gone for good.
+    pub fn is_settled(&self, version: i64) -> bool {
+        if self.closed {
+            return true;
+        }
+        let knows = match self.plan.stage() {
+            Stage::Gone => true,
+            Stage::Holds => self.confirmed_version >= version,
+            Stage::Asked(_) | Stage::Missing => false,
+        };
+        knows && !self.fan_out_is_running()
+    }
+
+    /// Whether subscribers are being visited.
+    pub fn fan_out_is_running(&self) -> bool {
+        self.fan_out.is_running()
+    }
+
+    /// Whether a look at the watched key could confirm what is shown.
+    pub fn may_be_probed(&self) -> bool {
+        self.may_read() && self.read_version >= 0 && !self.reads.is_pending()
     }
 
     /// Whether a watch is pending for what is shown, or a read on its way.

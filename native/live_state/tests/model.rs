@@ -72,6 +72,8 @@ struct Model {
     readings: Vec<Reading>,
     watches: Vec<Watch>,
     next_id: u64,
+    /// The values that were written, by version: the first is of version 1.
+    history: Vec<u8>,
     /// What the machine shows.
     shown: Option<(i64, u8)>,
     queued: bool,
@@ -99,6 +101,7 @@ impl Model {
             readings: Vec::new(),
             watches: Vec::new(),
             next_id: 1,
+            history: vec![0],
             shown: None,
             queued: false,
             delayed: false,
@@ -196,10 +199,21 @@ impl Model {
     }
 
     fn run(&mut self, step: &Step) {
+        self.step(step);
+        let confirmed = self.state.confirmed_version();
+        if let Some((version, shown)) = self.shown {
+            assert!(confirmed >= version);
+            let then = self.history[usize::try_from(confirmed).unwrap() - 1];
+            assert_eq!(then, shown, "what is confirmed at a version was there");
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
         match *step {
             Step::Write(value) => {
                 self.version += 1;
                 self.value = value;
+                self.history.push(value);
             }
             Step::BeginRead { mount } => self.begin_read(mount),
             Step::Install(which) => self.install(which),
@@ -237,7 +251,7 @@ impl Model {
                 }
             }
             Step::Probe => {
-                if self.state.probe_due(self.now, LIMIT) {
+                if self.state.probe_due(self.now, LIMIT) || self.state.may_be_probed() {
                     let value = bytes(self.value);
                     let probe = Probe::Value(self.version, Some(&value));
                     let effects = self.state.probed(probe, self.now);

@@ -104,6 +104,11 @@ impl Basis {
         *self.verified.lock() == *version
     }
 
+    /// Whether it is known to be right under this metadata version or a later one.
+    pub fn is_verified_since(&self, version: &MetadataVersion) -> bool {
+        *self.verified.lock() >= *version
+    }
+
     /// It is right under this metadata version.
     pub fn verify(&self, version: &MetadataVersion) {
         let mut verified = self.verified.lock();

@@ -1,7 +1,9 @@
 //! A process's call that waits for its subscriptions to stand.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustler::types::atom;
 use rustler::{Encoder, LocalPid, ResourceArc};
 
@@ -45,8 +47,57 @@ impl Pending {
     }
 }
 
+/// Which calls have begun and have not ended, by their tickets, which rise.
+#[derive(Clone, Default)]
+pub struct OpenCalls(Arc<Mutex<Tickets>>);
+
+#[derive(Default)]
+struct Tickets {
+    last: u64,
+    open: BTreeSet<u64>,
+}
+
+impl OpenCalls {
+    /// A call begins.
+    pub fn begin(&self) -> OpenCall {
+        let mut tickets = self.0.lock();
+        tickets.last += 1;
+        let ticket = tickets.last;
+        tickets.open.insert(ticket);
+        OpenCall {
+            ticket,
+            calls: self.clone(),
+        }
+    }
+
+    /// The ticket of the call that has begun last.
+    pub fn last(&self) -> u64 {
+        self.0.lock().last
+    }
+
+    /// How many calls up to this ticket have not ended.
+    pub fn open_until(&self, ticket: u64) -> usize {
+        self.0.lock().open.range(..=ticket).count()
+    }
+}
+
+/// A call that has begun. Dropping this ends it.
+pub struct OpenCall {
+    /// Its ticket.
+    pub ticket: u64,
+    calls: OpenCalls,
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.calls.0.lock().open.remove(&self.ticket);
+    }
+}
+
 /// A call.
 pub struct Call {
+    /// Dropped with the call: when it has been answered, or nobody waits for it.
+    pub open: OpenCall,
     /// Its subscriptions.
     pub subscriptions: Vec<Pending>,
     /// The process.

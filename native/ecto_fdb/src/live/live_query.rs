@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use foundationdb::FdbResult;
-use live_state::{Effects, LiveQueryState, NewRead, Probe};
+use live_state::{Effects, LiveQueryState, NewRead, Probe, Stage};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
@@ -429,6 +429,35 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
     /// Whether its watched key is due to be looked at.
     pub fn probe_due(&self, now: Instant) -> bool {
         self.state.lock().probe_due(now, self.home.stale_after())
+    }
+
+    /// What its plan was made from, while anybody relies on that.
+    pub fn relies_on(&self) -> PlanBasis {
+        let state = self.state.lock();
+        let relied_on = !state.is_closed() && state.plan().stage() != Stage::Gone;
+        relied_on.then(|| state.plan().basis().clone()).flatten()
+    }
+
+    /// Why it is not settled, for a message.
+    pub fn hindrance(&self) -> String {
+        let state = self.state.lock();
+        match (state.stale(), state.plan().stage()) {
+            (Some(reason), _) => reason.to_string(),
+            (None, Stage::Asked(_)) => "a query plan for other indexes is awaited".into(),
+            (None, _) if state.fan_out_is_running() => "its subscribers are being notified".into(),
+            (None, _) => "the keys give no answer yet".into(),
+        }
+    }
+
+    /// Whether its subscribers have been told of all that was committed up to this version.
+    pub fn is_settled(&self, version: i64) -> bool {
+        self.state.lock().is_settled(version)
+    }
+
+    /// Whether a look at its watched key may confirm it at this version, which nothing has done yet.
+    pub fn wants_probe(&self, version: i64) -> bool {
+        let state = self.state.lock();
+        state.may_be_probed() && state.confirmed_version() < version
     }
 
     /// Its watched key was looked at.

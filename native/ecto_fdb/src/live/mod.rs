@@ -20,7 +20,9 @@
 //!   subscribe.
 //! - [`registry`]: the live queries of a database.
 //! - [`batch`], [`reader`]: many queries read at one version.
-//! - [`heartbeat`]: what is asked while nothing changes.
+//! - [`look`]: what is asked of the database beside live queries.
+//! - [`heartbeat`]: what is asked while nothing changes. [`settle`]: what is asked until everybody knows
+//!   everything.
 
 pub mod basis;
 pub mod query;
@@ -38,8 +40,11 @@ pub mod planner;
 pub mod registry;
 
 mod batch;
+mod look;
+
 mod heartbeat;
 mod reader;
+pub mod settle;
 
 use self::registry::Workers;
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{unbounded, Receiver, Sender};
 use rustler::OwnedEnv;
+use tokio::sync::oneshot;
 
 use super::subscription::{LiveQuery, Subscriber, Subscription};
 
@@ -15,6 +16,8 @@ pub enum Due {
     Round(Arc<LiveQuery>),
     /// One subscriber.
     One(Subscriber),
+    /// Who waits until everything before this was sent.
+    Waiting(oneshot::Sender<()>),
 }
 
 static QUEUE: OnceLock<Sender<Due>> = OnceLock::new();
@@ -34,6 +37,14 @@ pub fn queue(due: Due) {
     let _ = queue.send(due);
 }
 
+/// Returns when all messages were sent that were queued before. A round that has turns left queues itself
+/// again: that is for the caller to see.
+pub async fn drained() {
+    let (waiting, sent) = oneshot::channel();
+    queue(Due::Waiting(waiting));
+    let _ = sent.await;
+}
+
 fn run(queue: &Receiver<Due>, again: &Sender<Due>) {
     // Messages are copied from here to their receivers' heaps. If an environment were handed over
     // with each, the schedulers would free what this thread has allocated.
@@ -48,6 +59,7 @@ fn run(queue: &Receiver<Due>, again: &Sender<Due>) {
                 }
             }
             Due::One(subscriber) => turn.push(subscriber),
+            Due::Waiting(waiting) => drop(waiting.send(())),
         });
         for subscriber in turn.drain(..) {
             guarded(|| env.run(|env| Subscription::notify(&subscriber, env)));

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustler::LocalPid;
 
 use super::basis::Basis;
-use super::call::Call;
+use super::call::{Call, OpenCalls};
 use super::events::{Event, Reporter};
 use super::live_query::{Home, WatchTask};
 use super::notifier::{self, Due};
@@ -51,7 +51,10 @@ pub struct LiveQueries {
     live_queries: Mutex<IndexMap<Arc<Query>, Arc<LiveQuery>>>,
     bases: Mutex<HashSet<Arc<Basis>>>,
     queue: Mutex<Queue<Call, Arc<LiveQuery>, LocalPid>>,
-    next_ticket: AtomicU64,
+    /// Calls that have not been answered yet.
+    pub calls: OpenCalls,
+    moves_begun: AtomicU64,
+    moves_ended: AtomicU64,
     /// The newest read version of what is shown.
     newest: AtomicI64,
     pulse: Mutex<Pulse<Error>>,
@@ -76,7 +79,9 @@ impl LiveQueries {
             live_queries: Mutex::default(),
             bases: Mutex::default(),
             queue: Mutex::default(),
-            next_ticket: AtomicU64::new(0),
+            calls: OpenCalls::default(),
+            moves_begun: AtomicU64::new(0),
+            moves_ended: AtomicU64::new(0),
             newest: AtomicI64::new(0),
             pulse: Mutex::new(Pulse::new(Instant::now())),
             is_silent: AtomicBool::new(false),
@@ -147,24 +152,20 @@ impl LiveQueries {
         self.live_queries.lock().len()
     }
 
-    /// Calls this for every live query, some at a time. One that comes or goes meanwhile may be missed
-    /// or met twice.
+    /// Calls this for every live query, some at a time. One that comes meanwhile may be missed, others may
+    /// be met twice.
     pub fn each(&self, mut each: impl FnMut(&Arc<LiveQuery>)) {
-        let mut place = 0;
-        loop {
+        // From the end: the place of one that goes is taken by the last one, which was met or is still to come.
+        let mut place = usize::MAX;
+        while place > 0 {
             let turn: Vec<_> = {
                 let live_queries = self.live_queries.lock();
-                let end = (place + TURN).min(live_queries.len());
-                let Some(turn) = live_queries.get_range(place..end) else {
-                    return;
-                };
-                turn.values().cloned().collect()
+                let end = place.min(live_queries.len());
+                place = end.saturating_sub(TURN);
+                let turn = live_queries.get_range(place..end);
+                turn.map_or_else(Vec::new, |turn| turn.values().cloned().collect())
             };
-            if turn.is_empty() {
-                return;
-            }
             turn.iter().for_each(&mut each);
-            place += turn.len();
         }
     }
 
@@ -183,13 +184,9 @@ impl LiveQueries {
 
     // Reading
 
-    /// A ticket for a call.
-    pub fn next_ticket(&self) -> u64 {
-        self.next_ticket.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// Queues a call for the next batch. A queue that is full refuses it.
-    pub fn subscribe(&self, ticket: u64, call: Call) {
+    pub fn subscribe(&self, call: Call) {
+        let ticket = call.open.ticket;
         let joins = call
             .queries()
             .any(|query| self.find(query).is_some_and(|found| !found.is_side()));
@@ -391,12 +388,21 @@ impl LiveQueries {
 
     /// Another query has taken the place of this one: its subscribers move there.
     fn replace(&self, old: &Arc<LiveQuery>, query: Arc<Query>, basis: Option<Arc<Basis>>) {
+        self.moves_begun.fetch_add(1, Ordering::SeqCst);
         let new = self.find_or_insert(&query, || old.successor(&query, basis));
         old.replaced();
         old.each_subscriber(|_slot, subscriber| Subscription::move_to(&subscriber, old, &new));
         // They may all have left meanwhile.
         new.close_if_empty();
         new.wanted();
+        self.moves_ended.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often subscribers have moved to another live query; `None` while some do.
+    pub fn moves(&self) -> Option<u64> {
+        let ended = self.moves_ended.load(Ordering::SeqCst);
+        let begun = self.moves_begun.load(Ordering::SeqCst);
+        (begun == ended).then_some(ended)
     }
 }
 

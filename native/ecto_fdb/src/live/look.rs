@@ -1,0 +1,127 @@
+//! Looks at the database that read no live query: a read version, watched keys, what plans rely on. The
+//! heartbeat and `settle` share them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foundationdb::options::TransactionOption;
+use foundationdb::Transaction;
+use futures::stream::{FuturesUnordered, StreamExt};
+use live_state::Probe;
+
+use super::basis::{self, Basis, MetadataVersion, Verdict};
+use super::batch;
+use super::registry::LiveQueries;
+use super::subscription::LiveQuery;
+use crate::error::Error;
+use crate::stats::count;
+
+/// How many keys or bases are looked at in one transaction.
+pub const LOOKS: usize = 500;
+
+fn transaction(live: &LiveQueries) -> Result<Transaction, Error> {
+    let transaction = live.database.transaction()?;
+    transaction.set_option(TransactionOption::Timeout(0))?;
+    Ok(transaction)
+}
+
+/// A read version, with the metadata version that comes along.
+pub async fn versions(live: &LiveQueries) -> Result<(i64, MetadataVersion), Error> {
+    let transaction = transaction(live)?;
+    let read_version = transaction.get_read_version().await?;
+    Ok((read_version, basis::metadata_version(&transaction).await?))
+}
+
+/// Live queries whose watched keys have not been looked at, by their places.
+pub type Open<'a> = HashMap<usize, &'a Arc<LiveQuery>>;
+
+/// All of these are open.
+pub fn open(some: &[Arc<LiveQuery>]) -> Open<'_> {
+    some.iter().enumerate().collect()
+}
+
+/// Looks at the watched keys of up to [`LOOKS`] live queries, tells these what was found, and removes them
+/// from `open`.
+pub async fn watched_keys(
+    live: &LiveQueries,
+    some: &[Arc<LiveQuery>],
+    open: &mut Open<'_>,
+) -> Result<(), Error> {
+    count(&live.database.stats.probes, some.len() as u64);
+    let transaction = transaction(live)?;
+    let read_version = transaction.get_read_version().await?;
+    let mut answers: FuturesUnordered<_> = some
+        .iter()
+        .enumerate()
+        .map(|(place, live_query)| {
+            let value = transaction.get(&live_query.query.watch, true);
+            async move { (place, value.await) }
+        })
+        .collect();
+    while let Some((place, value)) = answers.next().await {
+        // One that fails stays open, as if it had given no answer.
+        if let (Ok(value), Some(live_query)) = (value, open.get(&place)) {
+            live_query.probed(Probe::Value(read_version, value.as_deref()));
+            open.remove(&place);
+        }
+    }
+    Ok(())
+}
+
+/// A basis, and live queries that rely on it.
+pub type Relying = (Arc<Basis>, Vec<Arc<LiveQuery>>);
+
+/// Collects the bases of live queries, each once, with those that rely on it.
+#[derive(Default)]
+pub struct Bases(HashMap<usize, Relying>);
+
+impl Bases {
+    /// Adds a live query's basis.
+    pub fn add(&mut self, basis: Arc<Basis>, live_query: &Arc<LiveQuery>) {
+        let relying = self
+            .0
+            .entry(Arc::as_ptr(&basis) as usize)
+            .or_insert_with(|| (basis, Vec::new()));
+        relying.1.push(Arc::clone(live_query));
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Relying> {
+        self.0.values().cloned().collect()
+    }
+}
+
+/// Looks at up to [`LOOKS`] bases, unless they are known to be right under the metadata version of now, and
+/// tells the live queries that rely on one that is not.
+pub async fn bases(live: &LiveQueries, some: &[Relying]) -> Result<(), Error> {
+    let transaction = transaction(live)?;
+    transaction.get_read_version().await?;
+    // It may be another one by now.
+    let metadata = basis::metadata_version(&transaction).await?;
+    let transaction = &transaction;
+    let mut verdicts: FuturesUnordered<_> = some
+        .iter()
+        .filter(|(basis, _)| !basis.is_verified(&metadata))
+        .map(|relying| {
+            count(&live.database.stats.basis_checks, 1);
+            async move { (relying, relying.0.check(transaction).await) }
+        })
+        .collect();
+    while let Some(((basis, live_queries), verdict)) = verdicts.next().await {
+        let basis = Some(Arc::clone(basis));
+        match verdict? {
+            Verdict::Right => basis.iter().for_each(|basis| basis.verify(&metadata)),
+            Verdict::SourceChanged => {
+                for live_query in live_queries {
+                    live_query.basis_changed(&basis);
+                }
+            }
+            Verdict::TenantGone => {
+                for live_query in live_queries {
+                    live_query.tenant_gone(batch::gone(&basis));
+                }
+            }
+        }
+    }
+    Ok(())
+}
