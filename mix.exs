@@ -8,7 +8,11 @@ end
 defmodule EctoFdbSync.MixProject do
   use Mix.Project
 
+  # The same as in Cargo.toml.
   @version "0.1.0"
+
+  # The repository's address. Documentation and package link to it where there is one.
+  @source_url nil
 
   def project do
     [
@@ -23,7 +27,10 @@ defmodule EctoFdbSync.MixProject do
       start_permanent: Mix.env() == :prod,
       deps: deps(),
       description: "LiveView assigns, and any process's state, kept up to date with FoundationDB",
-      package: package()
+      package: package(),
+      name: "ecto_fdb_sync",
+      source_url: @source_url,
+      docs: docs()
     ]
   end
 
@@ -45,7 +52,7 @@ defmodule EctoFdbSync.MixProject do
   defp deps do
     cond do
       deps_folder?() -> EctoFdbSync.FolderDeps.deps(@optional)
-      Code.ensure_loaded?(Hex) -> @optional
+      Code.ensure_loaded?(Hex) -> @optional ++ [{:ex_doc, "~> 0.34", only: :dev, runtime: false}]
       true -> []
     end
   end
@@ -55,8 +62,69 @@ defmodule EctoFdbSync.MixProject do
   defp package do
     [
       licenses: ["Apache-2.0"],
-      files: ~w(lib native guides Cargo.toml Cargo.lock .cargo mix.exs .formatter.exs
-                README.md ARCHITECTURE.md CHANGELOG.md LICENSE)
+      links: if(@source_url, do: %{"Source" => @source_url}, else: %{}),
+      files:
+        ~w(lib native guides priv/README.md Cargo.toml Cargo.lock .cargo mix.exs .formatter.exs
+                README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE),
+      # The engine's checks need packages from elsewhere; cargo builds without them.
+      exclude_patterns: [~r"native/embedded_fdb/(check|checks/.*|fuzz/.*)$"]
+    ]
+  end
+
+  defp docs do
+    [
+      main: "readme",
+      source_ref: "v#{@version}",
+      extras: [
+        "README.md",
+        "guides/getting_started.md",
+        "guides/tenants.md",
+        "guides/indexes_and_queries.md",
+        "guides/plain_repo.md",
+        "guides/phoenix_generators.md",
+        "guides/testing.md",
+        "guides/moving_from_ecto_foundationdb.md",
+        "guides/deployment.md",
+        "guides/migrations_in_production.md",
+        "guides/operations.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "LICENSE"
+      ],
+      groups_for_extras: [
+        "Developing with it": ~r"guides/(getting|tenants|indexes|plain|phoenix|testing|moving)",
+        "Running it": ~r"guides/(deployment|migrations|operations)",
+        "The project": ~r"^(ARCHITECTURE|CONTRIBUTING|SECURITY|CHANGELOG|LICENSE)"
+      ],
+      groups_for_modules: [
+        Sync: [EctoFoundationDB.Sync, ~r/^EctoFoundationDB\.Sync\./],
+        Repositories: [
+          EctoFoundationDB,
+          Ecto.Adapters.FoundationDB,
+          EctoFoundationDB.Repo,
+          EctoFoundationDB.Schema,
+          EctoFoundationDB.Tenant,
+          EctoFoundationDB.Future,
+          EctoFoundationDB.Versionstamp
+        ],
+        "Indexes and migrations": [
+          EctoFoundationDB.Index,
+          EctoFoundationDB.Indexer,
+          ~r/^EctoFoundationDB\.Indexer\./,
+          EctoFoundationDB.Migration,
+          EctoFoundationDB.Migrator,
+          EctoFoundationDB.Rebuild
+        ],
+        "Tests and operations": [
+          EctoFoundationDB.CLI,
+          EctoFoundationDB.Embedded,
+          EctoFoundationDB.Sandbox,
+          EctoFoundationDB.Telemetry
+        ],
+        Errors: ~r/Error$|^EctoFoundationDB\.Exception\./
+      ]
     ]
   end
 end

@@ -120,10 +120,10 @@ defmodule EctoFoundationDB.Native do
   def load do
     path = Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb")
 
-    case :erlang.load_nif(String.to_charlist(path), 0) do
-      :ok ->
-        :ok
-
+    with :ok <- EctoFoundationDB.NifFile.check(path <> ".so"),
+         :ok <- :erlang.load_nif(String.to_charlist(path), 0) do
+      :ok
+    else
       # A VM keeps the NIF it has: its threads and the database's network run in it.
       {:error, {reason, _text}} when reason in [:upgrade, :reload] ->
         :logger.error(
@@ -134,13 +134,18 @@ defmodule EctoFoundationDB.Native do
         {:error, reason}
 
       {:error, {reason, text}} ->
-        :logger.error(
-          "the NIF #{path}.so can't be loaded: #{text}. `mix compile` builds it; " <>
-            "after a change of machine or OTP: mix deps.compile ecto_fdb_sync --force"
-        )
-
+        :logger.error("the NIF #{path}.so can't be loaded: #{text}. " <> advice())
         {:error, reason}
+
+      {:error, reason} ->
+        :logger.error("the NIF can't be loaded: #{reason}. " <> advice())
+        {:error, :wrong_library}
     end
+  end
+
+  defp advice do
+    "Build it again with `mix deps.compile ecto_fdb_sync --force`, or set ECTO_FDB_NIF to a library that " <>
+      "`mix ecto_fdb.nif.build` made from this version for this machine, and compile again"
   end
 
   @doc """

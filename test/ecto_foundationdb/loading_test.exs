@@ -185,7 +185,7 @@ defmodule EctoFoundationDB.LoadingTest do
   defp wrong(:any), do: []
   defp wrong(:array), do: [1, ["x"], %{}]
   defp wrong(field) when field in [:integer, :id], do: ["1", 1.0, true, ~D[2024-01-01]]
-  defp wrong(field) when field in [:string, :binary, :binary_id], do: [1, :x, 'x', %{}]
+  defp wrong(field) when field in [:string, :binary, :binary_id], do: [1, :x, ~c"x", %{}]
   defp wrong(:boolean), do: [1, "true", :x]
   defp wrong(:float), do: ["1.0", true]
   defp wrong(:map), do: ["x", [a: 1]]

@@ -1,19 +1,28 @@
 defmodule Mix.Tasks.Compile.EctoFdbNif do
-  @shortdoc "Builds the NIF with cargo"
+  @shortdoc "Builds the NIF with cargo, or installs a ready-built one"
 
   @moduledoc """
-  Builds `native/ecto_fdb` with `cargo build --release` and installs it as
-  `priv/native/libecto_fdb.so`. It runs as part of `mix compile`, here and in every project that
-  depends on this one.
+  Installs the NIF's library as `priv/native/libecto_fdb.so`. It runs as part of `mix compile`, here and
+  in every project that depends on this one.
 
-  Nothing is done while no Rust source has changed; `--force` asks cargo all the same. Cargo's
-  target directory is `target/` of this project, for all its users and Mix environments, or
-  `CARGO_TARGET_DIR`.
+  **With cargo**, by default: builds `native/ecto_fdb` with `cargo build --release`. The task does nothing
+  while no Rust source has changed; `--force` asks cargo all the same. Cargo's target directory is `target/`
+  of this project, for all its users and Mix environments, or `CARGO_TARGET_DIR`.
+
+  **Without cargo**: copies a library that `mix ecto_fdb.nif.build` made elsewhere. Name its absolute path in
+  the environment variable `ECTO_FDB_NIF`, or in the application's configuration (the variable wins):
+
+      # config/config.exs
+      config :ecto_fdb_sync, nif: "/opt/nif/libecto_fdb-v0.1.0-nif-2.15-x86_64-unknown-linux-gnu.so"
+
+  The library must be of this version, which is checked here and when the VM loads it. If a `.sha256`
+  file lies beside it, its checksum is verified.
   """
 
   use Mix.Task.Compiler
 
-  @crate "ecto_fdb"
+  alias Mix.EctoFoundationDB.Nif
+
   @sources [
     "Cargo.toml",
     ".cargo/config.toml",
@@ -25,20 +34,10 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
   def run(args) do
     # In a dependency's compilation, too, this is the directory of the project that has the task.
     root = File.cwd!()
-    sources = digest(root, @sources)
 
-    if "--force" not in args and up_to_date?(root, sources) do
-      {:noop, []}
-    else
-      check_tools!(root)
-      artifact = build!(root)
-      install!(artifact, library(root))
-
-      # Cargo may have written its lock file; a source that changed meanwhile is for the next time.
-      File.write!(manifest(root), contents(root, sources))
-      # Links priv/ into _build, which could not be done while there was none.
-      Mix.Project.build_structure()
-      {:ok, []}
+    case ready_built() do
+      nil -> from_sources(root, "--force" in args)
+      path -> from_file(root, path)
     end
   end
 
@@ -51,6 +50,50 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
     File.rm(manifest(root))
     File.rm(library(root))
     :ok
+  end
+
+  defp ready_built do
+    {name, path} =
+      case System.get_env("ECTO_FDB_NIF", "") do
+        "" -> {"`config :ecto_fdb_sync, nif:`", Application.get_env(:ecto_fdb_sync, :nif)}
+        path -> {"ECTO_FDB_NIF", path}
+      end
+
+    unless path == nil or (is_binary(path) and Path.type(path) == :absolute) do
+      Mix.raise("#{name} must be the absolute path of a NIF library, got: #{inspect(path)}")
+    end
+
+    path
+  end
+
+  defp from_file(root, path) do
+    Nif.check!(path)
+    Nif.verify_checksum!(path)
+    # What is installed is not what the sources say: without the setting cargo builds again.
+    File.rm(manifest(root))
+    if Nif.install!(path, library(root)), do: installed(), else: {:noop, []}
+  end
+
+  defp from_sources(root, force?) do
+    sources = digest(root, @sources)
+
+    if not force? and up_to_date?(root, sources) do
+      {:noop, []}
+    else
+      artifact = Nif.build!(root, nil)
+      Nif.check!(artifact)
+      Nif.install!(artifact, library(root))
+
+      # Cargo may have written its lock file; a source that changed meanwhile is for the next time.
+      File.write!(manifest(root), contents(root, sources))
+      installed()
+    end
+  end
+
+  # Mix links priv/ into _build, and copies it where there are no symbolic links.
+  defp installed do
+    Mix.Project.build_structure()
+    {:ok, []}
   end
 
   defp up_to_date?(root, sources) do
@@ -69,87 +112,6 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
     |> Base.encode16(case: :lower)
   end
 
-  defp check_tools!(root) do
-    wanted = rust_version(root)
-
-    for tool <- ["cargo", "rustc"], System.find_executable(tool) == nil do
-      Mix.raise("""
-      #{tool} was not found, and the NIF of ecto_fdb_sync is built with it. \
-      Install Rust #{wanted} or newer with rustup (https://rustup.rs), and see that #{tool} is in PATH.
-      """)
-    end
-
-    {output, status} = System.cmd("rustc", ["--version"], cd: root, stderr_to_stdout: true)
-
-    case Regex.run(~r/^rustc (\d+)\.(\d+)/m, output) do
-      [_all, major, minor] when status == 0 ->
-        found = "#{major}.#{minor}"
-
-        if Version.compare(found <> ".0", wanted <> ".0") == :lt do
-          Mix.raise("""
-          Rust #{wanted} or newer is needed to build the NIF of ecto_fdb_sync, but this is \
-          Rust #{found}. Update it with `rustup update stable`; where Rust came from the \
-          system's packages, install rustup first (https://rustup.rs).
-          """)
-        end
-
-      _else ->
-        Mix.raise("""
-        `rustc --version` did not tell its version, so the NIF of ecto_fdb_sync can't be built. \
-        Install Rust #{wanted} or newer with rustup (https://rustup.rs). It said:
-        #{output}
-        """)
-    end
-  end
-
-  defp rust_version(root) do
-    manifest = File.read!(Path.join(root, "Cargo.toml"))
-    [_all, version] = Regex.run(~r/^rust-version = "(\d+\.\d+)"/m, manifest)
-    version
-  end
-
-  defp build!(root) do
-    target = System.get_env("CARGO_TARGET_DIR", "") |> non_empty() || Path.join(root, "target")
-    args = ["build", "--release", "--package", @crate, "--target-dir", target]
-    Mix.shell().info("Building the NIF: cargo #{Enum.join(Enum.take(args, 4), " ")}")
-
-    # Cargo reports on stderr, which is inherited: its progress is seen as it happens.
-    case System.cmd("cargo", args, cd: root) do
-      {_output, 0} ->
-        :ok
-
-      {output, status} ->
-        Mix.raise("""
-        cargo could not build the NIF of ecto_fdb_sync (exit status #{status}); its messages are \
-        above. #{output}
-        """)
-    end
-
-    Enum.find_value([".so", ".dylib"], fn extension ->
-      path = Path.expand(Path.join([target, "release", "lib" <> @crate <> extension]), root)
-      File.exists?(path) && path
-    end) ||
-      Mix.raise(
-        "cargo has built the NIF, but it is not in #{Path.join(target, "release")}: if Cargo is " <>
-          "configured to build for another target or directory, undo that for this project"
-      )
-  end
-
-  defp non_empty(""), do: nil
-  defp non_empty(string), do: string
-
-  # Another VM may have the library open: the new one gets a file of its own, put in place by a
-  # rename. An equal one stays as it is.
-  defp install!(artifact, library) do
-    File.mkdir_p!(Path.dirname(library))
-
-    if File.read(library) != File.read(artifact) do
-      temporary = "#{library}.#{System.pid()}"
-      File.cp!(artifact, temporary)
-      File.rename!(temporary, library)
-    end
-  end
-
-  defp library(root), do: Path.join(root, "priv/native/lib#{@crate}.so")
-  defp manifest(root), do: Path.join(root, "priv/native/lib#{@crate}.sources")
+  defp library(root), do: Path.join(root, "priv/native/libecto_fdb.so")
+  defp manifest(root), do: Path.join(root, "priv/native/libecto_fdb.sources")
 end

@@ -709,4 +709,9 @@ fn load(_env: Env<'_>, _info: Term<'_>) -> bool {
     }
 }
 
+/// Names this package's version inside the library: `EctoFoundationDB.NifFile` looks for it in the file
+/// before the VM loads it. Exported, so that the linker keeps it.
+#[no_mangle]
+pub static ECTO_FDB_NIF: &str = concat!("<ecto_fdb_sync NIF ", env!("CARGO_PKG_VERSION"), ">");
+
 rustler::init!("Elixir.EctoFoundationDB.Native", load = load);

@@ -1,14 +1,15 @@
 defmodule Mix.Tasks.Compile.EctoFdbNifTest do
   use ExUnit.Case, async: true
 
+  import EctoFdbSync.ThrowawayProject
+
+  alias EctoFoundationDB.NifFile
+
   @root File.cwd!()
   @moduletag timeout: 300_000
 
   setup do
-    directory = Path.join(System.tmp_dir!(), "ecto_fdb_nif_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(directory)
-    on_exit(fn -> File.rm_rf!(directory) end)
-    %{directory: directory}
+    %{directory: new()}
   end
 
   test "a project that has this one as a path dependency compiles and loads the NIF, without hex",
@@ -43,13 +44,14 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
         use Mix.Project
 
         def project do
-          [app: :small, version: "0.1.0", compilers: Mix.compilers() ++ [:ecto_fdb_nif]]
+          [app: :small, version: "#{NifFile.version()}", compilers: Mix.compilers() ++ [:ecto_fdb_nif]]
         end
       end
       """)
 
-      task = "lib/mix/tasks/compile.ecto_fdb_nif.ex"
-      write(directory, task, File.read!(Path.join(@root, task)))
+      for file <- ~w(lib/mix/tasks/compile.ecto_fdb_nif.ex lib/mix/tasks/ecto_fdb.nif.build.ex
+                     lib/mix/nif.ex lib/ecto_foundationdb/nif_file.ex),
+          do: write(directory, file, File.read!(Path.join(@root, file)))
 
       write(directory, "Cargo.toml", """
       [workspace]
@@ -63,7 +65,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
       write(directory, "native/ecto_fdb/Cargo.toml", """
       [package]
       name = "ecto_fdb"
-      version = "0.1.0"
+      version = "#{NifFile.version()}"
       edition = "2021"
 
       [lib]
@@ -123,68 +125,121 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
     end
 
     test "without cargo the message names it and rustup", %{directory: directory} do
-      assert {output, 1} = mix(directory, ["compile"], path_with(directory, []))
+      assert {output, 1} = mix(directory, ["compile"], [{"PATH", path_with(directory, [])}])
       assert output =~ "cargo was not found"
       assert output =~ "rustup"
       refute File.exists?(Path.join(directory, "priv"))
     end
 
+    test "a crate of another version is refused", %{directory: directory} do
+      write(directory, "native/ecto_fdb/src/lib.rs", source(1, "9.9.9"))
+      assert {output, 1} = mix(directory, ["compile"])
+      assert output =~ "is the NIF of ecto_fdb_sync 9.9.9, but this is ecto_fdb_sync"
+      assert [] = files(directory)
+    end
+
     test "an old Rust is named, with the version needed and rustup", %{directory: directory} do
       tools = [{"cargo", "exit 1"}, {"rustc", "echo 'rustc 1.63.0 (4b91a6ea7 2022-08-08)'"}]
-      assert {output, 1} = mix(directory, ["compile"], path_with(directory, tools))
+      assert {output, 1} = mix(directory, ["compile"], [{"PATH", path_with(directory, tools)}])
       assert output =~ "Rust 1.91 or newer is needed"
       assert output =~ "this is Rust 1.63"
       assert output =~ "rustup"
     end
-  end
 
-  defp source(number) do
-    "#[no_mangle]\npub extern \"C\" fn answer() -> i32 {\n    #{number}\n}\n"
-  end
+    test "mix ecto_fdb.nif.build makes a library that another project uses without cargo",
+         %{directory: directory} do
+      assert {output, 0} = mix(directory, ["ecto_fdb.nif.build", "--output", "made"])
+      assert [library, checksum] = directory |> Path.join("made/*") |> Path.wildcard()
+      assert output =~ Path.relative_to(library, directory)
+      name = Path.basename(library)
+      version = Regex.escape(NifFile.version())
+      assert name =~ ~r/^libecto_fdb-v#{version}-nif-2\.15-\w+-\w+-\w+(-\w+)?\.so$/
+      digest = :crypto.hash(:sha256, File.read!(library)) |> Base.encode16(case: :lower)
+      assert File.read!(checksum) == "#{digest}  #{name}\n"
 
-  defp write(directory, file, contents) do
-    path = Path.join(directory, file)
-    File.mkdir_p!(Path.dirname(path))
-    File.write!(path, contents)
-  end
+      # The same for a target that is named: this machine's.
+      [triple] = Regex.run(~r/2\.15-(.*)\.so/, name, capture: :all_but_first)
 
-  defp files(directory), do: directory |> Path.join("priv/native") |> File.ls!() |> Enum.sort()
+      assert {_, 0} =
+               mix(directory, ["ecto_fdb.nif.build", "--target", triple, "--output", "named"])
 
-  # A PATH that has what mix itself needs, and these tools, but no Rust.
-  defp path_with(directory, tools) do
-    bin = Path.join(directory, "bin")
-    File.mkdir_p!(bin)
+      assert File.exists?(Path.join([directory, "named", name]))
 
-    for tool <- ~w(mix elixir erl sh env basename dirname readlink sed cat uname) do
-      if found = System.find_executable(tool), do: File.ln_s!(found, Path.join(bin, tool))
+      assert {_, 0} = mix(directory, ["clean"])
+      without_cargo = [{"PATH", path_with(directory, [])}]
+      env = [{"ECTO_FDB_NIF", library} | without_cargo]
+      installed = Path.join(directory, "priv/native/libecto_fdb.so")
+      assert {_, 0} = mix(directory, ["compile"], env)
+      assert File.read!(installed) == File.read!(library)
+      %{inode: inode} = File.stat!(installed)
+      assert {"", 0} = mix(directory, ["compile"], env)
+      assert %{inode: ^inode} = File.stat!(installed)
+
+      # The configuration says the same.
+      assert {_, 0} = mix(directory, ["clean"], env)
+
+      write(directory, "config/config.exs", """
+      import Config
+      config :ecto_fdb_sync, nif: #{inspect(library)}
+      """)
+
+      assert {_, 0} = mix(directory, ["compile"], without_cargo)
+      assert File.read!(installed) == File.read!(library)
+
+      # Without the setting the sources count again.
+      File.rm!(Path.join(directory, "config/config.exs"))
+      assert {output, 1} = mix(directory, ["compile"], without_cargo)
+      assert output =~ "cargo was not found"
+      assert output =~ "ECTO_FDB_NIF"
+
+      # A library that was damaged on its way.
+      File.write!(library, "more", [:append])
+      assert {output, 1} = mix(directory, ["compile"], env)
+      assert output =~ "has the SHA-256 checksum"
+      assert output =~ digest
+      assert File.read!(installed) != File.read!(library)
     end
 
-    for {name, body} <- tools do
-      script = Path.join(bin, name)
-      File.write!(script, "#!/bin/sh\n#{body}\n")
-      File.chmod!(script, 0o755)
-    end
+    test "a ready-built library that does not fit is refused, and cargo is not asked instead",
+         %{directory: directory} do
+      refused = fn path ->
+        assert {output, 1} = mix(directory, ["compile"], [{"ECTO_FDB_NIF", path}])
+        refute output =~ "Building the NIF"
+        assert [] = files(directory)
+        output
+      end
 
-    [{"PATH", bin}]
+      missing = Path.join(directory, "missing.so")
+      assert refused.(missing) =~ "#{missing} can't be read: no such file or directory"
+
+      other = write(directory, "other.so", "...<ecto_fdb_sync NIF 9.9.9>...")
+
+      assert refused.(other) =~
+               "#{other} is the NIF of ecto_fdb_sync 9.9.9, but this is ecto_fdb_sync"
+
+      text = write(directory, "text.so", "no library")
+      assert refused.(text) =~ "#{text} is not a NIF of ecto_fdb_sync"
+
+      assert refused.("relative.so") =~
+               ~s(ECTO_FDB_NIF must be the absolute path of a NIF library, got: "relative.so")
+    end
   end
 
-  # Runs mix as a user without hex does: nothing of this run's environment, and an empty home.
-  defp mix(directory, args, env \\ []) do
-    home = Path.join(directory, "home")
-    File.mkdir_p!(home)
+  defp source(number, version \\ NifFile.version()) do
+    """
+    #[no_mangle]
+    pub static ECTO_FDB_NIF: &str = "<ecto_fdb_sync NIF #{version}>";
+    #[no_mangle]
+    pub extern "C" fn answer() -> i32 {
+        #{number}
+    }
+    """
+  end
 
-    env =
-      [
-        {"MIX_ENV", nil},
-        {"MIX_HOME", nil},
-        {"CARGO_TARGET_DIR", nil},
-        {"HOME", home},
-        {"MIX_BUILD_PATH", nil},
-        {"CARGO_HOME", System.get_env("CARGO_HOME") || Path.join(System.user_home!(), ".cargo")},
-        {"RUSTUP_HOME",
-         System.get_env("RUSTUP_HOME") || Path.join(System.user_home!(), ".rustup")}
-      ] ++ env
-
-    System.cmd("mix", args, cd: directory, env: env, stderr_to_stdout: true)
+  defp files(directory) do
+    case directory |> Path.join("priv/native") |> File.ls() do
+      {:ok, files} -> Enum.sort(files)
+      {:error, :enoent} -> []
+    end
   end
 end

@@ -1,0 +1,120 @@
+defmodule EctoFdbSync.PackageTest do
+  # What the package and its documentation consist of.
+  use ExUnit.Case, async: true
+
+  @project Mix.Project.config()
+  @docs @project[:docs]
+
+  test "mix.exs and Cargo.toml have the same version" do
+    [_all, version] = Regex.run(~r/^version = "(.*)"$/m, File.read!("Cargo.toml"))
+    assert version == @project[:version]
+  end
+
+  test "every guide is part of the documentation, and in one group" do
+    extras = @docs[:extras]
+    assert Path.wildcard("guides/*.{md,livemd}") -- extras == []
+    assert for(file <- extras, not File.exists?(file), do: file) == []
+
+    for "guides/" <> _ = file <- extras do
+      groups = for {group, pattern} <- @docs[:groups_for_extras], file =~ pattern, do: group
+      assert length(groups) == 1, "#{file} is in the groups #{inspect(groups)}"
+    end
+  end
+
+  test "every documented module is in one group" do
+    {:ok, modules} = :application.get_key(:ecto_fdb_sync, :modules)
+
+    for module <- modules,
+        not (to_string(module.module_info(:compile)[:source]) =~ "/test/support/"),
+        not String.starts_with?(inspect(module), "Mix."),
+        match?({:docs_v1, _, _, _, %{}, _, _}, Code.fetch_docs(module)) do
+      groups =
+        for {group, patterns} <- @docs[:groups_for_modules],
+            Enum.any?(List.wrap(patterns), &in_group?(module, &1)),
+            do: group
+
+      assert length(groups) == 1, "#{inspect(module)} is in the groups #{inspect(groups)}"
+    end
+
+    for {_group, patterns} <- @docs[:groups_for_modules],
+        module when is_atom(module) <- List.wrap(patterns),
+        # It is compiled where Ecto is.
+        module != Ecto.Adapters.FoundationDB,
+        do: assert(module in modules)
+  end
+
+  defp in_group?(module, %Regex{} = pattern), do: inspect(module) =~ pattern
+  defp in_group?(module, name), do: module == name
+
+  test "the package has what cargo needs, without the engine's checks" do
+    excluded = @project[:package][:exclude_patterns]
+
+    files =
+      for listed <- @project[:package][:files],
+          file <-
+            if(File.dir?(listed),
+              do: Path.wildcard(listed <> "/**", match_dot: true),
+              else: [listed]
+            ),
+          not File.dir?(file),
+          not Enum.any?(excluded, &(file =~ &1)),
+          do: file
+
+    assert "native/ecto_fdb/src/lib.rs" in files
+    assert "priv/README.md" in files
+    refute Enum.any?(files, &String.starts_with?(&1, "native/embedded_fdb/checks"))
+    refute Enum.any?(files, &String.starts_with?(&1, "priv/native"))
+
+    directory = EctoFdbSync.ThrowawayProject.new()
+
+    for file <- files do
+      copy = Path.join(directory, file)
+      File.mkdir_p!(Path.dirname(copy))
+      File.cp!(file, copy)
+    end
+
+    # Cargo reads every manifest of the workspace, and looks for the sources that each names.
+    args = ~w(metadata --format-version 1 --no-deps --offline)
+    {output, status} = System.cmd("cargo", args, cd: directory, stderr_to_stdout: true)
+    assert {0, _output} = {status, output}
+  end
+
+  test "links between the documents lead to a file, and to a heading of it" do
+    documents =
+      ~w(*.md guides/*.{md,livemd} priv/*.md native/*/*.md)
+      |> Enum.flat_map(&Path.wildcard/1)
+      |> Map.new(&{&1, File.read!(&1)})
+
+    for {document, text} <- documents,
+        [_all, link] <- Regex.scan(~r/\]\(([^)\s]+)\)/, text),
+        not (link =~ ~r/^\w+:/) do
+      {file, heading} =
+        case String.split(link, "#") do
+          ["", heading] -> {document, heading}
+          [file, heading] -> {beside(document, file), heading}
+          [file] -> {beside(document, file), nil}
+        end
+
+      assert File.exists?(file), "#{document} links to #{link}, which does not exist"
+
+      if heading do
+        assert heading in headings(File.read!(file)),
+               "#{document} links to #{link}: #{file} has no such heading"
+      end
+    end
+  end
+
+  defp beside(document, file) do
+    document |> Path.dirname() |> Path.join(file) |> Path.expand() |> Path.relative_to_cwd()
+  end
+
+  # As GitHub and ExDoc name them.
+  defp headings(text) do
+    for [_all, heading] <- Regex.scan(~r/^#+ (.*)$/m, text) do
+      heading
+      |> String.downcase()
+      |> String.replace(~r/[^\w\s-]/u, "")
+      |> String.replace(" ", "-")
+    end
+  end
+end
