@@ -50,7 +50,7 @@ defmodule Bench do
 
   @doc "Starts processes that run `page` and say when they are mounted, and with each update."
   def pages(n, page) do
-    # Counting costs the pages as little as can be, and whoever is the last of them tells.
+    # Counting costs the pages as little as possible, and the last of them reports.
     arrived = :atomics.new(2, [])
     bench = self()
 

@@ -185,9 +185,9 @@ defmodule EctoFoundationDB.Embedded do
     do: done!(Native.engine_hold_watches(database(repo), hold?))
 
   @doc """
-  Puts an empty database in the place of the Repo's, which is in memory: as when a cluster is wiped and
-  set up anew. Tenants are gone, and with them what open tenants of before stand for; pages that sync
-  notice within seconds. Call it when no transaction is under way.
+  Replaces the Repo's database, which is in memory, with an empty one, as when a cluster is wiped and set up
+  again. Its tenants are gone, those that are open included; pages that sync notice within seconds. Call it
+  when no transaction is under way.
 
       iex> Tenant.open!(Repo, "docs")
       iex> EctoFoundationDB.Embedded.wipe(Repo)
@@ -231,7 +231,7 @@ defmodule EctoFoundationDB.Embedded do
   Gives the space back to the file system that nothing in the Repo's file uses: what was deleted or
   overwritten stays a part of the file otherwise, and is used again for what is written next.
 
-  Commits wait until it is done, which takes about as long as writing the file anew; reads go on. Answers the
+  Commits wait until it is done, which takes about as long as writing the whole file; reads continue. Answers the
   length of the file in bytes `:before` and `:after`. A database in memory has no file:
 
       iex> {:error, error} = EctoFoundationDB.Embedded.compact(Repo)

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Log do
   @moduledoc false
-  # Log lines for whoever operates the application: one for an incident, with its facts as metadata.
+  # Log lines for operators: one for an incident, with its facts as metadata.
 
   require Logger
 

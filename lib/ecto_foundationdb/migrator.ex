@@ -233,8 +233,8 @@ defmodule EctoFoundationDB.Migrator do
   ## One tenant's migration
   #
   # What is left to do is a list of steps, `[{version, [{command, range}]}]`, kept in the claim: one
-  # value of `{owner, steps}` under each source concerned. Whoever holds the claim works; every
-  # transaction of it writes the claim anew, so that others see it move, and so that it conflicts with
+  # value of `{owner, steps}` under each source concerned. The node that holds the claim works. Each of
+  # its transactions writes the claim again, so that other nodes see it move, and so that it conflicts with
   # every writer to one of these sources.
 
   defp migrate(tenant, migrations, config) do
@@ -406,8 +406,8 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # What another left. Of a version with commands that this one cannot read, our own steps are done
-  # from their start: whatever is there of them is made anew.
+  # What another node left. If it has commands that this version cannot read, this node does its own steps
+  # from their start and replaces what is there of them.
   defp steps(job, <<131, 104, 2, _::binary>> = claim) do
     at = steps_at(claim)
     steps = binary_part(claim, at, byte_size(claim) - at)
@@ -557,7 +557,7 @@ defmodule EctoFoundationDB.Migrator do
   # `claim/2` of no steps ends the claim.
   defp claim(job, []), do: clear_claims(job)
 
-  # Later versions that do not fit into it are gone on with when these are done.
+  # Later versions that do not fit into it follow when these are done.
   defp claim(job, steps) do
     <<131, encoded::binary>> = :erlang.term_to_binary(steps)
     value = <<131, 104, 2, job.owner::binary, encoded::binary>>

@@ -84,7 +84,7 @@ defmodule EctoFoundationDB.Planner do
     start(%{state | waiting: waiting})
   end
 
-  # A source that is being read may be read as it was before whoever waits for it asked.
+  # A read that is under way may have begun before the newest question: that waits for the next one.
   defp start(state) do
     reading = MapSet.new(state.running, fn {_monitor, {source, _answers}} -> source end)
     next = Enum.find(state.waiting, fn {source, _} -> source not in reading end)

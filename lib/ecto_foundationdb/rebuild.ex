@@ -107,7 +107,7 @@ defmodule EctoFoundationDB.Rebuild do
         unless Indexer.default?(index) do
           raise Unsupported,
                 "only default indexes can be rebuilt, and #{index.name} is of " <>
-                  "#{inspect(index.indexer)}: drop it and create it anew in a migration"
+                  "#{inspect(index.indexer)}: drop it and create it again in a migration"
         end
 
         index

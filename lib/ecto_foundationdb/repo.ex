@@ -268,7 +268,7 @@ defmodule EctoFoundationDB.Repo do
   outside, each page is a transaction of its own, so that any size can be read, and a change that is
   made meanwhile may be seen or not. A record that moves in the index which the stream goes through, since
   a field of it is changed, may be met twice or not at all; so collect the records first, where they are to
-  be moved. Where the index is dropped meanwhile, another that answers the query is gone on with.
+  be moved. If the index is dropped meanwhile, the stream continues on another that answers the query.
   """
   @callback stream(Schema.t(), keyword()) :: Enumerable.t()
 
@@ -302,7 +302,7 @@ defmodule EctoFoundationDB.Repo do
   @doc """
   What has become of watches: given the futures of `watch/2` (a list, or a map by label) and the refs
   of the messages that came, gives `{assigns, new_futures, other_futures}`.
-  `watch?: true` watches anew, in the transaction that reads.
+  `watch?: true` arms new watches, in the transaction that reads.
 
       def handle_info({ref, _ready_or_error}, state) when is_reference(ref) do
         {assigns, new, others} = Repo.assign_ready(state.futures, [ref], watch?: true, prefix: state.tenant)

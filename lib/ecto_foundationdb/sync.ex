@@ -335,7 +335,16 @@ defmodule EctoFoundationDB.Sync do
     {basis, queries} = module.live_queries(request, tenant)
     {subscription, before} = earlier(request, tenant, data)
     results = queries |> Enum.map(&Map.get(before, &1, {[], nil})) |> List.to_tuple()
-    synced = %{request: request, tenant: tenant, assign: assign, results: results, value: nil}
+
+    synced = %{
+      request: request,
+      tenant: tenant,
+      assign: assign,
+      results: results,
+      value: nil,
+      stale: first_stale(results)
+    }
+
     {{basis, queries, subscription}, synced}
   end
 
@@ -358,21 +367,24 @@ defmodule EctoFoundationDB.Sync do
   defp take(subscription, %{request: %module{} = request, results: before} = synced) do
     decoder = module.decoder(request, synced.tenant)
     {results, news} = Subscription.take(subscription, before, decoder)
-    %{synced | results: results, value: module.value(request, results, news, synced.value)}
+    value = module.value(request, results, news, synced.value)
+    stale = if synced.stale == nil, do: first_stale(results, news), else: first_stale(results)
+    %{synced | results: results, value: value, stale: stale}
   end
 
-  # Most pages are fresh: one look at each result tells.
-  defp stale(%{results: results, tenant: tenant}),
-    do: results |> first_stale(0) |> Subscription.exception(tenant)
+  # Why something is stale, or nil. If nothing was, only news can be.
+  defp first_stale(results), do: results |> Tuple.to_list() |> Enum.find_value(&elem(&1, 1))
 
-  defp first_stale(results, place) when place == tuple_size(results), do: nil
+  defp first_stale(_results, []), do: nil
 
-  defp first_stale(results, place) do
+  defp first_stale(results, [place | places]) do
     case elem(results, place) do
-      {_places, nil} -> first_stale(results, place + 1)
+      {_places, nil} -> first_stale(results, places)
       {_places, stale} -> stale
     end
   end
+
+  defp stale(%{stale: stale, tenant: tenant}), do: Subscription.exception(stale, tenant)
 
   # For `assign/4`: what for, by which function of the application or nil, the old value, the new one.
   defp change(%{request: request, assign: assign, value: value}, old),

@@ -272,8 +272,8 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc """
-  Deletes a tenant with everything in it; `:ok` also where there is none. Whoever has opened it gets an
-  `EctoFoundationDB.Exception.TenantGone` from now on.
+  Deletes a tenant with everything in it; `:ok` also if there is none. Processes that have it
+  open get an `EctoFoundationDB.Exception.TenantGone` from now on.
 
       iex> tenant = Tenant.open!(Repo, "short-lived")
       iex> Repo.insert!(%User{id: "u1"}, prefix: tenant)

@@ -48,7 +48,7 @@ defmodule EctoFoundationDB.Transaction do
     writes: [],
     # Whether a commit is needed.
     dirty?: false,
-    # Whether this transaction conflicts with whoever deletes its tenant.
+    # Whether this transaction conflicts with the deletion of its tenant.
     holds_tenant?: false,
     # Whether the tenant is known to be what it was: `:unasked`, `{:asked, ref, known, evidence}` while the
     # answer is under way, `:confirmed`, or `{:refused, why}`. Without a tenant: `:confirmed`.
@@ -541,10 +541,10 @@ defmodule EctoFoundationDB.Transaction do
 
   ## Whether the tenant is what it was
   #
-  # A tenant may have been cleared, deleted, or created again under its name. Whoever does that sets the
-  # metadata version; so where that is the one under which this node has confirmed the tenant, nothing has
-  # happened. Else its directory's entry and its latest migration are read. Both travel with the first call of
-  # a transaction, and nothing is answered or committed before they are known.
+  # A tenant may have been cleared, deleted, or created again under its name. Each of these sets the metadata
+  # version, so if that is still the one under which this node has confirmed the tenant, nothing has happened.
+  # Otherwise the transaction reads the tenant's directory entry and its latest migration. Both travel with the
+  # first call of a transaction, and nothing is answered or committed before they are known.
 
   defp check(nil), do: :confirmed
   defp check(%Tenant{}), do: :unasked
@@ -676,7 +676,7 @@ defmodule EctoFoundationDB.Transaction do
     :ok
   end
 
-  # Who writes conflicts with whoever deletes the tenant, or creates it again.
+  # A writer conflicts with a transaction that deletes the tenant, or creates it again.
   defp hold_tenant(%{tenant: %Tenant{entry: entry}, holds_tenant?: false} = state)
        when is_binary(entry) do
     conflict = {:read_conflict, entry, entry <> <<0>>}

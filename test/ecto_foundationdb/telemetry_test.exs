@@ -29,6 +29,7 @@ defmodule EctoFoundationDB.TelemetryTest do
   @events [
             [:ecto_foundationdb, :transaction],
             [:ecto_foundationdb, :gauges],
+            [:ecto_foundationdb, :sync, :watch_limit],
             [:ecto_foundationdb, :database, :locked],
             [:ecto_foundationdb, :database, :unlocked],
             [:ecto_foundationdb, :migration, :begun],
@@ -244,6 +245,38 @@ defmodule EctoFoundationDB.TelemetryTest do
     {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Telemetry)
     for event <- @events, do: assert(doc =~ "`#{inspect(event)}`")
     assert doc =~ "  * `unknown_results`: "
+  end
+
+  @tag :embedded
+  test "a limit of watches that is met is told of and logged, and the page follows all the same" do
+    attach()
+    start_supervised!({Repo, [log: false, max_watches: 1] ++ TestRepo.test_config()})
+    tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
+    notes = for id <- ["n1", "n2"], do: Repo.insert!(%TestNote{id: id}, prefix: tenant)
+    state = %{assigns: %{}, private: %{tenant: tenant}}
+
+    log =
+      capture_log(fn ->
+        state = Sync.sync_many(state, Repo, :notes, TestNote, ["n1", "n2"])
+        assert {%{watches: watches}, %{code: 1032}} = told([:sync, :watch_limit])
+        assert watches <= 1
+        for note <- notes, do: Repo.update!(note, text: "b")
+        assert %{assigns: %{notes: [_, _]}} = follow(state)
+        SyncRepo.eventually(fn -> :sys.get_state(reporter()).logged end, &(&1 != %{}))
+      end)
+
+    assert log =~ "the database takes no more than"
+    Tenant.clear_delete!(Repo, tenant.id)
+  end
+
+  defp follow(state) do
+    if Enum.all?(state.assigns.notes, &(&1.text == "b")) do
+      state
+    else
+      assert_receive {ref, :ready} when is_reference(ref), 20_000
+      {:halt, state} = Sync.handle_ready(Repo, {ref, :ready}, state)
+      follow(state)
+    end
   end
 
   @tag :embedded

@@ -84,8 +84,8 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
   @impl true
   def drop_ranges(tenant, %Index{fields: [], source: source} = index) do
-    # Beside the counters by field. The counters themselves stay: made anew, they go on, and no watch
-    # sees an earlier value again.
+    # The counters of the whole schema stay: if they are created again they continue, so no watch sees an
+    # earlier value again.
     for signal <- signals(index), do: Keys.range(Keys.counter(tenant, source, nil, [], signal))
   end
 

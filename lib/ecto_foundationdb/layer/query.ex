@@ -16,7 +16,7 @@ defmodule EctoFoundationDB.Layer.Query do
     :key_limit,
     # Conditions that no range can answer: `{description, function of a record's fields}`, or nil.
     :filter,
-    # What makes results of the records: left to whoever made the query.
+    # What makes results of the records; the caller's.
     :select,
     where: [],
     order_by: []

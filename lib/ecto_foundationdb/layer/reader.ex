@@ -275,7 +275,7 @@ defmodule EctoFoundationDB.Layer.Reader do
 
   defp go_on(_query, _metadata, {:records, _range} = position), do: position
 
-  # An index that is there still is gone on with, also where the query would be planned otherwise now.
+  # The stream continues on its index while that exists, even if the query would be planned differently now.
   defp go_on(query, metadata, {index, {first, _last}, given} = position) do
     if index in metadata.indexes,
       do: position,

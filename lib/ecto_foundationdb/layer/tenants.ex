@@ -2,12 +2,13 @@ defmodule EctoFoundationDB.Layer.Tenants do
   @moduledoc false
   # What this node knows of a Repo's tenants, in the table of the Repo's connection: it goes with the Repo.
   #
-  # What was learnt of a tenant holds as long as `\xff/metadataVersion` is what it was then: whoever creates,
-  # clears or deletes a tenant, or changes its indexes, sets that key in the same transaction. Under another
-  # version it holds if the database still says so: `evidence/2` reads that. Metadata versions are
-  # versionstamps, so of two the greater one is the later one.
+  # What the node has learnt of a tenant holds while `\xff/metadataVersion` is what it was then: a transaction
+  # that creates, clears or deletes a tenant, or changes its indexes, also sets that key. Under another version
+  # the database has to confirm it: `evidence/2` reads what it takes. Metadata versions are versionstamps, so
+  # the greater of two is the later one.
   #
-  # Nobody throws away what another has just learnt: an entry is removed only as it was found wrong.
+  # An entry is removed only if it is the one that was found wrong, so no process throws away what another has
+  # just learnt.
 
   alias EctoFoundationDB.{Connection, Native, Tenant}
   alias EctoFoundationDB.Layer.Keys

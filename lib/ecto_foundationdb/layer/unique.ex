@@ -1,7 +1,7 @@
 defmodule EctoFoundationDB.Layer.Unique do
   @moduledoc false
-  # Unique indexes: default indexes whose entries are looked at by the transaction that writes others. It reads
-  # the range of all entries with the new values, and so conflicts with whoever else writes one.
+  # Unique indexes: default indexes. A transaction that writes an entry reads the range of all entries with the
+  # same values, and so conflicts with every other that writes one.
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Transaction, UniqueError}
   alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Record, Source, Writer}

@@ -10,9 +10,10 @@ defmodule EctoFoundationDB.Sync.State do
   # Every page has this on its heap, and goes through it with every message: it is kept flat and small.
   #
   # labels:    label => subscription
-  # synced:    subscription => %{request, tenant, assign, results, value}; `results` has, for each live
-  #            query, the structs it last gave, and why they are stale, or nil; `value` is what was assigned
-  #            of them, by the function `assign` where that is not nil
+  # synced:    subscription => %{request, tenant, assign, results, value, stale}; `results` is a tuple that
+  #            has, for each live query, the structs it last gave, and why they are stale, or nil; `value`
+  #            is what was assigned of them, by the function `assign` where that is not nil; `stale` is why
+  #            one of the results is stale, or nil
   # callbacks: [{event, name, fun}] in order of attachment
   # notifying: the labels that the running callbacks were called for; innermost call first
   # hook:      the container functions it was attached with, or nil where there is none

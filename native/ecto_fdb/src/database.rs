@@ -137,7 +137,7 @@ impl Database {
         })
     }
 
-    /// Has the embedded engine begin anew, without data.
+    /// Replaces the embedded engine's database with an empty one.
     pub fn wipe(&self) -> Result<(), Error> {
         match self.engine()?.wipe() {
             true => Ok(()),

@@ -79,7 +79,7 @@ impl Watch {
     }
 
     fn finish(this: &ResourceArc<Watch>, result: FdbResult<()>) {
-        // Held across the send: whoever cancels waits for it, and then nothing follows.
+        // Held across the send: `cancel` waits for it, and then nothing follows.
         let mut state = this.state.lock();
         if matches!(*state, State::Waiting(_)) {
             *state = State::Over;

@@ -13,7 +13,7 @@ use crate::output::Output;
 use crate::resolver::{single_key, KeyRange, Resolver};
 use crate::status::CONNECTION_STRING;
 use crate::storage::{Answer, Committer};
-use crate::sync::{lock, lock_soon, write, Mutex, RwLock};
+use crate::sync::{lock, write, Mutex, RwLock};
 use crate::tenants::{self, Lookups};
 use crate::watches::{Allowance, Watches};
 
@@ -261,7 +261,7 @@ impl Database {
 
     /// Commits, or says why not.
     pub(crate) fn commit(&self, request: CommitRequest) -> Answer {
-        let mut resolver = lock_soon(&self.resolver);
+        let mut resolver = lock(&self.resolver);
         self.lookups.before_commit(|| self.newest_map());
         self.resolve(&resolver, &request, |key| self.versions.get(key).is_some())?;
         let mut stamp = [0; 10];

@@ -9,8 +9,6 @@ pub(crate) use loom::sync::{
 };
 use std::sync::PoisonError;
 #[cfg(not(loom))]
-use std::sync::TryLockError;
-#[cfg(not(loom))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 #[cfg(loom)]
@@ -22,23 +20,6 @@ use std::time::Duration;
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// As [`lock`], for a lock that is never held for long, by threads of which there may be more than
-/// processors: to let the holder run takes less time than to go to sleep and be woken.
-#[cfg(not(loom))]
-pub(crate) fn lock_soon<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    const TRIES: usize = 64;
-    for _ in 0..TRIES {
-        match mutex.try_lock() {
-            Ok(guard) => return guard,
-            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
-        }
-    }
-    lock(mutex)
-}
-#[cfg(loom)]
-pub(crate) use lock as lock_soon;
 
 pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)

@@ -8,13 +8,13 @@ use crate::bind::table;
 use crate::options::*;
 use crate::types::*;
 
-/// `api_version_unset`: what the client library itself answers to whoever comes too early.
+/// `api_version_unset`: what the client library itself answers to a call that comes too early.
 const NOT_BOUND: fdb_error_t = 2200;
 
 const NOT_BOUND_TEXT: &std::ffi::CStr =
     c"The FoundationDB C API is not bound yet: call foundationdb_sys::bind first";
 
-/// An object of the C API can't exist before the API is bound, so whoever passes one has a pointer
+/// An object of the C API can't exist before the API is bound, so a caller that passes one has a pointer
 /// from elsewhere; there is no answer that would be safe.
 #[cold]
 fn not_bound(function: &str) -> ! {

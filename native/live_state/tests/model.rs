@@ -217,11 +217,9 @@ impl Model {
             }
             Step::Fire(which) => {
                 let value = self.value;
-                let mut changed = self.watches.iter().enumerate();
-                let fires = changed
-                    .by_ref()
-                    .filter(|(_, watch)| watch.armed_with != value);
-                if let Some((place, _)) = fires.skip(which).next() {
+                let mut places = (0..self.watches.len())
+                    .filter(|place| self.watches[*place].armed_with != value);
+                if let Some(place) = places.nth(which) {
                     let watch = self.watches.remove(place);
                     if let Some(effects) = self.state.watch_completed(watch.id, Ok(()), self.now) {
                         self.carry_out(effects);

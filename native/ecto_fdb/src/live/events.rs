@@ -11,7 +11,7 @@ mod atoms {
     rustler::atoms! {
         event,
         watch_armed, watch_fired, watch_failed, refreshed, retry, stale, fresh,
-        silent, answering, unanswered, locked, unlocked,
+        silent, answering, unanswered, locked, unlocked, watch_limit, watches,
         code, duration, records, subscribers, changed, queries, live_queries, reason,
     }
 }
@@ -53,6 +53,8 @@ pub enum Event<'a> {
     Answering(usize, u64),
     /// So many queries of a batch got no answer, and are tried at the side.
     Unanswered(usize),
+    /// The database takes no further watch: so many are pending.
+    WatchLimit(u64, &'a Error),
     /// A transaction has found the database locked, with this error.
     Locked(&'a Error),
     /// It is no longer locked, after this time.
@@ -143,6 +145,13 @@ impl Reporter {
                     ],
                 ),
                 Event::Unanswered(n) => (a::unanswered(), vec![number(a::queries(), n as i64)]),
+                Event::WatchLimit(pending, reason) => (
+                    a::watch_limit(),
+                    vec![
+                        number(a::watches(), pending as i64),
+                        (a::reason(), reason.encode(env)),
+                    ],
+                ),
                 Event::Locked(reason) => (a::locked(), vec![(a::reason(), reason.encode(env))]),
                 Event::Unlocked(after) => (
                     a::unlocked(),

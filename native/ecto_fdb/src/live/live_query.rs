@@ -419,7 +419,11 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
     /// Looks at the clock: data that were not confirmed for `stale_after` turn stale.
     pub fn check(self: &Arc<Self>, now: Instant) {
         let limit = self.home.stale_after();
-        self.transition(|state| state.check(now, limit, unconfirmed));
+        let reason = |missing, unplanned| match self.home.is_silent() {
+            true => self.home.silence(),
+            false => unconfirmed(missing, unplanned),
+        };
+        self.transition(|state| state.check(now, limit, reason));
     }
 
     /// Whether its watched key is due to be looked at.

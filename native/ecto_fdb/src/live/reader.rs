@@ -34,8 +34,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_IN_INCIDENT: Duration = Duration::from_millis(25);
 /// In the side lane, what has arrived is installed when nothing else has for this long.
 const SIDE_PATIENCE: Duration = Duration::from_millis(100);
-/// How long a batch in the side lane may take: as long as FoundationDB's transactions.
-const SIDE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a batch in the side lane may take: FoundationDB's five seconds, and time to hear that they are
+/// over, which tells a read that is too long from one that gets no answer.
+const SIDE_LIMIT: Duration = Duration::from_secs(6);
 /// How long a batch waits for its read version before its calls go back to the queue.
 const READ_VERSION_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a batch is tried again after errors that may pass, before its calls go back to the queue.

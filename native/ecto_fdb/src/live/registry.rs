@@ -28,6 +28,8 @@ use crate::stats::count;
 const STALE_AFTER: Duration = Duration::from_secs(10);
 /// How many live queries are looked at under one lock.
 const TURN: usize = 1_000;
+/// FoundationDB's `too_many_watches`.
+const TOO_MANY_WATCHES: i32 = 1032;
 /// After something got no answer, batches wait less long for what stalls.
 const INCIDENT: Duration = Duration::from_secs(15);
 
@@ -87,7 +89,7 @@ impl LiveQueries {
     }
 
     fn me(&self) -> Arc<LiveQueries> {
-        // Whoever calls a method holds it.
+        // The caller of a method holds it.
         self.me.upgrade().expect("live queries in use")
     }
 
@@ -429,9 +431,12 @@ impl Home<Subscriber> for LiveQueries {
         match effects.turn {
             Some(Turn::Stale) => {
                 count(stale, 1);
-                let reason = live_query.stale_reason();
-                self.reporter
-                    .report(&Event::Stale(live_query.subscribers(), &reason));
+                // While the database is silent, that was reported of all of them.
+                if !self.is_silent.load(Ordering::Acquire) {
+                    let reason = live_query.stale_reason();
+                    self.reporter
+                        .report(&Event::Stale(live_query.subscribers(), &reason));
+                }
             }
             Some(Turn::Fresh) => {
                 stale.fetch_sub(1, Ordering::Relaxed);
@@ -484,6 +489,11 @@ impl Home<Subscriber> for LiveQueries {
             Err(error) => {
                 count(&stats.watches_failed, 1);
                 self.reporter.report(&Event::WatchFailed(error.code()));
+                if error.code() == TOO_MANY_WATCHES {
+                    let pending = stats.pending_watches.load(Ordering::Relaxed);
+                    self.reporter
+                        .report(&Event::WatchLimit(pending, &Error::from(*error)));
+                }
             }
         }
     }
