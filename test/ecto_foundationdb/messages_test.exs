@@ -504,7 +504,7 @@ defmodule EctoFoundationDB.MessagesTest do
          index = struct!(EctoFoundationDB.Index, Map.merge(index, %{source: "users", fields: []}))
          describe(tenant, "own", :erlang.term_to_binary(EctoFoundationDB.Index.to_data(index)))
          Rebuild.index(tenant, TestUser, :own)
-       end, Unsupported, ~r/only default indexes can be rebuilt.*drop it and create it anew/},
+       end, Unsupported, ~r/only default indexes can be rebuilt.*drop it and create it again/},
       {&Rebuild.index(&1, TestAccount, :nope), ArgumentError,
        ~r/has no index :nope of .*TestAccount; it has \[\]/},
       {fn tenant ->
