@@ -127,6 +127,10 @@ if Code.ensure_loaded?(Ecto.Adapter) do
            do: calculate(operator, a, b)
     end
 
+    # What `ago` has for a count that is no literal.
+    def value({:-, _, [a]}, env),
+      do: with(a when not is_nil(a) <- value(a, env), do: calculate(:-, 0, a))
+
     def value({:coalesce, _, [a, b]}, env),
       do: with(nil <- value(a, env), do: value(b, env))
 
