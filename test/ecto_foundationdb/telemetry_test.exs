@@ -312,9 +312,9 @@ defmodule EctoFoundationDB.TelemetryTest do
   @tag :embedded
   @tag :capture_log
   test "where the application does not run, incidents are logged and nobody is told of the rest" do
+    attach()
     :ok = Application.stop(:telemetry)
     on_exit(fn -> {:ok, _started} = Application.ensure_all_started(:telemetry) end)
-    attach()
     start_supervised!({Repo, [stale_after: 200, log: false] ++ TestRepo.test_config()})
     refute Telemetry.on?()
     tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
