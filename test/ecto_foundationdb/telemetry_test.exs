@@ -106,8 +106,13 @@ defmodule EctoFoundationDB.TelemetryTest do
     SyncRepo.eventually(fn -> Sync.stats(Repo).subscriptions end, &(&1 == 0))
     Sync.sync_one(state, Repo, :note, TestNote, "n1")
     Embedded.faults(Repo, seed: 1, slow_read_version: 1, read_delay_ms: 3_600_000)
-    assert measured(:stale) == %{subscribers: 1}
+    assert measured(:silent) == %{live_queries: 1}
     Embedded.faults(Repo, nil)
+    assert %{live_queries: 1, duration: _} = measured(:answering)
+
+    Embedded.outage(Repo, reads: [{tenant, TestNote, "n1"}])
+    assert measured(:stale) == %{subscribers: 1}
+    Embedded.outage(Repo, nil)
     assert measured(:fresh) == %{subscribers: 1}
     Tenant.clear_delete!(Repo, tenant.id)
   end

@@ -90,6 +90,8 @@ pub struct LiveQuery<S> {
     current: ArcSwap<Snapshot>,
     /// Whether its own data are stale; the database may be silent beside.
     is_stale: AtomicBool,
+    /// Whether that was reported, so that its end is.
+    stale_reported: AtomicBool,
     state: Mutex<State<S>>,
 }
 
@@ -145,6 +147,7 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
             home,
             current: ArcSwap::new(snapshot),
             is_stale: AtomicBool::new(false),
+            stale_reported: AtomicBool::new(false),
             state: Mutex::new(LiveQueryState::new(basis, Instant::now())),
         })
     }
@@ -182,6 +185,11 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
     pub fn stale_reason(&self) -> Error {
         let own = self.state.lock().stale().cloned();
         own.unwrap_or_else(|| self.home.silence())
+    }
+
+    /// That it is stale is reported, or that it is fresh again. Returns whether it was reported as stale.
+    pub fn report_stale(&self, stale: bool) -> bool {
+        self.stale_reported.swap(stale, Ordering::AcqRel)
     }
 
     /// Whether it is in the side lane: its last read took too long, or got no answer.

@@ -439,6 +439,7 @@ impl Home<Subscriber> for LiveQueries {
                 count(stale, 1);
                 // While the database is silent, that was reported of all of them.
                 if !self.is_silent.load(Ordering::Acquire) {
+                    live_query.report_stale(true);
                     let reason = live_query.stale_reason();
                     self.reporter
                         .report(&Event::Stale(live_query.subscribers(), &reason));
@@ -447,7 +448,7 @@ impl Home<Subscriber> for LiveQueries {
             Some(Turn::Fresh) => {
                 stale.fetch_sub(1, Ordering::Relaxed);
                 // Its last subscriber leaves it on a scheduler.
-                if !effects.closed {
+                if live_query.report_stale(false) && !effects.closed {
                     self.reporter
                         .report(&Event::Fresh(live_query.subscribers()));
                 }
