@@ -35,6 +35,11 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
     refute output =~ "Hex"
 
     assert {"", 0} = mix(directory, ["compile"])
+
+    # It has the dependency's tasks, too.
+    assert {_output, 0} = mix(directory, ["ecto_fdb.nif.build"])
+    assert [library, _checksum] = Path.wildcard(Path.join(directory, "nif/*"))
+    assert NifFile.check(library) == :ok
   end
 
   describe "in a project with a small crate" do
