@@ -14,6 +14,8 @@ defmodule EctoFdbSync.MixProject do
   # The repository's address. Documentation and package link to it where there is one.
   @source_url nil
 
+  @inside ["ARCHITECTURE.md", "CONTRIBUTING.md"]
+
   def project do
     [
       app: :ecto_fdb_sync,
@@ -75,6 +77,8 @@ defmodule EctoFdbSync.MixProject do
     [
       main: "readme",
       source_ref: "v#{@version}",
+      # They explain the inside, which has no pages.
+      skip_undefined_reference_warnings_on: @inside,
       extras: [
         "README.md",
         "guides/getting_started.md",

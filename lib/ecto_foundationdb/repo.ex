@@ -476,7 +476,7 @@ defmodule EctoFoundationDB.Repo do
   end
 
   @doc """
-  The database of a Repo, a handle for `EctoFoundationDB.Native`.
+  The database of a Repo, a handle of the NIF.
 
       iex> is_reference(EctoFoundationDB.Repo.database(Repo))
       true

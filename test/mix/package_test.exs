@@ -43,6 +43,51 @@ defmodule EctoFdbSync.PackageTest do
         do: assert(module in modules)
   end
 
+  test "documentation names documented modules and functions" do
+    extras = @docs[:extras] -- @docs[:skip_undefined_reference_warnings_on]
+    documents = for file <- extras, String.ends_with?(file, ".md"), do: {file, File.read!(file)}
+    {:ok, modules} = :application.get_key(:ecto_fdb_sync, :modules)
+
+    docs =
+      for module <- modules,
+          {:docs_v1, _, _, _, %{"en" => doc}, _, functions} <- [Code.fetch_docs(module)],
+          text <- [doc | for({_, _, _, %{"en" => doc}, _} <- functions, do: doc)],
+          do: {inspect(module), text}
+
+    assert length(docs) > 100
+
+    for {where, text} <- documents ++ docs,
+        # Without a function the last two groups are missing.
+        [all, kind, module | rest] <-
+          Regex.scan(
+            ~r"`([ct]:)?(EctoFoundationDB(?:\.[A-Z]\w*)*)(?:\.([a-z_]\w*[?!]?)/(\d+))?`",
+            text
+          ) do
+      assert documented?(Module.concat([module]), kind, rest),
+             "#{where} refers to #{all}, which has no documentation"
+    end
+  end
+
+  defp documented?(module, kind, rest) do
+    case {Code.fetch_docs(module), rest} do
+      {{:docs_v1, _, _, _, %{}, _, _}, []} ->
+        true
+
+      {{:docs_v1, _, _, _, %{}, _, all}, [function, arity]} ->
+        kinds = %{"" => [:function, :macro], "c:" => [:callback], "t:" => [:type]}[kind]
+
+        Enum.any?(all, fn {{kind, name, most}, _, _, doc, metadata} ->
+          least = most - Map.get(metadata, :defaults, 0)
+
+          kind in kinds and to_string(name) == function and doc != :hidden and
+            String.to_integer(arity) in least..most
+        end)
+
+      _hidden ->
+        false
+    end
+  end
+
   defp in_group?(module, %Regex{} = pattern), do: inspect(module) =~ pattern
   defp in_group?(module, name), do: module == name
 
