@@ -49,13 +49,24 @@ defmodule EctoFdbSync.MixProject do
     {:telemetry, "~> 1.0", optional: true}
   ]
 
+  # What LiveView's own tests read pages with: LiveView 1.1 the first, earlier ones the second.
+  @parsers [
+    {:lazy_html, ">= 0.1.0", only: :test},
+    {:floki, ">= 0.30.0", only: :test}
+  ]
+
   # All of them are optional. A machine without Hex can't fetch them, and Mix would ask to install it: there
   # the library compiles and runs without them, or with those in the folder that ECTO_FDB_DEPS names.
   defp deps do
     cond do
-      deps_folder?() -> EctoFdbSync.FolderDeps.deps(@optional)
-      Code.ensure_loaded?(Hex) -> @optional ++ [{:ex_doc, "~> 0.34", only: :dev, runtime: false}]
-      true -> []
+      deps_folder?() ->
+        EctoFdbSync.FolderDeps.deps(@optional ++ @parsers)
+
+      Code.ensure_loaded?(Hex) ->
+        @optional ++ @parsers ++ [{:ex_doc, "~> 0.34", only: :dev, runtime: false}]
+
+      true ->
+        []
     end
   end
 

@@ -8,15 +8,19 @@ exclude =
   if(set?.("FDB_CLUSTER_FILE"), do: [:embedded], else: []) ++
     if(set?.("FDB_CLIENT_LIBRARY"), do: [], else: [:client_library])
 
-unless Code.ensure_loaded?(Ecto.Adapter) do
-  # They are not even compiled: a module of them begins so.
+# They are not even compiled: a module of them begins so.
+for {needed, name, folder} <- [
+      {Ecto.Adapter, "Ecto", "ecto"},
+      {Phoenix.LiveViewTest, "LiveView", "live_view"}
+    ],
+    not Code.ensure_loaded?(needed) do
   tests =
-    for file <- Path.wildcard("test/ecto/**/*_test.exs"),
+    for file <- Path.wildcard("test/#{folder}/**/*_test.exs"),
         reduce: 0,
         do: (sum -> sum + length(Regex.scan(~r/^ *test "/m, File.read!(file))))
 
   IO.puts(
-    "Left out without Ecto: #{tests} tests. Hex has it; or ECTO_FDB_DEPS=folder takes it from source trees."
+    "Left out without #{name}: #{tests} tests. Hex has it; or ECTO_FDB_DEPS=folder takes it from source trees."
   )
 end
 

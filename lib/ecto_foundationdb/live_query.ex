@@ -85,9 +85,16 @@ defmodule EctoFoundationDB.LiveQuery do
   @spec all(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) ::
           {Native.basis(), Native.live_query()}
   def all(%Query{} = query, by, signal) do
-    asked_for = {:list, normalize(query), Enum.sort(by), signal}
+    asked_for = asked_for(query, by, signal)
     guess(asked_for) || plan(asked_for, Planner.learn(query.tenant, query.source.name, :nothing))
   end
+
+  @doc "What `all/3` gives, if that is known without asking the database; else nil."
+  @spec known(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) ::
+          {Native.basis(), Native.live_query()} | nil
+  def known(%Query{} = query, by, signal), do: guess(asked_for(query, by, signal))
+
+  defp asked_for(query, by, signal), do: {:list, normalize(query), Enum.sort(by), signal}
 
   @doc "Has the Repo read a source's indexes again, unless what this basis was made from is known to be old."
   @spec learn(Query.t(), Native.basis()) :: :ok

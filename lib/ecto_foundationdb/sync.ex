@@ -70,15 +70,43 @@ defmodule EctoFoundationDB.Sync do
     * `:detach_container_hook` - its opposite, called when nothing is synced any longer.
     * `:timeout` - how many milliseconds to wait for the database before an
       `EctoFoundationDB.TimeoutError` is raised. Default: the repo's `:timeout`.
+    * `:async` - with `true` the call returns at once, whatever the database does; see below.
+
+  ## Mounts that do not wait
+
+  With `async: true`, for which LiveView is needed, a label is assigned a `Phoenix.LiveView.AsyncResult`, which
+  `<.async_result>` renders: first it is loading, then ok, and each later value is ok, too.
+
+      def mount(%{"id" => id}, _session, socket) do
+        {:ok, Sync.sync_one(socket, Repo, :user, User, id, async: true)}
+      end
+
+      <.async_result :let={user} assign={@user}>
+        <:loading>Loading…</:loading>
+        <:failed :let={error}>{Exception.message(error)}</:failed>
+        {user.name}
+      </.async_result>
+
+  What would be raised otherwise is the reason of a failed result: `EctoFoundationDB.NoResultsError` with
+  `on_missing: :raise`, for instance, and the label is not synced then. After the `:timeout` the result is failed
+  with an `EctoFoundationDB.TimeoutError`, and becomes ok when the database answers after all.
+
+  The first, disconnected render shows the label loading and reads nothing. Each label is read by itself, at a
+  version of its own. A label that is synced again keeps its last result while the next one loads. Callbacks
+  get no call for a label that is loading. The first result comes as a message, as changes do: LiveView's hook
+  takes it, and so does `handle_ready/4` elsewhere.
   """
 
   alias EctoFoundationDB.Connection
   alias EctoFoundationDB.Deadline
+  alias EctoFoundationDB.Exception.TenantGone
+  alias EctoFoundationDB.Layer.Tenants
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Native
   alias EctoFoundationDB.Repo.Options, as: RepoOptions
   alias EctoFoundationDB.Sync.All
   alias EctoFoundationDB.Sync.Arguments
+  alias EctoFoundationDB.Sync.Async
   alias EctoFoundationDB.Sync.Callbacks
   alias EctoFoundationDB.Sync.Changeover
   alias EctoFoundationDB.Sync.Container
@@ -265,7 +293,14 @@ defmodule EctoFoundationDB.Sync do
     data = State.get(state, repo)
     Callbacks.check_labels!(data, Enum.map(queryable_assigns, & &1.label))
     Container.check!(state, opts)
+    if opts[:async], do: Async.check!()
 
+    if opts[:async],
+      do: Changeover.run(fn -> begin(state, repo, queryable_assigns, opts) end),
+      else: read(state, repo, data, queryable_assigns, opts)
+  end
+
+  defp read(state, repo, data, queryable_assigns, opts) do
     RepoOptions.follow_single(repo, fn ->
       sync(state, repo, tenant!(state, repo, opts[:prefix]), data, queryable_assigns, opts)
     end)
@@ -275,7 +310,7 @@ defmodule EctoFoundationDB.Sync do
     {empty, wanted} =
       queryable_assigns
       |> Enum.map(& &1.__struct__.prepare(&1, tenant))
-      |> Enum.split_with(&match?(%Many{ids: ids} when ids in [nil, []], &1))
+      |> Enum.split_with(&empty?/1)
 
     Changeover.run(fn ->
       synced = subscribe(repo, tenant, data, wanted, opts)
@@ -295,6 +330,169 @@ defmodule EctoFoundationDB.Sync do
         assign(state, repo, changes, opts)
       end
     end)
+  end
+
+  defp empty?(%Many{ids: ids}), do: ids in [nil, []]
+  defp empty?(_request), do: false
+
+  # Begins to sync labels whose first results are not waited for.
+  defp begin(state, repo, requests, opts) do
+    before = State.get(state, repo)
+    {empty, wanted} = Enum.split_with(requests, &empty?/1)
+
+    {replaced, data} =
+      Enum.flat_map_reduce(requests, before, fn %{label: label}, data ->
+        {synced, data} = State.pop_label(data, label)
+        {pending, data} = State.pop_pending(data, label)
+        {[synced && elem(synced, 0), pending], data}
+      end)
+
+    replaced |> Enum.reject(&is_nil/1) |> Changeover.ended()
+
+    emptied =
+      for(many <- empty, do: {many, opts[:assign], was(many, state, before), Async.ok([])})
+
+    loading = for(request <- wanted, do: {request, Async.loading(was(request, state, before))})
+    changes = for({request, loading} <- loading, do: {request, opts[:assign], nil, loading})
+    # Nothing has come yet: that is not for callbacks.
+    state = state |> State.put(repo, data) |> Container.assign(changes, opts)
+
+    state =
+      if Container.connected?(state) do
+        for {request, loading} <- loading, reduce: state do
+          state -> await(state, repo, before, request, loading, opts)
+        end
+        |> attach_hook(repo, opts)
+      else
+        state
+      end
+
+    state |> assign(repo, emptied, opts) |> detach_hook_if_idle(repo, opts)
+  end
+
+  defp await(state, repo, before, request, loading, opts) do
+    {timeout, _deadline} = deadline(repo, opts)
+    pending = Async.begin(request, opts[:assign], loading, opts[:prefix], timeout)
+    # What is wrong with it for sure is wrong now.
+    tenant = known_tenant!(state, repo, opts[:prefix])
+    request = tenant && request.__struct__.prepare(request, tenant)
+
+    pending =
+      case request && request.__struct__.known_live_queries(request, tenant) do
+        nil -> plan(pending, state, repo, nil)
+        live_queries -> subscribe_for(pending, repo, before, tenant, request, live_queries)
+      end
+
+    Changeover.begun([pending])
+    State.put(state, repo, State.put_pending(State.get(state, repo), pending))
+  end
+
+  defp subscribe_for(pending, repo, data, tenant, request, live_queries) do
+    {wanted, synced} = want(request, live_queries, tenant, {:async, pending.assign}, data)
+    [subscription] = Native.subscribe(Connection.fetch!(repo).database, pending.ref, [wanted])
+    %{pending | subscription: subscription, synced: synced}
+  end
+
+  # Asks the database what to read: in another process, since this one does not wait for it.
+  defp plan(pending, %{private: private}, repo, outdated) do
+    %{request: %module{} = request, prefix: prefix} = pending
+    state = %{private: Map.take(private, [:tenant])}
+
+    Async.run(pending, fn ->
+      with {query, basis} <- outdated, do: LiveQuery.learn(query, basis)
+      tenant = tenant!(state, repo, prefix)
+      request = module.prepare(request, tenant)
+      {:planned, tenant, request, module.live_queries(request, tenant)}
+    end)
+
+    %{pending | subscription: nil, synced: nil}
+  end
+
+  # The tenant, or nil where the database is to be asked for it.
+  defp known_tenant!(state, repo, prefix) do
+    tenant = prefix || state.private[:tenant]
+    id = Connection.fetch!(repo).config[:tenant_id]
+
+    unknown? =
+      is_binary(id) and not match?(%Tenant{repo: ^repo}, tenant) and Tenants.find(repo, id) == nil
+
+    if unknown?, do: nil, else: tenant!(state, repo, prefix)
+  end
+
+  # An answer to what is awaited.
+  defp answered(state, repo, {pending, {:planned, tenant, request, live_queries}}, _opts) do
+    data = State.get(state, repo)
+    pending = subscribe_for(pending, repo, data, tenant, request, live_queries)
+    State.put(state, repo, State.put_pending(data, pending))
+  end
+
+  defp answered(state, repo, {%{synced: synced} = pending, :replan}, _opts) do
+    Subscription.cancel(pending.subscription)
+    {{basis, _, _}, _synced} = want(synced.request, synced.tenant, nil, State.get(state, repo))
+    pending = plan(pending, state, repo, {synced.request.query, basis})
+    State.put(state, repo, State.put_pending(State.get(state, repo), pending))
+  end
+
+  defp answered(state, repo, {pending, :timeout}, opts) do
+    error =
+      EctoFoundationDB.TimeoutError.exception(
+        timeout: pending.timeout,
+        doing: "syncing #{inspect(pending.request.label)}",
+        database: Connection.fetch!(repo).database
+      )
+
+    # It goes on: when the database answers after all, the label has its value.
+    failed = Async.failed(pending, error)
+    change = {pending.request, pending.assign, pending.loading, failed}
+    pending = %{pending | timer: nil, loading: failed}
+    data = State.put_pending(State.get(state, repo), pending)
+    state |> State.put(repo, data) |> assign(repo, [change], opts)
+  end
+
+  defp answered(state, repo, {%{subscription: subscription} = pending, :ok}, opts) do
+    taken = take(subscription, pending.synced)
+    if reason = stale(taken), do: raise(reason)
+    found!(taken)
+    taken
+  rescue
+    error -> fail(state, repo, pending, error, opts)
+  else
+    taken -> stand(state, repo, pending, taken, opts)
+  end
+
+  defp answered(state, repo, {pending, {:error, error}}, opts) do
+    tenant = pending.synced.tenant
+    error = Subscription.exception({:told, error}, tenant)
+    single? = Connection.fetch!(repo).config[:tenant_id] == tenant.id
+
+    if is_struct(error, TenantGone) and single? and not pending.planned_again? do
+      pending = plan(%{pending | planned_again?: true}, state, repo, nil)
+      State.put(state, repo, State.put_pending(State.get(state, repo), pending))
+    else
+      fail(state, repo, pending, error, opts)
+    end
+  end
+
+  defp answered(state, repo, {pending, {:failed, error}}, opts),
+    do: fail(state, repo, pending, error, opts)
+
+  defp fail(state, repo, pending, error, opts) do
+    {_pending, data} = State.pop_pending(State.get(state, repo), pending.request.label)
+    Changeover.ended([pending])
+    change = {pending.request, pending.assign, pending.loading, Async.failed(pending, error)}
+
+    state
+    |> State.put(repo, data)
+    |> assign(repo, [change], opts)
+    |> detach_hook_if_idle(repo, opts)
+  end
+
+  defp stand(state, repo, %{subscription: subscription} = pending, taken, opts) do
+    {_pending, data} = State.pop_pending(State.get(state, repo), pending.request.label)
+    {nil, data} = State.put_label(data, pending.request.label, {subscription, taken})
+    state = state |> State.put(repo, data) |> assign(repo, [change(taken, pending.loading)], opts)
+    Async.over(pending)
+    state
   end
 
   # Subscribes and takes the first results.
@@ -353,8 +551,10 @@ defmodule EctoFoundationDB.Sync do
   defp found!(_taken), do: :ok
 
   # What to subscribe to for a request, and what to remember of it.
-  defp want(%module{} = request, tenant, assign, data) do
-    {basis, queries} = module.live_queries(request, tenant)
+  defp want(%module{} = request, tenant, assign, data),
+    do: want(request, module.live_queries(request, tenant), tenant, assign, data)
+
+  defp want(request, {basis, queries}, tenant, assign, data) do
     {subscription, before} = earlier(request, tenant, data)
     results = queries |> Enum.map(&Map.get(before, &1, {[], nil})) |> List.to_tuple()
 
@@ -409,11 +609,21 @@ defmodule EctoFoundationDB.Sync do
   defp stale(%{stale: stale, tenant: tenant}), do: Subscription.exception(stale, tenant)
 
   # For `assign/4`: what for, by which function of the application or nil, the old value, the new one.
+  defp change(%{request: request, assign: {:async, assign}} = synced, old),
+    do: {request, assign, old, shown(synced)}
+
   defp change(%{request: request, assign: assign, value: value}, old),
     do: {request, assign, old, value}
 
-  defp emptied(%{request: %module{} = request, assign: assign, value: value}),
-    do: {request, assign, value, module.empty(request)}
+  # What a label is assigned.
+  defp shown(%{assign: {:async, _assign}, value: value}), do: Async.ok(value)
+  defp shown(%{value: value}), do: value
+
+  defp emptied(%Async{request: %module{} = request, assign: assign, loading: loading}),
+    do: {request, assign, loading, Async.ok(module.empty(request))}
+
+  defp emptied(%{request: %module{} = request} = synced),
+    do: change(%{synced | value: module.empty(request)}, shown(synced))
 
   # A list of no ids cancels, whatever the label was synced to.
   defp emptied(many, state, data) do
@@ -426,8 +636,14 @@ defmodule EctoFoundationDB.Sync do
   # The value of a label so far: what was last assigned, which the assigns need not have any more.
   defp was(%module{label: label} = request, state, data) do
     case State.find_label(data, label) do
-      {_subscription, %{value: value}} -> value
-      nil -> Map.get_lazy(state.assigns, label, fn -> module.empty(request) end)
+      {_subscription, synced} ->
+        shown(synced)
+
+      nil ->
+        case State.find_pending(data, label) do
+          %Async{loading: loading} -> loading
+          nil -> Map.get_lazy(state.assigns, label, fn -> module.empty(request) end)
+        end
     end
   end
 
@@ -441,7 +657,14 @@ defmodule EctoFoundationDB.Sync do
 
     {emptied, data} = Enum.map_reduce(empty, data, &State.pop_label(&2, &1.label))
 
+    labels =
+      for(%{label: label} <- empty, do: label) ++
+        for({_, %{request: one}} <- synced, do: one.label)
+
+    {pending, data} = Enum.map_reduce(labels, data, &State.pop_pending(&2, &1))
+
     Changeover.ended(for {ended, _synced} <- replaced ++ emptied, do: ended)
+    Changeover.ended(for %Async{} = ended <- pending, do: ended)
     State.put(state, repo, data)
   end
 
@@ -475,10 +698,44 @@ defmodule EctoFoundationDB.Sync do
     Options.check!(opts)
     data = State.get(state, repo)
 
-    case ready(info, data.synced) do
-      [] -> {:cont, state}
-      ready -> {:halt, refresh(state, repo, data, ready, opts)}
+    case {ready(info, data.synced), Async.answers(info, data.pending)} do
+      {[], []} ->
+        {:cont, state}
+
+      {ready, []} ->
+        {:halt, refresh(state, repo, data, ready, opts)}
+
+      {ready, answers} ->
+        state = if ready == [], do: state, else: refresh(state, repo, data, ready, opts)
+
+        {:halt,
+         for {pending, answer} <- answers, reduce: state do
+           state -> answered_to(state, repo, pending.ref, answer, opts)
+         end}
     end
+  end
+
+  # How many ms after an answer could not be handled it comes again.
+  @again 1_000
+
+  # What came before in a list of messages may have changed or ended it.
+  defp answered_to(state, repo, ref, answer, opts) do
+    case State.get(state, repo).pending do
+      %{^ref => pending} ->
+        Changeover.run(fn -> answered(state, repo, {pending, answer}, opts) end)
+
+      _over ->
+        state
+    end
+  catch
+    kind, reason ->
+      # The caller has the state of before, which awaits this answer.
+      with :ok <- answer,
+           %{^ref => %{subscription: subscription}} <- State.get(state, repo).pending,
+           do: Subscription.untake(subscription)
+
+      Process.send_after(self(), {ref, answer}, @again)
+      :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   # The subscriptions that messages are of, each with what is synced by it.
@@ -533,7 +790,7 @@ defmodule EctoFoundationDB.Sync do
     now = take(subscription, before)
 
     changes =
-      if before.value === now.value, do: changes, else: [change(now, before.value) | changes]
+      if before.value === now.value, do: changes, else: [change(now, shown(before)) | changes]
 
     reason = stale(now)
     stale = if stale(before) == reason, do: stale, else: [{subscription, now, reason} | stale]
@@ -587,7 +844,9 @@ defmodule EctoFoundationDB.Sync do
   """
   @spec cancel_all(state(), module(), keyword()) :: state()
   def cancel_all(state, repo, opts \\ []) do
-    cancel_labels(state, repo, Map.keys(State.get(state, repo).labels), opts)
+    %State{labels: labels, pending: pending} = State.get(state, repo)
+    awaited = for {_ref, %{request: %{label: label}}} <- pending, do: label
+    cancel_labels(state, repo, Map.keys(labels) ++ awaited, opts)
   end
 
   defp cancel_labels(state, repo, labels, opts) do
@@ -595,11 +854,13 @@ defmodule EctoFoundationDB.Sync do
     {assign?, opts} = Options.cancel!(opts)
     {cancelled, data} = Enum.map_reduce(labels, State.get(state, repo), &State.pop_label(&2, &1))
     cancelled = Enum.reject(cancelled, &is_nil/1)
-
-    changes = if assign?, do: for({_, synced} <- cancelled, do: emptied(synced)), else: []
+    {pending, data} = Enum.map_reduce(labels, data, &State.pop_pending(&2, &1))
+    pending = Enum.reject(pending, &is_nil/1)
+    shown = for({_, synced} <- cancelled, do: synced) ++ pending
+    changes = if assign?, do: Enum.map(shown, &emptied/1), else: []
 
     Changeover.run(fn ->
-      cancelled |> Enum.map(&elem(&1, 0)) |> Changeover.ended()
+      Changeover.ended(for({subscription, _} <- cancelled, do: subscription) ++ pending)
 
       state
       |> State.put(repo, data)
@@ -618,7 +879,10 @@ defmodule EctoFoundationDB.Sync do
       {true, false}
   """
   @spec watching?(state(), module(), label()) :: boolean()
-  def watching?(state, repo, label), do: is_map_key(State.get(state, repo).labels, label)
+  def watching?(state, repo, label) do
+    data = State.get(state, repo)
+    is_map_key(data.labels, label) or State.find_pending(data, label) != nil
+  end
 
   @doc """
   Whether what a label shows may be out of date: the database is silent, or refuses, and the process has been
@@ -827,7 +1091,7 @@ defmodule EctoFoundationDB.Sync do
     functions = for {name, fun} <- opts, name in @container, fun != nil, do: {name, fun}
 
     case data.hook do
-      _none_needed when data.labels == %{} ->
+      _none_needed when data.labels == %{} and data.pending == %{} ->
         state
 
       nil ->
@@ -847,9 +1111,9 @@ defmodule EctoFoundationDB.Sync do
   end
 
   defp detach_hook_if_idle(state, repo, opts) do
-    %State{labels: labels, hook: attached} = data = State.get(state, repo)
+    %State{hook: attached} = data = State.get(state, repo)
 
-    if labels == %{} and attached != nil do
+    if State.idle?(data) and attached != nil do
       state
       |> State.put(repo, %{data | hook: nil})
       |> Container.detach(repo, Keyword.merge(attached, opts, fn _, mine, new -> new || mine end))

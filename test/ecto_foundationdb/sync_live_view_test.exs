@@ -134,6 +134,14 @@ defmodule EctoFoundationDB.SyncLiveViewTest do
 
   defp cid(number), do: struct(Phoenix.LiveComponent.CID, cid: number)
 
+  unless Code.ensure_loaded?(Phoenix.LiveViewTest) do
+    test "async: true without LiveView is an error that names it", %{socket: socket} do
+      assert_raise ArgumentError, ~r/LiveView is not there. Add {:phoenix_live_view/, fn ->
+        Sync.sync_one(socket, Repo, :user, User, "1", async: true)
+      end
+    end
+  end
+
   test "a plain map is assigned by Map.put, also where Phoenix is loaded", %{tenant: tenant} do
     assert Code.ensure_loaded?(Phoenix.LiveView)
     state = %{assigns: %{}, private: %{tenant: tenant}}

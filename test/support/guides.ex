@@ -90,7 +90,9 @@ defmodule EctoFoundationDB.Guides do
   end
 
   defp tests?(code),
-    do: code =~ ~r/^(test|setup) / or code =~ "use ExUnit.CaseTemplate"
+    do:
+      code =~ ~r/^(test|setup) / or
+        code =~ ~r/use ExUnit.CaseTemplate|import Phoenix.LiveViewTest/
 
   defp block(%{namespace: namespace} = state, {code, line}, file) do
     code = String.replace(code, "MyApp", inspect(namespace))

@@ -45,6 +45,12 @@ defmodule EctoFoundationDB.Sync.All do
   end
 
   @doc false
+  def known_live_queries(%__MODULE__{query: query, by: by, watch_action: action}, _tenant) do
+    with {basis, live_query} <- LiveQuery.known(query, Enum.to_list(by), action),
+         do: {basis, [live_query]}
+  end
+
+  @doc false
   def decoder(%__MODULE__{query: query}, _tenant), do: LiveQuery.decoder(query)
 
   @doc false

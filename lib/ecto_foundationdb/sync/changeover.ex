@@ -6,6 +6,7 @@ defmodule EctoFoundationDB.Sync.Changeover do
   # Calls that callbacks make belong to the call that the callbacks are called in.
 
   alias EctoFoundationDB.Native
+  alias EctoFoundationDB.Sync.Async
   alias EctoFoundationDB.Sync.Subscription
 
   @key __MODULE__
@@ -23,20 +24,23 @@ defmodule EctoFoundationDB.Sync.Changeover do
     try do
       result = fun.()
       {_begun, ended} = Process.get(@key)
-      Enum.each(ended, &Subscription.cancel/1)
+      Enum.each(ended, &stop/1)
       result
     catch
       kind, reason ->
         {begun, _ended} = Process.get(@key)
-        Enum.each(begun, &Subscription.cancel/1)
+        Enum.each(begun, &stop/1)
         :erlang.raise(kind, reason, __STACKTRACE__)
     after
       Process.delete(@key)
     end
   end
 
-  @doc "Subscriptions that the call has begun."
-  @spec begun([Native.subscription()]) :: :ok
+  defp stop(%Async{} = pending), do: Async.stop(pending)
+  defp stop(subscription), do: Subscription.cancel(subscription)
+
+  @doc "Subscriptions that the call has begun, or what it awaits."
+  @spec begun([Native.subscription() | Async.t()]) :: :ok
   def begun(subscriptions) do
     {begun, ended} = Process.get(@key)
     Process.put(@key, {subscriptions ++ begun, ended})
@@ -44,7 +48,7 @@ defmodule EctoFoundationDB.Sync.Changeover do
   end
 
   @doc "Subscriptions that are over when the call returns."
-  @spec ended([Native.subscription()]) :: :ok
+  @spec ended([Native.subscription() | Async.t()]) :: :ok
   def ended(subscriptions) do
     {begun, ended} = Process.get(@key)
     Process.put(@key, {begun, subscriptions ++ ended})

@@ -34,6 +34,9 @@ defmodule EctoFoundationDB.Sync.Many do
   end
 
   @doc false
+  def known_live_queries(request, tenant), do: live_queries(request, tenant)
+
+  @doc false
   def decoder(%__MODULE__{schema: schema}, tenant), do: LiveQuery.decoder(tenant, schema)
 
   @doc false

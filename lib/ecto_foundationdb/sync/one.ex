@@ -35,6 +35,9 @@ defmodule EctoFoundationDB.Sync.One do
     do: {LiveQuery.basis(tenant), [LiveQuery.record(tenant, schema, id)]}
 
   @doc false
+  def known_live_queries(request, tenant), do: live_queries(request, tenant)
+
+  @doc false
   def decoder(%__MODULE__{schema: schema}, tenant), do: LiveQuery.decoder(tenant, schema)
 
   @doc false

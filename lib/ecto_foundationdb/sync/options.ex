@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Sync.Options do
   # The options of Sync's functions.
 
   @options [:assign, :attach_container_hook, :detach_container_hook, :timeout, :watch_action]
-  @sync [:prefix | @options]
+  @sync [:prefix, :async | @options]
 
   @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
 
@@ -49,12 +49,14 @@ defmodule EctoFoundationDB.Sync.Options do
   defp valid?(:timeout, ms), do: ms == :infinity or (is_integer(ms) and ms >= 0)
   # Of lists only; one set of options may serve all of an application's calls.
   defp valid?(:watch_action, action), do: action in @watch_actions
+  defp valid?(:async, async), do: is_boolean(async)
   # A tenant is judged with the repo that it has to be of.
   defp valid?(:prefix, _tenant), do: true
 
   defp expected(:assign), do: "a function of 2 or 4 arguments"
   defp expected(:timeout), do: "milliseconds, or :infinity"
   defp expected(:watch_action), do: "one of #{inspect(@watch_actions)}"
+  defp expected(:async), do: "true or false"
   defp expected(_hook), do: "a function of 4 arguments"
 
   @doc "Options of cancelling: whether to assign, and the others. `assign:` may be a boolean here."

@@ -4,6 +4,7 @@ defmodule EctoFoundationDB.Sync.State do
   # assigned are kept here, not looked up in assigns, which the application may rewrite.
 
   alias EctoFoundationDB.Native
+  alias EctoFoundationDB.Sync.Async
 
   @key :ecto_fdb_sync_data
 
@@ -16,8 +17,9 @@ defmodule EctoFoundationDB.Sync.State do
   #            one of the results is stale, or nil
   # callbacks: [{event, name, fun}] in order of attachment
   # notifying: the labels that the running callbacks were called for; innermost call first
+  # pending:   ref => what is synced with `async: true` and has no results yet (`Sync.Async`)
   # hook:      the container functions it was attached with, or nil where there is none
-  defstruct labels: %{}, synced: %{}, callbacks: [], notifying: [], hook: nil
+  defstruct labels: %{}, synced: %{}, callbacks: [], notifying: [], pending: %{}, hook: nil
 
   @type t :: %__MODULE__{}
 
@@ -82,6 +84,29 @@ defmodule EctoFoundationDB.Sync.State do
            | labels: Map.delete(data.labels, label),
              synced: Map.delete(data.synced, subscription)
          }}
+    end
+  end
+
+  @doc "Whether nothing is synced."
+  @spec idle?(t()) :: boolean()
+  def idle?(%__MODULE__{labels: labels, pending: pending}), do: labels == %{} and pending == %{}
+
+  @doc "What is awaited for a label, or nil."
+  @spec find_pending(t(), term()) :: Async.t() | nil
+  def find_pending(%__MODULE__{pending: pending}, _label) when pending == %{}, do: nil
+
+  def find_pending(%__MODULE__{pending: pending}, label),
+    do: Enum.find_value(pending, fn {_ref, one} -> if one.request.label == label, do: one end)
+
+  @spec put_pending(t(), Async.t()) :: t()
+  def put_pending(data, %Async{ref: ref} = one),
+    do: %{data | pending: Map.put(data.pending, ref, one)}
+
+  @spec pop_pending(t(), term()) :: {Async.t() | nil, t()}
+  def pop_pending(data, label) do
+    case find_pending(data, label) do
+      nil -> {nil, data}
+      one -> {one, %{data | pending: Map.delete(data.pending, one.ref)}}
     end
   end
 end
