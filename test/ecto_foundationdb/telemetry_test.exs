@@ -25,7 +25,8 @@ defmodule EctoFoundationDB.TelemetryTest do
     def migrations, do: [{0, IndexUsers}, {3, IndexUsers}]
   end
 
-  @names [:watch_armed, :watch_fired, :watch_failed, :refreshed, :retry, :stale, :fresh]
+  @names [:watch_armed, :watch_fired, :watch_failed, :refreshed, :retry] ++
+           [:stale, :fresh, :silent, :answering]
   @events [
             [:ecto_foundationdb, :transaction],
             [:ecto_foundationdb, :gauges],
