@@ -390,7 +390,8 @@ defmodule EctoFoundationDB.Sync do
   defp subscribe_for(pending, repo, data, tenant, request, live_queries) do
     {wanted, synced} = want(request, live_queries, tenant, {:async, pending.assign}, data)
     [subscription] = Native.subscribe(Connection.fetch!(repo).database, pending.ref, [wanted])
-    %{pending | subscription: subscription, synced: synced}
+    {basis, _queries, _earlier} = wanted
+    %{pending | subscription: subscription, synced: synced, basis: basis}
   end
 
   # Asks the database what to read: in another process, since this one does not wait for it.
@@ -428,8 +429,8 @@ defmodule EctoFoundationDB.Sync do
 
   defp answered(state, repo, {%{synced: synced} = pending, :replan}, _opts) do
     Subscription.cancel(pending.subscription)
-    {{basis, _, _}, _synced} = want(synced.request, synced.tenant, nil, State.get(state, repo))
-    pending = plan(pending, state, repo, {synced.request.query, basis})
+    # The indexes are others than those that the list was planned by.
+    pending = plan(pending, state, repo, {synced.request.query, pending.basis})
     State.put(state, repo, State.put_pending(State.get(state, repo), pending))
   end
 

@@ -8,11 +8,11 @@ defmodule EctoFoundationDB.Sync.Async do
   alias EctoFoundationDB.Sync.Subscription
 
   @enforce_keys [:ref, :request, :assign, :loading, :prefix, :timeout]
-  defstruct @enforce_keys ++ [:timer, :subscription, :synced, planned_again?: false]
+  defstruct @enforce_keys ++ [:timer, :subscription, :synced, :basis, planned_again?: false]
 
   @typedoc """
   A label that has no first results yet. Answers to it bear `ref`; `loading` is what it is assigned meanwhile;
-  `timer` ends the `timeout`; `subscription` and `synced` are there once it is known what to read.
+  `timer` ends the `timeout`; `subscription`, `synced` and `basis` are there once it is known what to read.
   """
   @type t :: %__MODULE__{
           ref: reference(),
@@ -24,6 +24,7 @@ defmodule EctoFoundationDB.Sync.Async do
           timer: reference() | nil,
           subscription: Native.subscription() | nil,
           synced: map() | nil,
+          basis: Native.basis() | nil,
           planned_again?: boolean()
         }
 

@@ -122,7 +122,9 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
                 handle: arm(),
             });
         }
-        let newer = read.read_version > self.read_version;
+        // A value that has come back (A, B, A) may have been confirmed after this read of the one between.
+        let outdated = read.read_version < self.confirmed_version && read.watched != self.watched;
+        let newer = read.read_version > self.read_version && !outdated;
         if newer {
             self.read_version = read.read_version;
             self.watched = read.watched;

@@ -342,3 +342,20 @@ fn the_last_subscriber_closes_it_and_gives_the_watch_up() {
         .is_none());
     assert!(model.state.wanted(model.now).read.is_none());
 }
+
+#[test]
+fn a_value_that_came_back_is_not_replaced_by_an_older_read_of_another_one() {
+    let mut model = Model::new();
+    model.begin_read(true);
+    model.install(0);
+    model.run(&Step::Write(1));
+    model.begin_read(true);
+    model.run(&Step::Write(0));
+    model.run(&Step::Probe);
+    assert_eq!(model.state.confirmed_version(), 3);
+    // It was read at version 2, between the two.
+    model.run(&Step::Install(0));
+    assert_eq!(model.shown, Some((1, 0)));
+    model.settle();
+    assert_eq!(model.shown.map(|(_, shown)| shown), Some(0));
+}
