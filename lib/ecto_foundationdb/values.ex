@@ -93,13 +93,16 @@ defmodule EctoFoundationDB.Values do
   """
   @spec load(loader(), Schema.data() | map()) :: struct()
   def load({schema, %{empty: empty, renamed: sources} = info, meta, _tenant} = loader, data) do
-    struct = empty |> Map.merge(values(data, sources)) |> Map.merge(info.hidden)
+    struct = empty |> Map.merge(values(data, sources)) |> hide(info.hidden)
     # A field that the schema does not have: one more key than the struct's.
     struct =
       if map_size(struct) == map_size(empty), do: struct, else: Map.take(struct, Map.keys(empty))
 
     load_values(info.loaded, own(struct, schema, meta), info.ecto?, {loader, data})
   end
+
+  defp hide(struct, hidden) when hidden == %{}, do: struct
+  defp hide(struct, hidden), do: Map.merge(struct, hidden)
 
   # Stored bytes do not say what a struct is.
   defp own(%{__meta__: _} = struct, schema, meta),
@@ -122,13 +125,20 @@ defmodule EctoFoundationDB.Values do
   defp load_values([{field, type} | types], struct, ecto?, record) do
     %{^field => value} = struct
 
-    case load_value(type, value, ecto?) do
+    # Pages load thousands of records with each mount: most values are looked at and no more.
+    case is_itself(type, value) || load_value(type, value, ecto?) do
+      true -> load_values(types, struct, ecto?, record)
       {:ok, ^value} -> load_values(types, struct, ecto?, record)
       {:ok, value} -> load_values(types, %{struct | field => value}, ecto?, record)
       {:raised, message} -> not_loaded!(record, {field, type, value}, ": " <> message)
       _error -> not_loaded!(record, {field, type, value}, "")
     end
   end
+
+  defp is_itself(type, value) when is_binary(value), do: type in [:string, :binary, :binary_id]
+  defp is_itself(type, value) when is_integer(value), do: type in [:integer, :id]
+  defp is_itself(:boolean, value), do: is_boolean(value)
+  defp is_itself(_type, _value), do: false
 
   # As Ecto loads base types. Other types are Ecto's affair; without Ecto their values stay as they are.
   defp load_value(type, value, _ecto?) when type in [:string, :binary, :binary_id],
