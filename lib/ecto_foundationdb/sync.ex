@@ -47,8 +47,8 @@ defmodule EctoFoundationDB.Sync do
 
   ## Labels
 
-  The label is the key in the assigns: an atom for LiveView, any term elsewhere. A label that is
-  synced again is synced anew, and what it was synced to before is cancelled.
+  The label is the key in the assigns: an atom for LiveView, any term elsewhere. Syncing a label
+  again replaces what it was synced to before.
 
   What one call syncs is read at one version of the database. From then on each label is brought up to
   date by itself: after a transaction that changes what two labels show, one of them may be a moment ahead
@@ -801,7 +801,7 @@ defmodule EctoFoundationDB.Sync do
   defp notify_stale(state, _repo, []), do: state
 
   defp notify_stale(state, repo, stale) do
-    # The callbacks for the assigns may have cancelled a label, or synced it anew.
+    # The callbacks for the assigns may have cancelled a label, or synced it again.
     %State{labels: labels} = State.get(state, repo)
 
     reasons =
@@ -827,7 +827,7 @@ defmodule EctoFoundationDB.Sync do
       iex> Sync.cancel(state, Repo, :user).assigns
       %{user: nil}
 
-  A process that ends needs not cancel.
+  You don't need to cancel before the process exits.
   """
   @spec cancel(state(), module(), label(), keyword()) :: state()
   def cancel(state, repo, label, opts \\ []) do
@@ -916,10 +916,11 @@ defmodule EctoFoundationDB.Sync do
       {2, 1, 1}
 
   Now: `:subscriptions`, `:live_queries` (what they share), `:pending_watches`, `:transactions`,
-  `:stale` (live queries that can't be kept up to date). Since the start: `:batches` (transactions
-  that read live queries), `:reads` (live queries read by them), `:watches_armed`, `:watches_fired`,
-  `:watches_failed`, `:messages`, `:retries`. A live query without a pending watch is read again every
-  5 seconds at the latest. For events see
+  `:stale` (live queries that can't be kept up to date), `:waiting` (reads of live queries that wait for a
+  batch). Since the start: `:batches` (transactions that read live queries), `:reads` (live queries read by
+  them), `:watches_armed`, `:watches_fired`, `:watches_failed`, `:messages`, `:retries`, `:basis_checks`
+  (looks at a tenant and its indexes after the metadata version has changed), `:probes` (looks at watched
+  keys: at most one for each live query in the time of `stale_after:`). For events see
   `EctoFoundationDB.Telemetry`.
   """
   @spec stats(module()) :: %{atom() => non_neg_integer()}
@@ -983,11 +984,14 @@ defmodule EctoFoundationDB.Sync do
 
     * `:handle_assigns` - after Sync has assigned labels, with their old values: what it had assigned
       before, also where the assigns were reset since; for a label that is new to it, what was there.
-    * `:handle_stale` - when labels can't be kept up to date: the database is silent, or refuses. The
-      map has the reason, an `EctoFoundationDB.Error`; the assigns stay what they were. And once
-      more, with `nil`, when they are up to date again.
+    * `:handle_stale` - when labels can't be kept up to date for longer than the Repo's `stale_after:`: the
+      database, or the storage server of their keys, is silent or refuses, an index is missing, a record
+      can't be loaded, or the tenant is gone. The map has the reason, an exception; the assigns stay what
+      they were (those of a tenant that is gone become `nil` or `[]`). The callback is called once more,
+      with `nil`, when the labels are up to date again. An incident calls it once each, however much
+      changes meanwhile.
 
-  A callback may sync other labels: here, whoever is in the team of the user.
+  A callback may sync other labels: here, the team of the user.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> state = %{assigns: %{}, private: %{tenant: tenant}}
@@ -1086,7 +1090,7 @@ defmodule EctoFoundationDB.Sync do
     end
   end
 
-  # Attached once, by whatever sync comes first, and anew only where a sync brings other functions for it.
+  # Attached by the first sync, and again only if a later one brings other functions for it.
   defp attach_hook(state, repo, opts) do
     data = State.get(state, repo)
     functions = for {name, fun} <- opts, name in @container, fun != nil, do: {name, fun}
