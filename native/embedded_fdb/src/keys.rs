@@ -162,6 +162,8 @@ pub(crate) struct Rows<R = (Key, Value)> {
     pub(crate) read_to_begin: bool,
     /// A selector ran off the end of the keys.
     pub(crate) read_through_end: bool,
+    /// How many requests to servers it took, one after the other.
+    pub(crate) rounds: u32,
 }
 
 impl<R> Default for Rows<R> {
@@ -171,6 +173,7 @@ impl<R> Default for Rows<R> {
             more: false,
             read_to_begin: false,
             read_through_end: false,
+            rounds: 0,
         }
     }
 }

@@ -199,8 +199,12 @@ pub(crate) fn get_range<S: Server>(
             return Ok(output);
         }
         let request = Request::new(&limits, reverse);
+        output.rounds += 1;
         let Some(reply) = ask(&server, &begin, &end, request)? else {
-            return by_keys(&server, original.0, original.1, original.2, reverse);
+            let rounds = output.rounds;
+            let mut output = by_keys(&server, original.0, original.1, original.2, reverse)?;
+            output.rounds += rounds;
+            return Ok(output);
         };
         for row in &reply.rows {
             row.count(&mut limits);
@@ -236,11 +240,17 @@ fn by_keys<S: Server>(
             resolve(server.space(), selector).key
         }
     };
+    // Both at the same time.
+    let lookups = !begin.is_first_greater_or_equal() || !end.is_first_greater_or_equal();
     let (from, to) = (land(begin), land(end));
-    if from >= to {
-        return Ok(Rows::default());
+    let mut output = Rows::default();
+    if from < to {
+        output = between(server, &from, &to, limits, reverse)?;
     }
-    let mut output = between(server, &from, &to, limits, reverse)?;
+    output.rounds += u32::from(lookups);
+    if from >= to {
+        return Ok(output);
+    }
     output.read_to_begin = from.is_empty() && !(reverse && output.more);
     output.read_through_end = to[..] == *ALL_END && (reverse || !output.more);
     Ok(output)
@@ -258,6 +268,7 @@ fn between<S: Server>(
     let (mut from, mut to) = (from.clone(), to.clone());
     loop {
         let reply = server.read(&from, &to, Request::new(&limits, reverse))?;
+        output.rounds += 1;
         for row in &reply.rows {
             row.count(&mut limits);
         }

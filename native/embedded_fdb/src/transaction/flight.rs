@@ -7,7 +7,8 @@
 //!
 //! Here the answer of most reads is told at once, and only what becomes known of it is in flight until the
 //! client waits for something (`round_trips`). A range read that may need more than one request is in
-//! flight as a whole. Answers arrive in the order of requests, one server's order.
+//! flight as a whole. Answers arrive in the order of requests, except that requests which had to wait for
+//! the read version are sent in the reverse order, when it comes.
 
 use super::conflicts::{key_conflict, range_conflict};
 use super::reads::{some, Attempt, Sight, Wait};
@@ -38,7 +39,17 @@ pub(super) enum Read {
 /// A read, or what is left to do of one.
 pub(super) struct Flight {
     trip: Trip,
+    /// It was sent while the transaction had no read version.
+    early: bool,
     load: Load,
+}
+
+impl Flight {
+    /// What asks once more.
+    fn again(trip: Trip, load: Load) -> Flight {
+        let early = false;
+        Flight { trip, early, load }
+    }
 }
 
 enum Load {
@@ -131,7 +142,8 @@ impl Transaction {
         inner.reads_under_way += 1;
         self.set_timer(inner);
         let load = Load::Reading(Box::new(reading));
-        let flight = Flight { trip, load };
+        let early = inner.is_early();
+        let flight = Flight { trip, early, load };
         if delay.is_none() && !asked_again {
             inner.flights.push_back(flight);
             return future;
@@ -168,6 +180,9 @@ impl Transaction {
 
     /// Lets the answers arrive of all that is asked for now.
     fn arrive_once(self: &Arc<Self>, inner: &mut Inner) {
+        let early = inner.flights.iter().take_while(|flight| flight.early);
+        let early = early.count();
+        inner.flights.make_contiguous()[..early].reverse();
         for _ in 0..inner.flights.len() {
             if let Some(flight) = inner.flights.pop_front() {
                 self.land(inner, flight);
@@ -176,7 +191,7 @@ impl Transaction {
     }
 
     fn land(self: &Arc<Self>, inner: &mut Inner, flight: Flight) {
-        let Flight { trip, load } = flight;
+        let Flight { trip, load, .. } = flight;
         let mut reading = match load {
             Load::Value { key, noted } => {
                 inner.learn_key(&key);
@@ -211,14 +226,14 @@ impl Transaction {
                 let load = Load::Reading(reading);
                 let wait = Wait::Outage(outage);
                 self.when(inner, wait, &future, true, move |transaction, inner| {
-                    inner.flights.push_back(Flight { trip, load });
+                    inner.flights.push_back(Flight::again(trip, load));
                     transaction.arrive_all(inner);
                 });
                 return;
             }
             Ok(None) => {
                 let load = Load::Reading(reading);
-                return inner.flights.push_back(Flight { trip, load });
+                return inner.flights.push_back(Flight::again(trip, load));
             }
             Ok(Some(output)) => Ok(output),
             Err(stop) => Err(stop),
@@ -461,8 +476,14 @@ impl Inner {
                 (output, Load::Rows { known, conflict })
             }
         };
-        self.flights.push_back(Flight { trip, load });
+        let early = self.is_early();
+        self.flights.push_back(Flight { trip, early, load });
         Ok(Some(output))
+    }
+
+    /// Whether a client would still wait for the read version.
+    fn is_early(&self) -> bool {
+        self.version_trip.is_some_and(|trip| !trip.is_over())
     }
 
     /// What a read sees that is sent now. Keys that were read one by one may be missing from what is

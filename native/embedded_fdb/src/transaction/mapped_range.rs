@@ -145,6 +145,7 @@ impl Inner {
             more: read.more,
             read_to_begin: read.read_to_begin,
             read_through_end: read.read_through_end,
+            rounds: read.rounds,
         };
         let (from, to) = range_conflict(begin, end, &index, reverse, max_key);
         if let Some(outage) = outage {

@@ -101,6 +101,8 @@ struct Inner {
     created: Instant,
     /// What is read, from the first read on.
     sighted: Option<Sighted>,
+    /// When a client asks for the read version, unless it is told one.
+    version_trip: Option<Trip>,
     /// A read version set by the client, or that of a commit.
     requested_version: Option<Version>,
     /// A commit was sent, for which a client takes a read version if there was none.
@@ -195,6 +197,7 @@ impl Transaction {
             persistent: Vec::new(),
             created: Instant::now(),
             sighted: None,
+            version_trip: None,
             requested_version: None,
             committing: false,
             handed_over: false,
@@ -289,6 +292,7 @@ impl Transaction {
                     }
                     inner.version_fault.error.map_or(Ok(()), Err)?;
                     let snapshot = database.snapshot();
+                    inner.version_trip = Some(Trip::begin());
                     if !inner.options.lock_aware && database.is_locked(&snapshot.map) {
                         return Err(Error::DATABASE_LOCKED);
                     }
@@ -575,6 +579,7 @@ impl Inner {
         self.outbox
             .extend(cancelled.map(|future| (future, Err(Error::TRANSACTION_CANCELLED))));
         self.sighted = None;
+        self.version_trip = None;
         self.requested_version = None;
         self.committing = false;
         self.handed_over = false;

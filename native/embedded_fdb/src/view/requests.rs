@@ -18,24 +18,34 @@ pub(super) struct Request {
     end: KeySelector,
     limits: Limits,
     reverse: bool,
+    /// The answer, and how many round trips it still needs.
+    reply: Option<(Rows, u32)>,
 }
 
 impl Request {
-    /// The answer of the database, which makes a part of the key space known.
-    pub(super) fn run(&self, view: &mut View) -> Answer<Rows> {
-        let Request {
-            begin,
-            end,
-            limits,
-            reverse,
-        } = self;
-        let reply = get_range(view.database()?, begin, end, *limits, *reverse)?;
-        let (from, to) = known_range(&reply, begin, end, *reverse);
+    /// One round trip is over. With the last one comes the answer, which makes a part of the key space
+    /// known.
+    pub(super) fn receive(&mut self, view: &mut View) -> Answer<Option<Rows>> {
+        let (begin, end, reverse) = (&self.begin, &self.end, self.reverse);
+        let (reply, rounds) = match self.reply.take() {
+            Some(reply) => reply,
+            None => {
+                let reply = get_range(view.database()?, begin, end, self.limits, reverse)?;
+                let rounds = reply.rounds;
+                (reply, rounds)
+            }
+        };
+        if rounds > 1 {
+            self.reply = Some((reply, rounds - 1));
+            return Ok(None);
+        }
+        let (from, to) = known_range(&reply, begin, end, reverse);
         if view.is_silent(&from, &to) {
+            self.reply = Some((reply, 1));
             return Err(Stop::Silent);
         }
         view.known.insert(from, to);
-        Ok(reply)
+        Ok(Some(reply))
     }
 }
 
@@ -274,6 +284,7 @@ impl View<'_> {
             end,
             limits,
             reverse,
+            reply: None,
         }
     }
 }

@@ -181,6 +181,9 @@ impl Walk {
         if let Some(rows) = self.decided.take() {
             return Ok(Some(rows));
         }
+        if self.asked.is_some() {
+            return Ok(None);
+        }
         loop {
             if let Some(lookup) = &mut self.lookup {
                 let Some(key) = lookup.0.go_on(view)? else {
@@ -204,13 +207,15 @@ impl Walk {
         }
     }
 
-    /// Takes the answer of the database.
+    /// Takes what the database has answered so far. There may be more to come.
     pub(crate) fn receive(&mut self, view: &mut View) -> Answer<()> {
         if let Some(lookup) = &mut self.lookup {
             return lookup.0.walk.receive(view);
         }
-        if let Some(request) = &self.asked {
-            let reply = request.run(view)?;
+        if let Some(request) = &mut self.asked {
+            let Some(reply) = request.receive(view)? else {
+                return Ok(());
+            };
             self.asked = None;
             view.resolve_ends(&mut self.ends);
             self.fresh = reply.rows.into_iter();
@@ -437,6 +442,7 @@ impl Walk {
             more,
             read_to_begin: ends.edges.begin && !(reverse && more),
             read_through_end: ends.edges.end && (reverse || !more),
+            rounds: 0,
         }
     }
 }
