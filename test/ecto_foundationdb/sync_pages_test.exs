@@ -317,6 +317,8 @@ defmodule EctoFoundationDB.SyncPagesTest do
     Process.sleep(:infinity)
   end
 
+  # Ten thousand commits, one after the other, are a matter of minutes on a slow cluster.
+  @tag timeout: 600_000
   test "a page that sleeps through many changes has one message waiting", context do
     %{tenant: tenant, user: user} = context
     test = self()
