@@ -1,12 +1,29 @@
 # Many pages that mount at the same time, as after a deployment: on one record, on one list, and each on
-# a record of its own. Each opens its tenant, as the README's first example does.
+# a record of its own. Each opens its tenant, as the README's first example does. Then the same list while
+# another tenant changes `\xff/metadataVersion`, as the steps of its migration do, and while an index of
+# another tenant is really built.
 #
 #     mix run bench/mount.exs [--pages 10000] [--records 200] [--cluster FILE]
 
 Code.require_file("support.exs", __DIR__)
 
 alias Bench.{Repo, User}
-alias EctoFoundationDB.{Sync, Tenant}
+alias EctoFoundationDB.{Sync, Tenant, Transaction}
+alias EctoFoundationDB.Layer.Metadata
+
+defmodule Bench.Index do
+  use EctoFoundationDB.Migration
+
+  @impl true
+  def change, do: [create(index(Bench.User, [:team, :name]))]
+end
+
+defmodule Bench.Indexed do
+  use EctoFoundationDB.Migrator
+
+  @impl true
+  def migrations, do: Repo.migrations() ++ [{2, Bench.Index}]
+end
 
 {opts, tenant} = Bench.start(pages: :integer, records: :integer)
 n = opts[:pages] || 10_000
@@ -57,3 +74,30 @@ for n <- Enum.uniq([1, 10, min(100, n), n]) do
     Sync.sync_one(state, Repo, :user, User, "new #{n} #{i}")
   end)
 end
+
+other = Tenant.open!(Repo, "bench-other-#{System.os_time()}")
+
+beside = fn name, work ->
+  process = spawn(work)
+  measure.("the list, #{name}", min(2_000, n), all)
+  Process.exit(process, :kill)
+end
+
+measure.("the list", min(2_000, n), all)
+
+for ms <- [100, 20, 5] do
+  beside.("a bump in #{ms} ms", fn ->
+    Stream.repeatedly(fn ->
+      Transaction.run(other, fn -> Transaction.write([Metadata.changed()]) end)
+      Process.sleep(ms)
+    end)
+    |> Stream.run()
+  end)
+end
+
+for ids <- Enum.chunk_every(1..20_000, 1_000) do
+  rows = for i <- ids, do: %{id: "u#{i}", name: "User #{i}", team: "t"}
+  Repo.insert_all(User, rows, prefix: other)
+end
+
+beside.("an index built", fn -> Tenant.open!(Repo, other.id, migrator: Bench.Indexed) end)

@@ -25,6 +25,8 @@ use crate::stats::count;
 
 /// How many subscribers are notified before another live query has its turn.
 const FAN_OUT_TURN: usize = 256;
+/// How often a read is compared with what other reads have installed meanwhile.
+const MOST_COMPARISONS: u32 = 4;
 /// How many subscribers move to another live query under one lock.
 const MOVE_TURN: usize = 256;
 
@@ -238,20 +240,25 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
         basis: &PlanBasis,
         subscribers: impl ExactSizeIterator<Item = S>,
     ) -> Result<Installed<S>, (Closed, Read)> {
-        // Compared outside of the lock, with what will most likely still be there.
-        let before = self.current();
-        let (records, mut change) = before.reuse(read.found.records);
-        if !before.is_same(&change) && self.subscribers() >= shared_term::MANY {
-            change.share(&records);
-        }
-        let found = Found {
-            records,
-            ..read.found
-        };
-        let read = Read { found, ..read };
         let attaching = subscribers.len() > 0;
-
-        let mut state = self.state.lock();
+        let mut read = read;
+        let mut tries = 0;
+        // Compared outside of the lock, with what will most likely still be there. If another read was
+        // installed meanwhile, the comparison is done again: equal data must keep their generation.
+        let (before, change, mut state) = loop {
+            let before = self.current();
+            let records = std::mem::take(&mut read.found.records);
+            let (records, mut change) = before.reuse(records);
+            if !before.is_same(&change) && self.subscribers() >= shared_term::MANY {
+                change.share(&records);
+            }
+            read.found.records = records;
+            let state = self.state.lock();
+            tries += 1;
+            if self.generation() == before.generation || tries == MOST_COMPARISONS {
+                break (before, change, state);
+            }
+        };
         if state.is_closed() || (state.fan_out().is_empty() && !attaching) {
             return Err((Closed, read));
         }
