@@ -265,12 +265,6 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         self.plan.planned(basis);
     }
 
-    /// The planner answers for another live query: it owes this one an answer no longer, and whoever
-    /// attaches here asks again.
-    pub fn replaced(&mut self, basis: B) {
-        self.plan.planned(basis);
-    }
-
     /// No plan can be made from this basis. The data stay, stale for this reason.
     pub fn plan_missing(&mut self, basis: B, reason: R, now: Instant) -> Effects<H> {
         self.plan.missing(basis);

@@ -114,6 +114,12 @@ impl Call {
             .all(|pending| pending.subscription.is_over())
     }
 
+    /// A subscription that tells, once the call is queued, whether its process has died before.
+    pub fn witness(&self) -> Option<ResourceArc<Subscription>> {
+        let last = self.subscriptions.last()?;
+        Some(last.subscription.clone())
+    }
+
     /// The queries to be read.
     pub fn queries(&self) -> impl Iterator<Item = &Arc<Query>> {
         self.subscriptions

@@ -423,7 +423,7 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
     pub fn replaced(&self) {
         let mut state = self.state.lock();
         let basis = state.plan().basis().clone();
-        state.replaced(basis);
+        state.basis_confirmed(basis);
     }
 
     /// Closes it if nobody is subscribed.

@@ -191,10 +191,7 @@ impl LiveQueries {
             .queries()
             .any(|query| self.find(query).is_some_and(|found| !found.is_side()));
         let size = call.size();
-        let subscription = call
-            .subscriptions
-            .last()
-            .map(|pending| pending.subscription.clone());
+        let subscription = call.witness();
         let caller = call.caller;
         let pushed = self.with_queue(Lane::Calls, |queue| {
             let joins = joins.then_some(caller);
@@ -218,10 +215,7 @@ impl LiveQueries {
     pub fn put_back(&self, ticket: u64, call: Call, side: bool) {
         let size = call.size();
         let lane = if side { Lane::Side } else { Lane::Calls };
-        let subscription = call
-            .subscriptions
-            .last()
-            .map(|pending| pending.subscription.clone());
+        let subscription = call.witness();
         self.with_queue(lane, |queue| {
             queue.put_back(ticket, call, size, side, Instant::now());
         });
