@@ -265,6 +265,26 @@ defmodule EctoFoundationDB.Native do
   def take_all(_subscription), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
+  As `take/1`, for a process that keeps no records of its one live query: it shows those from the place `first`
+  on. A change is `{:changed, removed, items}`: `{old_place, rows}` of what is no longer there, and what is there
+  now, in order: `{:keep, first, count}` by its places so far, `{:insert, rows}`, `{:update, old_place, rows}`, and
+  `{:move, old_place, rows}` for records that have changed their order. Places count from `first` on.
+
+  The first take is a change of what an earlier subscription of the process has taken, if one is given.
+  """
+  @spec take_stream(subscription(), non_neg_integer(), subscription() | nil) ::
+          {:first, [taken()]} | {:news, [{non_neg_integer(), taken()}]}
+  def take_stream(subscription, first, earlier) do
+    take_stream_some(subscription, first, earlier) ||
+      take_stream_all(subscription, first, earlier)
+  end
+
+  @doc false
+  def take_stream_some(_subscription, _first, _earlier), do: :erlang.nif_error(:nif_not_loaded)
+  @doc false
+  def take_stream_all(_subscription, _first, _earlier), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
   What was taken got lost: the next `take/1` gives everything, as the first one did. No message is sent
   for that.
   """

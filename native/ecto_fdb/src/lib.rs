@@ -45,7 +45,7 @@ use crate::live::call::{Call, Pending, Wanted};
 use crate::live::planner;
 use crate::live::query::{By, Query, Source};
 use crate::live::settle;
-use crate::live::subscription::Subscription;
+use crate::live::subscription::{Form, Subscription};
 use crate::reply::{Gate, Reply};
 use crate::transaction::{Command, TransactionHandle};
 use crate::tuple::expected;
@@ -409,12 +409,40 @@ fn read_query(term: Term<'_>) -> NifResult<Query> {
 
 #[rustler::nif]
 fn take_some<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Term<'a>> {
-    Subscription::take(&subscription, env, MOST_ON_A_SCHEDULER)
+    Subscription::take(&subscription, env, MOST_ON_A_SCHEDULER, &Form::Records)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn take_all<'a>(env: Env<'a>, subscription: ResourceArc<Subscription>) -> Option<Term<'a>> {
-    Subscription::take(&subscription, env, usize::MAX)
+    Subscription::take(&subscription, env, usize::MAX, &Form::Records)
+}
+
+/// As a stream, whose first take is a change of what an earlier subscription has shown.
+fn stream_form(first: usize, earlier: Option<ResourceArc<Subscription>>) -> Form {
+    let earlier = earlier.and_then(|earlier| earlier.shown());
+    Form::Stream { first, earlier }
+}
+
+#[rustler::nif]
+fn take_stream_some<'a>(
+    env: Env<'a>,
+    subscription: ResourceArc<Subscription>,
+    first: usize,
+    earlier: Option<ResourceArc<Subscription>>,
+) -> Option<Term<'a>> {
+    let form = stream_form(first, earlier);
+    Subscription::take(&subscription, env, MOST_ON_A_SCHEDULER, &form)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn take_stream_all<'a>(
+    env: Env<'a>,
+    subscription: ResourceArc<Subscription>,
+    first: usize,
+    earlier: Option<ResourceArc<Subscription>>,
+) -> Option<Term<'a>> {
+    let form = stream_form(first, earlier);
+    Subscription::take(&subscription, env, usize::MAX, &form)
 }
 
 #[rustler::nif]

@@ -12,11 +12,13 @@
 //! - [`SubscriptionState`]: one subscription: whether its message may be sent.
 //! - [`Pulse`]: whether the database answers at all.
 //! - [`Queue`], [`Storm`]: what waits for the next batch, and when mounts gather.
+//! - [`places`]: what has moved in a list.
 
 mod backoff;
 mod fan_out;
 mod freshness;
 mod live_query;
+pub mod places;
 mod plan;
 mod pulse;
 mod queue;

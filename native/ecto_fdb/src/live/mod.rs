@@ -12,6 +12,7 @@
 //! Each module imports only modules above it:
 //!
 //! - [`query`], [`snapshot`], [`shared_term`]: what is read, what was, and its change as a term.
+//!   [`stream_change`]: its change for a page that keeps no records.
 //! - [`basis`]: what a query relies on beside the keys it reads.
 //! - [`events`]: what telemetry and logs hear of.
 //! - [`live_query`]: a query that is kept up to date, with its subscribers.
@@ -28,6 +29,7 @@ pub mod basis;
 pub mod query;
 pub mod shared_term;
 pub mod snapshot;
+mod stream_change;
 
 pub mod events;
 pub mod live_query;

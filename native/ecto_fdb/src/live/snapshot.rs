@@ -8,6 +8,7 @@ use rustler::{Encoder, Env, Resource, ResourceArc, Term};
 use smallvec::SmallVec;
 
 use super::shared_term::SharedTerm;
+use super::stream_change::StreamChange;
 use crate::etf;
 use crate::record::{is_part_of, NESTED_TUPLE};
 use crate::tuple::binary;
@@ -21,10 +22,13 @@ const HEAP_BINARY_LIMIT: usize = 64;
 /// Values up to this size are decoded in the NIF.
 const DECODED_LIMIT: usize = 2048;
 /// What a row costs to make a term of, beside a byte for each byte of a decoded value.
-const ROW_COST: usize = 100;
+pub const ROW_COST: usize = 100;
+
+/// What it costs to compare two records, or to see that they are the same.
+const COMPARING_COST: usize = 5;
 
 /// Changes that cost more are not kept as terms.
-const SHARED_LIMIT: usize = 200_000;
+pub const SHARED_LIMIT: usize = 200_000;
 
 /// A key-value pair.
 pub struct Row {
@@ -138,12 +142,19 @@ impl Record {
                 .all(|(a, b)| a.key == b.key && a.value == b.value)
     }
 
-    fn cost(&self) -> usize {
+    /// Whether they hold the same data.
+    pub fn is_equal(&self, other: &Record) -> bool {
+        self.is(other) || self.equals(other)
+    }
+
+    /// What `encode` costs.
+    pub fn cost(&self) -> usize {
         let cost = |row: &SharedRow| ROW_COST + if row.plain { row.value.len() } else { 0 };
         self.0.iter().map(cost).sum()
     }
 
-    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+    /// Its rows as a term.
+    pub fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         // Parts are the application's bytes, whatever they look like.
         let whole = self.0.len() == 1;
         let rows: SmallVec<[Term<'a>; 1]> = self
@@ -202,6 +213,8 @@ pub struct Snapshot {
     change: Option<Change>,
     /// From another one: where pages have slept through some, most of them through as many.
     skipped: Mutex<Option<Arc<Change>>>,
+    /// The change that pages which keep no records have last taken.
+    streamed: Mutex<Option<Arc<StreamChange>>>,
 }
 
 /// How a snapshot's records come from those of an earlier one.
@@ -231,6 +244,7 @@ impl Snapshot {
             records,
             change,
             skipped: Mutex::new(None),
+            streamed: Mutex::new(None),
         }
     }
 
@@ -285,6 +299,75 @@ impl Snapshot {
             // They have to be compared first.
             _ => self.cost + before.cost,
         }
+    }
+
+    /// The records from this place on, as `[[{key, value}]]`.
+    pub fn encode_from<'a>(&self, env: Env<'a>, first: usize) -> Term<'a> {
+        encode_list(env, self.from(first), |record| record.encode(env))
+    }
+
+    /// What has changed for a page that shows the records from a place on, which need not be the one
+    /// from which on it has shown `before`.
+    pub fn encode_stream_change<'a>(
+        &self,
+        env: Env<'a>,
+        first: usize,
+        before: &Snapshot,
+        first_before: usize,
+    ) -> Term<'a> {
+        let (now, records) = (self.from(first), before.from(first_before));
+        let change = match (first, first_before) {
+            (0, 0) => self.stream_change(before),
+            // Few pages have the same ones of these.
+            _ => Arc::new(StreamChange::between(before.generation, records, now)),
+        };
+        change.encode(env, records, now)
+    }
+
+    /// What `encode_stream_change` costs at most.
+    pub fn cost_of_stream_change(&self, before: &Snapshot) -> usize {
+        match &*self.streamed.lock() {
+            Some(change) if change.from == before.generation => change.cost(),
+            _ => {
+                let compared = (self.len() + before.len()) * COMPARING_COST;
+                compared + self.cost.min(self.cost_of_change(before)) + before.cost_of_gone(self)
+            }
+        }
+    }
+
+    /// What the records cost at most that are no longer in `now`, or changed there.
+    fn cost_of_gone(&self, now: &Snapshot) -> usize {
+        let kept = |item: &Item| match *item {
+            Item::Keep { first, count } => self.records[first..first + count]
+                .iter()
+                .map(Record::cost)
+                .sum(),
+            Item::New(_) => 0,
+        };
+        match now.direct_change(self) {
+            Some(change) => self.cost - change.items.iter().map(kept).sum::<usize>(),
+            None => self.cost,
+        }
+    }
+
+    fn stream_change(&self, before: &Snapshot) -> Arc<StreamChange> {
+        let mut streamed = self.streamed.lock();
+        match &*streamed {
+            Some(change) if change.from == before.generation => Arc::clone(change),
+            // Under the lock, so that it is done once: that takes well under a millisecond, or is done
+            // on a dirty scheduler.
+            _ => {
+                let change =
+                    StreamChange::between(before.generation, &before.records, &self.records);
+                let change = Arc::new(change);
+                *streamed = Some(Arc::clone(&change));
+                change
+            }
+        }
+    }
+
+    fn from(&self, first: usize) -> &[Record] {
+        self.records.get(first..).unwrap_or_default()
     }
 
     fn direct_change(&self, before: &Snapshot) -> Option<&Change> {

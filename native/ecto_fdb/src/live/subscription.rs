@@ -46,11 +46,33 @@ pub struct Subscriber {
     pub place: u32,
 }
 
+/// How the process keeps what it takes.
+pub enum Form {
+    /// As records: a change names those that it has.
+    Records,
+    /// Not at all: a change has those that are gone, too.
+    Stream {
+        /// The first place that it shows.
+        first: usize,
+        /// The first take is a change of what the process has shown so far.
+        earlier: Option<Shown>,
+    },
+}
+
+/// What a process shows that keeps no records.
+#[derive(Clone)]
+pub struct Shown {
+    snapshot: Arc<Snapshot>,
+    first: usize,
+}
+
 /// One of a subscription's live queries.
 pub struct Subscribed {
     attached: Attached,
     /// What the process has, or gets with its next `take` if `first`.
     snapshot: Arc<Snapshot>,
+    /// The first place that the process shows of them, where it keeps no records.
+    first_place: usize,
     /// Whether the first result still waits to be taken.
     first: bool,
     /// The first result as a term, if many processes got it at once.
@@ -202,16 +224,22 @@ impl Subscription {
     /// What there is to take. The first time, as of the one read version, `{:first, [taken]}` with an
     /// element for each live query; later `{:news, [{place, taken}]}` of those that have changed.
     /// Nothing is taken, and there is no answer, if it would cost more than `most`.
-    pub fn take<'a>(this: &ResourceArc<Self>, env: Env<'a>, most: usize) -> Option<Term<'a>> {
+    pub fn take<'a>(
+        this: &ResourceArc<Self>,
+        env: Env<'a>,
+        most: usize,
+        form: &Form,
+    ) -> Option<Term<'a>> {
         let mut state = this.state.lock();
         if state.machine.is_first() {
-            if state.queries.iter().map(Subscribed::cost).sum::<usize>() > most {
+            let cost = |subscribed: &Subscribed| subscribed.cost(form);
+            if state.queries.iter().map(cost).sum::<usize>() > most {
                 return None;
             }
             state.machine.take_first();
             let first_results = state.first_results.take();
-            let taken: SmallVec<[Taken; 1]> =
-                state.queries.iter_mut().map(Subscribed::take).collect();
+            let take = |subscribed: &mut Subscribed| subscribed.take(form);
+            let taken: SmallVec<[Taken; 1]> = state.queries.iter_mut().map(take).collect();
             // No thread that wants to notify it waits until the terms are made.
             drop(state);
             drop(first_results);
@@ -221,14 +249,14 @@ impl Subscription {
         let State {
             machine, queries, ..
         } = &mut *state;
-        let cost = |place: &u32| LOOK_COST + queries[*place as usize].cost();
+        let cost = |place: &u32| LOOK_COST + queries[*place as usize].cost(form);
         if machine.marked().iter().map(cost).sum::<usize>() > most {
             return None;
         }
         let mut news: SmallVec<[(u32, Taken); 1]> = SmallVec::new();
         for place in machine.take() {
             let subscribed = &mut queries[place as usize];
-            news.push((place, subscribed.take()));
+            news.push((place, subscribed.take(form)));
             // New data are taken first; that they are stale, or fresh again, is another message.
             if subscribed.is_behind() {
                 machine.mark(place);
@@ -240,6 +268,18 @@ impl Subscription {
             (place, taken.encode(env)).encode(env)
         });
         Some((atoms::news(), news).encode(env))
+    }
+
+    /// What the process has of its one live query, which it shows as a stream. Nothing, if what was taken
+    /// got lost.
+    pub fn shown(&self) -> Option<Shown> {
+        let state = self.state.lock();
+        let subscribed = state.queries.first()?;
+        let is_known = !subscribed.first && subscribed.snapshot.generation != 0;
+        is_known.then(|| Shown {
+            snapshot: Arc::clone(&subscribed.snapshot),
+            first: subscribed.first_place,
+        })
     }
 
     /// What was taken got lost: the next `take` gives everything again. That makes no message.
@@ -321,6 +361,7 @@ impl Subscription {
             Some(Subscribed {
                 attached: found.attached.live_query().attach(subscriber).ok()?,
                 snapshot: Arc::clone(&found.snapshot),
+                first_place: found.first_place,
                 first: found.first,
                 shared: found.shared.clone(),
                 told_stale: found.told_stale,
@@ -360,6 +401,7 @@ impl Subscribed {
         Subscribed {
             attached,
             snapshot,
+            first_place: 0,
             first: true,
             shared,
             told_stale: false,
@@ -373,26 +415,45 @@ impl Subscribed {
     }
 
     /// What it costs to take at most.
-    fn cost(&self) -> usize {
-        match self.first {
-            true => self.snapshot.cost(),
-            false => LOOK_COST + self.attached.live_query().cost_since(&self.snapshot),
+    fn cost(&self, form: &Form) -> usize {
+        match (self.first, form) {
+            (true, _) => self.snapshot.cost(),
+            (false, Form::Records) => {
+                LOOK_COST + self.attached.live_query().cost_since(&self.snapshot)
+            }
+            (false, Form::Stream { .. }) => {
+                let current = self.attached.live_query().current();
+                LOOK_COST
+                    + match current.generation == self.snapshot.generation {
+                        true => 0,
+                        false => current.cost_of_stream_change(&self.snapshot),
+                    }
+            }
         }
     }
 
-    fn take(&mut self) -> Taken {
+    fn take(&mut self, form: &Form) -> Taken {
+        if let Form::Stream { first, .. } = form {
+            self.first_place = *first;
+        }
         if self.first {
             self.first = false;
-            return match self.shared.take() {
-                Some(shared) => Taken::Shared(shared),
-                None => Taken::All(Arc::clone(&self.snapshot)),
-            };
+            return self.take_first(form);
         }
         let live_query = self.attached.live_query();
         let current = live_query.current();
         if current.generation != self.snapshot.generation {
             let before = std::mem::replace(&mut self.snapshot, Arc::clone(&current));
-            return Taken::Change { current, before };
+            return match form {
+                Form::Records => Taken::Change { current, before },
+                Form::Stream { first, .. } => {
+                    let before = Shown {
+                        snapshot: before,
+                        first: *first,
+                    };
+                    Taken::streamed(current, *first, Some(before))
+                }
+            };
         }
         match (self.told_stale, live_query.is_stale()) {
             (false, true) => {
@@ -406,6 +467,24 @@ impl Subscribed {
             _ => Taken::Unchanged,
         }
     }
+
+    fn take_first(&mut self, form: &Form) -> Taken {
+        let current = Arc::clone(&self.snapshot);
+        match (self.shared.take(), form) {
+            (Some(shared), Form::Records)
+            | (
+                Some(shared),
+                Form::Stream {
+                    first: 0,
+                    earlier: None,
+                },
+            ) => Taken::Shared(shared),
+            (_, Form::Records) => Taken::All(current),
+            (_, Form::Stream { first, earlier }) => {
+                Taken::streamed(current, *first, earlier.clone())
+            }
+        }
+    }
 }
 
 /// What a live query has for a process.
@@ -416,9 +495,34 @@ enum Taken {
         current: Arc<Snapshot>,
         before: Arc<Snapshot>,
     },
+    /// For a stream: all from a place on.
+    From {
+        current: Arc<Snapshot>,
+        first: usize,
+    },
+    /// For a stream: what has changed from a place on.
+    StreamChange {
+        current: Arc<Snapshot>,
+        first: usize,
+        before: Shown,
+    },
     Unchanged,
     Stale(Error),
     Fresh,
+}
+
+impl Taken {
+    /// What a stream shows now. Where nothing is known to have been shown before, that is everything.
+    fn streamed(current: Arc<Snapshot>, first: usize, before: Option<Shown>) -> Self {
+        match before {
+            Some(before) if before.snapshot.generation != 0 => Taken::StreamChange {
+                current,
+                first,
+                before,
+            },
+            _ => Taken::From { current, first },
+        }
+    }
 }
 
 impl Encoder for Taken {
@@ -429,6 +533,14 @@ impl Encoder for Taken {
             Taken::Change { current, before } => {
                 (atoms::rows(), current.encode_change(env, before)).encode(env)
             }
+            Taken::From { current, first } => {
+                (atoms::rows(), current.encode_from(env, *first)).encode(env)
+            }
+            Taken::StreamChange {
+                current,
+                first,
+                before,
+            } => current.encode_stream_change(env, *first, &before.snapshot, before.first),
             Taken::Unchanged => atoms::unchanged().encode(env),
             Taken::Stale(reason) => (atoms::stale(), reason).encode(env),
             Taken::Fresh => atoms::fresh().encode(env),
