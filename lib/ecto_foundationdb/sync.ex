@@ -110,10 +110,13 @@ defmodule EctoFoundationDB.Sync do
   alias EctoFoundationDB.Sync.Callbacks
   alias EctoFoundationDB.Sync.Changeover
   alias EctoFoundationDB.Sync.Container
+  alias EctoFoundationDB.Sync.LiveStream
   alias EctoFoundationDB.Sync.Many
   alias EctoFoundationDB.Sync.One
   alias EctoFoundationDB.Sync.Options
   alias EctoFoundationDB.Sync.State
+  alias EctoFoundationDB.Sync.Stream
+  alias EctoFoundationDB.Sync.Stream.Changes
   alias EctoFoundationDB.Sync.Subscription
   alias EctoFoundationDB.Tenant
 
@@ -124,11 +127,14 @@ defmodule EctoFoundationDB.Sync do
           optional(term()) => term()
         }
   @type label :: term()
-  @type request :: One.t() | Many.t() | All.t()
+  @type request :: One.t() | Many.t() | All.t() | Stream.t()
   @typedoc "A schema, or a schema with `:where`, `:order_by` and `:limit`, or an `Ecto.Query` of one."
   @type queryable :: module() | struct() | {module() | struct(), keyword()}
 
   @container [:attach_container_hook, :detach_container_hook]
+
+  # What a stream is told of by options.
+  @stream [:order_by, :limit, :max, :at, :reset, :watch_action]
 
   @doc """
   Syncs one record: `label` is assigned the struct, or `nil` while there is none.
@@ -257,19 +263,156 @@ defmodule EctoFoundationDB.Sync do
   end
 
   defp sync_list(state, repo, label, queryable, by, opts) do
-    unless by == [] or Arguments.by?(by) do
-      raise ArgumentError,
-            "expected the values to sync by, as in [department: \"engineering\"], got: #{inspect(by)}"
-    end
-
+    Arguments.by!(by)
     {action, opts} = opts |> Options.keyword!() |> Keyword.pop(:watch_action, :changes)
     all = %All{label: label, queryable: queryable, by: by, watch_action: action}
     sync(state, repo, [all], opts)
   end
 
   @doc """
-  Syncs several labels at once: a list of `EctoFoundationDB.Sync.One`, `EctoFoundationDB.Sync.Many`
-  and `EctoFoundationDB.Sync.All`. All of them are read at one version of the database.
+  Syncs the records of a schema as a LiveView stream: `@streams.users` follows the database.
+
+      def mount(_params, _session, socket) do
+        {:ok, Sync.sync_stream(socket, Repo, :users, User, order_by: [desc: :id], limit: 50)}
+      end
+
+      <div id="users" phx-update="stream">
+        <div :for={{dom_id, user} <- @streams.users} id={dom_id}>{user.name}</div>
+      </div>
+
+  The page keeps no record: a change of one is decoded, sent to the client and forgotten. So a stream is for
+  lists, and for many pages. What comes into the list is inserted at its place, what changes is updated, what
+  changes its place is moved there, and what leaves it is deleted.
+
+  Options:
+
+    * `:order_by` - `[desc: :id]`, for instance: the order of the primary key or of an index, since places must be
+      known without reading all records; else the error names the index to create.
+    * `:limit` - the window: so many records are shown. Where one leaves it another one comes in. `more/5` widens it.
+    * `:max` - the most records that are shown at once, however often `more/5` is called.
+    * `:at` - `-1`, the default, shows the query's order from the top down, `0` from the bottom up, as
+      `stream/4` does. A chat is `order_by: [desc: :id], limit: 50, at: 0`.
+    * `:reset` - with `true` the client's elements are all replaced. A stream that is synced again to other records
+      begins again anyway; to the same ones, with another `:limit` for instance, the client is told the difference.
+    * `:watch_action`, as in `sync_all/5`, and those of the [module's documentation](#module-options).
+
+  DOM ids are made by the `:dom_id` that you give to `stream_configure/3` before, of what never changes in a record.
+  Elements that are no items belong behind them in the container: places count from its first element.
+  With `async: true` the label is assigned an `AsyncResult`, as always, beside the stream, which is empty until it is ok.
+
+  Callbacks, and functions given as `:assign`, get `EctoFoundationDB.Sync.Stream.Changes` by label. In a state that is no
+  socket these are the stream: nothing else is assigned.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> assign = fn state, %{users: changes} -> put_in(state.assigns[:changes], changes) end
+      iex> state = Sync.sync_stream(state, Repo, :users, User, limit: 1, assign: assign)
+      iex> for {:insert, 0, user} <- state.assigns.changes.placed, do: user.name
+      ["Ada"]
+
+  Label and queryable may also be given the other way round.
+  """
+  @spec sync_stream(state(), module(), label(), queryable(), keyword()) :: state()
+  def sync_stream(state, repo, label, queryable, opts \\ []),
+    do: sync_stream_by(state, repo, label, queryable, [], opts)
+
+  @doc """
+  Syncs the records with the values `by` as a LiveView stream: `sync_stream/5` of those that `sync_all_by/6` syncs.
+
+      Sync.sync_stream_by(socket, Repo, :messages, Message, [room_id: room.id], limit: 50)
+  """
+  @spec sync_stream_by(state(), module(), label(), queryable(), keyword() | map(), keyword()) ::
+          state()
+  def sync_stream_by(state, repo, label, queryable, by, opts \\ []) do
+    {label, queryable} = Arguments.order(label, queryable)
+    Arguments.by!(by)
+    {own, opts} = opts |> Options.keyword!() |> Keyword.split(@stream)
+    stream = struct!(%Stream{label: label, queryable: queryable, by: by}, own)
+    sync(state, repo, [stream], opts)
+  end
+
+  @doc """
+  Shows `n` records more of a stream that has a `:limit`, at the end of the query's order; at its beginning if `n` is
+  negative, which is of use with `:max`: records are dropped on the other side then. The client is told the difference.
+  Where there are no more records nothing happens.
+
+      def mount(_params, _session, socket) do
+        {:ok, Sync.sync_stream(socket, Repo, :posts, Post, order_by: [desc: :id], limit: 50, max: 150)}
+      end
+
+      <div id="posts" phx-update="stream" phx-viewport-top="newer" phx-viewport-bottom="older">
+
+      def handle_event("older", _params, socket), do: {:noreply, Sync.more(socket, Repo, :posts, 50)}
+      def handle_event("newer", _params, socket), do: {:noreply, Sync.more(socket, Repo, :posts, -50)}
+
+  LiveView asks for a container of that height, and for room above and below the elements: see its guide *Scroll
+  events and infinite pagination*. Options: `:timeout`.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_stream(state, Repo, :users, User, limit: 1)
+      iex> state = Sync.more(state, Repo, :users, 10)
+      iex> Sync.window(state, Repo, :users)
+      %{first: 0, count: 2, limit: 11, more?: false}
+  """
+  @spec more(state(), module(), label(), integer(), keyword()) :: state()
+  def more(state, repo, label, n, opts \\ []) do
+    opts = opts |> Options.keyword!() |> Keyword.validate!([:timeout])
+
+    unless is_integer(n),
+      do: raise(ArgumentError, "expected how many records more to show, got: #{inspect(n)}")
+
+    %{request: stream, results: {{rows, _stale}}, tenant: tenant, assign: assign} =
+      stream!(state, repo, label)
+
+    case Stream.more(stream, rows, n) do
+      nil ->
+        state
+
+      more ->
+        assign = with {:async, assign} <- assign, do: assign
+        sync(state, repo, [more], [prefix: tenant, assign: assign] ++ opts)
+    end
+  end
+
+  @doc """
+  What of its records a stream shows: how many are skipped (`:first`), how many are shown (`:count`), how many may be at most
+  (`:limit`, or `nil`), and whether there may be more (`:more?`).
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state = Sync.sync_stream(state, Repo, :users, User)
+      iex> Sync.window(state, Repo, :users)
+      %{first: 0, count: 2, limit: nil, more?: false}
+  """
+  @spec window(state(), module(), label()) :: %{
+          first: non_neg_integer(),
+          count: non_neg_integer(),
+          limit: pos_integer() | nil,
+          more?: boolean()
+        }
+  def window(state, repo, label) do
+    %{request: stream, results: {{rows, _stale}}} = stream!(state, repo, label)
+    Stream.window(stream, rows)
+  end
+
+  defp stream!(state, repo, label) do
+    State.check!(state)
+
+    case State.find_label(State.get(state, repo), label) do
+      {_subscription, %{request: %Stream{}} = synced} ->
+        synced
+
+      _other ->
+        raise ArgumentError,
+              "expected the name of a stream that is synced with #{inspect(repo)}, got: #{inspect(label)}. " <>
+                "Sync it with sync_stream/5 first"
+    end
+  end
+
+  @doc """
+  Syncs several labels at once: a list of `EctoFoundationDB.Sync.One`, `EctoFoundationDB.Sync.Many`,
+  `EctoFoundationDB.Sync.All` and `EctoFoundationDB.Sync.Stream`. All of them are read at one version of the database.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> state = %{assigns: %{}, private: %{tenant: tenant}}
@@ -309,7 +452,7 @@ defmodule EctoFoundationDB.Sync do
   defp sync(state, repo, tenant, data, queryable_assigns, opts) do
     {empty, wanted} =
       queryable_assigns
-      |> Enum.map(& &1.__struct__.prepare(&1, tenant))
+      |> Enum.map(&(&1 |> reset_unless_rendered(state) |> prepare(tenant)))
       |> Enum.split_with(&empty?/1)
 
     Changeover.run(fn ->
@@ -321,7 +464,7 @@ defmodule EctoFoundationDB.Sync do
 
       if Container.connected?(state) do
         state
-        |> replace(repo, synced, empty)
+        |> replace(repo, Enum.map(synced, &forget/1), empty)
         |> attach_hook(repo, opts)
         |> assign(repo, changes, opts)
         |> detach_hook_if_idle(repo, opts)
@@ -331,6 +474,14 @@ defmodule EctoFoundationDB.Sync do
       end
     end)
   end
+
+  defp prepare(%module{} = request, tenant), do: module.prepare(request, tenant)
+
+  # A difference is one from what the client has.
+  defp reset_unless_rendered(%Stream{label: name} = stream, state),
+    do: %{stream | reset: stream.reset or not LiveStream.rendered?(state, name)}
+
+  defp reset_unless_rendered(request, _state), do: request
 
   defp empty?(%Many{ids: ids}), do: ids in [nil, []]
   defp empty?(_request), do: false
@@ -375,7 +526,7 @@ defmodule EctoFoundationDB.Sync do
     pending = Async.begin(request, opts[:assign], loading, opts[:prefix], timeout)
     # What is wrong with it for sure is wrong now.
     tenant = known_tenant!(state, repo, opts[:prefix])
-    request = tenant && request.__struct__.prepare(request, tenant)
+    request = tenant && request |> reset_unless_rendered(state) |> prepare(tenant)
 
     pending =
       case request && request.__struct__.known_live_queries(request, tenant) do
@@ -490,7 +641,7 @@ defmodule EctoFoundationDB.Sync do
 
   defp stand(state, repo, %{subscription: subscription} = pending, taken, opts) do
     {_pending, data} = State.pop_pending(State.get(state, repo), pending.request.label)
-    {nil, data} = State.put_label(data, pending.request.label, {subscription, taken})
+    {nil, data} = State.put_label(data, pending.request.label, forget({subscription, taken}))
     state = state |> State.put(repo, data) |> assign(repo, [change(taken, pending.loading)], opts)
     Async.over(pending)
     state
@@ -555,11 +706,24 @@ defmodule EctoFoundationDB.Sync do
   defp want(%module{} = request, tenant, assign, data),
     do: want(request, module.live_queries(request, tenant), tenant, assign, data)
 
+  defp want(%Stream{} = stream, {basis, queries}, tenant, assign, data) do
+    so_far = State.find_label(data, stream.label)
+    earlier = follow(stream, tenant, so_far)
+    rows = if earlier, do: elem(so_far, 1).results, else: {{nil, nil}}
+    stream = %{stream | earlier: earlier}
+    synced = synced(stream, tenant, assign, rows)
+    {{basis, queries, nil}, synced}
+  end
+
   defp want(request, {basis, queries}, tenant, assign, data) do
     {subscription, before} = earlier(request, tenant, data)
     results = queries |> Enum.map(&Map.get(before, &1, {[], nil})) |> List.to_tuple()
 
-    synced = %{
+    {{basis, queries, subscription}, synced(request, tenant, assign, results)}
+  end
+
+  defp synced(request, tenant, assign, results) do
+    %{
       request: request,
       tenant: tenant,
       assign: assign,
@@ -567,9 +731,13 @@ defmodule EctoFoundationDB.Sync do
       value: nil,
       stale: first_stale(results)
     }
-
-    {{basis, queries, subscription}, synced}
   end
+
+  # The subscription by which a stream is shown so far, unless it begins again.
+  defp follow(stream, tenant, {_subscription, %{tenant: tenant}} = so_far),
+    do: Stream.follow(stream, so_far)
+
+  defp follow(_stream, _tenant, _other), do: nil
 
   # The label's subscription so far, and what it has for each of its queries: those that stay are not
   # read again. That is for the records of a list of ids: all else is read, as when it is first synced.
@@ -585,6 +753,8 @@ defmodule EctoFoundationDB.Sync do
   end
 
   defp earlier(_request, _tenant, _data), do: {nil, %{}}
+
+  defp take(subscription, %{request: %Stream{}} = synced), do: Stream.take(subscription, synced)
 
   # The decoder is made each time: pages that keep none are smaller.
   defp take(subscription, %{request: %module{} = request, results: before} = synced) do
@@ -609,7 +779,20 @@ defmodule EctoFoundationDB.Sync do
 
   defp stale(%{stale: stale, tenant: tenant}), do: Subscription.exception(stale, tenant)
 
-  # For `assign/4`: what for, by which function of the application or nil, the old value, the new one.
+  # A page keeps nothing of what has changed in a stream.
+  defp forget({subscription, %{request: %Stream{}} = synced}),
+    do: {subscription, %{synced | value: nil}}
+
+  defp forget(synced), do: synced
+
+  # For `assign/4`: what for, by which function of the application or nil, the old value, the new one. What callbacks
+  # are told of a stream is what has changed.
+  defp change(%{request: %Stream{} = stream, assign: {:async, assign}, value: changes}, _old),
+    do: {stream, assign, changes, Async.ok(changes)}
+
+  defp change(%{request: %Stream{} = stream, assign: assign, value: changes}, _old),
+    do: {stream, assign, changes, changes}
+
   defp change(%{request: request, assign: {:async, assign}} = synced, old),
     do: {request, assign, old, shown(synced)}
 
@@ -771,6 +954,7 @@ defmodule EctoFoundationDB.Sync do
   defp own_assign?(_ready), do: true
 
   defp take_changes(state, repo, data, ready, opts) do
+    LiveStream.renew(state, ready)
     {synced, changes, stale} = take_all(ready, data.synced, [], [])
 
     state
@@ -789,14 +973,16 @@ defmodule EctoFoundationDB.Sync do
 
   defp take_all([{subscription, before} | others], synced, changes, stale) do
     now = take(subscription, before)
-
-    changes =
-      if before.value === now.value, do: changes, else: [change(now, shown(before)) | changes]
+    changes = if changed?(before, now), do: [change(now, shown(before)) | changes], else: changes
 
     reason = stale(now)
     stale = if stale(before) == reason, do: stale, else: [{subscription, now, reason} | stale]
+    {_subscription, now} = forget({subscription, now})
     take_all(others, %{synced | subscription => now}, changes, stale)
   end
+
+  defp changed?(_before, %{request: %Stream{}, value: changes}), do: Changes.any?(changes)
+  defp changed?(before, now), do: before.value !== now.value
 
   defp notify_stale(state, _repo, []), do: state
 

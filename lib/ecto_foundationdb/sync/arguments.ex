@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Sync.Arguments do
   # What Sync's functions are given, in the orders that are documented.
 
   alias EctoFoundationDB.{Queryable, Schema}
-  alias EctoFoundationDB.Sync.{All, Many, One}
+  alias EctoFoundationDB.Sync.{All, Many, One, Stream}
 
   @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
 
@@ -44,16 +44,30 @@ defmodule EctoFoundationDB.Sync.Arguments do
   def by?(by),
     do: (is_list(by) and by != [] and Keyword.keyword?(by)) or (is_map(by) and not is_struct(by))
 
+  @doc "Raises unless these are values to sync by, or none."
+  @spec by!(term()) :: :ok
+  def by!(by) do
+    unless by == [] or by?(by) do
+      raise ArgumentError,
+            "expected the values to sync by, as in [department: \"engineering\"], got: #{inspect(by)}"
+    end
+
+    :ok
+  end
+
   @doc "Raises unless these can be synced together."
   @spec requests!(term()) :: :ok
   def requests!(requests) do
     unless is_list(requests) and
-             Enum.all?(requests, &(is_struct(&1) and &1.__struct__ in [One, Many, All])) do
+             Enum.all?(requests, &(is_struct(&1) and &1.__struct__ in [One, Many, All, Stream])) do
       raise ArgumentError,
-            "expected a list of EctoFoundationDB.Sync.One, .Many and .All, got: #{inspect(requests)}"
+            "expected a list of EctoFoundationDB.Sync.One, .Many, .All and .Stream, got: #{inspect(requests)}"
     end
 
-    for %All{watch_action: action} <- requests, action not in @watch_actions do
+    Enum.each(requests, &with(%Stream{} <- &1, do: Stream.check!(&1)))
+
+    for %module{watch_action: action} when module in [All, Stream] <- requests,
+        action not in @watch_actions do
       raise ArgumentError,
             "expected :watch_action to be one of #{inspect(@watch_actions)}, got: #{inspect(action)}"
     end

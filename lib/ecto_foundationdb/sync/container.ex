@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Sync.Container do
   # What differs between a LiveView's socket and any other state. A socket is told by its struct's
   # name, and Phoenix's functions are called by name: this library compiles and runs without Phoenix.
 
-  alias EctoFoundationDB.Sync.Many
+  alias EctoFoundationDB.Sync.{LiveStream, Many, Stream}
 
   @hook :ecto_fdb_sync_hook
 
@@ -17,17 +17,31 @@ defmodule EctoFoundationDB.Sync.Container do
   Assigns changes, a list of `{request, assign, old, new}`: each by the function in the options, or its
   own, or the container's means.
   """
-  def assign(state, [{_request, own, _old, _new} = change | changes], opts) do
+  def assign(state, [{request, own, _old, new} = change | changes], opts) do
+    case opts[:assign] || own do
+      nil when is_struct(request, Stream) ->
+        state |> LiveStream.put(request.label, new) |> assign(changes, opts)
+
+      _assigned ->
+        assign_alike(state, change, own, changes, opts)
+    end
+  end
+
+  def assign(state, [], _opts), do: state
+
+  defp assign_alike(state, change, own, changes, opts) do
     # Changes that are assigned alike, by one call.
     {alike, others} = if opts[:assign], do: {changes, []}, else: split(changes, own)
     state = assign(state, [change | alike], opts[:assign] || own, opts)
     assign(state, others, opts)
   end
 
-  def assign(state, [], _opts), do: state
-
   defp split([], _own), do: {[], []}
+  defp split(changes, nil), do: Enum.split_with(changes, &plain?/1)
   defp split(changes, own), do: Enum.split_with(changes, &match?({_, ^own, _, _}, &1))
+
+  # Streams are put each by itself.
+  defp plain?({request, own, _old, _new}), do: own == nil and not is_struct(request, Stream)
 
   defp assign(state, changes, fun, _opts) when is_function(fun, 2),
     do: fun.(state, Map.new(by_label(changes)))
