@@ -85,8 +85,7 @@ defmodule EctoFoundationDB.Sync.LiveStream do
 
       stream ->
         stream = %{stream | inserts: [], deletes: []}
-        streams = Map.put(state.assigns.streams, name, stream)
-        apply(Phoenix.Component, :assign, [state, :streams, streams])
+        apply(Phoenix.Component, :update, [state, :streams, &Map.put(&1, name, stream)])
     end
   end
 
