@@ -123,7 +123,7 @@ impl StreamChange {
 fn old_places(before: &[Record], now: &[Record]) -> Vec<Option<usize>> {
     let mut next = 0;
     let mut places: Option<HashMap<&[u8], usize>> = None;
-    let mut find = |record: &Record| {
+    let find = |record: &Record| {
         let is_next = |old: &&Record| old.key() == record.key();
         let old = match before.get(next).filter(is_next) {
             Some(_) => next,
@@ -138,5 +138,5 @@ fn old_places(before: &[Record], now: &[Record]) -> Vec<Option<usize>> {
         next = old + 1;
         Some(old)
     };
-    now.iter().map(|record| find(record)).collect()
+    now.iter().map(find).collect()
 }
