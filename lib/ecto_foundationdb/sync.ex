@@ -1169,7 +1169,8 @@ defmodule EctoFoundationDB.Sync do
   `{:cont, state}`, or `{:halt, state}` to keep the callbacks attached after it from being called.
 
     * `:handle_assigns` - after Sync has assigned labels, with their old values: what it had assigned
-      before, also where the assigns were reset since; for a label that is new to it, what was there.
+      before, also where the assigns were reset since; for a label that is new to it, what was there. For a
+      stream that is an `EctoFoundationDB.Sync.Stream.Changes`: what has changed.
     * `:handle_stale` - when labels can't be kept up to date for longer than the Repo's `stale_after:`: the
       database, or the storage server of their keys, is silent or refuses, an index is missing, a record
       can't be loaded, or the tenant is gone. The map has the reason, an exception; the assigns stay what

@@ -24,6 +24,8 @@ defmodule EctoFoundationDB.DocsTest do
   doctest Sync.One
   doctest Sync.Many
   doctest Sync.All
+  doctest Sync.Stream
+  doctest Sync.Stream.Changes
 end
 
 defmodule EctoFoundationDB.EmbeddedDocsTest do

@@ -4,6 +4,7 @@ defmodule EctoFoundationDB.SyncStreamTest do
 
   alias EctoFoundationDB.Sync
   alias EctoFoundationDB.Sync.Stream.Changes
+  alias EctoFoundationDB.SyncPage
   alias EctoFoundationDB.SyncRepo, as: Repo
   alias EctoFoundationDB.SyncUser, as: User
 
@@ -210,6 +211,42 @@ defmodule EctoFoundationDB.SyncStreamTest do
     state = Sync.more(state, Repo, :users, -100)
     assert ids(state) == ~w(05 10 11 12 13 14)
     assert Sync.more(state, Repo, :users, -1) == state
+  end
+
+  test "a deleted tenant's stream is empty", %{state: state} do
+    other = Repo.tenant()
+    for id <- ~w(a b), do: insert(other, id, id)
+    state = stream(put_in(state.private.tenant, other), User, [])
+    assert ids(state) == ~w(a b)
+    EctoFoundationDB.Tenant.clear_delete!(Repo, other.id)
+    assert_receive message
+    {:halt, state} = Sync.handle_ready(Repo, message, state)
+    assert ids(state) == []
+  end
+
+  test "1,000 pages are told the same", %{tenant: tenant} do
+    for n <- 10..30, do: insert(tenant, "#{n}", "#{n}")
+
+    pages =
+      for n <- 1..1_000 do
+        opts = if rem(n, 2) == 0, do: [limit: 5], else: []
+        SyncPage.start(Repo, tenant, &stream(&1, User, opts))
+      end
+
+    for round <- 1..3 do
+      insert(tenant, "#{10 + round}", "changed #{round}")
+      Repo.delete!(%User{id: "#{20 + round}"}, prefix: tenant)
+      insert(tenant, "0#{round}", "new")
+      all = Repo.all(User, prefix: tenant)
+      Sync.settle(Repo)
+
+      for [odd, even] <- Enum.chunk_every(pages, 2) do
+        assert SyncPage.assigns(odd).users == all
+        assert SyncPage.assigns(even).users == Enum.take(all, 5)
+      end
+    end
+
+    for page <- pages, do: GenServer.stop(page)
   end
 
   test "from the bottom up", %{tenant: tenant, state: state} do

@@ -263,6 +263,41 @@ if Code.ensure_loaded?(Phoenix.LiveViewTest) do
       assert view |> render_hook("sync", %{limit: "1"}) |> ids() == ~w(a)
     end
 
+    test "what is not rendered yet is told once, with what comes then", %{tenant: tenant} do
+      socket =
+        %Phoenix.LiveView.Socket{transport_pid: self()}
+        |> put_in([Access.key!(:private), :lifecycle], struct(Phoenix.LiveView.Lifecycle))
+        |> Phoenix.LiveView.put_private(:tenant, tenant)
+        |> Sync.sync_stream(Repo, :users, User, limit: 3)
+
+      delete(tenant, "d")
+      Sync.settle(Repo)
+      assert_received {_ref, :ready} = message
+      {:halt, socket} = Sync.handle_ready(Repo, message, socket)
+      assert %{reset?: true, deletes: [], inserts: inserts} = socket.assigns.streams.users
+      ids = for insert <- inserts, do: elem(insert, 0)
+      assert Enum.sort(ids) == ~w(users-b users-f users-h)
+    end
+
+    test "callbacks of the page get the changes", %{tenant: tenant, path: path} do
+      test = self()
+      {:ok, view, _html} = live(build_conn(), path)
+
+      attach = fn state ->
+        tell = fn socket, changes ->
+          send(test, changes)
+          {:cont, socket}
+        end
+
+        %{state | socket: Sync.attach_callback(state.socket, Repo, :handle_assigns, tell)}
+      end
+
+      :sys.replace_state(view.pid, attach)
+      insert(tenant, "e", "e")
+      assert shown(view) == ~w(b d e f h)
+      assert_received %{users: %Sync.Stream.Changes{placed: [{:insert, 2, %User{id: "e"}}]}}
+    end
+
     test "with DOM ids of its own", %{tenant: tenant, path: path} do
       {:ok, view, _html} = live(build_conn(), path <> "?own_ids=yes&limit=3")
       assert has_element?(view, "#own-b")
