@@ -285,6 +285,28 @@ if Code.ensure_loaded?(Ecto.Adapter) do
           do: assert_raise(Unsupported, words, fn -> Sync.sync_all(state, Repo, :x, query) end)
     end
 
+    test "Sync streams its queries", %{tenant: tenant} do
+      [ada, _bea] =
+        for name <- ["Ada", "Bea"],
+            do: Repo.insert!(%User{name: name, role: :user}, prefix: tenant)
+
+      # Without LiveView the changes are all that there is of a stream.
+      assign = fn state, changes -> update_in(state.assigns, &Map.merge(&1, changes)) end
+      names = from(u in User, order_by: [desc: u.name], limit: 2, select: %{id: u.id, n: u.name})
+
+      state =
+        Sync.sync_stream(%{assigns: %{}, private: %{tenant: tenant}}, Repo, :names, names,
+          assign: assign
+        )
+
+      assert [{:insert, 0, %{n: "Bea"}}, {:insert, 1, %{n: "Ada"}}] = state.assigns.names.placed
+      Repo.insert!(%User{name: "Cy"}, prefix: tenant)
+      state = handle(state, 1)
+      assert %{reset?: false, deleted: [gone], placed: [new]} = state.assigns.names
+      assert gone == %{id: ada.id, n: "Ada"}
+      assert {:insert, 0, %{n: "Cy"}} = new
+    end
+
     defp handle(state, 0), do: state
 
     defp handle(state, n) do

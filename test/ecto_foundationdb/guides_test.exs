@@ -86,37 +86,30 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       assert page.assigns.user.dept == "eng"
       Sync.cancel_all(page, repo)
 
-      {:ok, list} = list.mount(%{}, %{}, socket)
-      assert [%{id: id}] = list.private.streams.users
-      assert id == binding[:user].id
-
-      list =
-        for {change, ids} <- [
-              {&repo.insert!(struct!(user, id: &1), prefix: tenant), [0, id]},
-              {&repo.update!(Ecto.Changeset.change(struct!(user, id: &1), name: "Ada"),
-                 prefix: tenant
-               ), [0, id]},
-              {&repo.delete!(struct!(user, id: &1), prefix: tenant), [id]}
-            ],
-            reduce: list do
-          list ->
-            change.(0)
-            list = follow(repo, list)
-            assert for(user <- list.private.streams.users, do: user.id) == ids
-            assert list.private.streams.users == list.assigns.users
-            list
-        end
-
-      Sync.cancel_all(list, repo)
+      {:ok, shown} = list.mount(%{}, %{}, socket)
+      assert %{count: 1, limit: 50} = Sync.window(shown, repo, :users)
+      for id <- 100..159, do: repo.insert!(struct!(user, id: id), prefix: tenant)
+      shown = follow(repo, shown)
+      {:noreply, shown} = list.handle_event("older", %{}, shown)
+      assert %{first: 0, count: 61, limit: 100} = Sync.window(shown, repo, :users)
+      {:noreply, shown} = list.handle_event("newer", %{}, shown)
+      assert %{first: 0, count: 61} = Sync.window(shown, repo, :users)
+      Sync.cancel_all(shown, repo)
     end
 
-    # The list of the guide that is no stream has messages, too.
+    # Until all that was committed is shown. The list of the guide that is no stream has messages, too.
     defp follow(repo, list) do
-      assert_receive {ref, :ready} when is_reference(ref), 60_000
+      Sync.settle(repo)
+      handle(repo, list)
+    end
 
-      case Sync.handle_ready(repo, {ref, :ready}, list) do
-        {:halt, list} -> list
-        {:cont, list} -> follow(repo, list)
+    defp handle(repo, list) do
+      receive do
+        {ref, :ready} when is_reference(ref) ->
+          {_halt_or_cont, list} = Sync.handle_ready(repo, {ref, :ready}, list)
+          handle(repo, list)
+      after
+        0 -> list
       end
     end
 

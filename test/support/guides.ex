@@ -10,27 +10,9 @@ defmodule EctoFoundationDB.Guides do
 
   defmodule LiveView do
     @moduledoc false
-    # What a LiveView's functions in the guides call; a stream's items are in `private.streams`.
+    # What a LiveView's functions in the guides call.
 
     def put_private(socket, key, value), do: put_in(socket.private[key], value)
-
-    def stream(socket, name, items),
-      do: put_private(socket, :streams, Map.put(socket.private[:streams] || %{}, name, items))
-
-    def stream_delete(socket, name, item),
-      do: change(socket, name, &Enum.reject(&1, fn other -> other.id == item.id end))
-
-    def stream_insert(socket, name, item, at: at) do
-      change(socket, name, fn items ->
-        case Enum.find_index(items, &(&1.id == item.id)) do
-          nil -> List.insert_at(items, at, item)
-          place -> List.replace_at(items, place, item)
-        end
-      end)
-    end
-
-    defp change(socket, name, fun),
-      do: put_private(socket, :streams, Map.update!(socket.private.streams, name, fun))
   end
 
   @doc "The blocks of Elixir in a file: their code and the line each begins at."
