@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.LiveIndexTest do
   # Lists that are synced by an index.
   use EctoFoundationDB.LayerCase, async: true
 
-  alias EctoFoundationDB.{Native, SyncPage}
+  alias EctoFoundationDB.{Native, StreamClient, SyncPage}
   alias EctoFoundationDB.Layer.Keys
   alias EctoFoundationDB.Sync
 
@@ -85,6 +85,39 @@ defmodule EctoFoundationDB.LiveIndexTest do
 
     # Without an order the limit is kept all the same.
     for limit <- 1..7, do: assert(length(ids.(limit: limit)) == min(limit, 6))
+
+    # A stream shows the same, from the beginning and after each change.
+    streams =
+      for opts <- [[], [order_by: :age], [order_by: [desc: :age]]], limit <- 1..7 do
+        opts = [limit: limit, where: [dept: "d"]] ++ opts
+        assign = [assign: &StreamClient.assign/2]
+
+        SyncPage.start(TestRepo, tenant, fn state ->
+          state
+          |> Sync.sync_stream(TestRepo, :stream, {TestUser, opts}, assign)
+          |> Sync.sync_all(TestRepo, :list, {TestUser, opts})
+        end)
+      end
+
+    for change <- [
+          fn -> :nothing end,
+          fn -> TestRepo.update!(%TestUser{id: "u2"}, [name: "Two"], prefix: tenant) end,
+          fn -> TestRepo.update!(%TestUser{id: "u1"}, [age: 9], prefix: tenant) end,
+          fn -> TestRepo.delete!(%TestUser{id: "u3"}, prefix: tenant) end,
+          fn -> TestRepo.insert!(%TestUser{id: "u7", dept: "d", age: 0}, prefix: tenant) end,
+          fn -> TestRepo.update!(%TestUser{id: "u5"}, [dept: "e"], prefix: tenant) end
+        ] do
+      change.()
+      Sync.settle(TestRepo)
+
+      for page <- streams do
+        %{list: list, stream: stream} = SyncPage.assigns(page)
+        assert Enum.map(stream, & &1.id) == Enum.map(list, & &1.id)
+        assert stream == list
+      end
+    end
+
+    for page <- streams, do: GenServer.stop(page)
   end
 
   test "by a range, which records leave and come to", %{tenant: tenant} do

@@ -2,6 +2,7 @@ defmodule EctoFoundationDB.SyncStreamTest do
   # Streams in any process: what has changed, and where. The LiveView is in test/live_view.
   use ExUnit.Case, async: true
 
+  alias EctoFoundationDB.StreamClient
   alias EctoFoundationDB.Sync
   alias EctoFoundationDB.Sync.Stream.Changes
   alias EctoFoundationDB.SyncPage
@@ -19,38 +20,8 @@ defmodule EctoFoundationDB.SyncStreamTest do
     %{tenant: tenant, state: %{assigns: %{}, private: %{tenant: tenant}}}
   end
 
-  # A client: it knows nothing but what it is told.
-  defp client(state, new) do
-    update_in(state.assigns, fn assigns ->
-      Enum.reduce(new, assigns, fn {label, changes}, assigns ->
-        Map.put(assigns, label, apply_changes(changes, assigns[label] || []))
-      end)
-    end)
-  end
-
-  defp apply_changes(%Changes{} = changes, shown) do
-    shown = if changes.reset?, do: [], else: shown
-    moved = for {:move, _place, record} <- changes.placed, do: record
-    gone = for record <- changes.deleted ++ moved, do: record.id
-    assert gone -- Enum.map(shown, & &1.id) == []
-    shown = Enum.reject(shown, &(&1.id in gone))
-
-    Enum.reduce(changes.placed, shown, fn
-      {:update, place, record}, shown ->
-        assert record.id in Enum.map(shown, & &1.id)
-        shown = Enum.map(shown, &if(&1.id == record.id, do: record, else: &1))
-        assert is_integer(place)
-        shown
-
-      {_insert_or_move, place, record}, shown ->
-        refute record.id in Enum.map(shown, & &1.id)
-        assert place in 0..length(shown)
-        List.insert_at(shown, place, record)
-    end)
-  end
-
   defp stream(state, queryable, opts),
-    do: Sync.sync_stream(state, Repo, :users, queryable, [assign: &client/2] ++ opts)
+    do: Sync.sync_stream(state, Repo, :users, queryable, [assign: &StreamClient.assign/2] ++ opts)
 
   defp follow(state) do
     Sync.settle(Repo)
@@ -294,7 +265,10 @@ defmodule EctoFoundationDB.SyncStreamTest do
 
     sometimes = fn state, changes ->
       :counters.add(bad, 1, 1)
-      if :counters.get(bad, 1) in [2, 4], do: raise("now"), else: client(state, changes)
+
+      if :counters.get(bad, 1) in [2, 4],
+        do: raise("now"),
+        else: StreamClient.assign(state, changes)
     end
 
     state = Sync.sync_stream(state, Repo, :users, User, assign: sometimes, limit: 2)
@@ -396,10 +370,12 @@ defmodule EctoFoundationDB.SyncStreamTest do
 
     state =
       for {label, opts} <- views, reduce: state do
-        state -> Sync.sync_stream(state, Repo, label, User, [assign: &client/2] ++ opts)
+        state ->
+          Sync.sync_stream(state, Repo, label, User, [assign: &StreamClient.assign/2] ++ opts)
       end
 
-    state = Sync.sync_stream_by(state, Repo, :reds, User, [team: "red"], assign: &client/2)
+    state =
+      Sync.sync_stream_by(state, Repo, :reds, User, [team: "red"], assign: &StreamClient.assign/2)
 
     for round <- 1..150, reduce: state do
       state ->

@@ -157,10 +157,10 @@ defmodule EctoFoundationDB.Sync.Stream do
   end
 
   defp taken({:rows, items}, _rows, %{query: query, limit: limit}),
-    do: Rows.all(items, LiveQuery.decoder(query), limit)
+    do: Rows.all(items, LiveQuery.decoder(query), query, limit)
 
-  defp taken({:changed, removed, items}, rows, %{query: query, limit: limit}),
-    do: Rows.change(rows, removed, items, LiveQuery.decoder(query), limit)
+  defp taken({:changed, removed, items}, rows, %{query: query}),
+    do: Rows.change(rows, removed, items, LiveQuery.decoder(query))
 
   defp taken(:unchanged, rows, _stream), do: {rows, %Changes{}}
   defp taken({:stale, error}, _rows, _stream), do: {:told, {:told, error}}

@@ -3,55 +3,54 @@ defmodule EctoFoundationDB.Sync.Stream.Rows do
   # What a page knows of the rows of its stream: how many it shows, and which of the rows that the NIF has for
   # it are exceptions. From this and what the NIF tells of a change it finds what to do, and where.
 
-  alias EctoFoundationDB.{DecodeError, LiveQuery, Native}
-  alias EctoFoundationDB.Layer.Query
+  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Values}
+  alias EctoFoundationDB.Layer.{Order, Query}
   alias EctoFoundationDB.Sync.Stream.Changes
 
   # exceptions: place among the NIF's rows => what is special about it:
   #   :none            no result: an index entry that is out of date has led there
   #   {:hidden, error} can't be decoded
   #   {:shown, error}  can't be decoded, and is shown as it was before
-  # over?:      whether there are more rows than the limit, beside such exceptions: then no change can be told
-  defstruct count: 0, exceptions: %{}, over?: false
+  defstruct count: 0, exceptions: %{}
 
   @type t :: %__MODULE__{
           count: non_neg_integer(),
           exceptions: %{
             non_neg_integer() => :none | {:hidden, Exception.t()} | {:shown, Exception.t()}
-          },
-          over?: boolean()
+          }
         }
 
-  @doc "All rows, of a stream that begins with them."
-  @spec all([[Native.row()]], LiveQuery.decoder(), pos_integer() | nil) :: {t(), Changes.t()}
-  def all(items, decoder, limit) do
-    {placed, {_place, rows}} =
-      Enum.flat_map_reduce(items, {0, %__MODULE__{}}, fn item, {place, rows} ->
+  @doc """
+  All rows, of a stream that begins with them. They come so again and again where they may be out of their order and
+  more than the limit.
+  """
+  @spec all([[Native.row()]], LiveQuery.decoder(), Query.t(), pos_integer() | nil) ::
+          {t(), Changes.t()}
+  def all(items, decoder, query, limit) do
+    {records, {_place, exceptions}} =
+      Enum.flat_map_reduce(items, {0, %{}}, fn item, {place, exceptions} ->
         case decode(decoder, item) do
-          {:ok, _record} when rows.count == limit ->
-            {[], {place + 1, %{rows | over?: true}}}
-
-          {:ok, record} ->
-            {[{:insert, rows.count, record}], {place + 1, %{rows | count: rows.count + 1}}}
-
-          exception ->
-            {[], {place + 1, except(rows, place, hidden(exception))}}
+          {:ok, record} -> {[record], {place + 1, exceptions}}
+          exception -> {[], {place + 1, Map.put(exceptions, place, hidden(exception))}}
         end
       end)
 
+    records = Order.sort(records, query.order_by, field(query))
+    records = if limit, do: Enum.take(records, limit), else: records
+    placed = for {record, place} <- Enum.with_index(records), do: {:insert, place, record}
+    rows = %__MODULE__{count: length(records), exceptions: exceptions}
     {rows, %Changes{reset?: true, placed: placed}}
   end
 
-  @doc "A change of these rows. `:unknown` where it can't be told: then all rows must be taken."
-  @spec change(t(), [term()], [term()], LiveQuery.decoder(), pos_integer() | nil) ::
-          {t(), Changes.t()} | :unknown
-  def change(%__MODULE__{over?: true}, _removed, _items, _decoder, _limit), do: :unknown
+  defp field(%Query{select: nil, source: source}), do: Values.getter(source)
+  defp field(_query), do: &Map.get/2
 
-  def change(%__MODULE__{exceptions: before}, removed, items, decoder, limit) do
+  @doc "A change of these rows. `:unknown` where it can't be told: then all rows must be taken."
+  @spec change(t(), [term()], [term()], LiveQuery.decoder()) :: {t(), Changes.t()} | :unknown
+  def change(%__MODULE__{exceptions: before}, removed, items, decoder) do
     deleted = Enum.flat_map(removed, fn {old, item} -> delete(before[old], decoder, item) end)
     walk = {0, %__MODULE__{}, deleted, []}
     {_place, rows, deleted, placed} = Enum.reduce(items, walk, &walk(&1, &2, before, decoder))
-    if limit && rows.count > limit, do: throw(:unknown)
     {rows, %Changes{deleted: deleted, placed: Enum.reverse(placed)}}
   catch
     :unknown -> :unknown

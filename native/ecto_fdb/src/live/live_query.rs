@@ -273,7 +273,9 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
         let snapshot = if equal {
             current
         } else {
-            Arc::new(Snapshot::new(next_id(), read.found.records, Some(change)))
+            let mut snapshot = Snapshot::new(next_id(), read.found.records, Some(change));
+            snapshot.irregular = read.found.irregular;
+            Arc::new(snapshot)
         };
         let new_read = NewRead {
             read_version: read.read_version,

@@ -78,6 +78,9 @@ pub struct Query {
 pub struct Found {
     /// The records in the query's order.
     pub records: Vec<Record>,
+    /// Whether some are where an entry leads to them that does not end in their id: these may be out of
+    /// order, and too many.
+    pub irregular: bool,
     /// The watched key's value.
     pub watched: Option<Box<[u8]>>,
 }
@@ -85,8 +88,8 @@ pub struct Found {
 impl Query {
     /// Reads it. All reads are snapshot reads: a read-only transaction has nothing to conflict with.
     pub async fn read(&self, transaction: &Transaction) -> FdbResult<Found> {
-        let records = match &self.source {
-            Source::Records => self.records(transaction).await?,
+        let (records, irregular) = match &self.source {
+            Source::Records => (self.records(transaction).await?, false),
             Source::Index { by, records } => self.index(transaction, *by, records).await?,
         };
         let watched = match records
@@ -101,7 +104,11 @@ impl Query {
                 value.map(|value| value[..].into())
             }
         };
-        Ok(Found { records, watched })
+        Ok(Found {
+            records,
+            irregular,
+            watched,
+        })
     }
 
     /// Whether it reads a record and watches that record's own key.
@@ -141,7 +148,7 @@ impl Query {
         transaction: &Transaction,
         by: By,
         prefix: &[u8],
-    ) -> FdbResult<Vec<Record>> {
+    ) -> FdbResult<(Vec<Record>, bool)> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut records: HashMap<Vec<u8>, Option<Record>> = HashMap::new();
         let mut rest = Some(self.range());
@@ -203,15 +210,25 @@ struct Entry {
     counts: bool,
 }
 
-/// The records of entries, each once: where the entry is that counts, if there is one.
-fn in_order(entries: &[Entry], mut records: HashMap<Vec<u8>, Option<Record>>) -> Vec<Record> {
+/// The records of entries, each once: where the entry is that counts, if there is one. And whether there
+/// is none for some.
+fn in_order(
+    entries: &[Entry],
+    mut records: HashMap<Vec<u8>, Option<Record>>,
+) -> (Vec<Record>, bool) {
     let counted = entries.iter().filter(|entry| entry.counts);
     let counted: HashSet<&[u8]> = counted.map(|entry| &entry.key[..]).collect();
-    entries
+    let mut irregular = false;
+    let records = entries
         .iter()
         .filter(|entry| entry.counts || !counted.contains(&entry.key[..]))
-        .filter_map(|entry| records.remove(&entry.key).flatten())
-        .collect()
+        .filter_map(|entry| {
+            let record = records.remove(&entry.key).flatten()?;
+            irregular |= !entry.counts;
+            Some(record)
+        })
+        .collect();
+    (records, irregular)
 }
 
 async fn read_record(transaction: &Transaction, key: Vec<u8>) -> FdbResult<Option<Record>> {

@@ -207,6 +207,8 @@ fn decode<'a>(env: Env<'a>, value: &[u8]) -> Option<Term<'a>> {
 pub struct Snapshot {
     /// Which data these are: equal data of an entry keep their generation, others never share one.
     pub generation: u64,
+    /// Whether the records may be out of their order, and too many.
+    pub irregular: bool,
     records: Vec<Record>,
     cost: usize,
     /// From the one before: most pages come from there.
@@ -240,6 +242,7 @@ impl Snapshot {
     pub fn new(generation: u64, records: Vec<Record>, change: Option<Change>) -> Self {
         Snapshot {
             generation,
+            irregular: false,
             cost: records.iter().map(Record::cost).sum(),
             records,
             change,

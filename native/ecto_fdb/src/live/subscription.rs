@@ -66,6 +66,12 @@ pub struct Shown {
     first: usize,
 }
 
+impl Shown {
+    fn is_in_order(&self) -> bool {
+        self.snapshot.generation != 0 && !self.snapshot.irregular
+    }
+}
+
 /// One of a subscription's live queries.
 pub struct Subscribed {
     attached: Attached,
@@ -426,6 +432,7 @@ impl Subscribed {
                 LOOK_COST
                     + match current.generation == self.snapshot.generation {
                         true => 0,
+                        false if current.irregular => current.cost(),
                         false => current.cost_of_stream_change(&self.snapshot),
                     }
             }
@@ -512,10 +519,11 @@ enum Taken {
 }
 
 impl Taken {
-    /// What a stream shows now. Where nothing is known to have been shown before, that is everything.
+    /// What a stream shows now: everything where nothing is known to have been shown before, and where
+    /// the process has to find out the records' order.
     fn streamed(current: Arc<Snapshot>, first: usize, before: Option<Shown>) -> Self {
         match before {
-            Some(before) if before.snapshot.generation != 0 => Taken::StreamChange {
+            Some(before) if before.is_in_order() && !current.irregular => Taken::StreamChange {
                 current,
                 first,
                 before,
