@@ -306,6 +306,8 @@ defmodule EctoFoundationDB.TelemetryTest do
         assert {%{duration: duration}, _} = told([:database, :unlocked])
         assert duration > 0
         refute_received {[:ecto_foundationdb, :database, :locked], _, _}
+        # The reporter logs after it has emitted the event.
+        :sys.get_state(reporter())
       end)
 
     assert [_, _] =
