@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, Resource, ResourceArc, Term};
@@ -147,6 +148,13 @@ impl Record {
         self.is(other) || self.equals(other)
     }
 
+    fn bytes(&self) -> usize {
+        self.0
+            .iter()
+            .map(|row| row.key.len() + row.value.len())
+            .sum()
+    }
+
     /// What `encode` costs.
     pub fn cost(&self) -> usize {
         let cost = |row: &SharedRow| ROW_COST + if row.plain { row.value.len() } else { 0 };
@@ -209,6 +217,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// Whether the records may be out of their order, and too many.
     pub irregular: bool,
+    since: Instant,
     records: Vec<Record>,
     cost: usize,
     /// From the one before: most pages come from there.
@@ -243,6 +252,7 @@ impl Snapshot {
         Snapshot {
             generation,
             irregular: false,
+            since: Instant::now(),
             cost: records.iter().map(Record::cost).sum(),
             records,
             change,
@@ -259,6 +269,16 @@ impl Snapshot {
     /// How many records.
     pub fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// When these data were read first.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// How many bytes its keys and values have.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(Record::bytes).sum()
     }
 
     /// Takes records over where they are equal, and tells what has changed.
