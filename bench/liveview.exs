@@ -198,9 +198,19 @@ defmodule Bench.LiveViews do
     {Bench.percentile(durations, 0.5), Enum.min(durations), cpu / times}
   end
 
-  @doc "KB of a process: what it has after a garbage collection."
-  def memory(%{pids: pids}) do
-    Enum.each(pids, &:erlang.garbage_collect/1)
+  # How many ms after its last message a LiveView hibernates; by default that is 15 s.
+  @hibernate_after 1_000
+  def hibernate_after, do: @hibernate_after
+
+  @doc "KB of a process: after a garbage collection, and when it has hibernated, as idle LiveViews do."
+  def memory(views) do
+    Enum.each(views.pids, &:erlang.garbage_collect/1)
+    collected = kilobytes(views)
+    Process.sleep(3 * @hibernate_after)
+    {collected, kilobytes(views)}
+  end
+
+  defp kilobytes(%{pids: pids}) do
     bytes = for pid <- pids, do: pid |> Process.info(:memory) |> elem(1)
     Enum.sum(bytes) / length(bytes) / 1000
   end
@@ -229,7 +239,7 @@ Logger.configure(level: :warning)
 
 Application.put_env(:ecto_fdb_sync, Bench.Endpoint,
   secret_key_base: String.duplicate("x", 64),
-  live_view: [signing_salt: "of the bench"],
+  live_view: [signing_salt: "of the bench", hibernate_after: LiveViews.hibernate_after()],
   pubsub_server: Bench.PubSub,
   server: false
 )
@@ -243,8 +253,8 @@ Application.put_env(:ecto_fdb_sync, Bench.Endpoint,
 
 version = Application.spec(:phoenix_live_view, :vsn)
 IO.puts("Elixir #{System.version()}, LiveView #{version}, #{n} LiveViews\n")
-widths = [34, 11, 11, 11, 11, 12]
-Bench.row(["", "join all ms", "change ms", "fastest ms", "CPU ms", "KB a process"], widths)
+widths = [34, 11, 11, 11, 9, 9, 9]
+Bench.row(["", "join all ms", "change ms", "fastest ms", "CPU ms", "KB", "KB idle"], widths)
 
 fill = fn count ->
   Repo.delete_all(User, prefix: tenant)
@@ -274,7 +284,8 @@ measure = fn name, kind, change ->
 
     {median, fastest, cpu} = if change, do: LiveViews.changes(times, change), else: {"", "", ""}
 
-    Bench.row([name, views.mount_ms, median, fastest, cpu, LiveViews.memory(views)], widths)
+    {collected, idle} = LiveViews.memory(views)
+    Bench.row([name, views.mount_ms, median, fastest, cpu, collected, idle], widths)
     LiveViews.stop(views)
     {median, cpu}
   end
