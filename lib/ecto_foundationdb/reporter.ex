@@ -78,6 +78,8 @@ defmodule EctoFoundationDB.Reporter do
   defp fact({:reason, {:fdb, code, _message} = error}),
     do: [code: code, reason: Exception.message(Error.exception(error))]
 
+  defp fact({:reason, {:raised, _raised, message}}), do: [code: 0, reason: message]
+
   defp fact({:reason, {:tenant_gone, tenant}}),
     do: [code: 0, reason: "the tenant #{inspect(tenant)} is gone"]
 

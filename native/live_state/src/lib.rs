@@ -37,5 +37,5 @@ pub use queue::{Batch, Full, Lane, Queue};
 pub use reads::{Reads, Schedule};
 pub use storm::{Storm, LONGEST_WAIT, LONGEST_WINDOW, LULL};
 pub use subscription::{Phase, SubscriptionState};
-pub use turns::Turns;
+pub use turns::{Share, Turns};
 pub use watch::{Armed, Arming, Key, Places, Released, WatchSet, Watched};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// What one turn is for: calls by their tickets, and whether the key's live query is refreshed.
-pub type Turn<C, L> = (Vec<(u64, C)>, Option<L>);
+pub type Share<C, L> = (Vec<(u64, C)>, Option<L>);
 
 #[derive(Debug)]
 struct Waiting<C, L> {
@@ -59,7 +59,7 @@ impl<K: Clone + Eq + Hash, C, L> Turns<K, C, L> {
     }
 
     /// The key's next turn takes all that waits for it. `None` if nothing does: its turns are over.
-    pub fn next(&mut self, key: &K) -> Option<Turn<C, L>> {
+    pub fn next(&mut self, key: &K) -> Option<Share<C, L>> {
         let waiting = self.waiting.get_mut(key)?;
         let Waiting { calls, refresh } = std::mem::take(waiting);
         if calls.is_empty() && refresh.is_none() {

@@ -8,6 +8,7 @@ use rustler::{Encoder, Env, Resource, ResourceArc, Term};
 use smallvec::SmallVec;
 
 use super::shared_term::SharedTerm;
+use super::value::SharedValue;
 use crate::etf;
 use crate::record::{is_part_of, NESTED_TUPLE};
 use crate::tuple::binary;
@@ -197,6 +198,8 @@ pub struct Snapshot {
     /// Which data these are: equal data of an entry keep their generation, others never share one.
     pub generation: u64,
     records: Vec<Record>,
+    /// What a function gave, which has no records.
+    value: Option<SharedValue>,
     cost: usize,
     /// From the one before: most pages come from there.
     change: Option<Change>,
@@ -229,9 +232,24 @@ impl Snapshot {
             generation,
             cost: records.iter().map(Record::cost).sum(),
             records,
+            value: None,
             change,
             skipped: Mutex::new(None),
         }
+    }
+
+    /// What a function gave.
+    pub fn of_function(generation: u64, value: SharedValue) -> Self {
+        Snapshot {
+            cost: value.cost(),
+            value: Some(value),
+            ..Snapshot::new(generation, Vec::new(), None)
+        }
+    }
+
+    /// What a function gave, if it is that.
+    pub fn value(&self) -> Option<&SharedValue> {
+        self.value.as_ref()
     }
 
     /// What nobody has read: every snapshot is a change of it.
@@ -279,6 +297,9 @@ impl Snapshot {
     pub fn cost_of_change(&self, before: &Snapshot) -> usize {
         if let Some(change) = self.direct_change(before) {
             return change.cost;
+        }
+        if self.value.is_some() {
+            return self.cost;
         }
         match &*self.skipped.lock() {
             Some(change) if change.from == before.generation => change.cost,

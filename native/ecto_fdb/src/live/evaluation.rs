@@ -1,0 +1,141 @@
+//! A function read in a batch: it is evaluated at the batch's read version, in a transaction of the process
+//! that evaluates it. What it has read there is read once more here, at the same version, and watched.
+//!
+//! A page that mounts needs no evaluation where what the function's live query shows can be confirmed: the
+//! keys that it follows from have the values they had.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foundationdb::{FdbError, FdbResult};
+
+use super::basis::Verdict;
+use super::evaluator::{Dependencies, Outcome, Trouble};
+use super::live_query::{FailedRead, Read};
+use super::look;
+use super::query::{Found, Function, Query};
+use super::reader::{At, Refused};
+use super::value::SharedValue;
+use crate::error::Error;
+use crate::stats::count;
+
+/// Reads a function's result. `refresh`: its live query is to be read again, so a look would be in vain.
+pub async fn read(
+    at: &At<'_>,
+    query: &Arc<Query>,
+    function: &Function,
+    refresh: bool,
+) -> Result<Read, Refused> {
+    if !refresh {
+        if let Some(read) = confirm(at, query).await? {
+            return Ok(read);
+        }
+    }
+    // It is never closed.
+    let _permit = at.evaluations.acquire().await.expect("permits");
+    let live_query = at.live.find(query);
+    let (woken, code) = live_query.map_or((None, None), |live_query| live_query.evaluated());
+    let code = code.as_ref().unwrap_or(&function.code);
+    let stats = &at.live.database.stats;
+    let begun = at.begun.elapsed();
+    let evaluator = &at.live.evaluator;
+    let outcome = evaluator.evaluate(code, at.read_version, woken).await;
+    count(&stats.evaluations, 1);
+    count(
+        &stats.evaluation_us,
+        microseconds(at.begun.elapsed().saturating_sub(begun)),
+    );
+    let Outcome { result, read } = outcome;
+    match result {
+        Ok(value) => found(at, query, value, read).await,
+        Err(Trouble::Retry(error)) => Err(Refused::Fdb(error)),
+        Err(Trouble::Error(error)) => failed(at, query, error, read).await,
+    }
+}
+
+async fn found(
+    at: &At<'_>,
+    query: &Query,
+    value: SharedValue,
+    read: Dependencies,
+) -> Result<Read, Refused> {
+    let watched = look::values(at.transaction, read.keys).await?;
+    Ok(Read {
+        read_version: at.read_version,
+        took: at.begun.elapsed(),
+        armed: at.arm(query, &watched),
+        found: Found {
+            records: Vec::new(),
+            value: Some(value),
+            watched,
+        },
+        basis: Some(read.basis),
+    })
+}
+
+/// What a function has read until it failed is watched: it may succeed when that changes.
+async fn failed(
+    at: &At<'_>,
+    query: &Query,
+    error: Error,
+    read: Dependencies,
+) -> Result<Read, Refused> {
+    if at.live.find(query).is_none() {
+        return Err(Refused::Failed(error.into()));
+    }
+    let watched = look::values(at.transaction, read.keys).await?;
+    Err(Refused::Failed(FailedRead {
+        error,
+        read_version: at.read_version,
+        armed: at.arm(query, &watched),
+        watched,
+    }))
+}
+
+/// What is shown already, if it holds at the attempt's read version.
+async fn confirm(at: &At<'_>, query: &Query) -> FdbResult<Option<Read>> {
+    let live_query = at.live.find(query);
+    let Some(shown) = live_query.and_then(|live_query| live_query.confirmable()) else {
+        return Ok(None);
+    };
+    if let Some(basis) = &shown.basis {
+        let right =
+            basis.is_verified(at.metadata) || basis.check(at.transaction).await? == Verdict::Right;
+        if !right {
+            return Ok(None);
+        }
+        basis.verify(at.metadata);
+    }
+    let keys = shown.watched.iter().map(|watched| Arc::clone(&watched.key));
+    let watched = look::values(at.transaction, keys.collect()).await?;
+    if watched != shown.watched {
+        return Ok(None);
+    }
+    Ok(Some(Read {
+        read_version: at.read_version,
+        took: at.begun.elapsed(),
+        armed: at.arm(query, &watched),
+        found: Found {
+            records: Vec::new(),
+            value: Some(shown.value),
+            watched,
+        },
+        basis: Some(shown.basis),
+    }))
+}
+
+/// What to say of a function that is still reading when FoundationDB's transaction is too old.
+pub fn too_long(error: FdbError) -> Error {
+    Error::Explained(
+        error.code(),
+        format!(
+            "{}: a live function reads at one version of the database, which FoundationDB keeps for five \
+             seconds. Have it read less, or start its reads together (async_get, async_all, await)",
+            error.message()
+        ),
+    )
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
