@@ -551,7 +551,10 @@ fn evaluated<'a>(
         let (message, code): (String, i32) = other.decode()?;
         match foundationdb::FdbError::from_code(code) {
             error if error.is_retryable() => Err(Trouble::Retry(error)),
-            _ => Err(Trouble::Error(Error::Raised(raised.as_slice().into(), message))),
+            _ => Err(Trouble::Error(Error::Raised(
+                raised.as_slice().into(),
+                message,
+            ))),
         }
     };
     let keys: Vec<Vec<u8>> = keys

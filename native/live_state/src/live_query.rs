@@ -194,11 +194,14 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         self.watches.shown()
     }
 
-    /// The watched keys with their values, if what is shown is known to follow from them, as far as the
-    /// watches tell: a look that finds the same confirms it.
+    /// The watched keys with their values, if what is shown follows from these: a look that finds the same
+    /// confirms it. `None` where a watch has fired since, so that another look would be in vain.
     pub fn confirmable(&self) -> Option<Vec<Watched>> {
-        let confirmable = self.may_read() && self.read_version >= 0 && !self.freshness.is_missing();
-        (confirmable && !self.watches_failure).then(|| self.watches.shown().cloned().collect())
+        let confirmable = self.may_read()
+            && self.read_version >= 0
+            && !self.watches_failure
+            && self.watches.is_complete();
+        confirmable.then(|| self.watches.shown().cloned().collect())
     }
 
     /// The watch of this id has fired, or failed for this reason: its key. `None` if it is not the current

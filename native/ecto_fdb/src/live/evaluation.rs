@@ -1,8 +1,8 @@
 //! A function read in a batch: it is evaluated at the batch's read version, in a transaction of the process
 //! that evaluates it. What it has read there is read once more here, at the same version, and watched.
 //!
-//! A page that mounts needs no evaluation where what the function's live query shows can be confirmed: the
-//! keys that it follows from have the values they had.
+//! No evaluation is needed where what the function's live query shows can be confirmed: the keys that it
+//! follows from have the values they had. So pages that mount share one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +19,10 @@ use super::value::SharedValue;
 use crate::error::Error;
 use crate::stats::count;
 
-/// Reads a function's result. `refresh`: its live query is to be read again, so a look would be in vain.
-pub async fn read(
-    at: &At<'_>,
-    query: &Arc<Query>,
-    function: &Function,
-    refresh: bool,
-) -> Result<Read, Refused> {
-    if !refresh {
-        if let Some(read) = confirm(at, query).await? {
-            return Ok(read);
-        }
+/// Reads a function's result.
+pub async fn read(at: &At<'_>, query: &Arc<Query>, function: &Function) -> Result<Read, Refused> {
+    if let Some(read) = confirm(at, query).await? {
+        return Ok(read);
     }
     // It is never closed.
     let _permit = at.evaluations.acquire().await.expect("permits");

@@ -334,13 +334,9 @@ async fn attempt(
         }
     }
     for (place, query) in plan.queries.iter().enumerate() {
-        let refresh = batch
-            .refreshes
-            .iter()
-            .any(|refresh| query.function().is_some() && refresh.live_query.query == *query);
         let read = async move {
             let read = match query.function() {
-                Some(function) => evaluation::read(at, query, function, refresh).await,
+                Some(function) => evaluation::read(at, query, function).await,
                 None => read_query(at, query).await.map_err(Refused::from),
             };
             Arrival::Read(place, read)
