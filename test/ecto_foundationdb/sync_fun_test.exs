@@ -56,7 +56,6 @@ defmodule EctoFoundationDB.SyncFunTest do
     # An evaluation may take as long as any call: here that is short, for those that never return.
     start_supervised!({Repo, TestRepo.test_config() ++ [stale_after: 400, timeout: 2_000]})
     id = "fun-#{System.unique_integer([:positive])}-#{System.os_time()}"
-    on_exit(fn -> with pid when pid != nil <- Process.whereis(Repo), do: Process.alive?(pid) end)
     tenant = Tenant.open!(Repo, id)
     Process.put(:evaluations, Sync.stats(Repo).evaluations)
     %{tenant: tenant}
