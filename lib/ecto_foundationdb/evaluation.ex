@@ -9,14 +9,34 @@ defmodule EctoFoundationDB.Evaluation do
   @typedoc "A function without arguments, or `{module, function, arguments}`: then its newest code runs."
   @type fun_or_mfa :: (() -> term()) | {module(), atom(), [term()]}
 
-  @doc "What `run/6` makes a function of."
+  @doc "What an evaluation makes a function of."
   @spec encode(Tenant.t(), fun_or_mfa(), pos_integer()) :: binary()
   def encode(tenant, function, max_reads),
     do: :erlang.term_to_binary({%{tenant | options: []}, function, max_reads})
 
-  @doc "Evaluates a function, and answers the NIF's request."
-  @spec run(Native.database(), reference(), binary(), integer(), binary() | nil, timeout()) :: :ok
-  def run(database, evaluation, code, read_version, woken, limit) do
+  @doc """
+  Evaluates a function, and answers the NIF's request, which is given, or waited for if it is nil. Tells the
+  evaluator that it begins.
+  """
+  @spec start(pid(), Native.database(), timeout(), tuple() | nil) :: :ok
+  def start(evaluator, database, limit, nil) do
+    :ok = Native.evaluator_idle(database)
+
+    receive do
+      {:evaluate, _, _, _, _} = job -> run(evaluator, database, limit, job, true)
+    end
+  end
+
+  def start(evaluator, database, limit, job), do: run(evaluator, database, limit, job, false)
+
+  defp run(
+         evaluator,
+         database,
+         limit,
+         {:evaluate, evaluation, code, read_version, woken},
+         waited?
+       ) do
+    send(evaluator, {:begun, self(), evaluation, waited?})
     began = System.monotonic_time()
     {tenant, function, max_reads} = :erlang.binary_to_term(code)
     use_instance(tenant.repo)

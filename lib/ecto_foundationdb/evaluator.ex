@@ -1,8 +1,9 @@
 defmodule EctoFoundationDB.Evaluator do
   @moduledoc false
-  # Has live functions evaluated: the NIF asks this process of the Repo for each evaluation, and a process of
-  # its own does it (`EctoFoundationDB.Evaluation`). So one that is killed harms no other, and one that does not
-  # return is ended.
+  # Has live functions evaluated, each evaluation by a process of its own (`EctoFoundationDB.Evaluation`). So one
+  # that is killed harms no other, and one that does not return is ended.
+  #
+  # Some processes wait for an evaluation, which the NIF sends them; it sends it here where none does.
 
   use GenServer
 
@@ -10,6 +11,8 @@ defmodule EctoFoundationDB.Evaluator do
 
   # FoundationDB's transactions last no longer.
   @longest 5_000
+  # After its reads have had their time, a function has this to end.
+  @grace 500
 
   @spec start_link(atom()) :: GenServer.on_start()
   def start_link(repo) do
@@ -23,25 +26,43 @@ defmodule EctoFoundationDB.Evaluator do
     # A link says nothing if the Repo's process stops normally.
     owner = Process.monitor(owner)
     :ok = Native.evaluator(database, System.schedulers_online())
-    # `running`: by process, the evaluation and the timer that ends it.
-    {:ok, %{database: database, limit: limit, owner: owner, running: %{}}}
+
+    # `running`: by process, the evaluation and the timer that ends it, or nil where it waits for one.
+    state = %{database: database, limit: limit, owner: owner, running: %{}}
+    {:ok, Enum.reduce(1..System.schedulers_online(), state, fn _, state -> start(state, nil) end)}
+  end
+
+  # Starts a process, for an evaluation or to wait for one.
+  defp start(state, job) do
+    pid = :proc_lib.spawn_link(Evaluation, :start, [self(), state.database, state.limit, job])
+    put_in(state.running[pid], nil)
   end
 
   @impl true
-  def handle_info({:evaluate, evaluation, code, read_version, woken}, state) do
-    %{database: database, limit: limit, running: running} = state
-    job = [database, evaluation, code, read_version, woken, limit]
-    pid = :proc_lib.spawn_link(Evaluation, :run, job)
-    timer = Process.send_after(self(), {:overdue, pid}, limit)
-    {:noreply, %{state | running: Map.put(running, pid, {evaluation, timer})}}
+  def handle_info({:evaluate, _evaluation, _code, _version, _woken} = job, state),
+    do: {:noreply, start(state, job)}
+
+  def handle_info({:begun, pid, evaluation, waited?}, state) do
+    timer = Process.send_after(self(), {:overdue, pid}, state.limit + @grace)
+    state = put_in(state.running[pid], {evaluation, timer})
+    {:noreply, if(waited?, do: start(state, nil), else: state)}
   end
 
   def handle_info({:EXIT, pid, reason}, state) when is_map_key(state.running, pid) do
-    {{evaluation, timer}, running} = Map.pop!(state.running, pid)
-    Process.cancel_timer(timer)
-    # One that has ended normally has answered.
-    if reason != :normal, do: Evaluation.ended(state.database, evaluation, reason)
-    {:noreply, %{state | running: running}}
+    {evaluation, running} = Map.pop!(state.running, pid)
+    state = %{state | running: running}
+
+    case evaluation do
+      {evaluation, timer} ->
+        Process.cancel_timer(timer)
+        # One that has ended normally has answered.
+        if reason != :normal, do: Evaluation.ended(state.database, evaluation, reason)
+        {:noreply, state}
+
+      # It was killed while it waited.
+      nil ->
+        {:noreply, start(state, nil)}
+    end
   end
 
   def handle_info({:overdue, pid}, %{running: running} = state) do

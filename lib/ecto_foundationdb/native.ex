@@ -333,6 +333,13 @@ defmodule EctoFoundationDB.Native do
   def evaluator(_database, _at_once), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
+  The calling process waits for one evaluation, and may get the evaluator's message in the place of the
+  evaluator.
+  """
+  @spec evaluator_idle(database()) :: :ok
+  def evaluator_idle(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
   An evaluation's answer: the function's value, of so many bytes; what it raised, as an encoded `{kind,
   reason, stacktrace}`, with a message and FoundationDB's code or 0; or the tenant's end. In the first two
   cases with the keys and the sources that it relies on.

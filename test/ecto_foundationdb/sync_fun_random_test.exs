@@ -168,11 +168,12 @@ defmodule EctoFoundationDB.SyncFunRandomTest do
     end
   end
 
-  # The processes that evaluate just now.
+  # The processes that evaluate, or wait for an evaluation.
   defp evaluating do
     for pid <- Process.list(),
         {:dictionary, dictionary} <- [Process.info(pid, :dictionary)],
-        {EctoFoundationDB.Evaluation, :run, 6} == dictionary[:"$initial_call"],
+        {EctoFoundationDB.Evaluation, :start, 4} == dictionary[:"$initial_call"],
+        Repo in dictionary[:"$ancestors"],
         do: pid
   end
 
@@ -270,7 +271,8 @@ defmodule EctoFoundationDB.SyncFunRandomTest do
       &match?(%{subscriptions: 0, live_queries: 0, pending_watches: 0, waiting: 0}, &1)
     )
 
-    assert evaluating() == [] or Support.eventually(&evaluating/0, &(&1 == []))
+    stop_supervised!(Repo)
+    Support.eventually(&evaluating/0, &(&1 == []))
   end
 
   defp fresh(tenant, {module, function, arguments}) do

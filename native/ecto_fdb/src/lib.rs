@@ -510,6 +510,12 @@ fn set_evaluator(env: Env<'_>, database: ResourceArc<DatabaseHandle>, at_once: u
     atom::ok()
 }
 
+#[rustler::nif]
+fn evaluator_idle(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
+    database.live.evaluator.idle(env);
+    atom::ok()
+}
+
 type Evaluated<'a> = (Atom, Term<'a>, Term<'a>);
 
 #[rustler::nif]

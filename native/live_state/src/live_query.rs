@@ -162,13 +162,15 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
     }
 
     /// A read at this version failed for this reason, after it had found these values. The data stay, and
-    /// what the read relied on is watched: when that changes, the next read may succeed.
+    /// what the read relied on is watched: when that changes, the next read may succeed. One that was slow is
+    /// done at the side next time.
     pub fn read_failed_with<A: FnOnce() -> H>(
         &mut self,
         reason: R,
         read_version: i64,
         read: &[Watched],
         arms: impl IntoIterator<Item = Arming<A>>,
+        slow: bool,
         now: Instant,
     ) -> Effects<H> {
         let mut released = Released::new();
@@ -177,9 +179,10 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
             self.watches_failure = true;
             released.extend(self.arm(read_version, read, arms, now));
         }
+        self.freshness.miss(now, Some(reason));
         Effects {
             released,
-            ..self.read_failed(reason, now)
+            ..self.retry(slow)
         }
     }
 

@@ -246,7 +246,7 @@ impl Model {
         let read = self.readings.remove(which);
         let (version, found, now) = (read.version, found(&read.values), self.now);
         let effects = self.with_arms(&read, |state, arms| {
-            state.read_failed_with("raised", version, &found, arms, now)
+            state.read_failed_with("raised", version, &found, arms, false, now)
         });
         self.carry_out(effects);
         assert!(self.queued || self.delayed, "it is tried again");

@@ -82,6 +82,7 @@ async fn failed(
         read_version: at.read_version,
         armed: at.arm(query, &watched),
         watched,
+        took: at.begun.elapsed(),
     }))
 }
 

@@ -20,20 +20,60 @@ mod atoms {
     rustler::atoms! { evaluate }
 }
 
-/// The evaluator. As many evaluations may be under way as it has said.
+/// The evaluator, and processes of its that wait for an evaluation to do.
 pub struct Evaluator {
     pid: Mutex<Option<LocalPid>>,
-    permits: Arc<Semaphore>,
-    at_once: Mutex<usize>,
+    idle: Mutex<Vec<LocalPid>>,
+    permits: Permits,
+    /// For what takes long: it must not hold up all others.
+    side: Permits,
 }
+
+/// So many evaluations at once for each that may begin, if they take long.
+const SIDE: usize = 4;
 
 impl Default for Evaluator {
     fn default() -> Self {
         Evaluator {
             pid: Mutex::new(None),
-            permits: Arc::new(Semaphore::new(0)),
-            at_once: Mutex::new(0),
+            idle: Mutex::default(),
+            permits: Permits::none(),
+            side: Permits::none(),
         }
+    }
+}
+
+/// So many evaluations may be under way.
+struct Permits {
+    free: Arc<Semaphore>,
+    all: Mutex<usize>,
+}
+
+/// Allows an evaluation.
+pub type Permit = OwnedSemaphorePermit;
+
+impl Permits {
+    fn none() -> Self {
+        Permits {
+            free: Arc::new(Semaphore::new(0)),
+            all: Mutex::new(0),
+        }
+    }
+
+    fn set(&self, all: usize) {
+        let before = std::mem::replace(&mut *self.all.lock(), all);
+        self.free.add_permits(all.saturating_sub(before));
+        self.free.forget_permits(before.saturating_sub(all));
+    }
+
+    async fn wait(&self) -> Permit {
+        let free = Arc::clone(&self.free);
+        // It is never closed.
+        free.acquire_owned().await.expect("permits")
+    }
+
+    fn try_take(&self) -> Option<Permit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
     }
 }
 
@@ -88,24 +128,32 @@ impl Evaluator {
     /// Makes the calling process the evaluator, and allows so many evaluations at once.
     pub fn set(&self, env: Env<'_>, at_once: usize) {
         *self.pid.lock() = Some(env.pid());
-        let before = std::mem::replace(&mut *self.at_once.lock(), at_once);
-        if at_once > before {
-            self.permits.add_permits(at_once - before);
-        } else {
-            self.permits.forget_permits(before - at_once);
+        self.permits.set(at_once);
+        self.side.set(at_once * SIDE);
+    }
+
+    /// The calling process waits for an evaluation.
+    pub fn idle(&self, env: Env<'_>) {
+        self.idle.lock().push(env.pid());
+    }
+
+    /// Waits until an evaluation may begin. Those who wait get their turns in order; those who have taken
+    /// long before wait by themselves.
+    pub async fn permit(&self, side: bool) -> Permit {
+        match side {
+            true => self.side.wait().await,
+            false => self.permits.wait().await,
         }
     }
 
-    /// Waits until an evaluation may begin. Those who wait get their turns in order.
-    pub async fn permit(&self) -> OwnedSemaphorePermit {
-        let permits = Arc::clone(&self.permits);
-        // It is never closed.
-        permits.acquire_owned().await.expect("permits")
+    /// Another one, if nobody waits for it.
+    pub fn another_permit(&self) -> Option<Permit> {
+        self.permits.try_take()
     }
 
-    /// Another one, if nobody waits for it.
-    pub fn another_permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).try_acquire_owned().ok()
+    /// One for an evaluation that has begun and takes long.
+    pub fn side_permit(&self) -> Option<Permit> {
+        self.side.try_take()
     }
 
     /// Has a function evaluated at a read version. `woken` is the key whose change has led to it.
@@ -135,19 +183,28 @@ impl Evaluator {
         read_version: i64,
         woken: Option<Key>,
     ) -> Result<(), Error> {
-        let pid = *self.pid.lock();
         let evaluation = ResourceArc::new(Evaluation(Mutex::new(Some(sender))));
-        let sent = pid.map(|pid| {
+        let send = |pid: LocalPid| {
             OwnedEnv::new().send_and_clear(&pid, |env| {
-                let woken = match woken {
-                    Some(key) => binary(env, &key),
+                let woken = match &woken {
+                    Some(key) => binary(env, key),
                     None => atom::nil().encode(env),
                 };
-                let code = binary(env, code);
+                let (evaluation, code) = (evaluation.clone(), binary(env, code));
                 (atoms::evaluate(), evaluation, code, read_version, woken).encode(env)
             })
-        });
-        match sent {
+        };
+        // A process that waits for it begins sooner than the evaluator can start another.
+        loop {
+            let idle = self.idle.lock().pop();
+            match idle.map(send) {
+                None => break,
+                Some(Ok(())) => return Ok(()),
+                Some(Err(_dead)) => {}
+            }
+        }
+        let evaluator = *self.pid.lock();
+        match evaluator.map(send) {
             Some(Ok(())) => Ok(()),
             _ => Err(Error::Client(
                 "no process of the Repo evaluates functions. Check that the Repo is running".into(),

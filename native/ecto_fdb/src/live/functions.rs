@@ -1,6 +1,7 @@
 //! Functions' turns: each evaluates a function for all who wait for it, calls and its live query, in a
 //! transaction of its own. As many turns are under way as the Repo evaluates at once, in the order in which
-//! they were wanted; each function has one at a time.
+//! they were wanted; each function has one at a time. What takes long goes on at the side, in bounded number,
+//! so that it holds up nobody.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use live_state::Lane;
 
 use super::batch::{Batch, Refresh};
+use super::live_query::SLOW;
 use super::query::Query;
 use super::reader;
 use super::registry::LiveQueries;
@@ -21,7 +23,8 @@ pub fn start(live: Arc<LiveQueries>, function: Arc<Query>) {
 
 async fn run(live: Arc<LiveQueries>, function: Arc<Query>) {
     loop {
-        let permit = live.evaluator.permit().await;
+        let side = live.find(&function).is_some_and(|found| found.is_side());
+        let permit = live.evaluator.permit(side).await;
         let Some((calls, refresh)) = live.next_turn(&function) else {
             return;
         };
@@ -42,7 +45,17 @@ async fn run(live: Arc<LiveQueries>, function: Arc<Query>) {
             first_results: FirstResults::default(),
             evaluations: 1 + more.len(),
         };
-        reader::read_guarded(&live, batch, Lane::Side, &refreshes).await;
-        drop((permit, more));
+        let reading = reader::read_guarded(&live, batch, Lane::Side, &refreshes);
+        tokio::pin!(reading);
+        let mut permits = vec![permit];
+        permits.extend(more);
+        if tokio::time::timeout(SLOW, &mut reading).await.is_err() {
+            // It goes on at the side, if there is room.
+            if let Some(permit) = live.evaluator.side_permit() {
+                permits = vec![permit];
+            }
+            reading.await;
+        }
+        drop(permits);
     }
 }

@@ -96,6 +96,8 @@ pub struct FailedRead {
     pub watched: Vec<Watched>,
     /// The watches that the batch's transaction armed.
     pub armed: Arms,
+    /// How long it took, from the batch's beginning.
+    pub took: Duration,
 }
 
 impl From<Error> for FailedRead {
@@ -105,6 +107,7 @@ impl From<Error> for FailedRead {
             read_version: -1,
             watched: Vec::new(),
             armed: Arms::new(),
+            took: Duration::ZERO,
         }
     }
 }
@@ -478,10 +481,14 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
             read_version,
             watched,
             armed,
+            took,
         } = failed;
+        let slow = took >= SLOW;
         let arms = self.arms(armed);
         let now = Instant::now();
-        self.transition(|state| state.read_failed_with(error, read_version, &watched, arms, now));
+        self.transition(|state| {
+            state.read_failed_with(error, read_version, &watched, arms, slow, now)
+        });
     }
 
     /// A read of it that began then got no answer.
