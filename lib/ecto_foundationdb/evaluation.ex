@@ -14,6 +14,13 @@ defmodule EctoFoundationDB.Evaluation do
   def encode(tenant, function, max_reads),
     do: :erlang.term_to_binary({%{tenant | options: []}, function, max_reads})
 
+  @doc "The function of a code."
+  @spec function(binary()) :: fun_or_mfa()
+  def function(code) do
+    {_tenant, function, _max_reads} = :erlang.binary_to_term(code)
+    function
+  end
+
   @doc """
   Evaluates a function, and answers the NIF's request, which is given, or waited for if it is nil. Tells the
   evaluator that it begins.

@@ -588,6 +588,16 @@ defmodule EctoFoundationDB.SyncFunTest do
     assert_raise TenantGone, fn -> sync(tenant, {__MODULE__, :names, ["red"]}) end
   end
 
+  test "operators see it among the live queries", %{tenant: tenant} do
+    user(tenant, "u1", "A")
+    state = sync(tenant, {__MODULE__, :names, ["red"]})
+    assert {[live], 1} = EctoFoundationDB.live_queries(Repo, search: "SyncFunTest")
+    assert %{query: {:function, {__MODULE__, :names, ["red"]}}, source: nil, records: 0} = live
+    assert live.tenant == tenant.id and live.bytes > 0 and live.stale == nil
+    Sync.cancel(state, Repo, :it)
+    assert {[], 0} = EctoFoundationDB.live_queries(Repo)
+  end
+
   test "pages that die while it is evaluated leave nothing", %{tenant: tenant} do
     for _ <- 1..20 do
       page = spawn(fn -> sync(tenant, fn -> Process.sleep(200) end) end)
