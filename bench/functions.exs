@@ -9,6 +9,12 @@ defmodule Bench.Functions do
 
   def one(id), do: Repo.get(User, id)
   def many(ids), do: ids |> Enum.map(&Repo.async_get(User, &1)) |> Repo.await()
+
+  # What pages show is less than what it was made of.
+  def summary(ids) do
+    users = many(ids)
+    %{count: length(users), first: hd(users).name}
+  end
 end
 
 alias Bench.{Functions, Repo, User}
@@ -97,7 +103,7 @@ end
 
 by_hand = fn _n, mounted, updated ->
   {:ok, _} = Registry.register(Bench.PubSub, "users", nil)
-  read = fn -> Repo.transactional(tenant, fn -> Functions.many(ids) end) end
+  read = fn -> Repo.transactional(tenant, fn -> Functions.summary(ids) end) end
   read.()
   mounted.()
 
@@ -124,7 +130,8 @@ few = min(pages, 500)
 for {what, pages, page, change} <- [
       {"sync_one", pages, page.(&Sync.sync_one(&1, Repo, :it, User, "u1")), update},
       {"sync_fun of 50 gets", pages,
-       page.(&Sync.sync_fun(&1, Repo, :it, {Functions, :many, [ids]}, timeout: 60_000)), update},
+       page.(&Sync.sync_fun(&1, Repo, :it, {Functions, :summary, [ids]}, timeout: 60_000)),
+       update},
       {"#{few} by hand: PubSub, 50 gets in each", few, by_hand, publish}
     ] do
   before = Bench.stats()

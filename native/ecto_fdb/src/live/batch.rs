@@ -171,7 +171,7 @@ fn address(basis: &Arc<Basis>) -> usize {
 /// What has been read for a plan so far, by its places.
 pub struct Results {
     /// By the places of the queries.
-    pub reads: Vec<Option<Result<Read, FailedRead>>>,
+    pub reads: Vec<Option<Result<Read, Box<FailedRead>>>>,
     /// By the places of the bases.
     pub verdicts: Vec<Option<Verdict>>,
 }
@@ -311,7 +311,7 @@ pub fn settle(live: &Arc<LiveQueries>, batch: &mut Batch, plan: &ReadPlan, resul
                 if let Some(live_query) = live.find(query) {
                     match failed.error {
                         gone @ Error::TenantGone(_) => live_query.tenant_gone(gone),
-                        _ => live_query.read_failed_with(failed),
+                        error => live_query.read_failed_with(FailedRead { error, ..*failed }),
                     }
                 }
                 None
@@ -341,9 +341,9 @@ struct Attaching {
 }
 
 /// A read that somebody else is going to need as well; its watch is the first one's.
-fn copy(read: &Result<Read, FailedRead>) -> Result<Read, FailedRead> {
+fn copy(read: &Result<Read, Box<FailedRead>>) -> Result<Read, Box<FailedRead>> {
     match read {
-        Err(failed) => Err(failed.error.clone().into()),
+        Err(failed) => Err(Box::new(failed.error.clone().into())),
         Ok(read) => Ok(Read {
             read_version: read.read_version,
             took: read.took,

@@ -4,10 +4,13 @@
 //! No evaluation is needed where what the function's live query shows can be confirmed: the keys that it
 //! follows from have the values they had. So pages that mount share one.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foundationdb::{FdbError, FdbResult};
+use futures::future::{select, Either};
+use live_state::{Key, Watched};
 
 use super::basis::Verdict;
 use super::evaluator::{Dependencies, Outcome, Trouble};
@@ -27,12 +30,23 @@ pub async fn read(at: &At<'_>, query: &Arc<Query>, function: &Function) -> Resul
     // It is never closed.
     let _permit = at.evaluations.acquire().await.expect("permits");
     let live_query = at.live.find(query);
+    let known = live_query
+        .as_ref()
+        .map_or_else(Vec::new, |live_query| live_query.watched_keys());
     let (woken, code) = live_query.map_or((None, None), |live_query| live_query.evaluated());
     let code = code.as_ref().unwrap_or(&function.code);
     let stats = &at.live.database.stats;
     let begun = at.begun.elapsed();
     let evaluator = &at.live.evaluator;
-    let outcome = evaluator.evaluate(code, at.read_version, woken).await;
+    let evaluation = evaluator.evaluate(code, at.read_version, woken);
+    // Most functions read what they read last time: meanwhile those values arrive. Nobody waits for them if
+    // it has failed.
+    let known = look::values(at.transaction, known);
+    let (outcome, known) = match select(pin!(evaluation), pin!(known)).await {
+        Either::Right((known, evaluation)) => (evaluation.await, known?),
+        Either::Left((outcome, _)) if outcome.result.is_err() => (outcome, Vec::new()),
+        Either::Left((outcome, known)) => (outcome, known.await?),
+    };
     count(&stats.evaluations, 1);
     count(
         &stats.evaluation_us,
@@ -40,9 +54,9 @@ pub async fn read(at: &At<'_>, query: &Arc<Query>, function: &Function) -> Resul
     );
     let Outcome { result, read } = outcome;
     match result {
-        Ok(value) => found(at, query, value, read).await,
+        Ok(value) => found(at, query, value, read, known).await,
         Err(Trouble::Retry(error)) => Err(Refused::Fdb(error)),
-        Err(Trouble::Error(error)) => failed(at, query, error, read).await,
+        Err(Trouble::Error(error)) => failed(at, query, error, read, known).await,
     }
 }
 
@@ -51,8 +65,9 @@ async fn found(
     query: &Query,
     value: SharedValue,
     read: Dependencies,
+    known: Vec<Watched>,
 ) -> Result<Read, Refused> {
-    let watched = look::values(at.transaction, read.keys).await?;
+    let watched = values(at, read.keys, known).await?;
     Ok(Read {
         read_version: at.read_version,
         took: at.begun.elapsed(),
@@ -72,18 +87,38 @@ async fn failed(
     query: &Query,
     error: Error,
     read: Dependencies,
+    known: Vec<Watched>,
 ) -> Result<Read, Refused> {
     if at.live.find(query).is_none() {
-        return Err(Refused::Failed(error.into()));
+        return Err(Refused::Failed(Box::new(error.into())));
     }
-    let watched = look::values(at.transaction, read.keys).await?;
-    Err(Refused::Failed(FailedRead {
+    let watched = values(at, read.keys, known).await?;
+    Err(Refused::Failed(Box::new(FailedRead {
         error,
         read_version: at.read_version,
         armed: at.arm(query, &watched),
         watched,
         took: at.begun.elapsed(),
-    }))
+    })))
+}
+
+/// The values of these keys, some of which are known. All are in ascending order.
+async fn values(at: &At<'_>, keys: Vec<Key>, known: Vec<Watched>) -> FdbResult<Vec<Watched>> {
+    let mut known = known.into_iter().peekable();
+    let mut values = Vec::with_capacity(keys.len());
+    let mut missing = Vec::new();
+    for key in keys {
+        while known.next_if(|watched| watched.key < key).is_some() {}
+        match known.next_if(|watched| watched.key == key) {
+            Some(watched) => values.push(watched),
+            None => missing.push(key),
+        }
+    }
+    if !missing.is_empty() {
+        values.extend(look::values(at.transaction, missing).await?);
+        values.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    }
+    Ok(values)
 }
 
 /// What is shown already, if it holds at the attempt's read version.

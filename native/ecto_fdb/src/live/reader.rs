@@ -279,7 +279,7 @@ pub enum Refused {
     /// An error of the database. The whole batch is tried again if it may pass.
     Fdb(FdbError),
     /// It failed for a reason of its own.
-    Failed(FailedRead),
+    Failed(Box<FailedRead>),
 }
 
 impl From<FdbError> for Refused {
@@ -364,7 +364,7 @@ async fn attempt(
             Ok(Some(Arrival::Read(place, read))) => {
                 results.reads[place] = Some(match read {
                     Err(Refused::Fdb(error)) if error.is_retryable() => return Err(error),
-                    Err(Refused::Fdb(error)) => Err(Error::from(error).into()),
+                    Err(Refused::Fdb(error)) => Err(Box::new(Error::from(error).into())),
                     Err(Refused::Failed(failed)) => Err(failed),
                     Ok(read) => Ok(read),
                 });
