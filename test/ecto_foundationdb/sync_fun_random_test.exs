@@ -1,11 +1,8 @@
 defmodule EctoFoundationDB.SyncFunRandomTest do
-  # Random functions while writers write, faults fall, and evaluators and pages are killed: no result ever mixes
-  # two versions, and in the end each page shows what a fresh evaluation gives, and nothing is left over.
+  # Random functions of the plain Repo.
   use ExUnit.Case, async: true
 
-  alias EctoFoundationDB.{Embedded, Sync, Tenant, TestRepo}
-  alias EctoFoundationDB.SyncPage, as: Page
-  alias EctoFoundationDB.SyncRepo, as: Support
+  alias EctoFoundationDB.{RandomFunctions, SyncRepo, Tenant, TestRepo}
 
   @moduletag timeout: 300_000
 
@@ -115,9 +112,6 @@ defmodule EctoFoundationDB.SyncFunRandomTest do
         end
       end
     end)
-  rescue
-    # A commit of unknown result, tried again, may find what it has done itself.
-    _error -> :ok
   end
 
   defp functions(counter) do
@@ -128,156 +122,21 @@ defmodule EctoFoundationDB.SyncFunRandomTest do
       for(branch <- @branches, do: {__MODULE__, :every_third_raises, [counter, branch]})
   end
 
-  defp mount(state, functions, seen) do
-    note = fn state, _old ->
-      for {_label, result} <- state.assigns, do: send(seen, {:result, result})
-      {:cont, state}
-    end
-
-    state = Sync.attach_callback(state, Repo, :handle_assigns, note)
-
-    # The label says which function it is.
-    for function <- functions, reduce: state do
-      state -> mounted(state, function, Enum.random([0, 0, 20]))
-    end
-  end
-
-  # A fault, or its own error, may fail the first evaluation.
-  defp mounted(state, function, every) do
-    Sync.sync_fun(state, Repo, function, function, every: every)
-  rescue
-    _error in [RuntimeError, EctoFoundationDB.Error] -> mounted(state, function, every)
-  catch
-    :exit, :killed -> mounted(state, function, every)
-  end
-
-  # Takes the results that pages have seen; each has two equal sides.
-  defp judge(seen) do
-    receive do
-      {:result, {same, same}} -> judge(seen + 1)
-      {:result, other} -> flunk("a result of two versions: #{inspect(other)}")
-    after
-      0 -> seen
-    end
-  end
-
-  defp repeat_until(deadline, fun) do
-    if System.monotonic_time(:millisecond) < deadline do
-      fun.()
-      repeat_until(deadline, fun)
-    end
-  end
-
-  # The processes that evaluate, or wait for an evaluation.
-  defp evaluating do
-    for pid <- Process.list(),
-        {:dictionary, dictionary} <- [Process.info(pid, :dictionary)],
-        {EctoFoundationDB.Evaluation, :start, 4} == dictionary[:"$initial_call"],
-        Repo in dictionary[:"$ancestors"],
-        do: pid
-  end
-
-  for {what, faults, kill?} <- [
-        {"with writers alone", nil, false},
-        {"with kills", nil, true},
-        {"with faults and kills",
-         [
-           seed: 7,
-           not_committed: 0.05,
-           commit_unknown_result: 0.05,
-           transaction_too_old: 0.01,
-           future_version: 0.02,
-           watch_failure: 0.1,
-           slow_read: 0.05,
-           read_delay_ms: 20,
-           read_version_failure: 0.02,
-           slow_watch: 0.1,
-           watch_delay_ms: 30
-         ], true}
+  for {what, opts} <- [
+        {"with writers alone", []},
+        {"with kills", [kill?: true]},
+        {"with faults and kills", [kill?: true, faults?: true]}
       ] do
-    if faults, do: @tag(:embedded)
+    if opts[:faults?], do: @tag(:embedded)
 
     test what do
-      faults(unquote(faults), unquote(kill?))
+      start_supervised!({Repo, TestRepo.test_config() ++ [timeout: 60_000]})
+      id = "random-#{System.unique_integer([:positive])}-#{System.os_time()}"
+      tenant = Tenant.open!(Repo, id)
+      functions = functions(:counters.new(1, []))
+      RandomFunctions.run(Repo, tenant, functions, fn -> write(tenant) end, unquote(opts))
+      stop_supervised!(Repo)
+      SyncRepo.eventually(fn -> RandomFunctions.evaluations(Repo) end, &(&1 == []))
     end
-  end
-
-  defp faults(faults, kill?) do
-    start_supervised!({Repo, TestRepo.test_config() ++ [timeout: 60_000]})
-
-    tenant =
-      Tenant.open!(Repo, "random-#{System.unique_integer([:positive])}-#{System.os_time()}")
-
-    for _ <- 1..5, do: write(tenant)
-    functions = functions(:counters.new(1, []))
-    test = self()
-    start = fn -> Page.start(Repo, tenant, &mount(&1, Enum.take_random(functions, 8), test)) end
-    pages = for _ <- 1..6, do: start.()
-    if faults, do: Embedded.faults(Repo, faults)
-    deadline = System.monotonic_time(:millisecond) + 4_000
-
-    writers =
-      for _ <- 1..2 do
-        Task.async(fn ->
-          repeat_until(deadline, fn ->
-            write(tenant)
-            Process.sleep(:rand.uniform(5))
-          end)
-        end)
-      end
-
-    pages =
-      if kill? do
-        killer =
-          Task.async(fn ->
-            repeat_until(deadline, fn ->
-              for pid <- evaluating(), do: Process.exit(pid, :kill)
-              Process.sleep(50)
-            end)
-          end)
-
-        pages =
-          for {page, n} <- Enum.with_index(pages) do
-            if rem(n, 2) == 0 do
-              Process.sleep(500)
-              Process.exit(page, :kill)
-              start.()
-            else
-              page
-            end
-          end
-
-        Task.await(killer, 60_000)
-        pages
-      else
-        pages
-      end
-
-    Task.await_many(writers, 60_000)
-    if faults, do: Embedded.faults(Repo, nil)
-
-    for page <- pages do
-      for {function, _result} <- Page.assigns(page) do
-        now = fn -> {Page.assigns(page)[function], fresh(tenant, function)} end
-        Support.eventually(now, fn {shown, fresh} -> shown == fresh end)
-      end
-    end
-
-    assert judge(0) > 100
-    for page <- pages, do: Process.exit(page, :kill)
-
-    Support.eventually(
-      fn -> Sync.stats(Repo) end,
-      &match?(%{subscriptions: 0, live_queries: 0, pending_watches: 0, waiting: 0}, &1)
-    )
-
-    stop_supervised!(Repo)
-    Support.eventually(&evaluating/0, &(&1 == []))
-  end
-
-  defp fresh(tenant, {module, function, arguments}) do
-    Repo.transactional(tenant, fn -> apply(module, function, arguments) end)
-  rescue
-    _error in RuntimeError -> fresh(tenant, {module, function, arguments})
   end
 end
