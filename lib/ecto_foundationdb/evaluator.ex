@@ -3,7 +3,8 @@ defmodule EctoFoundationDB.Evaluator do
   # Has live functions evaluated, each evaluation by a process of its own (`EctoFoundationDB.Evaluation`). So one
   # that is killed harms no other, and one that does not return is ended.
   #
-  # Some processes wait for an evaluation, which the NIF sends them; it sends it here where none does.
+  # Some processes wait for an evaluation, which the NIF sends them; it sends it here where none does. Another
+  # one takes the place of one that has ended.
 
   use GenServer
 
@@ -27,7 +28,8 @@ defmodule EctoFoundationDB.Evaluator do
     owner = Process.monitor(owner)
     :ok = Native.evaluator(database, System.schedulers_online())
 
-    # `running`: by process, the evaluation and the timer that ends it, or nil where it waits for one.
+    # `running`: by process, the evaluation, the timer that ends it, and whether it has waited; or nil where it
+    # still waits.
     state = %{database: database, limit: limit, owner: owner, running: %{}}
     {:ok, Enum.reduce(1..System.schedulers_online(), state, fn _, state -> start(state, nil) end)}
   end
@@ -44,29 +46,24 @@ defmodule EctoFoundationDB.Evaluator do
 
   def handle_info({:begun, pid, evaluation, waited?}, state) do
     timer = Process.send_after(self(), {:overdue, pid}, state.limit + @grace)
-    state = put_in(state.running[pid], {evaluation, timer})
-    {:noreply, if(waited?, do: start(state, nil), else: state)}
+    {:noreply, put_in(state.running[pid], {evaluation, timer, waited?})}
   end
 
   def handle_info({:EXIT, pid, reason}, state) when is_map_key(state.running, pid) do
-    {evaluation, running} = Map.pop!(state.running, pid)
+    {begun, running} = Map.pop!(state.running, pid)
     state = %{state | running: running}
 
-    case evaluation do
-      {evaluation, timer} ->
-        Process.cancel_timer(timer)
-        # One that has ended normally has answered.
-        if reason != :normal, do: Evaluation.ended(state.database, evaluation, reason)
-        {:noreply, state}
-
-      # It was killed while it waited.
-      nil ->
-        {:noreply, start(state, nil)}
+    with {evaluation, timer, _waited?} <- begun do
+      Process.cancel_timer(timer)
+      # One that has ended normally has answered.
+      if reason != :normal, do: Evaluation.ended(state.database, evaluation, reason)
     end
+
+    {:noreply, if(match?({_, _, false}, begun), do: state, else: start(state, nil))}
   end
 
   def handle_info({:overdue, pid}, %{running: running} = state) do
-    with {evaluation, _timer} <- running[pid] do
+    with {evaluation, _timer, _waited?} <- running[pid] do
       Evaluation.overdue(state.database, evaluation, pid, state.limit)
       Process.exit(pid, :kill)
     end

@@ -150,6 +150,11 @@ defmodule EctoFoundationDB.Sync do
       iex> Sync.sync_one(state, Repo, :user, User, "nobody", on_missing: :raise)
       ** (EctoFoundationDB.NoResultsError) there is no MyApp.User with the primary key "nobody"
 
+  With an Ecto repository, `preload:` takes what `c:Ecto.Repo.preload/3` does. The label follows what is preloaded,
+  too: the record is read as by `sync_fun/5`, in a function that pages with the same preloads share.
+
+      Sync.sync_one(socket, Repo, :post, Post, id, preload: [:author, comments: :author])
+
   Label and schema may also be given the other way round. For the other options see the
   [module's documentation](#module-options).
   """
@@ -172,8 +177,8 @@ defmodule EctoFoundationDB.Sync do
       iex> Enum.map(state.assigns.users, & &1.name)
       ["Bea", "Ada"]
 
-  Synced again with other ids, those that stay are not read again. Label and schema may also be given
-  the other way round. For the options see the [module's documentation](#module-options).
+  Synced again with other ids, those that stay are not read again. `preload:` is that of `sync_one/6`; with it the
+  list is read as a whole. Label and schema may also be given the other way round. For the options see the [module's documentation](#module-options).
   """
   @spec sync_many(state(), module(), label(), module(), [term()] | nil, keyword()) :: state()
   def sync_many(state, repo, label, schema, ids, opts \\ []) do
@@ -197,7 +202,8 @@ defmodule EctoFoundationDB.Sync do
   The list is watched by the schema's `EctoFoundationDB.Indexer.SchemaMetadata` index; without one
   the error shows the migration to write. The option `:watch_action` says which changes are
   followed: `:inserts`, `:deletes`, `:collection` (inserts and deletes), `:updates` or `:changes`
-  (all, the default). For the other options see the [module's documentation](#module-options).
+  (all, the default). `preload:` is that of `sync_one/6`, for all changes. For the other options see the
+  [module's documentation](#module-options).
 
   Where Ecto is present, an `Ecto.Query` says the same as the options, and may select: a callback can
   sync the records that a list of ids names.

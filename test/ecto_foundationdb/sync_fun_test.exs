@@ -410,6 +410,7 @@ defmodule EctoFoundationDB.SyncFunTest do
       end
 
       assert_raise IncorrectTenancy, fn -> sync(tenant, fn -> Tenant.open!(Repo, "third") end) end
+      assert_raise IncorrectTenancy, fn -> sync(tenant, fn -> Support.get(User, "u1") end) end
       assert sync(tenant, fn -> Repo.transactional(tenant, fn -> Repo.all(User) end) end)
     end
 
