@@ -104,6 +104,11 @@ defmodule EctoFoundationDB.SyncFunTest do
   def names(team), do: for(user <- Repo.all_by(User, team: team), do: user.name)
   def raises(message), do: raise(message)
 
+  def all_of(ids) do
+    users = ids |> Enum.map(&Repo.async_get!(User, &1)) |> Repo.await()
+    users |> Enum.map(& &1.name) |> Enum.uniq() |> Enum.sort()
+  end
+
   def checked(id) do
     name = Repo.get!(User, id).name
     if name == "bad", do: raise("the name is bad"), else: name
@@ -296,6 +301,34 @@ defmodule EctoFoundationDB.SyncFunTest do
 
       for page <- pages, do: Page.update(page, &Sync.cancel(&1, Repo, :it))
       assert %{subscriptions: 0, live_queries: 0, pending_watches: 0} = Sync.stats(Repo)
+    end
+
+    test "once for 10,000 pages that mount at once, with one watch for each of 50 reads",
+         context do
+      %{tenant: tenant} = context
+      ids = for n <- 1..50, do: "u#{n}"
+      [user | _] = for id <- ids, do: user(tenant, id, "A")
+      test = self()
+
+      pages =
+        for _ <- 1..10_000 do
+          spawn_link(fn ->
+            state = sync(tenant, {__MODULE__, :all_of, [ids]}, timeout: 60_000)
+            send(test, {:mounted, state.assigns.it})
+            send(test, {:updated, next(state).assigns.it})
+            Process.sleep(:infinity)
+          end)
+        end
+
+      mounted = ["A"]
+      for _ <- pages, do: assert_receive({:mounted, ^mounted}, 60_000)
+      assert %{subscriptions: 10_000, live_queries: 1, evaluations: 1} = stats()
+      Support.eventually(fn -> Sync.stats(Repo) end, &(&1.pending_watches == 50))
+      Repo.update!(user, name: "B")
+      updated = ["A", "B"]
+      for _ <- pages, do: assert_receive({:updated, ^updated}, 60_000)
+      assert evaluations() == 2
+      Support.eventually(fn -> Sync.stats(Repo) end, &(&1.pending_watches == 50))
     end
 
     test "for each page, of anonymous functions without a key", %{tenant: tenant} do
