@@ -277,8 +277,8 @@ defmodule EctoFoundationDB.Sync do
   end
 
   @doc """
-  Syncs what a function gives, whatever it reads: `label` is assigned its result, and the function is evaluated
-  again when something that it has read changes.
+  Syncs the result of a function, whatever it reads: `label` is assigned the result, and Sync evaluates the
+  function again when something that it has read changes.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> state = %{assigns: %{}, private: %{tenant: tenant}}
@@ -291,8 +291,8 @@ defmodule EctoFoundationDB.Sync do
       %{user: "Ada", team: ["u1"]}
 
   The function reads with the repo, without a tenant, as inside `Repo.transactional(tenant, fun)`: everything in
-  one result is of one version of the database. What it reads is recorded and watched: a record by its key, a
-  list, a count or any other query by the finest `EctoFoundationDB.Indexer.SchemaMetadata` counter whose fields
+  one result is of one version of the database. The repo records each read, and Sync watches it: a record by its
+  key, a list, a count or any other query by the finest `EctoFoundationDB.Indexer.SchemaMetadata` counter whose fields
   the query's equalities fix. It runs in a process of the repo's, not in the page, and may only read.
 
   `{module, function, arguments}` is shared: however many pages of the node give the same, it is evaluated
@@ -300,14 +300,15 @@ defmodule EctoFoundationDB.Sync do
 
       Sync.sync_fun(socket, Repo, :board, {MyApp.Boards, :overview, [board_id]})
 
-  What the function raises is raised here. If it raises later, or takes longer than five seconds, the label
-  keeps its last result, and is stale for that reason (see `attach_callback/6`) until it succeeds. It is tried
-  again with the next change of what it has read, and after pauses.
+  An error of the first evaluation is raised here, with the function's stacktrace. If a later one fails, or takes
+  longer than five seconds, the label keeps its last result, and is stale for that reason (see
+  `attach_callback/6`) until an evaluation succeeds. Sync tries again when something that the function has read
+  changes, and after pauses.
 
   Beside those in the [module's documentation](#module-options) the options are
 
-    * `:key` - pages that give the same key share an anonymous function: that of one of them is evaluated. So
-      the function may depend on nothing that the key does not tell.
+    * `:key` - pages that give the same key share an anonymous function: Sync evaluates that of one of them. So
+      put everything that the function depends on into the key.
     * `:every` - evaluates the function once in so many milliseconds at most. The last state always comes.
     * `:max_reads` - how many records and lists it may read (10,000 by default).
 

@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.SyncFunRandomTest do
   # Random functions of the plain Repo.
   use ExUnit.Case, async: true
 
-  alias EctoFoundationDB.{RandomFunctions, SyncRepo, Tenant, TestRepo}
+  alias EctoFoundationDB.{RandomFunctions, Sync, SyncRepo, Tenant, TestRepo}
 
   @moduletag timeout: 300_000
 
@@ -138,5 +138,31 @@ defmodule EctoFoundationDB.SyncFunRandomTest do
       stop_supervised!(Repo)
       SyncRepo.eventually(fn -> RandomFunctions.evaluations(Repo) end, &(&1 == []))
     end
+  end
+
+  def credits, do: Enum.sum(for credit <- Repo.all(Credit), do: credit.amount)
+  def debits, do: Enum.sum(for debit <- Repo.all(Debit), do: debit.amount)
+
+  test "what one call syncs is of one version, functions and lists" do
+    start_supervised!({Repo, TestRepo.test_config() ++ [timeout: 60_000]})
+    tenant = Tenant.open!(Repo, "one-#{System.unique_integer([:positive])}-#{System.os_time()}")
+    write(tenant)
+    writer = Task.async(fn -> for _ <- 1..400, do: write(tenant) end)
+
+    requests = [
+      %Sync.Fun{label: :credits, fun: {__MODULE__, :credits, []}},
+      %Sync.Fun{label: :debits, fun: &__MODULE__.debits/0},
+      %Sync.All{label: :list, queryable: Credit}
+    ]
+
+    for _ <- 1..100 do
+      state = Sync.sync(%{assigns: %{}, private: %{tenant: tenant}}, Repo, requests)
+      %{credits: credits, debits: debits, list: list} = state.assigns
+      assert credits == debits
+      assert credits == Enum.sum(for credit <- list, do: credit.amount)
+      Sync.cancel_all(state, Repo)
+    end
+
+    Task.await(writer, 60_000)
   end
 end

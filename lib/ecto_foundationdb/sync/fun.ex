@@ -1,7 +1,7 @@
 defmodule EctoFoundationDB.Sync.Fun do
   @moduledoc """
-  What a function gives: `label` is assigned its result, whenever that becomes another one because something that
-  the function has read has changed.
+  The result of a function: `label` is assigned it, and again whenever it becomes another one because something
+  that the function has read has changed.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> state = %{assigns: %{}, private: %{tenant: tenant}}
