@@ -270,6 +270,9 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         end)
 
       assert state.assigns.it == ["Di"]
+      one = Sync.sync_one(state, instance, :one, Author, author.id, preload: :posts)
+      assert %{name: "Di", posts: []} = one.assigns.one
+      Sync.cancel(one, instance, :one)
       change(author, name: "Dia")
       assert_receive {_ref, :ready} = message
       {:halt, state} = Sync.handle_ready(instance, message, state)

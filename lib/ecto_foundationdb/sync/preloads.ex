@@ -7,7 +7,7 @@ defmodule EctoFoundationDB.Sync.Preloads do
   @compile {:no_warn_undefined, Ecto.Adapters.FoundationDB.Live}
 
   alias Ecto.Adapters.FoundationDB.Live
-  alias EctoFoundationDB.{NoResultsError, Queryable, Sync, Transaction}
+  alias EctoFoundationDB.{Connection, NoResultsError, Queryable, Sync, Transaction}
   alias EctoFoundationDB.Layer.Reader
   alias EctoFoundationDB.Sync.{All, Fun, Many, One}
 
@@ -41,7 +41,9 @@ defmodule EctoFoundationDB.Sync.Preloads do
 
   def request(request, _repo), do: request
 
-  defp fun(repo, function, arguments) do
+  defp fun(instance, function, arguments) do
+    %{repo: repo} = Connection.fetch!(instance)
+
     unless function_exported?(repo, :preload, 2) do
       raise ArgumentError,
             "preload: is for Ecto repositories, and #{inspect(repo)} is a plain one. Use sync_fun, and read in the " <>
