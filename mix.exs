@@ -98,6 +98,7 @@ defmodule EctoFdbSync.MixProject do
         "guides/getting_started.md",
         "guides/tenants.md",
         "guides/indexes_and_queries.md",
+        "guides/live_functions.md",
         "guides/plain_repo.md",
         "guides/phoenix_generators.md",
         "guides/testing.md",
@@ -112,7 +113,8 @@ defmodule EctoFdbSync.MixProject do
         "LICENSE"
       ],
       groups_for_extras: [
-        "Developing with it": ~r"guides/(getting|tenants|indexes|plain|phoenix|testing|moving)",
+        "Developing with it":
+          ~r"guides/(getting|tenants|indexes|live|plain|phoenix|testing|moving)",
         "Running it": ~r"guides/(deployment|migrations|operations)",
         "The project": ~r"^(ARCHITECTURE|CONTRIBUTING|SECURITY|CHANGELOG|LICENSE)"
       ],

@@ -4,7 +4,7 @@ defmodule EctoFoundationDB do
   that follow them, `EctoFoundationDB.Tenant` for what divides a database; here is how it fares.
   """
 
-  alias EctoFoundationDB.{Connection, Deadline, Error, Native}
+  alias EctoFoundationDB.{Connection, Deadline, Error, Evaluation, Native}
   alias EctoFoundationDB.Layer.Keys
 
   @typedoc """
@@ -105,7 +105,8 @@ defmodule EctoFoundationDB do
     * `:tenant`: its tenant's id; `nil` for a Repo without tenants
     * `:source`, and `:query`: `{:record, primary_key}`, `:all`, or `{:by, counter, values}` for a list of
       the records with these values, by the name of the SchemaMetadata index that counts their changes.
-      `:watched` is the key whose change leads to a re-read
+      `:watched` is the key whose change leads to a re-read. Of a live function `:query` is
+      `{:function, function}`, without a source, and `:watched` is empty
     * `:subscribers`: the subscriptions that share it
     * `:records`, `:bytes`: what it holds, keys included
     * `:read_us`: how many microseconds its last read took
@@ -115,7 +116,8 @@ defmodule EctoFoundationDB do
   @type live_query :: %{
           tenant: String.t() | nil,
           source: String.t() | nil,
-          query: {:record, term()} | :all | {:by, String.t(), [term()]} | nil,
+          query:
+            {:record, term()} | :all | {:by, String.t(), [term()]} | {:function, term()} | nil,
           watched: binary(),
           subscribers: non_neg_integer(),
           records: non_neg_integer(),
@@ -158,11 +160,12 @@ defmodule EctoFoundationDB do
     end
   end
 
-  defp live_query(%{watch: watched, stale: stale} = row) do
-    {source, query} = Keys.describe(watched)
+  defp live_query(%{watch: watched, function: code, stale: stale} = row) do
+    {source, query} =
+      if code, do: {nil, {:function, Evaluation.function(code)}}, else: Keys.describe(watched)
 
     row
-    |> Map.delete(:watch)
+    |> Map.drop([:watch, :function])
     |> Map.merge(%{source: source, query: query, watched: watched})
     |> Map.put(:stale, stale && elem(Error.reason(stale), 1))
   end

@@ -182,6 +182,11 @@ if Code.ensure_loaded?(Phoenix.LiveDashboard.PageBuilder) do
     defp query(%{query: {:record, id}}), do: "record #{inspect(id)}"
     defp query(%{query: :all}), do: "all"
 
+    defp query(%{query: {:function, {module, function, arguments}}}),
+      do: Exception.format_mfa(module, function, arguments)
+
+    defp query(%{query: {:function, function}}), do: inspect(function)
+
     defp query(%{query: {:by, index, values}}),
       do: "#{index}: #{Enum.map_join(values, ", ", &inspect/1)}"
 

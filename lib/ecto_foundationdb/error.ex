@@ -31,6 +31,7 @@ defmodule EctoFoundationDB.Error do
   @doc false
   # A reason that the NIF gives, as a code (0 where it is none of FoundationDB's) and a text.
   def reason({:fdb, code, _message} = error), do: {code, Exception.message(exception(error))}
+  def reason({:raised, _raised, message}), do: {0, message}
   def reason({:tenant_gone, tenant}), do: {0, "the tenant #{inspect(tenant)} is gone"}
 
   @impl true

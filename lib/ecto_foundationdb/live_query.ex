@@ -7,7 +7,7 @@ defmodule EctoFoundationDB.LiveQuery do
   # depends on the tenant's indexes, so its live query is a plan. When the indexes change, the NIF asks the
   # `EctoFoundationDB.Planner` for another.
 
-  alias EctoFoundationDB.{Indexer, Native, Planner, Queryable, Schema, Tenant, Values}
+  alias EctoFoundationDB.{Evaluation, Indexer, Native, Planner, Queryable, Schema, Tenant, Values}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Order, Plan, Query, Record, Source}
 
@@ -73,9 +73,22 @@ defmodule EctoFoundationDB.LiveQuery do
   @spec query(Tenant.t(), Queryable.t(), keyword(), keyword()) :: Query.t()
   defdelegate query(tenant, queryable, by \\ [], opts \\ []), to: Queryable
 
+  @doc """
+  The live query of a function. Functions with the same `key` are the same; without one that is so where module,
+  function and arguments are the same, and an anonymous function is the caller's own.
+  """
+  @spec function(Tenant.t(), Evaluation.fun_or_mfa(), {:key, term()} | nil, keyword()) ::
+          Native.live_query()
+  def function(tenant, function, key, opts) do
+    same = key || if is_function(function), do: make_ref(), else: function
+    id = {tenant.entry, tenant.prefix, same, opts[:max_reads]}
+    code = Evaluation.encode(tenant, function, opts[:max_reads])
+    {:function, :erlang.term_to_binary(id, [:deterministic]), code, opts[:every]}
+  end
+
   @doc "What live queries of a tenant's records rely on."
   @spec basis(Tenant.t()) :: Native.basis()
-  def basis(%Tenant{} = tenant), do: {tenant_entry(tenant), nil, Tenant.confirmed_version(tenant)}
+  def basis(%Tenant{} = tenant), do: {tenant_entry(tenant), [], Tenant.confirmed_version(tenant)}
 
   @doc """
   The live query of a list, watched by the counter `signal` of the records with the values `by`, and
@@ -98,7 +111,7 @@ defmodule EctoFoundationDB.LiveQuery do
 
   @doc "Has the Repo read a source's indexes again, unless what this basis was made from is known to be old."
   @spec learn(Query.t(), Native.basis()) :: :ok
-  def learn(%Query{} = query, {_tenant, {_, _, _, fingerprint}, _version}) do
+  def learn(%Query{} = query, {_tenant, [{_, _, _, fingerprint}], _version}) do
     _known = Planner.learn(query.tenant, query.source.name, fingerprint)
     :ok
   end
@@ -116,13 +129,13 @@ defmodule EctoFoundationDB.LiveQuery do
   @doc "A plan made from these indexes, or why there is none; the last arguments of `Native.replanned/4`."
   @spec replan(term(), {Native.metadata_version(), Metadata.t()}) ::
           {{:ok, Native.live_query()} | {:error, String.t()}, Native.basis()}
-  def replan(asked_for, known) do
+  def replan(asked_for, {version, metadata} = known) do
     {basis, query} = plan(asked_for, known)
     {{:ok, query}, basis}
   rescue
     error in [Unsupported] ->
       {tenant, source} = source(asked_for)
-      {{:error, Exception.message(error)}, basis(tenant, source, known)}
+      {{:error, Exception.message(error)}, basis(tenant, [{source, metadata}], version)}
   end
 
   defp guess(asked_for) do
@@ -133,15 +146,23 @@ defmodule EctoFoundationDB.LiveQuery do
     Unsupported -> nil
   end
 
-  defp plan({:list, query, by, signal} = asked_for, {_version, metadata} = known) do
+  defp plan({:list, query, by, signal} = asked_for, {version, metadata}) do
     read = plan(query, metadata, by, signal)
-    {basis(query.tenant, query.source.name, known), {:planned, read, asked_for}}
+    {basis(query.tenant, [{query.source.name, metadata}], version), {:planned, read, asked_for}}
   end
 
-  defp basis(tenant, source, {version, metadata}) do
+  @doc "What a result relies on that comes from lists of these sources."
+  @spec basis(Tenant.t(), [{String.t(), Metadata.t()}], Native.metadata_version()) ::
+          Native.basis()
+  def basis(tenant, sources, version) do
+    sources = for {source, metadata} <- sources, do: source_indexes(tenant, source, metadata)
+    {tenant_entry(tenant), sources, version}
+  end
+
+  defp source_indexes(tenant, source, metadata) do
     {first, last} = Keys.range(Keys.indexes(tenant, source))
     claim = Native.pack(Keys.claim(tenant, source))
-    {tenant_entry(tenant), {first, last, claim, metadata.fingerprint}, version}
+    {first, last, claim, metadata.fingerprint}
   end
 
   defp tenant_entry(%Tenant{entry: nil}), do: nil

@@ -7,7 +7,10 @@ defmodule EctoFoundationDB.Native do
   # `database_open/3` touch the file system and run on a dirty I/O scheduler.
 
   @typedoc "An error of the database or of the client; `code` is FoundationDB's, or 0."
-  @type error :: {:fdb, code :: non_neg_integer(), message :: String.t()}
+  @type error ::
+          {:fdb, code :: non_neg_integer(), message :: String.t()}
+          | {:tenant_gone, String.t()}
+          | {:raised, raised :: binary(), message :: String.t()}
 
   @type database :: reference()
   @type transaction :: reference()
@@ -65,8 +68,14 @@ defmodule EctoFoundationDB.Native do
   that is the same; when it changes, the `planner/1` is asked for another.
 
   One record: `{:records, key, key <> <<0xFF>>, key, {0, false}}`.
+
+  `:function`: what is read and watched is what the `evaluator/2` says that it has read, and it gives one
+  value. Functions with the same `id` and the same `every`, in ms, are the same; `code` is for the evaluator.
   """
-  @type live_query :: read() | {:planned, read(), asked_for :: term()}
+  @type live_query ::
+          read()
+          | {:planned, read(), asked_for :: term()}
+          | {:function, id :: binary(), code :: binary(), every :: non_neg_integer()}
   @type read ::
           {:records | {:index, :value | :versionstamp, records :: key()}, begin :: key(),
            finish :: key(), watch :: key(), {limit :: non_neg_integer(), reverse? :: boolean()}}
@@ -76,7 +85,7 @@ defmodule EctoFoundationDB.Native do
 
   @typedoc """
   What live queries rely on beside the keys they read, and the metadata version under which it was last
-  found right: the tenant, as the value `prefix` of its directory entry; for plans the source, as the range
+  found right: the tenant, as the value `prefix` of its directory entry; for plans the sources, each as the range
   of its index descriptions, the key of its migration claim, and a digest of both. While the metadata
   version is another one, the reading transaction compares.
 
@@ -84,14 +93,17 @@ defmodule EctoFoundationDB.Native do
   and `{ref, :replan}` if the source has changed.
   """
   @type basis ::
-          {nil | {entry :: binary(), prefix :: binary(), name :: String.t()},
-           nil | {key(), key(), claim :: key(), fingerprint :: <<_::256>>}, metadata_version()}
+          {nil | {entry :: binary(), prefix :: binary(), name :: String.t()}, [source()],
+           metadata_version()}
           | nil
+  @type source :: {key(), key(), claim :: key(), fingerprint :: <<_::256>>}
 
   @typedoc """
   What a live query has for a subscriber. `{:rows, records}`: a record is the list of its rows (more than
   one if its value is split); `{:keep, first, count}` stands for so many records of what was taken before,
   from place `first` on (from 0). What is taken first holds no `:keep`.
+
+  `{:value, value}`: what a function gave.
 
   `{:stale, error}`: the data could not be confirmed for longer than `stale_after/2`; `:fresh`: they are
   again what the database holds.
@@ -99,6 +111,7 @@ defmodule EctoFoundationDB.Native do
   @type taken ::
           :unchanged
           | {:rows, [[row()] | {:keep, non_neg_integer(), pos_integer()}]}
+          | {:value, term()}
           | {:stale, error()}
           | :fresh
 
@@ -111,6 +124,8 @@ defmodule EctoFoundationDB.Native do
   # Operations, or live queries, that are decoded in less than a millisecond: on the scheduler at hand.
   # More go to a dirty one.
   @most_on_a_scheduler 500
+  # Bytes of a term that are copied in less than a millisecond.
+  @large_value 200_000
 
   # Not loaded by the compiler, which comes before the library it loads.
   @compile {:autoload, false}
@@ -185,6 +200,10 @@ defmodule EctoFoundationDB.Native do
   @spec transaction_new(database(), [{atom(), term()}]) ::
           {:ok, transaction()} | {:error, error()}
   def transaction_new(_database, _options \\ []), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "A transaction of the calling process that reads at this version."
+  @spec transaction_at(database(), integer()) :: {:ok, transaction()} | {:error, error()}
+  def transaction_at(_database, _read_version), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Runs operations in order; reads of one call are in flight together, and several calls may be.
@@ -325,6 +344,51 @@ defmodule EctoFoundationDB.Native do
   def replanned(_database, _request, _answer, _basis), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
+  Makes the calling process the evaluator, which has up to `at_once` functions evaluated at the same time: it
+  gets `{:evaluate, evaluation, code, read_version, key | nil}`, with the watched key whose change has led to
+  it, and has a process of its own answer with `evaluated/5`. An `evaluation` that nobody holds any more is
+  answered.
+  """
+  @spec evaluator(database(), pos_integer()) :: :ok
+  def evaluator(_database, _at_once), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  The calling process waits for one evaluation, and may get the evaluator's message in the place of the
+  evaluator.
+  """
+  @spec evaluator_idle(database()) :: :ok
+  def evaluator_idle(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  An evaluation's answer: the function's value, of so many bytes; what it raised, as an encoded `{kind,
+  reason, stacktrace}`, with a message and FoundationDB's code or 0; or the tenant's end. In the first two
+  cases with the keys and the sources that it relies on.
+  """
+  @spec evaluated(
+          database(),
+          evaluation :: reference(),
+          {:ok, value :: term(), bytes :: non_neg_integer()}
+          | {:raised, raised :: binary(), {message :: String.t(), code :: integer()}}
+          | {:tenant_gone, String.t(), nil},
+          [key()],
+          basis()
+        ) :: :ok
+  def evaluated(database, evaluation, answer, keys, basis) do
+    if match?({:ok, _value, bytes} when bytes > @large_value, answer) or
+         length(keys) > @most_on_a_scheduler,
+       do: evaluated_large(database, evaluation, answer, keys, basis),
+       else: evaluated_small(database, evaluation, answer, keys, basis)
+  end
+
+  @doc false
+  def evaluated_small(_database, _evaluation, _answer, _keys, _basis),
+    do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc false
+  def evaluated_large(_database, _evaluation, _answer, _keys, _basis),
+    do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
   Whether the database answers its live queries: for how many ms it has been silent, or `nil`; how many ms
   ago it last answered; and its last error since, or `nil`.
   """
@@ -391,7 +455,8 @@ defmodule EctoFoundationDB.Native do
   it was opened: `:commits`, `:conflicts` (1020), `:unknown_results` (1021) and `:transaction_retries` of
   processes' transactions; `:batches` (transactions that read live queries), `:reads` (live queries read by
   them), `:watches_armed`, `:watches_fired`, `:watches_failed`, `:messages`, `:retries`, `:basis_checks`
-  (looks at a tenant and a source, after the metadata version changed), `:probes` (looks at watched keys).
+  (looks at a tenant and a source, after the metadata version changed), `:probes` (looks at watched keys),
+  `:evaluations` (of functions), `:evaluation_us` (how long they took).
   """
   @spec stats(database()) :: %{atom() => non_neg_integer()}
   def stats(_database), do: :erlang.nif_error(:nif_not_loaded)

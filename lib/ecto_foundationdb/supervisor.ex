@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.Supervisor do
 
   use Supervisor
 
-  alias EctoFoundationDB.{Connection, Planner, Reporter}
+  alias EctoFoundationDB.{Connection, Evaluator, Planner, Reporter}
   alias EctoFoundationDB.Layer.Ids
 
   @doc "Starts an instance of a Repo with a configuration that `Connection.validate!/2` gave."
@@ -17,6 +17,7 @@ defmodule EctoFoundationDB.Supervisor do
     children = [
       {Connection, {repo, module, config}},
       child(Planner, repo),
+      child(Evaluator, repo),
       child(Reporter, repo),
       child(Ids, repo)
     ]

@@ -52,8 +52,8 @@ defmodule EctoFoundationDB.Sync do
 
   What one call syncs is read at one version of the database. From then on each label is brought up to
   date by itself: after a transaction that changes what two labels show, one of them may be a moment ahead
-  of the other. What has to be seen as one belongs under one label, or into a read of your own, in
-  a callback.
+  of the other. What has to be seen as one belongs under one label: `sync_fun/5` syncs the result of a
+  function, all of whose reads are of one version.
 
   ## Options
 
@@ -110,10 +110,12 @@ defmodule EctoFoundationDB.Sync do
   alias EctoFoundationDB.Sync.Callbacks
   alias EctoFoundationDB.Sync.Changeover
   alias EctoFoundationDB.Sync.Container
+  alias EctoFoundationDB.Sync.Fun
   alias EctoFoundationDB.Sync.LiveStream
   alias EctoFoundationDB.Sync.Many
   alias EctoFoundationDB.Sync.One
   alias EctoFoundationDB.Sync.Options
+  alias EctoFoundationDB.Sync.Preloads
   alias EctoFoundationDB.Sync.State
   alias EctoFoundationDB.Sync.Stream
   alias EctoFoundationDB.Sync.Stream.Changes
@@ -127,7 +129,7 @@ defmodule EctoFoundationDB.Sync do
           optional(term()) => term()
         }
   @type label :: term()
-  @type request :: One.t() | Many.t() | All.t() | Stream.t()
+  @type request :: One.t() | Many.t() | All.t() | Stream.t() | Fun.t()
   @typedoc "A schema, or a schema with `:where`, `:order_by` and `:limit`, or an `Ecto.Query` of one."
   @type queryable :: module() | struct() | {module() | struct(), keyword()}
 
@@ -154,14 +156,19 @@ defmodule EctoFoundationDB.Sync do
       iex> Sync.sync_one(state, Repo, :user, User, "nobody", on_missing: :raise)
       ** (EctoFoundationDB.NoResultsError) there is no MyApp.User with the primary key "nobody"
 
+  With an Ecto repository, `preload:` takes what `c:Ecto.Repo.preload/3` does. The label follows what is preloaded,
+  too: the record is read as by `sync_fun/5`, in a function that pages with the same preloads share.
+
+      Sync.sync_one(socket, Repo, :post, Post, id, preload: [:author, comments: :author])
+
   Label and schema may also be given the other way round. For the other options see the
   [module's documentation](#module-options).
   """
   @spec sync_one(state(), module(), label(), module(), term(), keyword()) :: state()
   def sync_one(state, repo, label, schema, id, opts \\ []) do
     {label, schema} = Arguments.order(label, schema)
-    {on_missing, opts} = opts |> Options.keyword!() |> Keyword.pop(:on_missing)
-    one = %One{label: label, schema: schema, id: id, on_missing: on_missing}
+    {fields, opts} = opts |> Options.keyword!() |> Keyword.split([:on_missing, :preload])
+    one = struct!(%One{label: label, schema: schema, id: id}, fields)
     sync(state, repo, [one], opts)
   end
 
@@ -176,13 +183,14 @@ defmodule EctoFoundationDB.Sync do
       iex> Enum.map(state.assigns.users, & &1.name)
       ["Bea", "Ada"]
 
-  Synced again with other ids, those that stay are not read again. Label and schema may also be given
-  the other way round. For the options see the [module's documentation](#module-options).
+  Synced again with other ids, those that stay are not read again. `preload:` is that of `sync_one/6`; with it the
+  list is read as a whole. Label and schema may also be given the other way round. For the options see the [module's documentation](#module-options).
   """
   @spec sync_many(state(), module(), label(), module(), [term()] | nil, keyword()) :: state()
   def sync_many(state, repo, label, schema, ids, opts \\ []) do
     {label, schema} = Arguments.order(label, schema)
-    sync(state, repo, [%Many{label: label, schema: schema, ids: ids}], opts)
+    {preload, opts} = opts |> Options.keyword!() |> Keyword.pop(:preload)
+    sync(state, repo, [%Many{label: label, schema: schema, ids: ids, preload: preload}], opts)
   end
 
   @doc """
@@ -200,7 +208,8 @@ defmodule EctoFoundationDB.Sync do
   The list is watched by the schema's `EctoFoundationDB.Indexer.SchemaMetadata` index; without one
   the error shows the migration to write. The option `:watch_action` says which changes are
   followed: `:inserts`, `:deletes`, `:collection` (inserts and deletes), `:updates` or `:changes`
-  (all, the default). For the other options see the [module's documentation](#module-options).
+  (all, the default). `preload:` is that of `sync_one/6`, for all changes. For the other options see the
+  [module's documentation](#module-options).
 
   Where Ecto is present, an `Ecto.Query` says the same as the options, and may select: a callback can
   sync the records that a list of ids names.
@@ -264,8 +273,8 @@ defmodule EctoFoundationDB.Sync do
 
   defp sync_list(state, repo, label, queryable, by, opts) do
     Arguments.by!(by)
-    {action, opts} = opts |> Options.keyword!() |> Keyword.pop(:watch_action, :changes)
-    all = %All{label: label, queryable: queryable, by: by, watch_action: action}
+    {fields, opts} = opts |> Options.keyword!() |> Keyword.split([:watch_action, :preload])
+    all = struct!(%All{label: label, queryable: queryable, by: by}, fields)
     sync(state, repo, [all], opts)
   end
 
@@ -411,8 +420,59 @@ defmodule EctoFoundationDB.Sync do
   end
 
   @doc """
+  Syncs the result of a function, whatever it reads: `label` is assigned the result, and Sync evaluates the
+  function again when something that it has read changes.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> state =
+      ...>   Sync.sync_fun(state, Repo, :board, fn ->
+      ...>     user = Repo.get!(User, "u1")
+      ...>     %{user: user.name, team: Enum.map(Repo.all_by(User, team: user.team), & &1.id)}
+      ...>   end)
+      iex> state.assigns.board
+      %{user: "Ada", team: ["u1"]}
+
+  The function reads with the repo, without a tenant, as inside `Repo.transactional(tenant, fun)`: everything in
+  one result is of one version of the database. The repo records each read, and Sync watches it: a record by its
+  key, a list, a count or any other query by the finest `EctoFoundationDB.Indexer.SchemaMetadata` counter whose fields
+  the query's equalities fix. It runs in a process of the repo's, not in the page, and may only read.
+
+  `{module, function, arguments}` is shared: however many pages of the node give the same, it is evaluated
+  once for each change. An anonymous function is this page's own, unless it has a `:key`.
+
+      Sync.sync_fun(socket, Repo, :board, {MyApp.Boards, :overview, [board_id]})
+
+  An error of the first evaluation is raised here, with the function's stacktrace. If a later one fails, or takes
+  longer than five seconds, the label keeps its last result, and is stale for that reason (see
+  `attach_callback/6`) until an evaluation succeeds. Sync tries again when something that the function has read
+  changes, and after pauses.
+
+  Beside those in the [module's documentation](#module-options) the options are
+
+    * `:key` - pages that give the same key share an anonymous function: Sync evaluates that of one of them. So
+      put everything that the function depends on into the key.
+    * `:every` - evaluates the function once in so many milliseconds at most. The last state always comes.
+    * `:max_reads` - how many records and lists it may read (10,000 by default).
+
+  The guide [Live functions](live_functions.md) says more: what makes them precise, and what they cost.
+  """
+  @spec sync_fun(
+          state(),
+          module(),
+          label(),
+          (() -> term()) | {module(), atom(), [term()]},
+          keyword()
+        ) :: state()
+  def sync_fun(state, repo, label, fun, opts \\ []) do
+    {fields, opts} = opts |> Options.keyword!() |> Keyword.split([:key, :every, :max_reads])
+    sync(state, repo, [struct!(%Fun{label: label, fun: fun}, fields)], opts)
+  end
+
+  @doc """
   Syncs several labels at once: a list of `EctoFoundationDB.Sync.One`, `EctoFoundationDB.Sync.Many`,
-  `EctoFoundationDB.Sync.All` and `EctoFoundationDB.Sync.Stream`. All of them are read at one version of the database.
+  `EctoFoundationDB.Sync.All`, `EctoFoundationDB.Sync.Stream` and `EctoFoundationDB.Sync.Fun`. All of them are read at
+  one version of the database.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> state = %{assigns: %{}, private: %{tenant: tenant}}
@@ -435,6 +495,7 @@ defmodule EctoFoundationDB.Sync do
     Arguments.requests!(queryable_assigns)
     data = State.get(state, repo)
     Callbacks.check_labels!(data, Enum.map(queryable_assigns, & &1.label))
+    queryable_assigns = Enum.map(queryable_assigns, &Preloads.request(&1, repo))
     Container.check!(state, opts)
     if opts[:async], do: Async.check!()
 
@@ -696,9 +757,10 @@ defmodule EctoFoundationDB.Sync do
   end
 
   defp found!(%{request: %One{on_missing: :raise} = one, value: nil}) do
-    raise EctoFoundationDB.NoResultsError,
-      message: "there is no #{inspect(one.schema)} with the primary key #{inspect(one.id)}"
+    raise EctoFoundationDB.NoResultsError, message: One.missing(one)
   end
+
+  defp found!(%{request: %Fun{missing: error}, value: nil}) when error != nil, do: raise(error)
 
   defp found!(_taken), do: :ok
 
@@ -1107,7 +1169,8 @@ defmodule EctoFoundationDB.Sync do
   transactions of the Repo; `:batches` (transactions that read live queries), `:reads` (live queries read by
   them), `:watches_armed`, `:watches_fired`, `:watches_failed`, `:messages`, `:retries`, `:basis_checks`
   (looks at a tenant and its indexes after the metadata version has changed), `:probes` (looks at watched
-  keys: at most one for each live query in the time of `stale_after:`). For events see
+  keys: at most one for each live query in the time of `stale_after:`), `:evaluations` (of functions) and
+  `:evaluation_us` (how long those took together, in microseconds). For events see
   `EctoFoundationDB.Telemetry`.
   """
   @spec stats(module()) :: %{atom() => non_neg_integer()}

@@ -18,6 +18,8 @@ defmodule EctoFoundationDB.Telemetry do
     {[:sync, :watch_failed], [:code], [], "a watch ended with an error; it is armed again"},
     {[:sync, :refreshed], [:duration, :records, :subscribers, :changed], [],
      "a live query was read, once for all its subscribers"},
+    {[:evaluation], [:duration, :dependencies], [:tenant, :function, :woken_by, :result, :error],
+     "a live function was evaluated, once for all its subscribers"},
     {[:sync, :retry], [:code, :queries], [], "a read of live queries is tried again"},
     {[:sync, :unanswered], [:queries], [],
      "reads get no answer, and are tried beside the others from now on"},
@@ -40,8 +42,10 @@ defmodule EctoFoundationDB.Telemetry do
     code: "FoundationDB's error code",
     commands: "creates and drops of indexes that are left to do",
     conflicts: "attempts that lost against other transactions (1020)",
+    dependencies: "keys that the result depends on, each of which is watched",
     duration: "how long it took, in native time units",
     error: "the exception of a `:result` that is `:error`, else `nil`",
+    function: "the live function: a function, or `{module, function, arguments}`",
     index: "the index that is being built or dropped",
     live_queries: "live queries, each of which any number of subscriptions share",
     max_watches: "the Repo's option",
@@ -70,6 +74,7 @@ defmodule EctoFoundationDB.Telemetry do
     version: "the migration's version",
     versions: "the versions of the migrations",
     watches: "watches that are pending",
+    woken_by: "the source whose record or list has changed; `nil` if that is not why",
     writes: "keys and ranges written, in all attempts",
     written_bytes: "bytes of the keys and values written, in all attempts"
   ]

@@ -70,7 +70,9 @@ defmodule EctoFoundationDB.Transaction do
     # An earlier attempt ended in "commit unknown result".
     maybe_committed?: false,
     # An earlier attempt could not have a mapped range.
-    mapped_ranges?: true
+    mapped_ranges?: true,
+    # In a live function: what it has read, `%{keys, sources, most}`. Such a transaction does not write.
+    recorded: nil
   ]
 
   # What FoundationDB answers where it cannot make a mapped range: after own writes, where its servers
@@ -670,6 +672,7 @@ defmodule EctoFoundationDB.Transaction do
   def write([]), do: :ok
 
   def write(operations) do
+    writable!()
     state = current!()
     %{writes: writes} = state = hold_tenant(state)
     Process.put(@key, %{state | writes: Enum.reverse(operations, writes), dirty?: true})
@@ -685,11 +688,96 @@ defmodule EctoFoundationDB.Transaction do
 
   defp hold_tenant(state), do: state
 
+  @doc "Raises in a live function."
+  @spec writable!() :: :ok
+  def writable! do
+    if recording?() do
+      raise Unsupported,
+            "a live function only reads, and this one writes, or sets a watch. It is evaluated again and again, " <>
+              "whenever what it has read changes: write where the event is handled, in handle_event or in a job"
+    end
+
+    :ok
+  end
+
+  ## Live functions
+
+  @doc """
+  Runs a function in a transaction that reads at this version and records what it reads: `{outcome, read}`, where
+  the outcome is `{:ok, result}` or `{kind, reason, stacktrace}`. It is not tried again.
+  """
+  @spec evaluate(Tenant.t(), integer(), keyword(), (() -> result)) ::
+          {{:ok, result} | {:error | :exit | :throw, term(), Exception.stacktrace()},
+           %{keys: [binary()], sources: [{String.t(), Metadata.t()}], version: binary() | nil}}
+        when result: term()
+  def evaluate(%Tenant{repo: repo} = tenant, read_version, opts, fun) do
+    {:ok, handle} = Native.transaction_at(Connection.fetch!(repo).database, read_version)
+
+    state = %__MODULE__{
+      handle: handle,
+      repo: repo,
+      tenant: tenant,
+      deadline: Deadline.new(opts[:timeout]),
+      check: check(tenant),
+      migrate?: false,
+      mapped_ranges?: Keyword.get(opts, :mapped_ranges?, true),
+      recorded: %{keys: MapSet.new(), sources: MapSet.new(), most: opts[:max_reads]}
+    }
+
+    Process.put(@key, state)
+
+    outcome =
+      try do
+        result = call(fun)
+        if current!().check != :unasked, do: confirm!()
+        {:ok, result}
+      catch
+        kind, reason -> {kind, reason, __STACKTRACE__}
+      end
+
+    state = Process.delete(@key)
+    Native.transaction_cancel(handle)
+    Enum.each(state.pending, &flush/1)
+
+    case outcome do
+      {:error, %Error{code: code}, _stack}
+      when code in @no_mapped_range and state.mapped_ranges? ->
+        evaluate(tenant, read_version, Keyword.put(opts, :mapped_ranges?, false), fun)
+
+      outcome ->
+        sources = for source <- state.recorded.sources, do: {source, state.metadata[source]}
+        keys = MapSet.to_list(state.recorded.keys)
+        {outcome, %{keys: keys, sources: sources, version: state.version}}
+    end
+  end
+
+  @doc "Whether this is a transaction of a live function, whose reads are to be recorded."
+  @spec recording?() :: boolean()
+  def recording?, do: match?(%{recorded: %{}}, Process.get(@key))
+
+  @doc "Records that the result depends on a key, and on the plan of a source's query if one is given."
+  @spec record(binary(), String.t() | nil) :: :ok
+  def record(key, source \\ nil) do
+    %{recorded: %{keys: keys, sources: sources, most: most} = recorded} = state = current!()
+    keys = MapSet.put(keys, key)
+    sources = if source, do: MapSet.put(sources, source), else: sources
+
+    if MapSet.size(keys) > most do
+      raise Unsupported,
+            "this live function reads more than #{most} records and lists, each of which is watched. Read a list " <>
+              "with one query instead of its records one by one, read less, or allow more with `max_reads:`"
+    end
+
+    Process.put(@key, %{state | recorded: %{recorded | keys: keys, sources: sources}})
+    :ok
+  end
+
   @doc "Whether this transaction has written."
   def dirty?, do: current!().dirty?
 
   @doc "Says that an operation that was read may have written: directories."
   def written do
+    writable!()
     state = current!()
     Process.put(@key, %{state | dirty?: true})
     :ok
@@ -697,6 +785,7 @@ defmodule EctoFoundationDB.Transaction do
 
   @doc "Arms a watch with the commit; a reference, of which `{reference, :ready}` comes."
   def watch(key) do
+    writable!()
     [watch] = read([{:watch, key}])
     state = Process.get(@key)
     Process.put(@key, %{state | dirty?: true, watches: [watch | state.watches]})

@@ -179,6 +179,35 @@ if Code.ensure_loaded?(Ecto.Adapter) do
           do: assert(repo.all(Module.concat(namespace, schema), prefix: tenant) == [])
     end
 
+    test "live functions" do
+      %{value: socket, namespace: namespace} =
+        Guides.run("guides/live_functions.md", MyApp.LiveFunctions, [
+          {nil, @schemas},
+          {nil, @user},
+          {nil, @repo},
+          {nil, @tenant},
+          {nil,
+           """
+           defmodule MyApp.IndexPosts do
+             use EctoFoundationDB.Migration
+             @impl true
+             def change, do: [create(index(MyApp.Post, [:user_id])), create(metadata(MyApp.Post))]
+           end
+           """},
+          {nil,
+           """
+           user = Repo.insert!(%User{name: "Ada"}, prefix: tenant)
+           post = Repo.insert!(%Post{title: "Hello", user_id: user.id}, prefix: tenant)
+           socket = %{assigns: %{}, private: %{tenant: tenant}}
+           """}
+        ])
+
+      repo = Module.concat(namespace, Repo)
+      assert %{board: %{name: "Ada", titles: ["Hello"]}, count: 1} = socket.assigns
+      assert %{post: %{user: %{name: "Ada"}}, posts: [%{user: %{name: "Ada"}}]} = socket.assigns
+      Sync.cancel_all(socket, repo)
+    end
+
     test "migrations in production" do
       %{namespace: namespace} =
         Guides.run("guides/migrations_in_production.md", MyApp.Migrations, [

@@ -447,7 +447,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     rows = for bytes <- [index, description], do: [<<byte_size(bytes)::32>>, bytes]
     fingerprint = :crypto.hash(:sha256, [rows, <<0>>])
     first = key(["indexes"])
-    {nil, {first, first <> <<0xFF>>, key(["claim"]), fingerprint}, version}
+    {nil, [{first, first <> <<0xFF>>, key(["claim"]), fingerprint}], version}
   end
 
   defp key(elements), do: Native.pack(elements)

@@ -326,7 +326,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       assert_receive {^ref, answer}, 5_000
 
       if answer == :replan do
-        for {{_, {_, _, _, _}, _} = basis, _live} <- live_queries.(),
+        for {{_, [_], _} = basis, _live} <- live_queries.(),
             do: LiveQuery.learn(query, basis)
 
         subscribe(query, live_queries)

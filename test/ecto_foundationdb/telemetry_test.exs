@@ -30,6 +30,7 @@ defmodule EctoFoundationDB.TelemetryTest do
   @events [
             [:ecto_foundationdb, :transaction],
             [:ecto_foundationdb, :gauges],
+            [:ecto_foundationdb, :evaluation],
             [:ecto_foundationdb, :sync, :watch_limit],
             [:ecto_foundationdb, :database, :locked],
             [:ecto_foundationdb, :database, :unlocked],
@@ -79,6 +80,34 @@ defmodule EctoFoundationDB.TelemetryTest do
     assert %{duration: duration, records: 1, subscribers: 1, changed: 1} = measured(:refreshed)
     assert is_integer(duration) and duration >= 0
     Tenant.clear_delete!(Repo, tenant.id)
+  end
+
+  def text(id), do: Repo.get!(TestNote, id).text
+
+  test "evaluations of live functions are told of, and what woke them" do
+    attach()
+    start_supervised!({Repo, TestRepo.test_config()})
+    tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
+    note = Repo.insert!(%TestNote{id: "n1", text: "a"}, prefix: tenant)
+    function = {__MODULE__, :text, ["n1"]}
+    state = %{assigns: %{}, private: %{tenant: tenant}}
+    Sync.sync_fun(state, Repo, :text, function)
+    assert evaluated(function, tenant, :ok, nil) == nil
+    Repo.update!(note, text: "b")
+    assert evaluated(function, tenant, :ok, "notes") == nil
+    Repo.delete!(note)
+    assert evaluated(function, tenant, :error, "notes") =~ "NoResultsError"
+    Tenant.clear_delete!(Repo, tenant.id)
+  end
+
+  # Those of attempts after an error may be told of earlier.
+  defp evaluated(function, %{id: id}, result, woken_by) do
+    assert_receive {[:ecto_foundationdb, :evaluation], %{duration: duration, dependencies: 1},
+                    %{repo: Repo, tenant: ^id, function: ^function, result: ^result} = metadata}
+                   when metadata.woken_by == woken_by
+
+    assert duration > 0
+    metadata.error
   end
 
   @tag :embedded

@@ -38,7 +38,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   """
   @behaviour EctoFoundationDB.Indexer
 
-  alias EctoFoundationDB.{Future, Index, Indexer, Queryable, Schema, Transaction, Values}
+  alias EctoFoundationDB.{Future, Index, Indexer, Native, Queryable, Schema, Transaction, Values}
   alias EctoFoundationDB.Exception.{IncorrectTenancy, Unsupported}
   alias EctoFoundationDB.Layer.{Keys, Metadata, Source}
   alias EctoFoundationDB.Repo.Watches
@@ -96,6 +96,25 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   # The key of a counter: what a live query of a list watches.
   def key(tenant, index, values, signal),
     do: {:pack, Keys.counter(tenant, index.source, index.name, values, signal)}
+
+  @doc false
+  # The counter of all changes whose records have the fewest values beside those of these stored fields. Of a
+  # source without a schema the types are not known, by which values become keys.
+  @spec finest(Metadata.t(), Source.t(), [atom()]) :: Index.t() | nil
+  def finest(metadata, %{schema: nil}, _names), do: finest_of(metadata, [])
+
+  def finest(metadata, source, names) do
+    fixed = Enum.filter(Map.keys(source.stored) ++ names, &(Source.stored(source, &1) in names))
+    finest_of(metadata, fixed)
+  end
+
+  defp finest_of(metadata, fields) do
+    metadata.indexes
+    |> Enum.filter(fn index ->
+      index.indexer == __MODULE__ and :changes in signals(index) and index.fields -- fields == []
+    end)
+    |> Enum.max_by(&length(&1.fields), fn -> nil end)
+  end
 
   @doc false
   def values(%Index{fields: fields, source: name}, schema, data) do
@@ -244,13 +263,13 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   defp async(schema, by, signal) do
     tenant = Transaction.tenant!()
     index = index!(tenant, schema, by, signal)
-
-    reads =
-      Transaction.read_async([
-        {:get, key(tenant, index, values_by(index, schema, by), signal), false}
-      ])
+    {:pack, tuple} = key(tenant, index, values_by(index, schema, by), signal)
+    key = Native.pack(tuple)
+    reads = Transaction.read_async([{:get, key, false}])
 
     Future.read(fn ->
+      if Transaction.recording?(), do: Transaction.record(key, index.source)
+
       case Transaction.collect(reads) do
         [nil] -> 0
         [counter] -> :binary.decode_unsigned(counter, :little)

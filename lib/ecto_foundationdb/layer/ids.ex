@@ -17,6 +17,9 @@ defmodule EctoFoundationDB.Layer.Ids do
   @doc "So many ids that no record of the source has, in ascending order."
   @spec take(Tenant.t(), String.t(), pos_integer()) :: [pos_integer()]
   def take(%Tenant{repo: repo, prefix: prefix} = tenant, source, count) do
+    # The claim would be another process's transaction.
+    Transaction.writable!()
+
     case from_block(repo, {prefix, source}, count) do
       nil ->
         timeout = Connection.fetch!(repo).timeout

@@ -4,7 +4,18 @@ defmodule EctoFoundationDB.Layer.Reader do
 
   alias EctoFoundationDB.{Future, Index, Indexer, Native, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Order, Plan, Query, Record, Source}
+
+  alias EctoFoundationDB.Layer.{
+    Dependencies,
+    Entries,
+    Keys,
+    Metadata,
+    Order,
+    Plan,
+    Query,
+    Record,
+    Source
+  }
 
   @doc """
   Starts a query in the current transaction: a future of its records. Of several, all of one source and with
@@ -40,7 +51,17 @@ defmodule EctoFoundationDB.Layer.Reader do
 
   # Starts the reads of a plan, which `plan` gives with it; a function that gives the plan and the answers.
   defp planned(query, plan) do
-    if Plan.needs_metadata?(query) do
+    collect = collect_planned(query, plan)
+
+    fn ->
+      {plan, _answers} = result = collect.()
+      Dependencies.record(query, plan)
+      result
+    end
+  end
+
+  defp collect_planned(query, plan) do
+    if Plan.needs_metadata?(query) or Dependencies.needs_metadata?(query) do
       reads = Metadata.start(query.tenant, query.source.name, plan)
       fn -> Metadata.collect(reads) end
     else
@@ -338,6 +359,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   @doc "The records that the entries of a range point to, by their values; each once."
   @spec by_entries(Query.t(), Plan.range(), map()) :: [Record.t()]
   def by_entries(query, {first, last}, options) do
+    Dependencies.record(query, :entries)
     [entries] = Transaction.read([{:get_range, first, last, options}])
     keys = entries |> Enum.map(&elem(&1, 1)) |> Enum.uniq()
 

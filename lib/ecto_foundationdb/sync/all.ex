@@ -18,13 +18,14 @@ defmodule EctoFoundationDB.Sync.All do
   alias EctoFoundationDB.Sync.Subscription
 
   @enforce_keys [:label, :queryable]
-  defstruct [:label, :queryable, :query, by: [], watch_action: :changes]
+  defstruct [:label, :queryable, :query, :preload, by: [], watch_action: :changes]
 
   @type t :: %__MODULE__{
           label: term(),
           queryable: EctoFoundationDB.Sync.queryable(),
           by: keyword() | map(),
-          watch_action: :inserts | :deletes | :collection | :updates | :changes
+          watch_action: :inserts | :deletes | :collection | :updates | :changes,
+          preload: term()
         }
 
   @doc false

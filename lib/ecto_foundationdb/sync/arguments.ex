@@ -3,7 +3,7 @@ defmodule EctoFoundationDB.Sync.Arguments do
   # What Sync's functions are given, in the orders that are documented.
 
   alias EctoFoundationDB.{Queryable, Schema}
-  alias EctoFoundationDB.Sync.{All, Many, One, Stream}
+  alias EctoFoundationDB.Sync.{All, Fun, Many, One, Stream}
 
   @watch_actions [:inserts, :deletes, :collection, :updates, :changes]
 
@@ -59,9 +59,12 @@ defmodule EctoFoundationDB.Sync.Arguments do
   @spec requests!(term()) :: :ok
   def requests!(requests) do
     unless is_list(requests) and
-             Enum.all?(requests, &(is_struct(&1) and &1.__struct__ in [One, Many, All, Stream])) do
+             Enum.all?(
+               requests,
+               &(is_struct(&1) and &1.__struct__ in [One, Many, All, Stream, Fun])
+             ) do
       raise ArgumentError,
-            "expected a list of EctoFoundationDB.Sync.One, .Many, .All and .Stream, got: #{inspect(requests)}"
+            "expected a list of EctoFoundationDB.Sync.One, .Many, .All, .Stream and .Fun, got: #{inspect(requests)}"
     end
 
     Enum.each(requests, &with(%Stream{} <- &1, do: Stream.check!(&1)))
@@ -71,6 +74,8 @@ defmodule EctoFoundationDB.Sync.Arguments do
       raise ArgumentError,
             "expected :watch_action to be one of #{inspect(@watch_actions)}, got: #{inspect(action)}"
     end
+
+    for %Fun{} = fun <- requests, do: Fun.check!(fun)
 
     for %One{on_missing: on_missing} <- requests, on_missing not in [:raise, nil] do
       raise ArgumentError,

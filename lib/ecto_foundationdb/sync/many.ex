@@ -16,9 +16,14 @@ defmodule EctoFoundationDB.Sync.Many do
   alias EctoFoundationDB.Sync.Subscription
 
   @enforce_keys [:label, :schema, :ids]
-  defstruct @enforce_keys
+  defstruct @enforce_keys ++ [:preload]
 
-  @type t :: %__MODULE__{label: term(), schema: module(), ids: [term()] | nil}
+  @type t :: %__MODULE__{
+          label: term(),
+          schema: module(),
+          ids: [term()] | nil,
+          preload: term()
+        }
 
   @doc false
   def prepare(%__MODULE__{schema: schema} = many, _tenant) do

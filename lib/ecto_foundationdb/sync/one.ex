@@ -14,13 +14,14 @@ defmodule EctoFoundationDB.Sync.One do
   alias EctoFoundationDB.Sync.Subscription
 
   @enforce_keys [:label, :schema, :id]
-  defstruct [:label, :schema, :id, :on_missing]
+  defstruct [:label, :schema, :id, :on_missing, :preload]
 
   @type t :: %__MODULE__{
           label: term(),
           schema: module(),
           id: term(),
-          on_missing: :raise | nil
+          on_missing: :raise | nil,
+          preload: term()
         }
 
   @doc false
@@ -42,6 +43,11 @@ defmodule EctoFoundationDB.Sync.One do
 
   @doc false
   def value(_one, {result}, _news, _before), do: result |> Subscription.records() |> List.first()
+
+  @doc "For the error of a record that is not there."
+  @spec missing(t()) :: String.t()
+  def missing(%__MODULE__{schema: schema, id: id}),
+    do: "there is no #{inspect(schema)} with the primary key #{inspect(id)}"
 
   @doc false
   def empty(_one), do: nil

@@ -2,15 +2,15 @@ defmodule EctoFoundationDB.Sync.Subscription do
   @moduledoc false
   # The NIF's subscriptions, as Sync uses them.
 
-  alias EctoFoundationDB.{DecodeError, LiveQuery, Native, Schema, Tenant, Values}
+  alias EctoFoundationDB.{DecodeError, Evaluation, LiveQuery, Native, Schema, Tenant, Values}
   alias EctoFoundationDB.Exception.TenantGone
 
   @typedoc """
   A live query's records by place, and why they are stale, or nil: what the NIF has told, or a record
   that cannot be decoded. At a place there is nil for what is no result, and `{:undecodable,
-  struct_so_far, error}` for a record that cannot be decoded.
+  struct_so_far, error}` for a record that cannot be decoded. A function has a value in the place of records.
   """
-  @type result :: {[place()], stale()}
+  @type result :: {[place()] | {:value, term()}, stale()}
   @type stale :: nil | {:told, Native.error()} | {:undecodable, Exception.t()}
   @type place :: struct() | nil | {:undecodable, struct() | nil, Exception.t()}
 
@@ -39,7 +39,7 @@ defmodule EctoFoundationDB.Sync.Subscription do
         :replan
 
       {^ref, {:error, error}} ->
-        raise exception({:told, error}, tenant)
+        refuse(error, tenant)
     after
       left(deadline) ->
         Enum.each(subscriptions, &cancel/1)
@@ -54,6 +54,14 @@ defmodule EctoFoundationDB.Sync.Subscription do
         raise EctoFoundationDB.TimeoutError, timeout: timeout, doing: doing, database: database
     end
   end
+
+  # What a function raised is raised here, with the function's own stacktrace.
+  defp refuse({:raised, raised, _message}, _tenant) do
+    {kind, reason, stack} = Evaluation.decode(raised)
+    :erlang.raise(kind, reason, stack)
+  end
+
+  defp refuse(error, tenant), do: raise(exception({:told, error}, tenant))
 
   defp left(:infinity), do: :infinity
   defp left(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
@@ -106,6 +114,8 @@ defmodule EctoFoundationDB.Sync.Subscription do
   defp result({:rows, items}, {places, stale}, decoder),
     do: items |> merge(places, 0, places, decoder) |> judge(stale)
 
+  defp result({:value, _} = value, {_before, stale}, _decoder), do: {value, stale}
+
   defp result({:stale, error}, {places, _stale}, _decoder),
     do: {places, {:told, error}}
 
@@ -122,9 +132,11 @@ defmodule EctoFoundationDB.Sync.Subscription do
     TenantGone.exception(tenant: tenant)
   end
 
+  def exception({:told, {:raised, raised, _message}}, _tenant), do: Evaluation.exception(raised)
   def exception({:told, error}, _tenant), do: EctoFoundationDB.Error.exception(error)
 
   # What the NIF has told holds until it tells otherwise.
+  defp judge({:value, _} = value, _stale), do: {value, nil}
   defp judge(places, {:told, _error} = stale), do: {places, stale}
   defp judge(places, _stale), do: {places, undecodable(places)}
 

@@ -1,12 +1,17 @@
-//! Errors that travel to Elixir, as `{:fdb, code, message}` or `{:tenant_gone, name}`.
+//! Errors that travel to Elixir, as `{:fdb, code, message}`, `{:tenant_gone, name}` or `{:raised, raised,
+//! message}`.
+
+use std::sync::Arc;
 
 use foundationdb::directory::DirectoryError;
 use foundationdb::tuple::hca::HcaError;
 use foundationdb::FdbError;
 use rustler::{Encoder, Env, Term};
 
+use crate::tuple::binary;
+
 mod atoms {
-    rustler::atoms! { fdb, tenant_gone }
+    rustler::atoms! { fdb, tenant_gone, raised }
 }
 
 /// What can go wrong on the way to an answer.
@@ -24,6 +29,10 @@ pub enum Error {
     /// A mistake in the Repo's configuration.
     #[error("{0}")]
     Configuration(String),
+    /// A function of the application did not return: `{kind, reason, stacktrace}` as an external term, and
+    /// what to say of it.
+    #[error("{1}")]
+    Raised(Arc<[u8]>, String),
     /// The tenant of this name was deleted or moved, or made again under the same name.
     #[error("tenant {0:?} is gone: it was deleted, moved, or made again under the same name")]
     TenantGone(String),
@@ -34,7 +43,10 @@ impl Error {
     pub fn code(&self) -> i32 {
         match self {
             Error::Fdb(error) => error.code(),
-            Error::Client(_) | Error::Configuration(_) | Error::TenantGone(_) => 0,
+            Error::Client(_)
+            | Error::Configuration(_)
+            | Error::Raised(..)
+            | Error::TenantGone(_) => 0,
             Error::Explained(code, _) => *code,
         }
     }
@@ -55,6 +67,9 @@ impl Encoder for Error {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
             Error::TenantGone(name) => (atoms::tenant_gone(), name).encode(env),
+            Error::Raised(raised, message) => {
+                (atoms::raised(), binary(env, raised), message).encode(env)
+            }
             _ => (atoms::fdb(), self.code(), self.to_string()).encode(env),
         }
     }

@@ -42,13 +42,15 @@ use crate::etf::{Allowed, Progress};
 use crate::handle::DatabaseHandle;
 use crate::live::basis::{Basis, SourceIndexes, TenantEntry};
 use crate::live::call::{Call, Pending, Wanted};
+use crate::live::evaluator::{self, Dependencies, Evaluation, Outcome, Trouble};
 use crate::live::listing;
 use crate::live::planner;
-use crate::live::query::{By, Query, Source};
+use crate::live::query::{By, Function, Query, Source};
 use crate::live::settle;
 use crate::live::subscription::{Form, Subscription};
+use crate::live::value::Value;
 use crate::reply::{Gate, Reply};
-use crate::transaction::{Command, TransactionHandle};
+use crate::transaction::{Attempts, Command, TransactionHandle};
 use crate::tuple::expected;
 use crate::watch::Watch;
 
@@ -56,7 +58,7 @@ use crate::watch::Watch;
 const MOST_ON_A_SCHEDULER: usize = 200_000;
 
 mod atoms {
-    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned, anything, more, versionstamp, timeout }
+    rustler::atoms! { embedded, cluster, memory, file, cluster_file, library, options, records, index, planned, anything, more, versionstamp, timeout, function, tenant_gone }
 }
 
 fn answer<T: Encoder>(env: Env<'_>, result: Result<T, Error>) -> Term<'_> {
@@ -185,8 +187,28 @@ fn transaction_new<'a>(
         .into_iter()
         .map(|(name, value)| options::transaction(env, name, value))
         .collect::<NifResult<_>>()?;
-    let transaction = TransactionHandle::new(env, &database.live, options);
+    let attempts = Attempts {
+        options,
+        read_version: None,
+    };
+    let transaction = TransactionHandle::new(env, &database.live, attempts);
     Ok(answer(env, Ok(transaction)))
+}
+
+#[rustler::nif]
+fn transaction_at(
+    env: Env<'_>,
+    database: ResourceArc<DatabaseHandle>,
+    read_version: i64,
+) -> Term<'_> {
+    let attempts = Attempts {
+        options: Vec::new(),
+        read_version: Some(read_version),
+    };
+    answer(
+        env,
+        Ok(TransactionHandle::new(env, &database.live, attempts)),
+    )
 }
 
 #[rustler::nif]
@@ -334,17 +356,17 @@ fn subscribe<'a>(
 }
 
 /// What live queries rely on: `{tenant, source, metadata version}` or `nil`, with the tenant `{entry,
-/// prefix, name}` or `nil`, and the source `{begin, end, claim, fingerprint}` or `nil`.
+/// prefix, name}` or `nil`, and for each source `{begin, end, claim, fingerprint}`.
 fn basis(term: Term<'_>) -> NifResult<Option<Basis>> {
     if term.is_atom() {
         return Ok(None);
     }
     let unknown = || {
         let what =
-            "{{entry, prefix, name} | nil, {begin, end, claim, fingerprint} | nil, version} or nil";
+            "{{entry, prefix, name} | nil, [{begin, end, claim, fingerprint}], version} or nil";
         expected(what, &format!("{term:?}"))
     };
-    let (tenant, source, version) = term
+    let (tenant, sources, version) = term
         .decode::<(Term<'_>, Term<'_>, Option<Binary<'_>>)>()
         .map_err(|_| unknown())?;
     let tenant = if tenant.is_atom() {
@@ -359,25 +381,34 @@ fn basis(term: Term<'_>) -> NifResult<Option<Basis>> {
             name: name.into(),
         })
     };
-    let source = if source.is_atom() {
-        None
-    } else {
-        let (begin, end, claim, fingerprint) = source
-            .decode::<(Term<'_>, Term<'_>, Term<'_>, Binary<'_>)>()
-            .map_err(|_| unknown())?;
-        Some(SourceIndexes {
-            begin: operation::key(begin)?.into(),
-            end: operation::key(end)?.into(),
-            claim: operation::key(claim)?.into(),
-            fingerprint: fingerprint.as_slice().try_into().map_err(|_| unknown())?,
+    let sources: Vec<Term<'_>> = sources.decode().map_err(|_| unknown())?;
+    let sources = sources
+        .into_iter()
+        .map(|source| {
+            let (begin, end, claim, fingerprint) = source
+                .decode::<(Term<'_>, Term<'_>, Term<'_>, Binary<'_>)>()
+                .map_err(|_| unknown())?;
+            Ok(SourceIndexes {
+                begin: operation::key(begin)?.into(),
+                end: operation::key(end)?.into(),
+                claim: operation::key(claim)?.into(),
+                fingerprint: fingerprint.as_slice().try_into().map_err(|_| unknown())?,
+            })
         })
-    };
+        .collect::<NifResult<Vec<_>>>()?;
     let version = version.map(|version| version.as_slice().into());
-    Ok(Some(Basis::new(tenant, source, version)))
+    Ok(Some(Basis::new(tenant, sources, version)))
 }
 
-/// A live query, `{:planned, query, asked_for}` if it is a plan.
+/// A live query, `{:planned, query, asked_for}` if it is a plan, `{:function, id, code, every}` if it is a
+/// function.
 fn query(term: Term<'_>) -> NifResult<Query> {
+    if let Ok((tag, id, code, every)) = term.decode::<(Atom, Binary<'_>, Binary<'_>, u64)>() {
+        if tag == atoms::function() {
+            let every = std::time::Duration::from_millis(every);
+            return Ok(Query::of_function(Function::new(&id, &code, every)));
+        }
+    }
     match term.decode::<(Atom, Term<'_>, Term<'_>)>() {
         Ok((tag, query, asked_for)) if tag == atoms::planned() => {
             let mut query = read_query(query)?;
@@ -518,6 +549,77 @@ fn replanned<'a>(
     Ok(atom::ok())
 }
 
+#[rustler::nif(name = "evaluator")]
+fn set_evaluator(env: Env<'_>, database: ResourceArc<DatabaseHandle>, at_once: usize) -> Atom {
+    database.live.evaluator.set(env, at_once);
+    atom::ok()
+}
+
+#[rustler::nif]
+fn evaluator_idle(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Atom {
+    database.live.evaluator.idle(env);
+    atom::ok()
+}
+
+type Evaluated<'a> = (Atom, Term<'a>, Term<'a>);
+
+#[rustler::nif]
+fn evaluated_small<'a>(
+    database: ResourceArc<DatabaseHandle>,
+    evaluation: ResourceArc<Evaluation>,
+    answer: Evaluated<'a>,
+    keys: Vec<Term<'a>>,
+    basis: Term<'a>,
+) -> NifResult<Atom> {
+    evaluated(&database, &evaluation, answer, keys, basis)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn evaluated_large<'a>(
+    database: ResourceArc<DatabaseHandle>,
+    evaluation: ResourceArc<Evaluation>,
+    answer: Evaluated<'a>,
+    keys: Vec<Term<'a>>,
+    basis: Term<'a>,
+) -> NifResult<Atom> {
+    evaluated(&database, &evaluation, answer, keys, basis)
+}
+
+/// `{:ok, value, bytes}`, `{:raised, raised, {message, code}}` or `{:tenant_gone, name, nil}`.
+fn evaluated<'a>(
+    database: &DatabaseHandle,
+    evaluation: &Evaluation,
+    (tag, one, other): Evaluated<'a>,
+    keys: Vec<Term<'a>>,
+    basis: Term<'a>,
+) -> NifResult<Atom> {
+    let result = if tag == atom::ok() {
+        Ok(Value::new(one, other.decode()?))
+    } else if tag == atoms::tenant_gone() {
+        Err(Trouble::Error(Error::TenantGone(one.decode()?)))
+    } else {
+        let raised: Binary<'a> = one.decode()?;
+        let (message, code): (String, i32) = other.decode()?;
+        match foundationdb::FdbError::from_code(code) {
+            error if error.is_retryable() => Err(Trouble::Retry(error)),
+            _ => Err(Trouble::Error(Error::Raised(
+                raised.as_slice().into(),
+                message,
+            ))),
+        }
+    };
+    let keys: Vec<Vec<u8>> = keys
+        .into_iter()
+        .map(operation::key)
+        .collect::<NifResult<_>>()?;
+    let read = Dependencies {
+        keys: evaluator::in_order(keys),
+        basis: self::basis(basis)?.map(|basis| database.live.share(basis)),
+    };
+    evaluation.answer(Outcome { result, read });
+    Ok(atom::ok())
+}
+
 #[rustler::nif]
 fn reporter(env: Env<'_>, database: ResourceArc<DatabaseHandle>, all: bool) -> Atom {
     database.live.reporter.set(env, all);
@@ -547,7 +649,8 @@ fn stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<
         all.insert("stale", all["live_queries"]);
     }
     let (waiting_calls, waiting_refreshes) = database.live.look_at_queue(|queue| queue.lengths());
-    all.insert("waiting", (waiting_calls + waiting_refreshes) as u64);
+    let waiting = waiting_calls + waiting_refreshes + database.live.waiting_for_turns();
+    all.insert("waiting", waiting as u64);
     counters(env, all)
 }
 

@@ -42,6 +42,10 @@ pub struct Stats {
     pub basis_checks: AtomicU64,
     /// Looks at watched keys.
     pub probes: AtomicU64,
+    /// Evaluations of functions.
+    pub evaluations: AtomicU64,
+    /// How long they took together, in microseconds.
+    pub evaluation_us: AtomicU64,
 }
 
 impl Stats {
@@ -66,6 +70,8 @@ impl Stats {
             ("retries", &self.retries),
             ("basis_checks", &self.basis_checks),
             ("probes", &self.probes),
+            ("evaluations", &self.evaluations),
+            ("evaluation_us", &self.evaluation_us),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
         .into()

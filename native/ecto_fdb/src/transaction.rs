@@ -61,11 +61,11 @@ impl Resource for TransactionHandle {
 }
 
 impl TransactionHandle {
-    /// A new transaction of the calling process, whose attempts all have these options.
+    /// A new transaction of the calling process, whose attempts all are as given.
     pub fn new(
         env: Env<'_>,
         live: &Arc<LiveQueries>,
-        options: Vec<TransactionOption>,
+        attempts: Attempts,
     ) -> ResourceArc<TransactionHandle> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let handle = ResourceArc::new(TransactionHandle {
@@ -82,7 +82,7 @@ impl TransactionHandle {
             sizes: Arc::clone(&handle.sizes),
             begun: Instant::now(),
         };
-        let started = client::runtime().spawn(serve(about, options, receiver));
+        let started = client::runtime().spawn(serve(about, attempts, receiver));
         *task = Some(started.abort_handle());
         drop(task);
         if env.monitor(&handle, &env.pid()).is_none() {
@@ -122,6 +122,14 @@ impl Reply {
     fn error(self, error: &Error) {
         self.send(|env| (atom::error(), error).encode(env));
     }
+}
+
+/// What all attempts of a transaction have.
+pub struct Attempts {
+    /// Their options, which FoundationDB forgets with each of them.
+    pub options: Vec<TransactionOption>,
+    /// The version they read at, if it is not the newest.
+    pub read_version: Option<i64>,
 }
 
 /// What is to be told of a transaction's attempt.
@@ -168,10 +176,12 @@ enum State {
 }
 
 impl State {
-    /// FoundationDB forgets options with each attempt.
-    fn begin(transaction: Transaction, options: &[TransactionOption]) -> State {
+    fn begin(transaction: Transaction, attempts: &Attempts) -> State {
         let set = |option: &TransactionOption| transaction.set_option(option.clone());
-        match options.iter().try_for_each(set) {
+        if let Some(version) = attempts.read_version {
+            transaction.set_read_version(version);
+        }
+        match attempts.options.iter().try_for_each(set) {
             Ok(()) => State::Active(Arc::new(transaction)),
             Err(error) => State::Unusable(error.into()),
         }
@@ -180,13 +190,13 @@ impl State {
 
 async fn serve(
     mut about: About,
-    options: Vec<TransactionOption>,
+    attempts: Attempts,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     let database = Arc::clone(&about.live.database);
     let _counted = Gauge::new(&database.stats.transactions);
     let mut state = match database.transaction() {
-        Ok(transaction) => State::begin(transaction, &options),
+        Ok(transaction) => State::begin(transaction, &attempts),
         Err(error) => State::Unusable(error),
     };
     let mut reads = JoinSet::new();
@@ -204,12 +214,12 @@ async fn serve(
             }
             (Command::Commit(reply), State::Active(transaction)) => {
                 while reads.join_next().await.is_some() {}
-                commit(&about, &options, transaction, wrote, reply).await
+                commit(&about, &attempts, transaction, wrote, reply).await
             }
             (Command::OnError(code, reply), state) => {
                 reads.shutdown().await;
                 wrote = false;
-                let state = on_error(&about, &options, state, code, reply).await;
+                let state = on_error(&about, &attempts, state, code, reply).await;
                 about.begun = Instant::now();
                 state
             }
@@ -269,7 +279,7 @@ async fn run(
 
 async fn commit(
     about: &About,
-    options: &[TransactionOption],
+    attempts: &Attempts,
     transaction: Arc<Transaction>,
     wrote: bool,
     reply: Reply,
@@ -295,7 +305,7 @@ async fn commit(
                 about.live.transaction_answered(about.begun);
             }
             reply.send(|env| (atom::ok(), version, stamp.as_deref().map(Stamp)).encode(env));
-            State::begin(committed.reset(), options)
+            State::begin(committed.reset(), attempts)
         }
         Err(error) => {
             let stats = &about.live.database.stats;
@@ -312,7 +322,7 @@ async fn commit(
 
 async fn on_error(
     about: &About,
-    options: &[TransactionOption],
+    attempts: &Attempts,
     state: State,
     code: i32,
     reply: Reply,
@@ -333,7 +343,7 @@ async fn on_error(
         Ok(transaction) => {
             count(&about.live.database.stats.transaction_retries, 1);
             reply.send(|env| atom::ok().encode(env));
-            State::begin(transaction, options)
+            State::begin(transaction, attempts)
         }
         Err(error) => {
             let error = Error::from(error);

@@ -7,12 +7,13 @@
 //! against a model of a database (`tests/model.rs`), and with loom where threads meet
 //! (`tests/threads.rs`).
 //!
-//! - [`LiveQueryState`]: one live query, made of [`WatchSlot`], [`Reads`], [`Plan`], [`Freshness`]
+//! - [`LiveQueryState`]: one live query, made of [`WatchSet`], [`Reads`], [`Plan`], [`Freshness`]
 //!   and [`FanOut`].
 //! - [`SubscriptionState`]: one subscription: whether its message may be sent.
 //! - [`Pulse`]: whether the database answers at all.
 //! - [`Queue`], [`Storm`]: what waits for the next batch, and when mounts gather.
 //! - [`places`]: what has moved in a list.
+//! - [`Turns`]: what waits for the next evaluation of a function.
 
 mod backoff;
 mod fan_out;
@@ -25,6 +26,7 @@ mod queue;
 mod reads;
 mod storm;
 mod subscription;
+mod turns;
 mod watch;
 
 pub use backoff::{Backoff, LONGEST_DELAY};
@@ -37,4 +39,5 @@ pub use queue::{Batch, Full, Lane, Queue};
 pub use reads::{Reads, Schedule};
 pub use storm::{Storm, LONGEST_WAIT, LONGEST_WINDOW, LULL};
 pub use subscription::{Phase, SubscriptionState};
-pub use watch::{Armed, WatchSlot};
+pub use turns::{Share, Turns};
+pub use watch::{Armed, Arming, Key, Places, Released, WatchSet, Watched};

@@ -7,14 +7,14 @@ use crate::fan_out::FanOut;
 use crate::freshness::{Freshness, Turn};
 use crate::plan::{Plan, Stage};
 use crate::reads::{Reads, Schedule};
-use crate::watch::{Armed, WatchSlot};
+use crate::watch::{Armed, Arming, Key, Places, Released, WatchSet, Watched};
 
 /// What the caller of a transition has to do, once it has released its lock.
 #[must_use = "effects are to be carried out"]
 #[derive(Debug)]
 pub struct Effects<H> {
-    /// Drop this handle first: its watch was replaced or given up.
-    pub released: Option<H>,
+    /// Drop these handles first: their watches were replaced or given up.
+    pub released: Released<H>,
     /// Queue a read.
     pub read: Option<Schedule>,
     /// Start a round that notifies the subscribers.
@@ -31,7 +31,7 @@ impl<H> Effects<H> {
     /// Nothing to do.
     pub fn none() -> Self {
         Effects {
-            released: None,
+            released: Released::new(),
             read: None,
             fan_out: false,
             ask_planner: false,
@@ -46,36 +46,37 @@ impl<H> Effects<H> {
 pub struct NewRead {
     /// The read version of its transaction.
     pub read_version: i64,
-    /// The watched key's value.
-    pub watched: Option<Box<[u8]>>,
+    /// The watched keys, in ascending order, and their values.
+    pub watched: Vec<Watched>,
     /// Whether the records are others than those shown.
     pub changed: bool,
     /// Whether it took so long that the next one belongs in the side lane.
     pub slow: bool,
 }
 
-/// What a look at the watched key has found.
+/// What a look at the watched keys has found.
 #[derive(Debug)]
 pub enum Probe<'a> {
-    /// Its value at this read version.
-    Value(i64, Option<&'a [u8]>),
+    /// Their values at this read version.
+    Values(i64, &'a [Watched]),
     /// No answer, since then.
     Unanswered(Instant),
 }
 
 /// `S` is a subscriber, `H` the handle of a watch, `B` the basis of a plan, `R` a reason for staleness.
 ///
-/// After every installed read this holds: a watch is pending that was armed with the watched value
-/// of what is shown, or another read is queued.
+/// After every installed read this holds: for each key that what is shown relies on, a watch is pending
+/// that was armed with the key's value as of then, or another read is queued.
 #[derive(Debug)]
 pub struct LiveQueryState<S, H, B, R> {
     /// The read version of what is shown; -1 before the first read. An older read never replaces it.
     read_version: i64,
     /// The newest version at which the database is known to hold what is shown.
     confirmed_version: i64,
-    /// The watched key's value at `read_version`.
-    watched: Option<Box<[u8]>>,
-    watch: WatchSlot<H>,
+    /// The watched keys with their values at `read_version`, and their watches.
+    watches: WatchSet<H>,
+    /// Whether the keys and values are instead those of a later read that failed.
+    watches_failure: bool,
     watch_failures: Backoff,
     reads: Reads,
     plan: Plan<B>,
@@ -92,8 +93,8 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         LiveQueryState {
             read_version: -1,
             confirmed_version: -1,
-            watched: None,
-            watch: WatchSlot::default(),
+            watches: WatchSet::default(),
+            watches_failure: false,
             watch_failures: Backoff::default(),
             reads: Reads::default(),
             plan: Plan::new(basis),
@@ -104,32 +105,27 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         }
     }
 
-    /// A read was done while the plan held. `arm` arms a watch of the reading transaction, if one
-    /// was prepared. Returns whether the read is newer than what was shown.
-    pub fn installed(
+    /// A read was done while the plan held. `arms` are watches of the reading transaction for keys that
+    /// had none to keep. Returns whether the read is newer than what was shown.
+    pub fn installed<A: FnOnce() -> H>(
         &mut self,
         read: NewRead,
-        arm: Option<(u64, impl FnOnce() -> H)>,
+        arms: impl IntoIterator<Item = Arming<A>>,
         now: Instant,
     ) -> (bool, Effects<H>) {
         let mut effects = Effects::none();
-        if let Some((id, arm)) = arm.filter(|_| self.watch.yields_to(read.read_version)) {
-            effects.released = self.watch.put(Armed {
-                id,
-                read_version: read.read_version,
-                value: read.watched.clone(),
-                since: now,
-                handle: arm(),
-            });
-        }
         // A value that has come back (A, B, A) may have been confirmed after this read of the one between.
-        let outdated = read.read_version < self.confirmed_version && read.watched != self.watched;
+        let outdated =
+            read.read_version < self.confirmed_version && !self.watches.shows(&read.watched);
         let newer = read.read_version > self.read_version && !outdated;
         if newer {
             self.read_version = read.read_version;
-            self.watched = read.watched;
             self.confirmed_version = self.confirmed_version.max(read.read_version);
+            effects.released = self.watches.show(read.watched.iter().cloned());
+            self.watches_failure = false;
         }
+        let replaced = self.arm(read.read_version, &read.watched, arms, now);
+        effects.released.extend(replaced);
         self.reads.succeeded(read.slow);
         effects.turn = self.freshness.confirm(now);
         if self.reads.is_queued() {
@@ -138,30 +134,88 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         effects.fan_out =
             ((newer && read.changed) || effects.turn.is_some()) && self.fan_out.start();
         // Two batches that read at the same time may each have relied on a watch of the other's.
-        if !self.shows_what_is_watched() {
+        if !self.watches.is_complete() {
             effects.read = self.want(now);
         }
         (newer, effects)
     }
 
-    fn shows_what_is_watched(&self) -> bool {
-        self.watch.is_armed_with(self.watched.as_deref())
+    fn arm<A: FnOnce() -> H>(
+        &mut self,
+        read_version: i64,
+        read: &[Watched],
+        arms: impl IntoIterator<Item = Arming<A>>,
+        since: Instant,
+    ) -> Released<H> {
+        let mut replaced = Released::new();
+        for Arming { place, id, arm } in arms {
+            let Watched { key, value } = &read[place];
+            replaced.extend(self.watches.put(key, read_version, || Armed {
+                id,
+                read_version,
+                value: value.clone(),
+                since,
+                handle: arm(),
+            }));
+        }
+        replaced
     }
 
-    /// Whether the pending watch was armed with this value, so that a read that has found it needs
-    /// to arm no other.
-    pub fn is_watched_with(&self, value: Option<&[u8]>) -> bool {
-        self.watch.is_armed_with(value)
+    /// A read at this version failed for this reason, after it had found these values. The data stay, and
+    /// what the read relied on is watched: when that changes, the next read may succeed. One that was slow is
+    /// done at the side next time.
+    pub fn read_failed_with<A: FnOnce() -> H>(
+        &mut self,
+        reason: R,
+        read_version: i64,
+        read: &[Watched],
+        arms: impl IntoIterator<Item = Arming<A>>,
+        slow: bool,
+        now: Instant,
+    ) -> Effects<H> {
+        let mut released = Released::new();
+        if self.may_read() && read_version > self.confirmed_version {
+            released = self.watches.show(read.iter().cloned());
+            self.watches_failure = true;
+            released.extend(self.arm(read_version, read, arms, now));
+        }
+        self.freshness.miss(now, Some(reason));
+        Effects {
+            released,
+            ..self.retry(slow)
+        }
     }
 
-    /// The watch of this id has fired, or failed for this reason. `None` if it is not the current one.
+    /// The places of those keys for which no watch is pending that was armed with this value: a read that
+    /// has found them needs to arm these.
+    pub fn missing_watches(&self, read: &[Watched]) -> Places {
+        self.watches.missing(read)
+    }
+
+    /// The watched keys, and their values as of what is shown.
+    pub fn watched(&self) -> impl Iterator<Item = &Watched> {
+        self.watches.shown()
+    }
+
+    /// The watched keys with their values, if what is shown follows from these: a look that finds the same
+    /// confirms it. `None` where a watch has fired since, so that another look would be in vain.
+    pub fn confirmable(&self) -> Option<Vec<Watched>> {
+        let confirmable = self.may_read()
+            && self.read_version >= 0
+            && !self.watches_failure
+            && self.watches.is_complete();
+        confirmable.then(|| self.watches.shown().cloned().collect())
+    }
+
+    /// The watch of this id has fired, or failed for this reason: its key. `None` if it is not the current
+    /// one of its key.
     pub fn watch_completed(
         &mut self,
         id: u64,
         result: Result<(), R>,
         now: Instant,
-    ) -> Option<Effects<H>> {
-        let watch = self.watch.complete(id)?;
+    ) -> Option<(Key, Effects<H>)> {
+        let (key, watch) = self.watches.complete(id)?;
         let mut effects = Effects::none();
         match result {
             Ok(()) => {
@@ -180,8 +234,8 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
                 }
             }
         }
-        effects.released = Some(watch.handle);
-        Some(effects)
+        effects.released.push(watch.handle);
+        Some((key, effects))
     }
 
     /// The query must be read again.
@@ -227,7 +281,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
     /// The delay before a read has passed.
     pub fn delay_passed(&mut self, now: Instant) -> Effects<H> {
         self.reads.delay_passed();
-        let settled = self.shows_what_is_watched() && !self.freshness.is_missing();
+        let settled = self.watches.is_complete() && !self.freshness.is_missing();
         Effects {
             read: if settled { None } else { self.want(now) },
             ..Effects::none()
@@ -286,7 +340,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         }
         let turn = self.freshness.force_stale(now, reason);
         Effects {
-            released: self.watch.clear(),
+            released: self.watches.clear(),
             turn,
             fan_out: (turn.is_some() || changed) && self.fan_out.start(),
             ..Effects::none()
@@ -297,7 +351,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
     pub fn database_replaced(&mut self, now: Instant) -> Effects<H> {
         self.read_version = -1;
         self.confirmed_version = -1;
-        let released = self.watch.clear();
+        let released = self.watches.clear();
         Effects {
             released,
             ..self.wanted(now)
@@ -328,7 +382,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         }
     }
 
-    /// Whether the watched key is due to be looked at. True at most once in `every`.
+    /// Whether the watched keys are due to be looked at. True at most once in `every`.
     pub fn probe_due(&mut self, now: Instant, every: Duration) -> bool {
         let last = self.freshness.confirmed().max(self.probed);
         let due = self.may_be_probed() && now.saturating_duration_since(last) >= every;
@@ -338,7 +392,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         due
     }
 
-    /// The watched key was looked at.
+    /// The watched keys were looked at.
     pub fn probed(&mut self, probe: Probe<'_>, now: Instant) -> Effects<H> {
         match probe {
             Probe::Unanswered(since) => {
@@ -346,9 +400,10 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
                 Effects::none()
             }
             // The read that is coming tells more.
-            Probe::Value(..) if self.reads.is_pending() || !self.may_read() => Effects::none(),
-            Probe::Value(read_version, value) if value == self.watched.as_deref() => {
-                if !self.shows_what_is_watched() {
+            Probe::Values(..) if self.reads.is_pending() || !self.may_read() => Effects::none(),
+            Probe::Values(..) if self.watches_failure => Effects::none(),
+            Probe::Values(read_version, values) if self.watches.shows(values) => {
+                if !self.watches.is_complete() {
                     return self.wanted(now);
                 }
                 if read_version >= self.read_version {
@@ -361,8 +416,13 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
                     ..Effects::none()
                 }
             }
-            Probe::Value(read_version, _) if read_version > self.read_version => self.wanted(now),
-            Probe::Value(..) => Effects::none(),
+            // Of other keys, which a newer read has come upon, a look says nothing.
+            Probe::Values(read_version, values)
+                if read_version > self.read_version && self.watches.has_keys_of(values) =>
+            {
+                self.wanted(now)
+            }
+            Probe::Values(..) => Effects::none(),
         }
     }
 
@@ -387,7 +447,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         }
         self.closed = true;
         Effects {
-            released: self.watch.clear(),
+            released: self.watches.clear(),
             turn: self.freshness.stale().map(|_| Turn::Fresh),
             closed: true,
             ..Effects::none()
@@ -430,7 +490,7 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
     }
 
     /// The newest version at which the database is known to hold what is shown: that of a read, or of a
-    /// look at the watched key; -1 before the first read.
+    /// look at the watched keys; -1 before the first read.
     pub fn confirmed_version(&self) -> i64 {
         self.confirmed_version
     }
@@ -454,13 +514,16 @@ impl<S: Clone, H, B, R: Clone> LiveQueryState<S, H, B, R> {
         self.fan_out.is_running()
     }
 
-    /// Whether a look at the watched key could confirm what is shown.
+    /// Whether a look at the watched keys could confirm what is shown.
     pub fn may_be_probed(&self) -> bool {
-        self.may_read() && self.read_version >= 0 && !self.reads.is_pending()
+        self.may_read()
+            && self.read_version >= 0
+            && !self.watches_failure
+            && !self.reads.is_pending()
     }
 
-    /// Whether a watch is pending for what is shown, or a read on its way.
+    /// Whether watches are pending for what is shown, or a read on its way.
     pub fn is_followed(&self) -> bool {
-        self.shows_what_is_watched() || self.reads.is_pending()
+        self.watches.is_complete() || self.reads.is_pending()
     }
 }

@@ -1,31 +1,35 @@
 //! The machine of a live query against a model of a database and of its subscribers.
 //!
-//! The model's database has one watched key. Reads begin at its newest version and are installed later,
-//! in any order; watches fire when the key's value differs from the one they were armed with; everything
-//! that the machine asks for is carried out sooner or later, and anything may fail on the way.
+//! The model's database has three keys. A read relies on the first one, and, if its value is odd, on the
+//! second, else on the third: as functions do, whose reads depend on what they have read. Reads begin at the
+//! newest version and are installed later, in any order; watches fire when their key's value differs from
+//! the one they were armed with; everything that the machine asks for is carried out sooner or later, and
+//! anything may fail on the way.
 
 use std::time::{Duration, Instant};
 
-use live_state::{Effects, LiveQueryState, NewRead, Probe, Turn};
+use live_state::{Arming, Effects, LiveQueryState, NewRead, Places, Probe, Turn, Watched};
 use proptest::prelude::*;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Somebody writes one of a few values: a value may come back (A, B, A).
-    Write(u8),
+    /// Somebody writes one of a few values to a key: a value may come back (A, B, A).
+    Write(usize, u8),
     /// A batch takes the queued read up, or a mount reads without being asked.
     BeginRead { mount: bool },
     /// A read that has begun is installed.
     Install(usize),
     /// A read that has begun fails, or gets no answer.
     Fail { which: usize, unanswered: bool },
+    /// A read that has begun fails after it has found its values, as a function that raises.
+    FailWith(usize),
     /// A watch whose value has changed fires.
     Fire(usize),
     /// A watch fails.
     WatchFails(usize),
-    /// Somebody looks at the watched key.
+    /// Somebody looks at the watched keys.
     Probe,
     /// A delay passes.
     Delay,
@@ -35,11 +39,12 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..3u8).prop_map(Step::Write),
+        4 => (0..3usize, 0..3u8).prop_map(|(key, value)| Step::Write(key, value)),
         4 => any::<bool>().prop_map(|mount| Step::BeginRead { mount }),
         5 => (0..4usize).prop_map(Step::Install),
         1 => (0..4usize, any::<bool>())
             .prop_map(|(which, unanswered)| Step::Fail { which, unanswered }),
+        1 => (0..4usize).prop_map(Step::FailWith),
         4 => (0..4usize).prop_map(Step::Fire),
         1 => (0..4usize).prop_map(Step::WatchFails),
         1 => Just(Step::Probe),
@@ -48,17 +53,39 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A read that has begun: its version, what it found, and the watch that it needs to arm.
+/// The values of the keys.
+type Values = [u8; 3];
+
+/// What a read of these values relies on.
+fn relies_on(values: &Values) -> Vec<usize> {
+    vec![0, if values[0] % 2 == 1 { 1 } else { 2 }]
+}
+
+/// What a read of these values finds.
+fn found(values: &Values) -> Vec<Watched> {
+    let keys = relies_on(values).into_iter();
+    keys.map(|key| watched(key, values)).collect()
+}
+
+fn watched(key: usize, values: &Values) -> Watched {
+    Watched {
+        key: [u8::try_from(key).unwrap()][..].into(),
+        value: Some(vec![values[key]].into()),
+    }
+}
+
+/// A read that has begun: its version, what it found, and the watches that it needs to arm.
 struct Reading {
     version: i64,
-    value: u8,
-    arms: bool,
+    values: Values,
+    arms: Places,
     began: Instant,
 }
 
 /// A watch that the database holds.
 struct Watch {
     id: u64,
+    key: usize,
     armed_with: u8,
 }
 
@@ -68,24 +95,20 @@ struct Model {
     state: State,
     now: Instant,
     version: i64,
-    value: u8,
+    values: Values,
     readings: Vec<Reading>,
     watches: Vec<Watch>,
     next_id: u64,
-    /// The values that were written, by version: the first is of version 1.
-    history: Vec<u8>,
+    /// The values that were there, by version: the first is of version 1.
+    history: Vec<Values>,
     /// What the machine shows.
-    shown: Option<(i64, u8)>,
+    shown: Option<(i64, Vec<Watched>)>,
     queued: bool,
     delayed: bool,
     notify: bool,
     /// What a subscriber was told last.
     stale: bool,
     turns: u32,
-}
-
-fn bytes(value: u8) -> Box<[u8]> {
-    vec![value].into()
 }
 
 impl Model {
@@ -97,11 +120,11 @@ impl Model {
             state,
             now,
             version: 1,
-            value: 0,
+            values: [0; 3],
             readings: Vec::new(),
             watches: Vec::new(),
             next_id: 1,
-            history: vec![0],
+            history: vec![[0; 3]],
             shown: None,
             queued: false,
             delayed: false,
@@ -112,9 +135,8 @@ impl Model {
     }
 
     fn carry_out(&mut self, effects: Effects<u64>) {
-        if let Some(id) = effects.released {
-            self.watches.retain(|watch| watch.id != id);
-        }
+        self.watches
+            .retain(|watch| !effects.released.contains(&watch.id));
         if let Some(read) = effects.read {
             if read.after.is_zero() {
                 assert!(!self.queued, "one read is queued at a time");
@@ -147,13 +169,43 @@ impl Model {
             self.queued = false;
             assert!(self.state.begin_read());
         }
-        let arms = !self.state.is_watched_with(Some(&bytes(self.value)));
+        let arms = self.state.missing_watches(&found(&self.values));
         self.readings.push(Reading {
             version: self.version,
-            value: self.value,
+            values: self.values,
             arms,
             began: self.now,
         });
+    }
+
+    /// Has the machine take a read over; the watches that it has made pending are the database's.
+    fn with_arms<R>(
+        &mut self,
+        read: &Reading,
+        take: impl FnOnce(&mut State, Vec<Arming<Box<dyn FnOnce() -> u64>>>) -> R,
+    ) -> R {
+        let armed = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let keys = relies_on(&read.values);
+        let arms = (read.arms.iter())
+            .map(|&place| {
+                self.next_id += 1;
+                let (id, armed) = (self.next_id, std::rc::Rc::clone(&armed));
+                let watch = Watch {
+                    id,
+                    key: keys[place],
+                    armed_with: read.values[keys[place]],
+                };
+                let arm: Box<dyn FnOnce() -> u64> = Box::new(move || {
+                    armed.borrow_mut().push(watch);
+                    id
+                });
+                Arming { place, id, arm }
+            })
+            .collect();
+        let result = take(&mut self.state, arms);
+        // Armed in the transaction that read: a change since then fires them.
+        self.watches.append(&mut armed.borrow_mut());
+        result
     }
 
     fn install(&mut self, which: usize) {
@@ -162,31 +214,19 @@ impl Model {
         }
         let which = which % self.readings.len();
         let read = self.readings.remove(which);
-        let id = self.next_id;
-        self.next_id += 1;
-        let changed = self.shown.is_none_or(|(_, shown)| shown != read.value);
+        let found = found(&read.values);
+        let changed = self.shown.as_ref().is_none_or(|(_, shown)| *shown != found);
         let new = NewRead {
             read_version: read.version,
-            watched: Some(bytes(read.value)),
+            watched: found.clone(),
             changed,
             slow: false,
         };
-        let mut armed = false;
-        let arm = read.arms.then_some((id, || {
-            armed = true;
-            id
-        }));
-        let (newer, effects) = self.state.installed(new, arm, self.now);
-        if armed {
-            // Armed in the transaction that read: a change since then fires it.
-            self.watches.push(Watch {
-                id,
-                armed_with: read.value,
-            });
-        }
+        let now = self.now;
+        let (newer, effects) = self.with_arms(&read, |state, arms| state.installed(new, arms, now));
         if newer {
-            assert!(self.shown.is_none_or(|(version, _)| version < read.version));
-            self.shown = Some((read.version, read.value));
+            assert!((self.shown.as_ref()).is_none_or(|(version, _)| *version < read.version));
+            self.shown = Some((read.version, found));
             if changed {
                 self.notify = true;
             }
@@ -198,22 +238,36 @@ impl Model {
         );
     }
 
+    fn fail_with(&mut self, which: usize) {
+        if self.readings.is_empty() {
+            return;
+        }
+        let which = which % self.readings.len();
+        let read = self.readings.remove(which);
+        let (version, found, now) = (read.version, found(&read.values), self.now);
+        let effects = self.with_arms(&read, |state, arms| {
+            state.read_failed_with("raised", version, &found, arms, false, now)
+        });
+        self.carry_out(effects);
+        assert!(self.queued || self.delayed, "it is tried again");
+    }
+
     fn run(&mut self, step: &Step) {
         self.step(step);
         let confirmed = self.state.confirmed_version();
-        if let Some((version, shown)) = self.shown {
-            assert!(confirmed >= version);
-            let then = self.history[usize::try_from(confirmed).unwrap() - 1];
-            assert_eq!(then, shown, "what is confirmed at a version was there");
+        if let Some((version, shown)) = &self.shown {
+            assert!(confirmed >= *version);
+            let then = found(&self.history[usize::try_from(confirmed).unwrap() - 1]);
+            assert_eq!(then, *shown, "what is confirmed at a version was there");
         }
     }
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Write(value) => {
+            Step::Write(key, value) => {
                 self.version += 1;
-                self.value = value;
-                self.history.push(value);
+                self.values[key] = value;
+                self.history.push(self.values);
             }
             Step::BeginRead { mount } => self.begin_read(mount),
             Step::Install(which) => self.install(which),
@@ -229,15 +283,12 @@ impl Model {
                 };
                 self.carry_out(effects);
             }
+            Step::FailWith(which) => self.fail_with(which),
             Step::Fire(which) => {
-                let value = self.value;
-                let mut places = (0..self.watches.len())
-                    .filter(|place| self.watches[*place].armed_with != value);
+                let mut places = (0..self.watches.len()).filter(|&place| self.is_due(place));
                 if let Some(place) = places.nth(which) {
                     let watch = self.watches.remove(place);
-                    if let Some(effects) = self.state.watch_completed(watch.id, Ok(()), self.now) {
-                        self.carry_out(effects);
-                    }
+                    self.complete(&watch, Ok(()));
                 }
             }
             Step::WatchFails(which) => {
@@ -245,15 +296,16 @@ impl Model {
                     return;
                 }
                 let watch = self.watches.remove(which % self.watches.len());
-                let failed = self.state.watch_completed(watch.id, Err("watch"), self.now);
-                if let Some(effects) = failed {
-                    self.carry_out(effects);
-                }
+                self.complete(&watch, Err("watch"));
             }
             Step::Probe => {
                 if self.state.probe_due(self.now, LIMIT) || self.state.may_be_probed() {
-                    let value = bytes(self.value);
-                    let probe = Probe::Value(self.version, Some(&value));
+                    let keys = self
+                        .state
+                        .watched()
+                        .map(|watched| usize::from(watched.key[0]));
+                    let values: Vec<_> = keys.map(|key| watched(key, &self.values)).collect();
+                    let probe = Probe::Values(self.version, &values);
                     let effects = self.state.probed(probe, self.now);
                     self.carry_out(effects);
                 }
@@ -272,6 +324,20 @@ impl Model {
         }
     }
 
+    /// Whether the value of a watch's key has changed.
+    fn is_due(&self, place: usize) -> bool {
+        let watch = &self.watches[place];
+        watch.armed_with != self.values[watch.key]
+    }
+
+    fn complete(&mut self, watch: &Watch, result: Result<(), &'static str>) {
+        let completed = self.state.watch_completed(watch.id, result, self.now);
+        if let Some((key, effects)) = completed {
+            assert_eq!(usize::from(key[0]), watch.key);
+            self.carry_out(effects);
+        }
+    }
+
     /// Nothing fails any more, and everything that was asked for is done.
     fn settle(&mut self) {
         for _ in 0..100 {
@@ -281,8 +347,8 @@ impl Model {
                 self.install(0);
             }
             self.run(&Step::Fire(0));
-            let due = |watch: &Watch| watch.armed_with != self.value;
-            if !self.queued && !self.delayed && !self.watches.iter().any(due) {
+            let due = (0..self.watches.len()).any(|place| self.is_due(place));
+            if !self.queued && !self.delayed && !due {
                 return;
             }
         }
@@ -291,8 +357,8 @@ impl Model {
 }
 
 proptest! {
-    /// However reads, watches and failures interleave: in the end the newest value is shown, one watch is
-    /// pending that was armed with it, and nobody is told that it is stale.
+    /// However reads, watches and failures interleave: in the end the newest values are shown, one watch
+    /// is pending for each key that they rely on, armed with its value, and nobody is told that they are stale.
     #[test]
     fn no_change_is_missed(steps in proptest::collection::vec(step(), 1..120)) {
         let mut model = Model::new();
@@ -303,9 +369,14 @@ proptest! {
         }
         model.settle();
         let (_, shown) = model.shown.expect("it was read");
-        prop_assert_eq!(shown, model.value);
-        prop_assert_eq!(model.watches.len(), 1, "one watch is pending");
-        prop_assert_eq!(model.watches[0].armed_with, model.value);
+        prop_assert_eq!(shown, found(&model.values));
+        let mut watches = model.watches;
+        watches.sort_by_key(|watch| watch.key);
+        let keys: Vec<_> = watches.iter().map(|watch| watch.key).collect();
+        prop_assert_eq!(keys, relies_on(&model.values), "one watch a key is pending");
+        for watch in watches {
+            prop_assert_eq!(watch.armed_with, model.values[watch.key]);
+        }
         prop_assert!(!model.stale);
     }
 
@@ -325,15 +396,16 @@ proptest! {
 }
 
 #[test]
-fn the_last_subscriber_closes_it_and_gives_the_watch_up() {
+fn the_last_subscriber_closes_it_and_gives_the_watches_up() {
     let mut model = Model::new();
     model.begin_read(true);
     model.install(0);
-    assert_eq!(model.watches.len(), 1);
+    assert_eq!(model.watches.len(), 2);
     let (subscriber, effects) = model.state.detach(0);
     assert_eq!(subscriber, Some(1));
     assert!(effects.closed);
-    assert_eq!(effects.released, Some(model.watches[0].id));
+    let ids: Vec<_> = model.watches.iter().map(|watch| watch.id).collect();
+    assert_eq!(effects.released[..], ids);
     assert_eq!(model.state.attach(2), None);
     // A watch or read that ends later changes nothing.
     assert!(model
@@ -348,14 +420,14 @@ fn a_value_that_came_back_is_not_replaced_by_an_older_read_of_another_one() {
     let mut model = Model::new();
     model.begin_read(true);
     model.install(0);
-    model.run(&Step::Write(1));
+    model.run(&Step::Write(2, 1));
     model.begin_read(true);
-    model.run(&Step::Write(0));
+    model.run(&Step::Write(2, 0));
     model.run(&Step::Probe);
     assert_eq!(model.state.confirmed_version(), 3);
     // It was read at version 2, between the two.
     model.run(&Step::Install(0));
-    assert_eq!(model.shown, Some((1, 0)));
+    assert_eq!(model.shown, Some((1, found(&[0; 3]))));
     model.settle();
-    assert_eq!(model.shown.map(|(_, shown)| shown), Some(0));
+    assert_eq!(model.shown.map(|(_, shown)| shown), Some(found(&[0; 3])));
 }

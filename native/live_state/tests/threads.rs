@@ -2,7 +2,7 @@
 //! --test threads`.
 #![cfg(loom)]
 
-use live_state::{LiveQueryState, NewRead, SubscriptionState};
+use live_state::{Arming, LiveQueryState, NewRead, SubscriptionState, Watched};
 use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
@@ -131,16 +131,24 @@ fn two_batches_leave_a_watch_or_a_read() {
         state.attach(1);
         let state = Arc::new(Mutex::new(state));
         let install = move |state: &Mutex<State>, version: i64, value: u8| {
+            let watched = vec![Watched {
+                key: b"key"[..].into(),
+                value: Some(vec![value].into()),
+            }];
             let read = NewRead {
                 read_version: version,
-                watched: Some(vec![value].into()),
+                watched: watched.clone(),
                 changed: true,
                 slow: false,
             };
             // Looked at before, outside of the lock, as batches do.
-            let kept = state.lock().unwrap().is_watched_with(Some(&[value]));
-            let arm = (!kept).then_some((version.unsigned_abs(), || ()));
-            let (_, effects) = state.lock().unwrap().installed(read, arm, now);
+            let missing = state.lock().unwrap().missing_watches(&watched);
+            let arms = missing.into_iter().map(|place| Arming {
+                place,
+                id: version.unsigned_abs(),
+                arm: || (),
+            });
+            let (_, effects) = state.lock().unwrap().installed(read, arms, now);
             drop(effects);
         };
         let other = Arc::clone(&state);

@@ -8,6 +8,8 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     alias EctoFoundationDB.Exception.Unsupported
     alias EctoFoundationDB.Layer.Query
 
+    require Ecto.Query
+
     @doc "The schema of a query's first source."
     @spec schema!(Ecto.Query.t()) :: module()
     def schema!(%{from: %{source: {_source, schema}}}) when is_atom(schema) and schema != nil,
@@ -55,6 +57,10 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
     defp select(ecto_query, prepared, params, tenant),
       do: {__MODULE__, {ecto_query, prepared.fields, params, tenant}}
+
+    @doc "The records of a queryable with these values."
+    @spec all(module(), Ecto.Queryable.t(), keyword()) :: [term()]
+    def all(repo, queryable, by), do: queryable |> Ecto.Query.where(^by) |> repo.all()
 
     @doc "What Ecto makes of records' fields."
     @spec results(term(), [keyword() | map()]) :: [term()]

@@ -9,8 +9,10 @@ use std::hash::{Hash, Hasher};
 
 use foundationdb::options::{StreamingMode, TransactionOption};
 use foundationdb::{FdbResult, RangeOption, Transaction};
+use futures::future::try_join_all;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 /// A value of `\xff/metadataVersion`. Its bytes rise.
 pub type MetadataVersion = Option<Box<[u8]>>;
@@ -64,15 +66,15 @@ pub enum Verdict {
 pub struct Basis {
     /// Their tenant, if they have one.
     pub tenant: Option<TenantEntry>,
-    /// For lists, which are plans: their source.
-    pub source: Option<SourceIndexes>,
+    /// For lists, which are plans: their source. For functions: the sources whose lists they have read.
+    pub sources: SmallVec<[SourceIndexes; 1]>,
     /// The newest metadata version under which it was found right.
     verified: Mutex<MetadataVersion>,
 }
 
 impl PartialEq for Basis {
     fn eq(&self, other: &Self) -> bool {
-        self.tenant == other.tenant && self.source == other.source
+        self.tenant == other.tenant && self.sources == other.sources
     }
 }
 
@@ -81,7 +83,7 @@ impl Eq for Basis {}
 impl Hash for Basis {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.tenant.hash(state);
-        self.source.hash(state);
+        self.sources.hash(state);
     }
 }
 
@@ -89,12 +91,12 @@ impl Basis {
     /// A basis that was right under this metadata version.
     pub fn new(
         tenant: Option<TenantEntry>,
-        source: Option<SourceIndexes>,
+        sources: impl IntoIterator<Item = SourceIndexes>,
         version: MetadataVersion,
     ) -> Self {
         Basis {
             tenant,
-            source,
+            sources: sources.into_iter().collect(),
             verified: Mutex::new(version),
         }
     }
@@ -136,13 +138,13 @@ impl Basis {
                 None => Ok(true),
             }
         };
-        let source = async {
-            match &self.source {
-                Some(source) => source.is_same(transaction).await,
-                None => Ok(true),
-            }
-        };
-        Ok(match futures::try_join!(tenant, source)? {
+        let sources = try_join_all(
+            self.sources
+                .iter()
+                .map(|source| source.is_same(transaction)),
+        );
+        let (there, same) = futures::try_join!(tenant, sources)?;
+        Ok(match (there, same.into_iter().all(|same| same)) {
             (false, _) => Verdict::TenantGone,
             (true, false) => Verdict::SourceChanged,
             (true, true) => Verdict::Right,

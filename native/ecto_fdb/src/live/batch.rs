@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::basis::{Basis, Verdict};
 use super::call::{Call, Pending, Wanted};
 use super::events::Event;
-use super::live_query::{Installed, PlanBasis, Read};
+use super::live_query::{Arms, FailedRead, Installed, PlanBasis, Read};
 use super::query::Query;
 use super::registry::LiveQueries;
 use super::shared_term::MANY;
@@ -46,6 +46,8 @@ pub struct Batch {
     pub refreshes: Vec<Refresh>,
     /// Held by every subscription of the calls until it has taken its first results.
     pub first_results: FirstResults,
+    /// How many functions are evaluated at the same time.
+    pub evaluations: usize,
 }
 
 impl Batch {
@@ -70,6 +72,7 @@ impl Batch {
             calls: self.calls.split_off(self.calls.len() / 2),
             refreshes: self.refreshes.split_off(self.refreshes.len().div_ceil(2)),
             first_results: Arc::clone(&self.first_results),
+            evaluations: self.evaluations,
         };
         (self, other)
     }
@@ -77,10 +80,12 @@ impl Batch {
     /// Batches that are small enough for one transaction each.
     pub fn portions(mut self) -> Vec<Batch> {
         let first_results = Arc::clone(&self.first_results);
+        let evaluations = self.evaluations;
         let empty = || Batch {
             calls: Vec::new(),
             refreshes: Vec::new(),
             first_results: Arc::clone(&first_results),
+            evaluations,
         };
         if self.len() <= MOST_QUERIES && self.calls.iter().all(|(_, call)| call.size() == 1) {
             return vec![self];
@@ -109,7 +114,10 @@ impl Batch {
     pub fn plan(&mut self) -> ReadPlan {
         let mut plan = ReadPlan::default();
         for refresh in &mut self.refreshes {
-            refresh.basis = refresh.live_query.basis();
+            // What a function relies on, its evaluation is going to tell.
+            if refresh.live_query.query.function().is_none() {
+                refresh.basis = refresh.live_query.basis();
+            }
             if let Some(basis) = &refresh.basis {
                 plan.add_basis(basis);
             }
@@ -136,6 +144,11 @@ pub struct ReadPlan {
 }
 
 impl ReadPlan {
+    /// Whether functions are among the queries.
+    pub fn has_functions(&self) -> bool {
+        self.queries.iter().any(|query| query.function().is_some())
+    }
+
     fn add_query(&mut self, query: &Arc<Query>) {
         if let hash_map::Entry::Vacant(vacant) = self.place.entry(Arc::clone(query)) {
             vacant.insert(self.queries.len());
@@ -158,7 +171,7 @@ fn address(basis: &Arc<Basis>) -> usize {
 /// What has been read for a plan so far, by its places.
 pub struct Results {
     /// By the places of the queries.
-    pub reads: Vec<Option<Result<Read, Error>>>,
+    pub reads: Vec<Option<Result<Read, Box<FailedRead>>>>,
     /// By the places of the bases.
     pub verdicts: Vec<Option<Verdict>>,
 }
@@ -174,14 +187,25 @@ impl Results {
 
     /// Whether a read has armed a watch, which needs the transaction's commit.
     pub fn armed(&self) -> bool {
-        let mut reads = self.reads.iter().flatten().flatten();
-        reads.any(|read| read.armed.is_some())
+        let mut reads = self.reads.iter().flatten();
+        reads.any(|read| match read {
+            Ok(read) => !read.armed.is_empty(),
+            Err(failed) => !failed.armed.is_empty(),
+        })
     }
 
     /// The transaction will not be committed: the watches are none.
     pub fn disarm(&mut self, _transaction: Transaction) {
-        for read in self.reads.iter_mut().flatten().flatten() {
-            read.armed = None;
+        self.drop_watches();
+    }
+
+    /// What is settled before the transaction's commit has no watches: the next read arms them.
+    pub fn drop_watches(&mut self) {
+        for read in self.reads.iter_mut().flatten() {
+            match read {
+                Ok(read) => read.armed = Arms::new(),
+                Err(failed) => failed.armed = Arms::new(),
+            }
         }
     }
 
@@ -214,7 +238,7 @@ fn fate(call: &Call, plan: &ReadPlan, results: &Results) -> Fate {
         for (_, query) in pending.reads() {
             match &results.reads[plan.place[query]] {
                 None => fate = Fate::Waits,
-                Some(Err(error)) => return Fate::Refused(error.clone()),
+                Some(Err(failed)) => return Fate::Refused(failed.error.clone()),
                 Some(Ok(_)) => {}
             }
         }
@@ -283,17 +307,20 @@ pub fn settle(live: &Arc<LiveQueries>, batch: &mut Batch, plan: &ReadPlan, resul
             (Some(Ok(read)), Some(basis)) => {
                 install(live, query, read, &basis, attaching.subscribers)
             }
-            (Some(Err(error)), _) => {
+            (Some(Err(failed)), _) => {
                 if let Some(live_query) = live.find(query) {
-                    live_query.read_failed(&error);
+                    match failed.error {
+                        gone @ Error::TenantGone(_) => live_query.tenant_gone(gone),
+                        error => live_query.read_failed_with(FailedRead { error, ..*failed }),
+                    }
                 }
                 None
             }
             _ => None,
         };
         installed.push(found.map(|installed| {
-            let shared =
-                (installed.attached.len() >= MANY).then(|| Arc::new(installed.snapshot.share()));
+            let many = installed.attached.len() >= MANY && installed.snapshot.value().is_none();
+            let shared = many.then(|| Arc::new(installed.snapshot.share()));
             (installed.snapshot, installed.attached.into_iter(), shared)
         }));
     }
@@ -314,14 +341,17 @@ struct Attaching {
 }
 
 /// A read that somebody else is going to need as well; its watch is the first one's.
-fn copy(read: &Result<Read, Error>) -> Result<Read, Error> {
-    let read = read.as_ref().map_err(Clone::clone)?;
-    Ok(Read {
-        read_version: read.read_version,
-        took: read.took,
-        found: read.found.clone(),
-        armed: None,
-    })
+fn copy(read: &Result<Read, Box<FailedRead>>) -> Result<Read, Box<FailedRead>> {
+    match read {
+        Err(failed) => Err(Box::new(failed.error.clone().into())),
+        Ok(read) => Ok(Read {
+            read_version: read.read_version,
+            took: read.took,
+            found: read.found.clone(),
+            armed: Arms::new(),
+            basis: read.basis.clone(),
+        }),
+    }
 }
 
 fn install(
@@ -331,6 +361,8 @@ fn install(
     basis: &PlanBasis,
     subscribers: Vec<Subscriber>,
 ) -> Option<Installed<Subscriber>> {
+    let own = read.basis.take();
+    let basis = own.as_ref().unwrap_or(basis);
     loop {
         let live_query = if subscribers.is_empty() {
             // The last subscriber may have left.
@@ -339,11 +371,11 @@ fn install(
             live.find_or_insert(query, || LiveQuery::new(live.home(), query, basis.clone()))
         };
         let (version, took) = (read.read_version, read.took);
-        let watches = read.armed.is_some();
+        let watches = read.armed.len();
         match live_query.install(read, basis, subscribers.iter().cloned()) {
             Ok(installed) => {
                 live.shows(version);
-                if watches {
+                for _ in 0..watches {
                     live.reporter.report(&Event::WatchArmed);
                 }
                 live.reporter.report(&Event::Refreshed {
@@ -354,7 +386,7 @@ fn install(
                 });
                 return Some(installed);
             }
-            Err((_closed, back)) if !subscribers.is_empty() => read = back,
+            Err((_closed, back)) if !subscribers.is_empty() => read = *back,
             Err(_) => return None,
         }
     }

@@ -31,7 +31,7 @@ pub struct Request {
     pub descending: bool,
     /// How many rows at most.
     pub limit: usize,
-    /// Only those whose tenant's name or watched key contains this.
+    /// Only those whose tenant's name, watched key or function's code contains this.
     pub search: String,
 }
 
@@ -93,10 +93,16 @@ impl Row {
         let search = search.as_bytes();
         search.is_empty()
             || contains(&self.live_query.query.watch, search)
+            || self.code().is_some_and(|code| contains(code, search))
             || self
                 .tenant
                 .as_ref()
                 .is_some_and(|name| contains(name.as_bytes(), search))
+    }
+
+    fn code(&self) -> Option<&[u8]> {
+        let function = self.live_query.query.function()?;
+        Some(&function.code)
     }
 
     fn value(&self, sort_by: SortBy) -> u128 {
@@ -120,6 +126,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 struct RowTerm<'a> {
     tenant: Term<'a>,
     watch: Term<'a>,
+    function: Term<'a>,
     subscribers: usize,
     records: usize,
     bytes: usize,
@@ -137,6 +144,7 @@ impl Encoder for Listing {
                 RowTerm {
                     tenant: row.tenant.as_deref().encode(env),
                     watch: binary(env, &row.live_query.query.watch),
+                    function: row.code().map(|code| binary(env, code)).encode(env),
                     subscribers: row.subscribers,
                     records: row.records,
                     bytes: row.bytes,

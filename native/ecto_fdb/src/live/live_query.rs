@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use foundationdb::FdbResult;
-use live_state::{Effects, LiveQueryState, NewRead, Probe, Stage};
+use live_state::{Arming, Effects, Key, LiveQueryState, NewRead, Places, Probe, Stage, Watched};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 
 use super::basis::Basis;
-use super::query::{Found, Query};
+use super::query::{Found, Function, Query};
 use super::shared_term;
-use super::snapshot::Snapshot;
+use super::snapshot::{Change, Snapshot};
+use super::value::SharedValue;
 use crate::client;
 use crate::database::Database;
 use crate::error::Error;
@@ -73,10 +75,62 @@ pub struct Read {
     pub read_version: i64,
     /// How long it took, from the batch's beginning.
     pub took: Duration,
-    /// The records and the watched key's value.
+    /// What it found, the watched keys' values too.
     pub found: Found,
-    /// The watch that the batch's transaction armed, unless the pending one could be kept.
-    pub armed: Option<WatchFuture>,
+    /// The watches that the batch's transaction armed, where pending ones could not be kept.
+    pub armed: Arms,
+    /// What it relies on, if only the read could tell.
+    pub basis: Option<PlanBasis>,
+}
+
+/// Watches that a transaction armed, each with the place of its key in what was found.
+pub type Arms = SmallVec<[(usize, WatchFuture); 1]>;
+
+/// Why a query was not read.
+pub struct FailedRead {
+    /// What subscribers are told.
+    pub error: Error,
+    /// The batch's read version.
+    pub read_version: i64,
+    /// What it relied on until it failed.
+    pub watched: Vec<Watched>,
+    /// The watches that the batch's transaction armed.
+    pub armed: Arms,
+    /// How long it took, from the batch's beginning.
+    pub took: Duration,
+}
+
+impl From<Error> for FailedRead {
+    fn from(error: Error) -> Self {
+        FailedRead {
+            error,
+            read_version: -1,
+            watched: Vec::new(),
+            armed: Arms::new(),
+            took: Duration::ZERO,
+        }
+    }
+}
+
+/// What a look may confirm: a function's result, and what it follows from.
+pub struct Confirmable {
+    /// The result.
+    pub value: SharedValue,
+    /// The watched keys, and their values as of then.
+    pub watched: Vec<Watched>,
+    /// The tenant and the sources that it relies on.
+    pub basis: PlanBasis,
+}
+
+/// A function's evaluations.
+#[derive(Default)]
+struct Evaluations {
+    /// When the last one began.
+    begun: Option<Instant>,
+    /// The watched key whose change has last led to one.
+    woken: Option<Key>,
+    /// What a call has brought later than the live query's own.
+    code: Option<Arc<[u8]>>,
 }
 
 /// What a live query's plan was made from; none for a query that is read as it is.
@@ -96,6 +150,7 @@ pub struct LiveQuery<S> {
     read_us: AtomicU64,
     /// Whether that was reported, so that its end is.
     stale_reported: AtomicBool,
+    evaluations: Mutex<Evaluations>,
     state: Mutex<State<S>>,
 }
 
@@ -153,6 +208,7 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
             is_stale: AtomicBool::new(false),
             read_us: AtomicU64::new(0),
             stale_reported: AtomicBool::new(false),
+            evaluations: Mutex::default(),
             state: Mutex::new(LiveQueryState::new(basis, Instant::now())),
         })
     }
@@ -247,7 +303,7 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
         read: Read,
         basis: &PlanBasis,
         subscribers: impl ExactSizeIterator<Item = S>,
-    ) -> Result<Installed<S>, (Closed, Read)> {
+    ) -> Result<Installed<S>, (Closed, Box<Read>)> {
         let attaching = subscribers.len() > 0;
         let read_us = read.took.as_micros() as u64;
         self.read_us.store(read_us, Ordering::Relaxed);
@@ -255,37 +311,32 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
         let mut tries = 0;
         // Compared outside of the lock, with what will most likely still be there. If another read was
         // installed meanwhile, the comparison is done again: equal data must keep their generation.
-        let (before, change, mut state) = loop {
+        let (before, same, change, mut state) = loop {
             let before = self.current();
-            let records = std::mem::take(&mut read.found.records);
-            let (records, mut change) = before.reuse(records);
-            if !before.is_same(&change) && self.subscribers() >= shared_term::MANY {
-                change.share(&records);
-            }
-            read.found.records = records;
+            let (same, change) = self.compare(&before, &mut read.found);
             let state = self.state.lock();
             tries += 1;
             if self.generation() == before.generation || tries == MOST_COMPARISONS {
-                break (before, change, state);
+                break (before, same, change, state);
             }
         };
         if state.is_closed() || (state.fan_out().is_empty() && !attaching) {
-            return Err((Closed, read));
+            return Err((Closed, Box::new(read)));
         }
         if !Self::is_planned_on(&state, basis) || !state.plan().holds() {
             // A call was planned on it.
             state.basis_confirmed(basis.clone());
         }
         let current = self.current();
-        let equal = before.is_same(&change)
-            && before.generation == current.generation
-            && current.generation != 0;
-        let snapshot = if equal {
-            current
-        } else {
-            let mut snapshot = Snapshot::new(next_id(), read.found.records, Some(change));
-            snapshot.irregular = read.found.irregular;
-            Arc::new(snapshot)
+        let equal = same && before.generation == current.generation && current.generation != 0;
+        let snapshot = match read.found.value {
+            _ if equal => current,
+            Some(value) => Arc::new(Snapshot::of_function(next_id(), value)),
+            None => {
+                let mut snapshot = Snapshot::new(next_id(), read.found.records, change);
+                snapshot.irregular = read.found.irregular;
+                Arc::new(snapshot)
+            }
         };
         let new_read = NewRead {
             read_version: read.read_version,
@@ -293,11 +344,8 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
             changed: !equal,
             slow: read.took >= SLOW,
         };
-        let arm = read.armed.map(|fires| {
-            let id = next_id();
-            (id, move || self.watch(id, fires))
-        });
-        let (newer, effects) = state.installed(new_read, arm, Instant::now());
+        let arms = self.arms(read.armed);
+        let (newer, effects) = state.installed(new_read, arms, Instant::now());
         if newer && !equal {
             self.current.store(Arc::clone(&snapshot));
         }
@@ -316,6 +364,33 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
             attached,
             changed: !equal,
             subscribers,
+        })
+    }
+
+    /// Whether a read has found what was there before, and how its records come from that.
+    fn compare(&self, before: &Snapshot, found: &mut Found) -> (bool, Option<Change>) {
+        if let Some(value) = &found.value {
+            let same = (before.value()).is_some_and(|before| before.is(value));
+            return (same, None);
+        }
+        let (records, mut change) = before.reuse(std::mem::take(&mut found.records));
+        let same = before.is_same(&change);
+        if !same && self.subscribers() >= shared_term::MANY {
+            change.share(&records);
+        }
+        found.records = records;
+        (same, Some(change))
+    }
+
+    /// Watches that a transaction has armed, for the machine to take.
+    fn arms<'s>(
+        self: &'s Arc<Self>,
+        armed: Arms,
+    ) -> impl Iterator<Item = Arming<impl FnOnce() -> WatchTask + 's>> + 's {
+        armed.into_iter().map(move |(place, fires)| {
+            let id = next_id();
+            let arm = move || self.watch(id, fires);
+            Arming { place, id, arm }
         })
     }
 
@@ -339,19 +414,63 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
         let mut current = true;
         let completed = result.map_err(Error::from);
         self.transition(|state| {
-            let effects = state.watch_completed(id, completed, Instant::now());
-            current = effects.is_some();
-            effects.unwrap_or_else(Effects::none)
+            let completed = state.watch_completed(id, completed, Instant::now());
+            current = completed.is_some();
+            let Some((key, effects)) = completed else {
+                return Effects::none();
+            };
+            if self.query.function().is_some() {
+                self.evaluations.lock().woken = Some(key);
+            }
+            effects
         });
         if current {
             self.home.watch_completed(&result);
         }
     }
 
-    /// Whether the pending watch was armed with this value, so that a read that found it needs to
-    /// arm no other.
-    pub fn is_watched_with(&self, value: Option<&[u8]>) -> bool {
-        self.state.lock().is_watched_with(value)
+    /// The places of those keys for which no watch is pending that was armed with this value, so that a
+    /// read that found them needs to arm these.
+    pub fn missing_watches(&self, read: &[Watched]) -> Places {
+        self.state.lock().missing_watches(read)
+    }
+
+    /// The watched keys.
+    pub fn watched_keys(&self) -> Vec<Key> {
+        let state = self.state.lock();
+        let keys = state.watched().map(|watched| Key::clone(&watched.key));
+        keys.collect()
+    }
+
+    /// A function's result, if a look at what it follows from can confirm it.
+    pub fn confirmable(&self) -> Option<Confirmable> {
+        let state = self.state.lock();
+        Some(Confirmable {
+            watched: state.confirmable()?,
+            value: Arc::clone(self.current().value()?),
+            basis: state.plan().basis().clone(),
+        })
+    }
+
+    /// A function is evaluated now. Gives the watched key whose change has led to it, and its code if a call
+    /// has brought a later one.
+    pub fn evaluated(&self) -> (Option<Key>, Option<Arc<[u8]>>) {
+        let mut evaluations = self.evaluations.lock();
+        evaluations.begun = Some(Instant::now());
+        (evaluations.woken.take(), evaluations.code.clone())
+    }
+
+    /// A call has brought a function's code.
+    pub fn adopt(&self, function: &Function) {
+        self.evaluations.lock().code = Some(Arc::clone(&function.code));
+    }
+
+    /// How long a function's next evaluation has to wait, since one began lately.
+    pub fn evaluated_too_lately(&self) -> Option<Duration> {
+        let every = self.query.function()?.every;
+        let begun = self.evaluations.lock().begun?;
+        let left = every.checked_sub(begun.elapsed())?;
+        (!left.is_zero()).then_some(left)
     }
 
     /// A batch takes the queued read up. False if there is nobody to read for, or no plan to read by.
@@ -367,6 +486,23 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
     /// A read of it failed. The data stay, and it is read again after a delay.
     pub fn read_failed(self: &Arc<Self>, error: &Error) {
         self.transition(|state| state.read_failed(error.clone(), Instant::now()));
+    }
+
+    /// The same, after it had found what it relied on: that is watched.
+    pub fn read_failed_with(self: &Arc<Self>, failed: FailedRead) {
+        let FailedRead {
+            error,
+            read_version,
+            watched,
+            armed,
+            took,
+        } = failed;
+        let slow = took >= SLOW;
+        let arms = self.arms(armed);
+        let now = Instant::now();
+        self.transition(|state| {
+            state.read_failed_with(error, read_version, &watched, arms, slow, now)
+        });
     }
 
     /// A read of it that began then got no answer.

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foundationdb::options::TransactionOption;
-use foundationdb::Transaction;
+use foundationdb::{FdbResult, Transaction};
+use futures::future::try_join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
-use live_state::Probe;
+use live_state::{Key, Probe, Watched};
 
 use super::basis::{self, Basis, MetadataVersion, Verdict};
 use super::batch;
@@ -50,22 +51,32 @@ pub async fn watched_keys(
     count(&live.database.stats.probes, some.len() as u64);
     let transaction = transaction(live)?;
     let read_version = transaction.get_read_version().await?;
+    let transaction = &transaction;
     let mut answers: FuturesUnordered<_> = some
         .iter()
         .enumerate()
-        .map(|(place, live_query)| {
-            let value = transaction.get(&live_query.query.watch, true);
-            async move { (place, value.await) }
+        .map(|(place, live_query)| async move {
+            (place, values(transaction, live_query.watched_keys()).await)
         })
         .collect();
-    while let Some((place, value)) = answers.next().await {
+    while let Some((place, values)) = answers.next().await {
         // One that fails stays open, as if it had given no answer.
-        if let (Ok(value), Some(live_query)) = (value, open.get(&place)) {
-            live_query.probed(Probe::Value(read_version, value.as_deref()));
+        if let (Ok(values), Some(live_query)) = (values, open.get(&place)) {
+            live_query.probed(Probe::Values(read_version, &values));
             open.remove(&place);
         }
     }
     Ok(())
+}
+
+/// The values of keys, all of which are in flight together.
+pub async fn values(transaction: &Transaction, keys: Vec<Key>) -> FdbResult<Vec<Watched>> {
+    let reads = keys.into_iter().map(|key| async move {
+        let value = transaction.get(&key, true).await?;
+        let value = value.map(|value| value[..].into());
+        FdbResult::Ok(Watched { key, value })
+    });
+    try_join_all(reads).await
 }
 
 /// A basis, and live queries that rely on it.

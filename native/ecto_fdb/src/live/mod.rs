@@ -30,20 +30,24 @@ pub mod query;
 pub mod shared_term;
 pub mod snapshot;
 mod stream_change;
+pub mod value;
 
 pub mod events;
 pub mod live_query;
 pub mod subscription;
 
 pub mod call;
+pub mod evaluator;
 pub mod notifier;
 pub mod planner;
 
 pub mod registry;
 
 mod batch;
+mod evaluation;
 mod look;
 
+mod functions;
 mod heartbeat;
 pub mod listing;
 mod reader;
@@ -54,5 +58,6 @@ use self::registry::Workers;
 /// What reads live queries and looks after them.
 pub const WORKERS: Workers = Workers {
     read: reader::start,
+    evaluate: functions::start,
     heartbeat: heartbeat::start,
 };

@@ -1,13 +1,18 @@
 //! What a live query reads and watches.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
 
 use foundationdb::future::FdbKeyValue;
 use foundationdb::options::StreamingMode;
 use foundationdb::{FdbResult, RangeOption, Transaction};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use live_state::{Key, Watched};
 
 use super::snapshot::{Record, Row, SharedRow};
+use super::value::SharedValue;
 
 /// Index entries whose records are read at the same time.
 const RECORDS_IN_FLIGHT: usize = 100;
@@ -24,6 +29,44 @@ pub enum Source {
         /// What the keys of all records begin with.
         records: Box<[u8]>,
     },
+    /// Nobody knows before it is evaluated.
+    Function(Function),
+}
+
+/// A function of the application, whose evaluation reads what it will.
+pub struct Function {
+    /// Equal functions have the same.
+    id: Box<[u8]>,
+    /// It is evaluated again once in this time at most.
+    pub every: Duration,
+    /// What the evaluator makes the function of. Equal functions may differ in it: a page that mounts after
+    /// a deployment brings the new version of an anonymous function.
+    pub code: Arc<[u8]>,
+}
+
+impl Function {
+    /// A function.
+    pub fn new(id: &[u8], code: &[u8], every: Duration) -> Self {
+        Function {
+            id: id.into(),
+            every,
+            code: code.into(),
+        }
+    }
+}
+
+impl PartialEq for Function {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.every == other.every
+    }
+}
+
+impl Eq for Function {}
+
+impl Hash for Function {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
 }
 
 /// Where an index entry says which record it leads to.
@@ -54,7 +97,8 @@ impl By {
     }
 }
 
-/// Reads the records of `[begin, end)` and watches one key. Equal queries share one live query.
+/// Reads the records of `[begin, end)` and watches one key; or evaluates a function, and watches the keys
+/// that it has read. Equal queries share one live query.
 #[derive(PartialEq, Eq, Hash)]
 pub struct Query {
     /// What the range holds.
@@ -67,10 +111,26 @@ pub struct Query {
     pub limit: Option<usize>,
     /// Whether the last key comes first.
     pub reverse: bool,
-    /// The key whose change says that the records may have changed.
-    pub watch: Box<[u8]>,
+    /// The key whose change says that the records may have changed; empty for a function.
+    pub watch: Key,
     /// What the application asked for, as an external term, if this query is a plan for it.
     pub asked_for: Option<Box<[u8]>>,
+}
+
+/// For messages.
+impl std::fmt::Display for Query {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.source {
+            Source::Function(_) => write!(f, "a function"),
+            Source::Records | Source::Index { .. } => {
+                write!(
+                    f,
+                    "the one that watches the key \"{}\"",
+                    self.watch.escape_ascii()
+                )
+            }
+        }
+    }
 }
 
 /// What one read found.
@@ -81,18 +141,42 @@ pub struct Found {
     /// Whether some are where an entry leads to them that does not end in their id: these may be out of
     /// order, and too many.
     pub irregular: bool,
-    /// The watched key's value.
-    pub watched: Option<Box<[u8]>>,
+    /// What a function gave.
+    pub value: Option<SharedValue>,
+    /// The watched keys, in ascending order, and their values.
+    pub watched: Vec<Watched>,
 }
 
 impl Query {
-    /// Reads it. All reads are snapshot reads: a read-only transaction has nothing to conflict with.
+    /// A function to evaluate.
+    pub fn of_function(function: Function) -> Self {
+        Query {
+            source: Source::Function(function),
+            begin: Box::default(),
+            end: Box::default(),
+            limit: None,
+            reverse: false,
+            watch: Key::from([]),
+            asked_for: None,
+        }
+    }
+
+    /// The function, if it is one.
+    pub fn function(&self) -> Option<&Function> {
+        match &self.source {
+            Source::Function(function) => Some(function),
+            Source::Records | Source::Index { .. } => None,
+        }
+    }
+
+    /// Reads it, which is no function. All reads are snapshot reads: a read-only transaction has nothing to conflict with.
     pub async fn read(&self, transaction: &Transaction) -> FdbResult<Found> {
         let (records, irregular) = match &self.source {
             Source::Records => (self.records(transaction).await?, false),
             Source::Index { by, records } => self.index(transaction, *by, records).await?,
+            Source::Function(_) => (Vec::new(), false),
         };
-        let watched = match records
+        let value = match records
             .iter()
             .find_map(|record| record.value_of(&self.watch))
         {
@@ -104,16 +188,18 @@ impl Query {
                 value.map(|value| value[..].into())
             }
         };
+        let key = Key::clone(&self.watch);
         Ok(Found {
             records,
             irregular,
-            watched,
+            value: None,
+            watched: vec![Watched { key, value }],
         })
     }
 
     /// Whether it reads a record and watches that record's own key.
     fn is_one_record(&self) -> bool {
-        self.source == Source::Records && self.limit.is_none() && self.begin == self.watch
+        self.source == Source::Records && self.limit.is_none() && self.begin[..] == self.watch[..]
     }
 
     async fn records(&self, transaction: &Transaction) -> FdbResult<Vec<Record>> {

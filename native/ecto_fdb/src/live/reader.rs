@@ -15,15 +15,17 @@ use foundationdb::options::TransactionOption;
 use foundationdb::{FdbError, FdbResult, Transaction};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
-use live_state::{Lane, LONGEST_WAIT, LONGEST_WINDOW, LULL};
+use live_state::{Lane, Watched, LONGEST_WAIT, LONGEST_WINDOW, LULL};
+use tokio::sync::Semaphore;
 
 use super::basis::{self, MetadataVersion, Verdict};
 use super::batch::{self, Batch, ReadPlan, Refresh, Results};
+use super::evaluation;
 use super::events::Event;
-use super::live_query::{Read, WatchFuture};
+use super::live_query::{Arms, FailedRead, Read};
 use super::query::Query;
 use super::registry::LiveQueries;
-use super::subscription::FirstResults;
+use super::subscription::{FirstResults, LiveQuery};
 use crate::client;
 use crate::error::Error;
 use crate::stats::count;
@@ -66,20 +68,30 @@ async fn run(live: Arc<LiveQueries>, lane: Lane) {
             calls: next.calls,
             refreshes: refreshes.iter().cloned().map(Refresh::new).collect(),
             first_results,
+            evaluations: 1,
         };
-        // A task of its own: a panic in it must not take the reader's place in its lane along, nor
-        // leave a live query behind that is never read again. Calls that it drops are answered.
-        let reading = tokio::spawn(read_portions(Arc::clone(&live), batch, lane));
-        if reading.await.is_err() {
-            let error =
-                Error::Client("reading live queries panicked: a bug in ecto_fdb_sync".into());
-            for live_query in &refreshes {
-                live_query.read_failed(&error);
-            }
-        }
+        read_guarded(&live, batch, lane, &refreshes).await;
         drop(refreshes);
         if let Some(first_results) = gathers {
             gather(&live, &first_results).await;
+        }
+    }
+}
+
+/// Reads a batch, with these live queries, in a task of its own: a panic in it must not take the reader's
+/// place in its lane along, nor leave a live query behind that is never read again. Calls that it drops are
+/// answered.
+pub async fn read_guarded(
+    live: &Arc<LiveQueries>,
+    batch: Batch,
+    lane: Lane,
+    refreshes: &[Arc<LiveQuery>],
+) {
+    let reading = tokio::spawn(read_portions(Arc::clone(live), batch, lane));
+    if reading.await.is_err() {
+        let error = Error::Client("reading live queries panicked: a bug in ecto_fdb_sync".into());
+        for live_query in refreshes {
+            live_query.read_failed(&error);
         }
     }
 }
@@ -185,6 +197,9 @@ fn read(live: &Arc<LiveQueries>, mut batch: Batch, lane: Lane) -> BoxFuture<'_, 
             };
             if error.code() == TRANSACTION_TOO_OLD && attempt_begun.elapsed() > SLOW_ATTEMPT {
                 too_slow += 1;
+                if plan.has_functions() {
+                    return batch::fail(batch, &evaluation::too_long(error));
+                }
                 if too_slow == MOST_TOO_SLOW {
                     if batch.len() < 2 {
                         return batch::fail(batch, &error.into());
@@ -255,8 +270,22 @@ async fn wait_for_read_version(live: &LiveQueries, transaction: &Transaction) {
 
 /// What arrives while a batch is read.
 enum Arrival {
-    Read(usize, FdbResult<Read>),
+    Read(usize, Result<Read, Refused>),
     Verdict(usize, FdbResult<Verdict>),
+}
+
+/// Why a read gave nothing.
+pub enum Refused {
+    /// An error of the database. The whole batch is tried again if it may pass.
+    Fdb(FdbError),
+    /// It failed for a reason of its own.
+    Failed(Box<FailedRead>),
+}
+
+impl From<FdbError> for Refused {
+    fn from(error: FdbError) -> Self {
+        Refused::Fdb(error)
+    }
 }
 
 /// One attempt. An error that may pass fails it, any other only the query concerned.
@@ -274,7 +303,7 @@ async fn attempt(
     let versions = async {
         let read_version = transaction.get_read_version().await?;
         // It has come with the read version.
-        let metadata = match plan.bases.is_empty() {
+        let metadata = match plan.bases.is_empty() && !plan.has_functions() {
             true => None,
             false => basis::metadata_version(transaction).await?,
         };
@@ -285,6 +314,15 @@ async fn attempt(
     };
     let (read_version, metadata) = versions?;
     let mut results = Results::new(plan);
+    let at = At {
+        live,
+        transaction,
+        read_version,
+        metadata: &metadata,
+        begun,
+        evaluations: Semaphore::new(batch.evaluations),
+    };
+    let at = &at;
     let arrivals = FuturesUnordered::new();
     for (place, basis) in plan.bases.iter().enumerate() {
         if basis.is_verified(&metadata) {
@@ -297,7 +335,10 @@ async fn attempt(
     }
     for (place, query) in plan.queries.iter().enumerate() {
         let read = async move {
-            let read = read_query(live, transaction, query, read_version, begun).await;
+            let read = match query.function() {
+                Some(function) => evaluation::read(at, query, function).await,
+                None => read_query(at, query).await.map_err(Refused::from),
+            };
             Arrival::Read(place, read)
         };
         arrivals.push(read.boxed());
@@ -322,8 +363,10 @@ async fn attempt(
             }
             Ok(Some(Arrival::Read(place, read))) => {
                 results.reads[place] = Some(match read {
-                    Err(error) if error.is_retryable() => return Err(error),
-                    read => read.map_err(Error::from),
+                    Err(Refused::Fdb(error)) if error.is_retryable() => return Err(error),
+                    Err(Refused::Fdb(error)) => Err(Box::new(Error::from(error).into())),
+                    Err(Refused::Failed(failed)) => Err(failed),
+                    Ok(read) => Ok(read),
                 });
                 unsettled = true;
             }
@@ -333,9 +376,7 @@ async fn attempt(
             Err(_stalled) if unsettled => {
                 // Nobody waits for what hangs beside them. The watches are armed by the next read.
                 unsettled = false;
-                for read in results.reads.iter_mut().flatten().flatten() {
-                    read.armed = None;
-                }
+                results.drop_watches();
                 batch.drop_dead();
                 batch::settle(live, batch, plan, &mut results);
             }
@@ -344,22 +385,41 @@ async fn attempt(
     }
 }
 
-async fn read_query(
-    live: &LiveQueries,
-    transaction: &Transaction,
-    query: &Arc<Query>,
-    read_version: i64,
-    begun: Instant,
-) -> FdbResult<Read> {
-    let found = query.read(transaction).await?;
-    let kept = live
-        .find(query)
-        .is_some_and(|live_query| live_query.is_watched_with(found.watched.as_deref()));
-    let armed = (!kept).then(|| -> WatchFuture { transaction.watch(&query.watch).boxed() });
+/// What an attempt reads with.
+pub struct At<'a> {
+    /// The live queries of the database.
+    pub live: &'a LiveQueries,
+    /// The transaction.
+    pub transaction: &'a Transaction,
+    /// Its read version.
+    pub read_version: i64,
+    /// The metadata version that came along; `None` if nobody needed it.
+    pub metadata: &'a MetadataVersion,
+    /// When the attempt began.
+    pub begun: Instant,
+    /// How many functions it may evaluate at the same time.
+    pub evaluations: Semaphore,
+}
+
+impl At<'_> {
+    /// Arms watches where the query's live query has none to keep. The commit makes them pending.
+    pub fn arm(&self, query: &Query, watched: &[Watched]) -> Arms {
+        let places = match self.live.find(query) {
+            Some(live_query) => live_query.missing_watches(watched),
+            None => (0..watched.len()).collect(),
+        };
+        let arm = |place: usize| (place, self.transaction.watch(&watched[place].key).boxed());
+        places.into_iter().map(arm).collect()
+    }
+}
+
+async fn read_query(at: &At<'_>, query: &Query) -> FdbResult<Read> {
+    let found = query.read(at.transaction).await?;
     Ok(Read {
-        read_version,
-        took: begun.elapsed(),
+        read_version: at.read_version,
+        took: at.begun.elapsed(),
+        armed: at.arm(query, &found.watched),
         found,
-        armed,
+        basis: None,
     })
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use foundationdb::FdbResult;
 use indexmap::IndexMap;
-use live_state::{Effects, Lane, Pulse, Queue, Turn};
+use live_state::{Effects, Lane, Pulse, Queue, Share, Turn, Turns};
 use parking_lot::Mutex;
 use rustler::LocalPid;
 
 use super::basis::Basis;
 use super::call::{Call, OpenCalls};
+use super::evaluator::Evaluator;
 use super::events::{Event, Reporter};
 use super::live_query::{Home, WatchTask};
 use super::notifier::{self, Due};
@@ -38,6 +39,8 @@ const INCIDENT: Duration = Duration::from_secs(15);
 pub struct Workers {
     /// Starts a reader of a lane.
     pub read: fn(Arc<LiveQueries>, Lane),
+    /// Starts the turns of a function.
+    pub evaluate: fn(Arc<LiveQueries>, Arc<Query>),
     /// Starts the heartbeat.
     pub heartbeat: fn(Arc<LiveQueries>),
 }
@@ -51,6 +54,8 @@ pub struct LiveQueries {
     live_queries: Mutex<IndexMap<Arc<Query>, Arc<LiveQuery>>>,
     bases: Mutex<HashSet<Arc<Basis>>>,
     queue: Mutex<Queue<Call, Arc<LiveQuery>, LocalPid>>,
+    /// What waits for a function's next evaluation.
+    turns: Mutex<Turns<Arc<Query>, Call, Arc<LiveQuery>>>,
     /// Calls that have not been answered yet.
     pub calls: OpenCalls,
     moves_begun: AtomicU64,
@@ -65,6 +70,8 @@ pub struct LiveQueries {
     incident: Mutex<Option<Instant>>,
     /// Who makes new plans.
     pub planner: Planner,
+    /// Who has functions evaluated.
+    pub evaluator: Evaluator,
     /// Who hears of events.
     pub reporter: Reporter,
 }
@@ -79,6 +86,7 @@ impl LiveQueries {
             live_queries: Mutex::default(),
             bases: Mutex::default(),
             queue: Mutex::default(),
+            turns: Mutex::default(),
             calls: OpenCalls::default(),
             moves_begun: AtomicU64::new(0),
             moves_ended: AtomicU64::new(0),
@@ -89,6 +97,7 @@ impl LiveQueries {
             heart_beats: AtomicBool::new(false),
             incident: Mutex::new(None),
             planner: Planner::default(),
+            evaluator: Evaluator::default(),
             reporter: Reporter::default(),
         })
     }
@@ -187,6 +196,10 @@ impl LiveQueries {
     /// Queues a call for the next batch. A queue that is full refuses it.
     pub fn subscribe(&self, call: Call) {
         let ticket = call.open.ticket;
+        let call = match self.wait_for_turn(ticket, call) {
+            Ok(()) => return,
+            Err(call) => call,
+        };
         let joins = call
             .queries()
             .any(|query| self.find(query).is_some_and(|found| !found.is_side()));
@@ -213,6 +226,10 @@ impl LiveQueries {
 
     /// Puts a call back that a batch could not answer.
     pub fn put_back(&self, ticket: u64, call: Call, side: bool) {
+        let call = match self.wait_for_turn(ticket, call) {
+            Ok(()) => return,
+            Err(call) => call,
+        };
         let size = call.size();
         let lane = if side { Lane::Side } else { Lane::Calls };
         let subscription = call.witness();
@@ -222,6 +239,49 @@ impl LiveQueries {
         if subscription.is_some_and(|subscription| subscription.is_over()) {
             self.forget_call(ticket);
         }
+    }
+
+    /// Queues a call that wants a function for the function's next evaluation; gives any other call back.
+    fn wait_for_turn(&self, ticket: u64, call: Call) -> Result<(), Call> {
+        let functions = call.queries().filter(|query| query.function().is_some());
+        for query in functions {
+            if let (Some(later), Some(found)) = (query.function(), self.find(query)) {
+                found.adopt(later);
+            }
+        }
+        let function = call.queries().find(|query| query.function().is_some());
+        let Some(function) = function.cloned() else {
+            return Err(call);
+        };
+        let subscription = call.witness();
+        let start = self.turns.lock().push_call(&function, ticket, call);
+        if start {
+            (self.workers.evaluate)(self.me(), function);
+        }
+        if subscription.is_some_and(|subscription| subscription.is_over()) {
+            // The process died before its call was there to be found.
+            self.forget_call(ticket);
+        }
+        Ok(())
+    }
+
+    /// Queues a function's live query for its next evaluation.
+    fn evaluate(&self, live_query: Arc<LiveQuery>) {
+        let function = Arc::clone(&live_query.query);
+        let start = self.turns.lock().push_refresh(&function, live_query);
+        if start {
+            (self.workers.evaluate)(self.me(), function);
+        }
+    }
+
+    /// What a function's next turn is for; `None` ends its turns.
+    pub fn next_turn(&self, function: &Arc<Query>) -> Option<Share<Call, Arc<LiveQuery>>> {
+        self.turns.lock().next(function)
+    }
+
+    /// How many calls and live queries wait for an evaluation.
+    pub fn waiting_for_turns(&self) -> usize {
+        self.turns.lock().len()
     }
 
     /// Works on the queue, and starts a reader of this lane if it needs one.
@@ -455,12 +515,28 @@ impl Home<Subscriber> for LiveQueries {
         if effects.fan_out {
             notifier::queue(Due::Round(Arc::clone(live_query)));
         }
+        let function = live_query.query.function().is_some();
         if effects.ask_planner {
-            self.planner.ask(live_query);
+            match function {
+                // Its next evaluation plans what it reads.
+                true => live_query.planned(live_query.basis()),
+                false => self.planner.ask(live_query),
+            }
         }
         if let Some(read) = effects.read {
             let live_query = Arc::clone(live_query);
-            if read.after.is_zero() {
+            if function && read.after.is_zero() {
+                match live_query.evaluated_too_lately() {
+                    None => self.evaluate(live_query),
+                    Some(left) => {
+                        let live = self.me();
+                        client::runtime().spawn(async move {
+                            tokio::time::sleep(left).await;
+                            live.evaluate(live_query);
+                        });
+                    }
+                }
+            } else if read.after.is_zero() {
                 let lane = if read.side {
                     Lane::Side
                 } else {
@@ -500,7 +576,8 @@ impl Home<Subscriber> for LiveQueries {
     }
 
     fn forget_call(&self, ticket: u64) {
-        let call = self.queue.lock().forget_if(ticket, Call::is_over);
+        let queued = self.queue.lock().forget_if(ticket, Call::is_over);
+        let call = queued.or_else(|| self.turns.lock().forget_if(ticket, Call::is_over));
         // It may be large, and this a scheduler.
         if let Some(call) = call {
             client::runtime().spawn(async move { drop(call) });

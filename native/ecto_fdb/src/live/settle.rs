@@ -185,9 +185,9 @@ impl std::fmt::Display for Missing {
         };
         write!(
             f,
-            "{} live queries are not up to date, such as the one that watches the key \"{}\", where {}",
+            "{} live queries are not up to date, such as {}, where {}",
             self.unsettled.len(),
-            example.query.watch.escape_ascii(),
+            example.query,
             example.hindrance()
         )
     }

@@ -24,6 +24,16 @@ impl SharedTerm {
         SharedTerm { env, term }
     }
 
+    /// Whether both are the same term (`===`).
+    pub fn equals(&self, other: &SharedTerm) -> bool {
+        self.env.run(|mine| {
+            other.env.run(|theirs| {
+                // SAFETY: `new` has made each of these terms in its environment, which was not cleared since.
+                unsafe { Term::new(mine, self.term) == Term::new(theirs, other.term) }
+            })
+        })
+    }
+
     /// A copy of it.
     pub fn copy<'a>(&self, to: Env<'a>) -> Term<'a> {
         self.env.run(|env| {

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::shared_term::SharedTerm;
 use super::stream_change::StreamChange;
+use super::value::SharedValue;
 use crate::etf;
 use crate::record::{is_part_of, NESTED_TUPLE};
 use crate::tuple::binary;
@@ -219,6 +220,8 @@ pub struct Snapshot {
     pub irregular: bool,
     since: Instant,
     records: Vec<Record>,
+    /// What a function gave, which has no records.
+    value: Option<SharedValue>,
     cost: usize,
     /// From the one before: most pages come from there.
     change: Option<Change>,
@@ -255,10 +258,25 @@ impl Snapshot {
             since: Instant::now(),
             cost: records.iter().map(Record::cost).sum(),
             records,
+            value: None,
             change,
             skipped: Mutex::new(None),
             streamed: Mutex::new(None),
         }
+    }
+
+    /// What a function gave.
+    pub fn of_function(generation: u64, value: SharedValue) -> Self {
+        Snapshot {
+            cost: value.cost(),
+            value: Some(value),
+            ..Snapshot::new(generation, Vec::new(), None)
+        }
+    }
+
+    /// What a function gave, if it is that.
+    pub fn value(&self) -> Option<&SharedValue> {
+        self.value.as_ref()
     }
 
     /// What nobody has read: every snapshot is a change of it.
@@ -276,9 +294,12 @@ impl Snapshot {
         self.since
     }
 
-    /// How many bytes its keys and values have.
+    /// How many bytes its keys and values have; of a function, the term that it gave.
     pub fn bytes(&self) -> usize {
-        self.records.iter().map(Record::bytes).sum()
+        match &self.value {
+            Some(value) => value.cost(),
+            None => self.records.iter().map(Record::bytes).sum(),
+        }
     }
 
     /// Takes records over where they are equal, and tells what has changed.
@@ -316,6 +337,9 @@ impl Snapshot {
     pub fn cost_of_change(&self, before: &Snapshot) -> usize {
         if let Some(change) = self.direct_change(before) {
             return change.cost;
+        }
+        if self.value.is_some() {
+            return self.cost;
         }
         match &*self.skipped.lock() {
             Some(change) if change.from == before.generation => change.cost,

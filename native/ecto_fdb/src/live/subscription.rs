@@ -17,6 +17,7 @@ use super::live_query::{self, Home};
 use super::query::Query;
 use super::shared_term::SharedTerm;
 use super::snapshot::{encode_list, Snapshot};
+use super::value::SharedValue;
 use crate::client;
 use crate::error::Error;
 use crate::reply::Reply;
@@ -29,7 +30,7 @@ const LOOK_COST: usize = 10;
 const MANY: usize = 500;
 
 mod atoms {
-    rustler::atoms! { ready, rows, unchanged, stale, fresh, first, news }
+    rustler::atoms! { ready, rows, value, unchanged, stale, fresh, first, news }
 }
 
 /// A live query and its subscribers.
@@ -531,10 +532,24 @@ impl Taken {
             _ => Taken::From { current, first },
         }
     }
+
+    /// What a function gave, if it is that.
+    fn value(&self) -> Option<&SharedValue> {
+        match self {
+            Taken::All(snapshot)
+            | Taken::Change {
+                current: snapshot, ..
+            } => snapshot.value(),
+            _ => None,
+        }
+    }
 }
 
 impl Encoder for Taken {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        if let Some(value) = self.value() {
+            return (atoms::value(), value.encode(env)).encode(env);
+        }
         match self {
             Taken::All(snapshot) => (atoms::rows(), snapshot.encode_all(env)).encode(env),
             Taken::Shared(all) => (atoms::rows(), all.copy(env)).encode(env),
