@@ -49,7 +49,7 @@ end
 
 commit = fn transaction ->
   ref = make_ref()
-  Native.transaction_commit(transaction, ref)
+  Native.transaction_commit(transaction, ref, [], nil)
 
   receive do
     {^ref, {:ok, _version, _stamp}} -> :ok

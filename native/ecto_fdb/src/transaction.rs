@@ -19,10 +19,15 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::client;
 use crate::error::Error;
+use crate::live::basis::METADATA_VERSION;
 use crate::live::registry::LiveQueries;
 use crate::operation::{Answer, Operation, Started};
 use crate::reply::{Gate, Reply};
 use crate::stats::{Gauge, Sizes};
+
+mod atoms {
+    rustler::atoms! { unexpected }
+}
 
 /// FoundationDB's `used_during_commit`.
 const USED_DURING_COMMIT: i32 = 2017;
@@ -33,10 +38,18 @@ const TRANSACTION_CANCELLED: i32 = 1025;
 pub enum Command {
     /// Run operations in order.
     Run(Vec<Operation>, Reply),
-    /// Commit.
-    Commit(Reply),
+    /// Run operations in order and commit.
+    Commit(Commit, Reply),
     /// Back off and reset after this error code, or say that it can't be retried.
     OnError(i32, Reply),
+}
+
+/// What a commit begins with.
+pub struct Commit {
+    /// The last operations.
+    pub operations: Vec<Operation>,
+    /// The metadata version under which all of this is right: under another one nothing is done.
+    pub expected: Option<Vec<u8>>,
 }
 
 /// A transaction's handle in Elixir. Its process may well have no more use for it while it waits for
@@ -148,6 +161,14 @@ impl About {
         }
     }
 
+    /// Takes note of what operations are to write: whether there is anything.
+    fn writes(&self, operations: &[Operation]) -> bool {
+        for bytes in operations.iter().filter_map(Operation::written) {
+            self.sizes.wrote(bytes);
+        }
+        operations.iter().any(Operation::writes)
+    }
+
     fn error(&self, reply: Reply, error: Error) {
         self.live.transaction_failed(&error);
         reply.error(&self.live.database.explain(error));
@@ -191,16 +212,24 @@ async fn serve(
         while reads.try_join_next().is_some() {}
         state = match (command, state) {
             (Command::Run(operations, reply), State::Active(transaction)) => {
-                wrote |= operations.iter().any(Operation::writes);
-                for bytes in operations.iter().filter_map(Operation::written) {
-                    about.sizes.wrote(bytes);
-                }
+                wrote |= about.writes(&operations);
                 run(&about, &transaction, operations, reply, &mut reads).await;
                 State::Active(transaction)
             }
-            (Command::Commit(reply), State::Active(transaction)) => {
+            (Command::Commit(begin, reply), State::Active(transaction)) => {
                 while reads.join_next().await.is_some() {}
-                commit(&about, &options, transaction, wrote, reply).await
+                match before_commit(&about, &transaction, begin, &mut wrote).await {
+                    Ok(None) => commit(&about, &options, transaction, wrote, reply).await,
+                    Ok(Some(Unexpected(version))) => {
+                        let version = version.as_deref().map(Bytes);
+                        reply.send(|env| (atoms::unexpected(), version).encode(env));
+                        State::Active(transaction)
+                    }
+                    Err(error) => {
+                        about.error(reply, error);
+                        State::Active(transaction)
+                    }
+                }
             }
             (Command::OnError(code, reply), state) => {
                 reads.shutdown().await;
@@ -209,11 +238,11 @@ async fn serve(
                 about.begun = Instant::now();
                 state
             }
-            (Command::Run(_, reply) | Command::Commit(reply), State::Failed(error)) => {
+            (Command::Run(_, reply) | Command::Commit(_, reply), State::Failed(error)) => {
                 reply.error(&Error::from(*error));
                 State::Failed(error)
             }
-            (Command::Run(_, reply) | Command::Commit(reply), State::Unusable(error)) => {
+            (Command::Run(_, reply) | Command::Commit(_, reply), State::Unusable(error)) => {
                 reply.error(&error);
                 State::Unusable(error)
             }
@@ -263,6 +292,36 @@ async fn run(
     });
 }
 
+/// The metadata version is another one than was expected.
+struct Unexpected(Option<FdbSlice>);
+
+/// Runs a commit's operations, if the metadata version is the expected one. A cluster sends it along with
+/// the read version, which the commit needs anyway.
+async fn before_commit(
+    about: &About,
+    transaction: &Arc<Transaction>,
+    Commit {
+        operations,
+        expected,
+    }: Commit,
+    wrote: &mut bool,
+) -> Result<Option<Unexpected>, Error> {
+    if let Some(expected) = expected {
+        let version = transaction.get(METADATA_VERSION, true).await?;
+        if version.as_deref() != Some(&expected[..]) {
+            return Ok(Some(Unexpected(version)));
+        }
+    }
+    *wrote |= about.writes(&operations);
+    for operation in operations {
+        match operation.start(transaction) {
+            Started::Done(answer) => answer?,
+            Started::InOrder(answer) | Started::Reading(answer) => answer.await?,
+        };
+    }
+    Ok(None)
+}
+
 async fn commit(
     about: &About,
     options: &[TransactionOption],
@@ -289,7 +348,7 @@ async fn commit(
             if version >= 0 {
                 about.live.transaction_answered(about.begun);
             }
-            reply.send(|env| (atom::ok(), version, stamp.as_deref().map(Stamp)).encode(env));
+            reply.send(|env| (atom::ok(), version, stamp.as_deref().map(Bytes)).encode(env));
             State::begin(committed.reset(), options)
         }
         Err(error) => {
@@ -325,10 +384,10 @@ async fn on_error(options: &[TransactionOption], state: State, code: i32, reply:
     }
 }
 
-/// A versionstamp as a binary.
-struct Stamp<'b>(&'b [u8]);
+/// A versionstamp or a metadata version as a binary.
+struct Bytes<'b>(&'b [u8]);
 
-impl Encoder for Stamp<'_> {
+impl Encoder for Bytes<'_> {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         Term::from(NewBinary::from_slice(env, self.0))
     }
