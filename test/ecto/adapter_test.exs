@@ -20,12 +20,12 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     test "inserts with generated ids read nothing before their commit", %{tenant: tenant} do
-      rows = for n <- 1..3, do: %{name: "user #{n}"}
-      Repo.insert!(%User{name: "Ada"}, prefix: tenant)
-      assert_calls([:commit], &Repo.insert!(%User{name: "#{&1}"}, prefix: tenant))
-      assert_calls([:commit], fn _n -> Repo.insert_all(User, rows, prefix: tenant) end)
-      assert {3, [%{id: id} | _]} = Repo.insert_all(User, rows, prefix: tenant, returning: true)
-      assert Repo.get!(User, id, prefix: tenant).name == "user 1"
+      rows = for n <- 1..3, do: %{text: "text #{n}"}
+      Repo.insert!(%Comment{text: "Ada"}, prefix: tenant)
+      assert_calls([:commit], &Repo.insert!(%Comment{text: "#{&1}"}, prefix: tenant))
+      assert_calls([:commit], fn _n -> Repo.insert_all(Comment, rows, prefix: tenant) end)
+      assert {3, [%{id: id} | _]} = Repo.insert_all(Comment, rows, prefix: tenant, returning: true)
+      assert Repo.get!(Comment, id, prefix: tenant).text == "text 1"
     end
 
     describe "transactions" do
