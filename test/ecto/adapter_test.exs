@@ -24,7 +24,10 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       Repo.insert!(%Comment{text: "Ada"}, prefix: tenant)
       assert_calls([:commit], &Repo.insert!(%Comment{text: "#{&1}"}, prefix: tenant))
       assert_calls([:commit], fn _n -> Repo.insert_all(Comment, rows, prefix: tenant) end)
-      assert {3, [%{id: id} | _]} = Repo.insert_all(Comment, rows, prefix: tenant, returning: true)
+
+      assert {3, [%{id: id} | _]} =
+               Repo.insert_all(Comment, rows, prefix: tenant, returning: true)
+
       assert Repo.get!(Comment, id, prefix: tenant).text == "text 1"
     end
 
