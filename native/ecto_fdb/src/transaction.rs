@@ -56,10 +56,25 @@ pub struct Commit {
 /// an answer: when it is collected, what was commanded is still done and answered.
 pub struct TransactionHandle {
     commands: mpsc::UnboundedSender<Command>,
-    task: Mutex<Option<AbortHandle>>,
+    task: Mutex<Task>,
     gate: Gate,
     /// What it has read and written so far.
     pub sizes: Arc<Sizes>,
+}
+
+/// The task that owns the transaction.
+enum Task {
+    /// It begins with the first command, so that one wake-up of a thread does for both.
+    Waits(Box<Beginning>),
+    Runs(AbortHandle),
+    Ended,
+}
+
+/// What a task begins with.
+struct Beginning {
+    about: About,
+    options: Vec<TransactionOption>,
+    commands: mpsc::UnboundedReceiver<Command>,
 }
 
 #[rustler::resource_impl]
@@ -77,23 +92,23 @@ impl TransactionHandle {
         options: Vec<TransactionOption>,
     ) -> ResourceArc<TransactionHandle> {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let handle = ResourceArc::new(TransactionHandle {
-            commands,
-            task: Mutex::new(None),
-            gate: Gate::default(),
-            sizes: Arc::default(),
-        });
-        // The task is started under the lock, and before the monitor: a process that is dying now
-        // finds it there.
-        let mut task = handle.task.lock();
+        let sizes = Arc::<Sizes>::default();
         let about = About {
             live: Arc::clone(live),
-            sizes: Arc::clone(&handle.sizes),
+            sizes: Arc::clone(&sizes),
             begun: Instant::now(),
         };
-        let started = client::runtime().spawn(serve(about, options, receiver));
-        *task = Some(started.abort_handle());
-        drop(task);
+        let beginning = Beginning {
+            about,
+            options,
+            commands: receiver,
+        };
+        let handle = ResourceArc::new(TransactionHandle {
+            commands,
+            task: Mutex::new(Task::Waits(Box::new(beginning))),
+            gate: Gate::default(),
+            sizes,
+        });
         if env.monitor(&handle, &env.pid()).is_none() {
             handle.cancel();
         }
@@ -107,22 +122,34 @@ impl TransactionHandle {
         reference: Reference<'_>,
         command: impl FnOnce(Reply) -> Command,
     ) {
-        if self.task.lock().is_some() {
-            let reply = Reply::new(env, reference, self.gate.clone());
-            // Where the task has gone this very moment, so has its process.
-            let _ = self.commands.send(command(reply));
-        } else {
+        let mut task = self.task.lock();
+        if let Task::Ended = *task {
+            drop(task);
             let reply = Reply::new(env, reference, Gate::default());
             let error = Error::from(FdbError::from_code(TRANSACTION_CANCELLED));
             client::runtime().spawn(async move { reply.error(&error) });
+            return;
         }
+        let reply = Reply::new(env, reference, self.gate.clone());
+        // Where the task has gone this very moment, so has its process.
+        let _ = self.commands.send(command(reply));
+        // It is started under the lock, so that a process that is dying now finds it there.
+        *task = match std::mem::replace(&mut *task, Task::Ended) {
+            Task::Waits(beginning) => {
+                Task::Runs(client::runtime().spawn(serve(*beginning)).abort_handle())
+            }
+            other => other,
+        };
     }
 
     /// Drops the transaction and whatever is in flight: when this returns, no answer will be sent.
     pub fn cancel(&self) {
-        if let Some(task) = self.task.lock().take() {
-            task.abort();
-            self.gate.shut();
+        match std::mem::replace(&mut *self.task.lock(), Task::Ended) {
+            Task::Runs(task) => {
+                task.abort();
+                self.gate.shut();
+            }
+            Task::Waits(_) | Task::Ended => {}
         }
     }
 }
@@ -195,11 +222,12 @@ impl State {
     }
 }
 
-async fn serve(
-    mut about: About,
-    options: Vec<TransactionOption>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-) {
+async fn serve(beginning: Beginning) {
+    let Beginning {
+        mut about,
+        options,
+        mut commands,
+    } = beginning;
     let database = Arc::clone(&about.live.database);
     let _counted = Gauge::new(&database.stats.transactions);
     let mut state = match database.transaction() {
