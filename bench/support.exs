@@ -55,19 +55,21 @@ defmodule Bench do
 
   @doc """
   What was asked of the database while a function ran, and its result. `:reads` and `:transactions` are
-  those of the engine where it answers, all work included, and those of live queries on a cluster.
+  those of the engine where it answers, all work included, and those of live queries on a cluster. `:beam` and
+  `:other` are microseconds of processor time, of the VM's schedulers and of all other threads.
   """
-  def counted(fun) do
-    before = counters()
+  def counted(repo \\ Bench.Repo, fun) do
+    before = counters(repo)
     result = fun.()
-    {Map.new(counters(), fn {name, value} -> {name, value - before[name]} end), result}
+    {Map.new(counters(repo), fn {name, value} -> {name, value - before[name]} end), result}
   end
 
-  defp counters do
-    live = stats()
+  defp counters(repo) do
+    live = Native.stats(Connection.fetch!(repo).database)
     counters = %{reads: live.reads, watches: live.watches_armed, transactions: live.batches}
+    counters = Map.merge(counters, processor_time())
 
-    case Embedded.stats(Bench.Repo) do
+    case Embedded.stats(repo) do
       nil ->
         counters
 
@@ -75,6 +77,19 @@ defmodule Bench do
         # A transaction that writes without reading has a read version, too.
         %{counters | reads: engine.reads, transactions: engine.read_versions}
         |> Map.put(:commits, engine.commits)
+    end
+  end
+
+  # Of each thread that there is now; those that have ended are missing.
+  defp processor_time do
+    for thread <- File.ls!("/proc/self/task"),
+        {:ok, name} <- [File.read("/proc/self/task/#{thread}/comm")],
+        {:ok, times} <- [File.read("/proc/self/task/#{thread}/schedstat")],
+        reduce: %{beam: 0.0, other: 0.0} do
+      sums ->
+        [nanoseconds | _] = String.split(times)
+        whose = if name =~ "scheduler", do: :beam, else: :other
+        Map.update!(sums, whose, &(&1 + String.to_integer(nanoseconds) / 1000))
     end
   end
 

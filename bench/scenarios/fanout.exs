@@ -32,7 +32,8 @@ defmodule Bench.Fanout do
      ]}
   end
 
-  @columns ~w(pages mount p50 p99 max reads watches transactions) ++ ["BEAM B", "all B"]
+  @columns ~w(pages mount p50 p99 max reads watches transactions) ++
+             ["BEAM B", "all B", "BEAM cpu", "other cpu"]
 
   defp records(%{tenant: tenant} = bench, pages) do
     table = Table.new("one record, ms", @columns)
@@ -107,7 +108,8 @@ defmodule Bench.Fanout do
     each = for what <- [:reads, :watches, :transactions], do: counts[what] / times
     # A watch for each page, of which a live query knows nothing.
     each = if name =~ "classic", do: List.replace_at(each, 1, n * 1.0), else: each
-    {p50, Table.add(table, [name, n, pages.mount_ms] ++ spread ++ each ++ pages.used)}
+    cpu = for whose <- [:beam, :other], do: counts[whose] / (n * times)
+    {p50, Table.add(table, [name, n, pages.mount_ms] ++ spread ++ each ++ pages.used ++ cpu)}
   end
 
   defp synced(tenant, sync) do
@@ -165,11 +167,15 @@ defmodule Bench.Fanout do
     end
 
     Bench.each_change(pages, 1, change)
-    took = Bench.each_change(pages, times, change)
+    {counts, took} = Bench.counted(fn -> Bench.each_change(pages, times, change) end)
     Bench.stop(pages)
     [p50 | _] = spread = Bench.spread(took)
     name = "the floor: message, call, copy, put"
-    {p50, Table.add(table, [name, n, pages.mount_ms] ++ spread ++ [nil, nil, nil] ++ pages.used)}
+
+    rest =
+      [nil, nil, nil] ++ pages.used ++ [counts.beam / (n * times), counts.other / (n * times)]
+
+    {p50, Table.add(table, [name, n, pages.mount_ms] ++ spread ++ rest)}
   end
 
   defp follow_bare(state, updated) do

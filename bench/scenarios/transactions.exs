@@ -39,7 +39,8 @@ defmodule Bench.Transactions do
     """
     Operations a second, microseconds of one, and what it asks of the database: transactions (read versions), reads and
     commits. The schema has two indexes and counters. The floor does the same reads and writes in Rust, with the
-    `foundationdb` crate alone; ours in the same run, in turn with it.\
+    `foundationdb` crate alone; ours in the same run, in turn with it. The last columns are microseconds of processor
+    time of an operation: of the VM's schedulers, and of all other threads (the NIF's, and the client's).\
     """
   end
 
@@ -47,16 +48,8 @@ defmodule Bench.Transactions do
     bench = Map.put(bench, :seconds, if(quick?, do: 0.4, else: 3))
     kinds = kinds(bench)
 
-    columns = [
-      "processes",
-      "a second",
-      "p50 µs",
-      "p99",
-      "max",
-      "transactions",
-      "reads",
-      "commits"
-    ]
+    columns = ["processes", "a second", "p50 µs", "p99", "max"]
+    columns = columns ++ ["transactions", "reads", "commits", "BEAM cpu", "other cpu"]
 
     rows = for i <- 1..1000, do: %{id: "u#{1000 + i}", name: "n#{i}", team: "t#{div(i - 1, 20)}"}
     bare = Tenant.open!(Repo, tenant.id <> "-bare", migrator: NoIndexes)
@@ -94,7 +87,7 @@ defmodule Bench.Transactions do
 
   defp measure(table, bars, bench, name, work, processes, :floor, _bare) do
     {rate, spread} = Floor.measure(bench, work, bench.seconds, processes)
-    row = ["the floor", processes, round(rate)] ++ spread ++ [nil, nil, nil]
+    row = ["the floor", processes, round(rate)] ++ spread ++ List.duplicate(nil, 5)
     {Table.add(table, row), bars ++ bar(name, processes, :floor, rate)}
   rescue
     error in LeftOut -> {Table.leave_out(table, "the floor", error.message), bars}
@@ -105,7 +98,8 @@ defmodule Bench.Transactions do
     fun = operation(name, repo, schema, tenant)
     on_processes(processes, bench.seconds / 5, fun)
 
-    {counts, {rate, took}} = Bench.counted(fn -> on_processes(processes, bench.seconds, fun) end)
+    {counts, {rate, took}} =
+      Bench.counted(repo, fn -> on_processes(processes, bench.seconds, fun) end)
 
     # Of the embedded engine; on a cluster nobody counts them here.
     each =
@@ -113,6 +107,7 @@ defmodule Bench.Transactions do
         do: for(what <- [:transactions, :reads, :commits], do: counts[what] / length(took)),
         else: [nil, nil, nil]
 
+    each = each ++ for(whose <- [:beam, :other], do: counts[whose] / length(took))
     table = Table.add(table, [kind, processes, round(rate)] ++ Bench.spread(took) ++ each)
     bars = if kind == "plain Repo", do: bars ++ bar(name, processes, :ours, rate), else: bars
     {table, bars}
