@@ -49,7 +49,7 @@ fn run(arguments: Vec<String>) -> Result<(), Failure> {
     let database = Arc::new(Database::new(Some(path))?);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // As the NIF does.
+        // As the NIF does on up to 16 cores.
         .worker_threads(threads.clamp(2, 4))
         .enable_time()
         .build()?;
