@@ -46,7 +46,9 @@ defmodule EctoFdbSync.MixProject do
   @optional [
     {:ecto, "~> 3.10", optional: true},
     {:phoenix_live_view, "~> 0.20 or ~> 1.0", optional: true},
-    {:telemetry, "~> 1.0", optional: true}
+    {:phoenix_live_dashboard, "~> 0.8", optional: true},
+    {:telemetry, "~> 1.0", optional: true},
+    {:telemetry_metrics, "~> 0.6 or ~> 1.0", optional: true}
   ]
 
   # What LiveView's own tests read pages with: LiveView 1.1 the first, earlier ones the second.
@@ -88,6 +90,7 @@ defmodule EctoFdbSync.MixProject do
     [
       main: "readme",
       source_ref: "v#{@version}",
+      assets: %{"guides/assets" => "assets"},
       # They explain the inside, which has no pages.
       skip_undefined_reference_warnings_on: @inside,
       extras: [
@@ -134,6 +137,7 @@ defmodule EctoFdbSync.MixProject do
         ],
         "Tests and operations": [
           EctoFoundationDB.CLI,
+          EctoFoundationDB.DashboardPage,
           EctoFoundationDB.Embedded,
           EctoFoundationDB.Sandbox,
           EctoFoundationDB.Telemetry

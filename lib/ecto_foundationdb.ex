@@ -5,6 +5,7 @@ defmodule EctoFoundationDB do
   """
 
   alias EctoFoundationDB.{Connection, Deadline, Error, Native}
+  alias EctoFoundationDB.Layer.Keys
 
   @typedoc """
   What `health/2` gives.
@@ -95,6 +96,81 @@ defmodule EctoFoundationDB do
         raise EctoFoundationDB.TimeoutError,
           timeout: deadline.timeout,
           doing: "asking the client for its health"
+    end
+  end
+
+  @typedoc """
+  What `live_queries/2` gives of one live query.
+
+    * `:tenant`: its tenant's id; `nil` for a Repo without tenants
+    * `:source`, and `:query`: `{:record, primary_key}`, `:all`, or `{:by, counter, values}` for a list of
+      the records with these values, by the name of the SchemaMetadata index that counts their changes.
+      `:watched` is the key whose change leads to a re-read
+    * `:subscribers`: the subscriptions that share it
+    * `:records`, `:bytes`: what it holds, keys included
+    * `:read_us`: how many microseconds its last read took
+    * `:changed_ms`: for how many milliseconds it has held these data
+    * `:stale`: why it can't be kept up to date, or `nil`
+  """
+  @type live_query :: %{
+          tenant: String.t() | nil,
+          source: String.t() | nil,
+          query: {:record, term()} | :all | {:by, String.t(), [term()]} | nil,
+          watched: binary(),
+          subscribers: non_neg_integer(),
+          records: non_neg_integer(),
+          bytes: non_neg_integer(),
+          read_us: non_neg_integer(),
+          changed_ms: non_neg_integer(),
+          stale: String.t() | nil
+        }
+
+  @sort_by [:subscribers, :records, :bytes, :read_us, :changed_ms, :stale]
+
+  @doc """
+  The live queries of this node that a Repo's pages share, and how many there are: what holds memory, what
+  changes all the time, what is stale.
+
+  Options: `:sort_by`, one of `#{inspect(@sort_by)}` (default `:subscribers`); `:order`, `:desc` (default) or
+  `:asc`; `:limit` (default 50); `:search`, a text that the tenant's id, the source or the key has to contain.
+
+      iex> tenant = Tenant.open!(Repo, "docs")
+      iex> state = %{assigns: %{}, private: %{tenant: tenant}}
+      iex> _state = EctoFoundationDB.Sync.sync_one(state, Repo, :user, User, "u1")
+      iex> {[live_query], 1} = EctoFoundationDB.live_queries(Repo, search: "docs")
+      iex> {live_query.source, live_query.query, live_query.subscribers, live_query.stale}
+      {"users", {:record, "u1"}, 1, nil}
+  """
+  @spec live_queries(module(), keyword()) :: {[live_query()], matching :: non_neg_integer()}
+  def live_queries(repo, opts \\ []) do
+    opts = Keyword.validate!(opts, sort_by: :subscribers, order: :desc, limit: 50, search: "")
+    check!(opts, :sort_by, &(&1 in @sort_by), "one of #{inspect(@sort_by)}")
+    check!(opts, :order, &(&1 in [:asc, :desc]), ":asc or :desc")
+    check!(opts, :limit, &(is_integer(&1) and &1 >= 0), "a number of live queries")
+    check!(opts, :search, &is_binary/1, "a text")
+    request = opts |> Map.new() |> Map.put(:descending, opts[:order] == :desc)
+    connection = repo |> Connection.instance() |> Connection.fetch!()
+    ref = make_ref()
+    :ok = Native.live_queries(connection.database, ref, Map.delete(request, :order))
+
+    receive do
+      {^ref, {rows, matching}} -> {Enum.map(rows, &live_query/1), matching}
+    end
+  end
+
+  defp live_query(%{watch: watched, stale: stale} = row) do
+    {source, query} = Keys.describe(watched)
+
+    row
+    |> Map.delete(:watch)
+    |> Map.merge(%{source: source, query: query, watched: watched})
+    |> Map.put(:stale, stale && elem(Error.reason(stale), 1))
+  end
+
+  defp check!(opts, name, valid?, expected) do
+    unless valid?.(opts[name]) do
+      raise ArgumentError,
+            "expected #{inspect(name)} to be #{expected}, got: #{inspect(opts[name])}"
     end
   end
 

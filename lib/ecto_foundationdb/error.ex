@@ -28,6 +28,11 @@ defmodule EctoFoundationDB.Error do
       end
   end
 
+  @doc false
+  # A reason that the NIF gives, as a code (0 where it is none of FoundationDB's) and a text.
+  def reason({:fdb, code, _message} = error), do: {code, Exception.message(exception(error))}
+  def reason({:tenant_gone, tenant}), do: {0, "the tenant #{inspect(tenant)} is gone"}
+
   @impl true
   def exception({:fdb, 0, message}), do: %__MODULE__{code: 0, message: message}
 

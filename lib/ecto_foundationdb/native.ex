@@ -381,12 +381,25 @@ defmodule EctoFoundationDB.Native do
   Counters of this database, counted by the NIF. Now: `:subscriptions`, `:live_queries`,
   `:pending_watches`, `:transactions`, `:stale` (live queries that can't be kept up to date), `:waiting`
   (reads of live queries that wait for a batch). Since
-  it was opened: `:batches` (transactions that read live queries), `:reads` (live queries read by
+  it was opened: `:commits`, `:conflicts` (1020), `:unknown_results` (1021) and `:transaction_retries` of
+  processes' transactions; `:batches` (transactions that read live queries), `:reads` (live queries read by
   them), `:watches_armed`, `:watches_fired`, `:watches_failed`, `:messages`, `:retries`, `:basis_checks`
   (looks at a tenant and a source, after the metadata version changed), `:probes` (looks at watched keys).
   """
   @spec stats(database()) :: %{atom() => non_neg_integer()}
   def stats(_database), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc """
+  The live queries of this database, the first `:limit` of those that contain `:search` in their tenant's
+  name or watched key; answers `{ref, {rows, matching}}`.
+  """
+  @spec live_queries(database(), reference(), %{
+          sort_by: :subscribers | :records | :bytes | :read_us | :changed_ms | :stale,
+          descending: boolean(),
+          limit: non_neg_integer(),
+          search: String.t()
+        }) :: :ok
+  def live_queries(_database, _ref, _request), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   The embedded engine's own counters for this database, `nil` on a cluster:

@@ -74,12 +74,10 @@ defmodule EctoFoundationDB.Reporter do
   defp fact({:duration, microseconds}),
     do: [duration: System.convert_time_unit(microseconds, :microsecond, :native)]
 
-  # A reason is an error: its code, where it has one, and its text.
-  defp fact({:reason, {:fdb, code, _message} = error}),
-    do: [code: code, reason: Exception.message(Error.exception(error))]
-
-  defp fact({:reason, {:tenant_gone, tenant}}),
-    do: [code: 0, reason: "the tenant #{inspect(tenant)} is gone"]
+  defp fact({:reason, reason}) do
+    {code, text} = Error.reason(reason)
+    [code: code, reason: text]
+  end
 
   defp fact(fact), do: [fact]
 end

@@ -917,7 +917,8 @@ defmodule EctoFoundationDB.Sync do
 
   Now: `:subscriptions`, `:live_queries` (what they share), `:pending_watches`, `:transactions`,
   `:stale` (live queries that can't be kept up to date), `:waiting` (reads of live queries that wait for a
-  batch). Since the start: `:batches` (transactions that read live queries), `:reads` (live queries read by
+  batch). Since the start: `:commits`, `:conflicts`, `:unknown_results` and `:transaction_retries` of all
+  transactions of the Repo; `:batches` (transactions that read live queries), `:reads` (live queries read by
   them), `:watches_armed`, `:watches_fired`, `:watches_failed`, `:messages`, `:retries`, `:basis_checks`
   (looks at a tenant and its indexes after the metadata version has changed), `:probes` (looks at watched
   keys: at most one for each live query in the time of `stale_after:`). For events see

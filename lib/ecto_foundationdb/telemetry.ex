@@ -89,7 +89,8 @@ defmodule EctoFoundationDB.Telemetry do
   @moduledoc """
   Telemetry events of a Repo, where the `:telemetry` application runs when the Repo starts.
 
-  The metadata always has `repo: MyApp.Repo`, too.
+  The metadata always has `repo: MyApp.Repo`, too, and the measurements `count: 1`, for counters.
+  `metrics/0` gives metrics of them for Phoenix LiveDashboard and for reporters.
 
   | event | measurements | metadata | when |
   | --- | --- | --- | --- |
@@ -147,6 +148,55 @@ defmodule EctoFoundationDB.Telemetry do
     report(repo, [:gauges], round_trip ++ Map.to_list(facts))
   end
 
+  if Code.ensure_loaded?(Telemetry.Metrics) do
+    @doc """
+    Metrics of these events, as `Telemetry.Metrics` defines them, where that package is a dependency. They are
+    for the `metrics:` of Phoenix LiveDashboard or of a reporter, and are tagged with the Repo:
+
+        def metrics do
+          EctoFoundationDB.Telemetry.metrics() ++ [summary("phoenix.endpoint.stop.duration")]
+        end
+
+    Those of `[:ecto_foundationdb, :gauges]` need `gauges/1` to be called periodically.
+    """
+    @spec metrics() :: [Telemetry.Metrics.t()]
+    def metrics do
+      import Telemetry.Metrics
+      repo = [tags: [:repo], tag_values: &%{&1 | repo: inspect(&1.repo)}]
+      ms = [unit: {:native, :millisecond}] ++ repo
+      name = &[:ecto_foundationdb | &1]
+
+      Enum.concat([
+        [
+          summary(name.([:transaction, :duration]), ms),
+          counter(
+            name.([:transaction, :count]),
+            [tags: [:repo, :result]] ++ Keyword.delete(repo, :tags)
+          ),
+          summary(name.([:sync, :refreshed, :duration]), ms),
+          last_value(name.([:gauges, :round_trip]), ms),
+          last_value(name.([:gauges, :oldest_waiting]), ms)
+        ],
+        for fact <- [:conflicts, :unknown_results, :reads, :read_bytes, :writes, :written_bytes] do
+          sum(name.([:transaction, fact]), repo)
+        end,
+        for event <- [:watch_fired, :watch_failed, :retry, :unanswered, :silent, :stale, :fresh] do
+          counter(name.([:sync, event, :count]), repo)
+        end,
+        for fact <- [
+              :subscriptions,
+              :live_queries,
+              :stale,
+              :pending_watches,
+              :transactions,
+              :queued
+            ] do
+          last_value(name.([:gauges, fact]), repo)
+        end
+      ])
+    end
+  end
+
   @doc false
   # Looks whether there is telemetry; a Repo's start does.
   def detect do
@@ -170,7 +220,7 @@ defmodule EctoFoundationDB.Telemetry do
   @doc false
   def execute(repo, event, facts) do
     {measurements, metadata} = Map.fetch!(@by_event, event)
-    measurements = facts |> Keyword.take(measurements) |> Map.new()
+    measurements = facts |> Keyword.take(measurements) |> Map.new() |> Map.put(:count, 1)
     metadata = facts |> Keyword.take(metadata) |> Map.new() |> Map.put(:repo, repo)
     # Found at run time: the library compiles without it.
     apply(:telemetry, :execute, [[:ecto_foundationdb | event], measurements, metadata])

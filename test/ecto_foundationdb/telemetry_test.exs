@@ -58,6 +58,7 @@ defmodule EctoFoundationDB.TelemetryTest do
 
   defp measured(name) do
     assert_receive {[:ecto_foundationdb, :sync, ^name], measurements, %{repo: Repo}}, 10_000
+    assert {1, measurements} = Map.pop(measurements, :count)
     measurements
   end
 
@@ -306,6 +307,8 @@ defmodule EctoFoundationDB.TelemetryTest do
         assert {%{duration: duration}, _} = told([:database, :unlocked])
         assert duration > 0
         refute_received {[:ecto_foundationdb, :database, :locked], _, _}
+        # The reporter logs after it has emitted the event.
+        :sys.get_state(reporter())
       end)
 
     assert [_, _] =

@@ -91,6 +91,34 @@ defmodule EctoFoundationDB.Layer.Keys do
   def encode_id(id) when is_number(id), do: id
   def encode_id(id), do: :erlang.term_to_binary(id)
 
+  @doc """
+  The source of a key that a live query watches, and what it is: the key of a record, the counter of all
+  records, or that of the records with some values. Nothing of a key that is none of these.
+  """
+  @spec describe(binary()) ::
+          {String.t(), {:record, term()} | :all | {:by, String.t(), [term()]}} | {nil, nil}
+  def describe(key) do
+    case Tuple.to_list(Native.unpack(key)) do
+      [_prefix, _space, source, "d" | id] -> {source, {:record, decode_id(id)}}
+      [_prefix, _space, source, "m", _signal] -> {source, :all}
+      [_prefix, _space, source, "m", index, _count | values] -> {source, by(index, values)}
+      _other -> {nil, nil}
+    end
+  rescue
+    # The key of an indexer of the application.
+    ArgumentError -> {nil, nil}
+  end
+
+  defp by(index, values), do: {:by, index, values |> Enum.drop(-1) |> Enum.map(&text/1)}
+
+  defp decode_id([id]), do: text(id)
+  defp decode_id([partition, id]), do: {text(partition), id}
+
+  defp text({:utf8, text}), do: text
+  # Other terms are stored as external terms.
+  defp text(<<131, _::binary>> = external), do: :erlang.binary_to_term(external, [:safe])
+  defp text(value), do: value
+
   defp space(source) when source in ["schema_migrations", "indexes"], do: @migrations
   defp space(_source), do: @data
 end

@@ -42,6 +42,7 @@ use crate::etf::{Allowed, Progress};
 use crate::handle::DatabaseHandle;
 use crate::live::basis::{Basis, SourceIndexes, TenantEntry};
 use crate::live::call::{Call, Pending, Wanted};
+use crate::live::listing;
 use crate::live::planner;
 use crate::live::query::{By, Query, Source};
 use crate::live::settle;
@@ -126,6 +127,22 @@ fn health<'a>(
     client::runtime().spawn(async move {
         let report = health::report(&live, std::time::Duration::from_millis(timeout)).await;
         reply.send(|env| report.encode(env));
+    });
+    atom::ok()
+}
+
+#[rustler::nif]
+fn live_queries<'a>(
+    env: Env<'a>,
+    database: ResourceArc<DatabaseHandle>,
+    reference: Reference<'a>,
+    request: listing::Request,
+) -> Atom {
+    let reply = Reply::new(env, reference, Gate::default());
+    let live = Arc::clone(&database.live);
+    client::runtime().spawn_blocking(move || {
+        let listing = listing::list(&live, &request);
+        reply.send(|env| listing.encode(env));
     });
     atom::ok()
 }

@@ -8,6 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Stats {
     /// Transactions of Elixir processes that are alive.
     pub transactions: AtomicU64,
+    /// Their commits.
+    pub commits: AtomicU64,
+    /// Their commits that lost against other transactions.
+    pub conflicts: AtomicU64,
+    /// Their commits of which nobody knows whether they succeeded.
+    pub unknown_results: AtomicU64,
+    /// Their attempts that were retried, after conflicts and other errors.
+    pub transaction_retries: AtomicU64,
     /// Subscriptions that stand.
     pub subscriptions: AtomicU64,
     /// Live queries that the subscriptions share.
@@ -41,6 +49,10 @@ impl Stats {
     pub fn all(&self) -> HashMap<&'static str, u64> {
         [
             ("transactions", &self.transactions),
+            ("commits", &self.commits),
+            ("conflicts", &self.conflicts),
+            ("unknown_results", &self.unknown_results),
+            ("transaction_retries", &self.transaction_retries),
             ("subscriptions", &self.subscriptions),
             ("live_queries", &self.live_queries),
             ("pending_watches", &self.pending_watches),

@@ -23,12 +23,16 @@ use crate::live::basis::METADATA_VERSION;
 use crate::live::registry::LiveQueries;
 use crate::operation::{Answer, Operation, Started};
 use crate::reply::{Gate, Reply};
-use crate::stats::{Gauge, Sizes};
+use crate::stats::{count, Gauge, Sizes};
 
 mod atoms {
     rustler::atoms! { unexpected }
 }
 
+/// FoundationDB's `not_committed`.
+const NOT_COMMITTED: i32 = 1020;
+/// FoundationDB's `commit_unknown_result`.
+const COMMIT_UNKNOWN_RESULT: i32 = 1021;
 /// FoundationDB's `used_during_commit`.
 const USED_DURING_COMMIT: i32 = 2017;
 /// FoundationDB's `transaction_cancelled`.
@@ -262,7 +266,7 @@ async fn serve(beginning: Beginning) {
             (Command::OnError(code, reply), state) => {
                 reads.shutdown().await;
                 wrote = false;
-                let state = on_error(&options, state, code, reply).await;
+                let state = on_error(&about, &options, state, code, reply).await;
                 about.begun = Instant::now();
                 state
             }
@@ -367,6 +371,7 @@ async fn commit(
     match transaction.commit().await {
         Ok(committed) => {
             let version = committed.committed_version().unwrap_or(-1);
+            count(&about.live.database.stats.commits, 1);
             let stamp: Option<FdbSlice> = match stamp {
                 // One that wrote nothing in the end has none.
                 Some(stamp) if version >= 0 => stamp.await.ok(),
@@ -380,13 +385,25 @@ async fn commit(
             State::begin(committed.reset(), options)
         }
         Err(error) => {
+            let stats = &about.live.database.stats;
+            match error.code() {
+                NOT_COMMITTED => count(&stats.conflicts, 1),
+                COMMIT_UNKNOWN_RESULT => count(&stats.unknown_results, 1),
+                _ => {}
+            }
             about.error(reply, Error::from(*error));
             State::Failed(error)
         }
     }
 }
 
-async fn on_error(options: &[TransactionOption], state: State, code: i32, reply: Reply) -> State {
+async fn on_error(
+    about: &About,
+    options: &[TransactionOption],
+    state: State,
+    code: i32,
+    reply: Reply,
+) -> State {
     let error = FdbError::from_code(code);
     let result = match state {
         State::Active(transaction) => match Arc::try_unwrap(transaction) {
@@ -401,6 +418,7 @@ async fn on_error(options: &[TransactionOption], state: State, code: i32, reply:
     };
     match result {
         Ok(transaction) => {
+            count(&about.live.database.stats.transaction_retries, 1);
             reply.send(|env| atom::ok().encode(env));
             State::begin(transaction, options)
         }

@@ -92,6 +92,8 @@ pub struct LiveQuery<S> {
     current: ArcSwap<Snapshot>,
     /// Whether its own data are stale; the database may be silent beside.
     is_stale: AtomicBool,
+    /// How many microseconds its last read took.
+    read_us: AtomicU64,
     /// Whether that was reported, so that its end is.
     stale_reported: AtomicBool,
     state: Mutex<State<S>>,
@@ -149,6 +151,7 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
             home,
             current: ArcSwap::new(snapshot),
             is_stale: AtomicBool::new(false),
+            read_us: AtomicU64::new(0),
             stale_reported: AtomicBool::new(false),
             state: Mutex::new(LiveQueryState::new(basis, Instant::now())),
         })
@@ -192,6 +195,11 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
     /// That it is stale is reported, or that it is fresh again. Returns whether it was reported as stale.
     pub fn report_stale(&self, stale: bool) -> bool {
         self.stale_reported.swap(stale, Ordering::AcqRel)
+    }
+
+    /// How long its last read took.
+    pub fn read_time(&self) -> Duration {
+        Duration::from_micros(self.read_us.load(Ordering::Relaxed))
     }
 
     /// Whether it is in the side lane: its last read took too long, or got no answer.
@@ -241,6 +249,8 @@ impl<S: Clone + Send + 'static> LiveQuery<S> {
         subscribers: impl ExactSizeIterator<Item = S>,
     ) -> Result<Installed<S>, (Closed, Read)> {
         let attaching = subscribers.len() > 0;
+        let read_us = read.took.as_micros() as u64;
+        self.read_us.store(read_us, Ordering::Relaxed);
         let mut read = read;
         let mut tries = 0;
         // Compared outside of the lock, with what will most likely still be there. If another read was

@@ -22,7 +22,7 @@
 //! - [`batch`], [`reader`]: many queries read at one version.
 //! - [`look`]: what is asked of the database beside live queries.
 //! - [`heartbeat`]: what is asked while nothing changes. [`settle`]: what is asked until everybody knows
-//!   everything.
+//!   everything. [`listing`]: what an operator sees.
 
 pub mod basis;
 pub mod query;
@@ -43,6 +43,7 @@ mod batch;
 mod look;
 
 mod heartbeat;
+pub mod listing;
 mod reader;
 pub mod settle;
 

@@ -67,6 +67,10 @@ pub async fn settle(live: &Arc<LiveQueries>, deadline: Instant) -> Result<(), Un
             error = Some(refused);
         }
         if !pauses.wait().await {
+            // The last look may have settled some of them.
+            let Some(missing) = self::missing(live, last_call, version, &metadata) else {
+                break;
+            };
             let doing = missing.to_string();
             return Err(Unsettled { doing, error });
         }

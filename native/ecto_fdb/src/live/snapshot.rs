@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, Resource, ResourceArc, Term};
@@ -138,6 +139,13 @@ impl Record {
                 .all(|(a, b)| a.key == b.key && a.value == b.value)
     }
 
+    fn bytes(&self) -> usize {
+        self.0
+            .iter()
+            .map(|row| row.key.len() + row.value.len())
+            .sum()
+    }
+
     fn cost(&self) -> usize {
         let cost = |row: &SharedRow| ROW_COST + if row.plain { row.value.len() } else { 0 };
         self.0.iter().map(cost).sum()
@@ -196,6 +204,7 @@ fn decode<'a>(env: Env<'a>, value: &[u8]) -> Option<Term<'a>> {
 pub struct Snapshot {
     /// Which data these are: equal data of an entry keep their generation, others never share one.
     pub generation: u64,
+    since: Instant,
     records: Vec<Record>,
     cost: usize,
     /// From the one before: most pages come from there.
@@ -227,6 +236,7 @@ impl Snapshot {
     pub fn new(generation: u64, records: Vec<Record>, change: Option<Change>) -> Self {
         Snapshot {
             generation,
+            since: Instant::now(),
             cost: records.iter().map(Record::cost).sum(),
             records,
             change,
@@ -242,6 +252,16 @@ impl Snapshot {
     /// How many records.
     pub fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// When these data were read first.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// How many bytes its keys and values have.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(Record::bytes).sum()
     }
 
     /// Takes records over where they are equal, and tells what has changed.
