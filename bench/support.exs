@@ -64,6 +64,20 @@ defmodule Bench do
     {Map.new(counters(repo), fn {name, value} -> {name, value - before[name]} end), result}
   end
 
+  @doc """
+  Reads, watches and transactions of each of `n` changes that `pages` saw. The classic way has a watch for each
+  page, which nobody counts, and what it reads is counted by the engine alone.
+  """
+  def each_change_costs(bench, kind, counts, n, pages \\ 1)
+
+  def each_change_costs(%{cluster: nil}, :classic, counts, n, pages),
+    do: [counts.reads / n, pages * 1.0, counts.transactions / n]
+
+  def each_change_costs(_on_a_cluster, :classic, _counts, _n, pages), do: [nil, pages * 1.0, nil]
+
+  def each_change_costs(_bench, :ours, counts, n, _pages),
+    do: for(what <- [:reads, :watches, :transactions], do: counts[what] / n)
+
   defp counters(repo) do
     live = Native.stats(Connection.fetch!(repo).database)
     counters = %{reads: live.reads, watches: live.watches_armed, transactions: live.batches}

@@ -14,7 +14,9 @@ defmodule Bench.Fanout do
     From before a change until the last of many pages has it, in milliseconds, and what a page takes in bytes: of the BEAM,
     and of the whole process. The classic way: each page has its own watch, and reads again. The floor of one record: a
     process sends each page a message, and the page makes one NIF call, copies the record out of a binary and puts it
-    into a map. Reads, watches and transactions are those of one change, the writer's included.\
+    into a map. Reads, watches and transactions are those of one change, the writer's included, and on a cluster those of
+    live queries alone. The last columns are microseconds of processor time of a change and page: of the VM's
+    schedulers, and of all other threads.\
     """
   end
 
@@ -97,7 +99,7 @@ defmodule Bench.Fanout do
     error in LeftOut -> {Table.leave_out(table, label, error.message), bars}
   end
 
-  defp measure(table, n, %{times: times}, name, page, change) do
+  defp measure(table, n, %{times: times} = bench, name, page, change) do
     Bench.check_memory!(n, @bytes_of_a_page)
     pages = Bench.pages(n, page)
     # The first change finds memory cold.
@@ -105,9 +107,8 @@ defmodule Bench.Fanout do
     {counts, took} = Bench.counted(fn -> Bench.each_change(pages, times, change) end)
     Bench.stop(pages)
     [p50 | _] = spread = Bench.spread(took)
-    each = for what <- [:reads, :watches, :transactions], do: counts[what] / times
-    # A watch for each page, of which a live query knows nothing.
-    each = if name =~ "classic", do: List.replace_at(each, 1, n * 1.0), else: each
+    kind = if name =~ "classic", do: :classic, else: :ours
+    each = Bench.each_change_costs(bench, kind, counts, times, n)
     cpu = for whose <- [:beam, :other], do: counts[whose] / (n * times)
     {p50, Table.add(table, [name, n, pages.mount_ms] ++ spread ++ each ++ pages.used ++ cpu)}
   end

@@ -8,7 +8,7 @@ defmodule Bench.Latency do
     """
     From the return of a commit until one page has assigned the change, in microseconds. The classic way: a watch and a
     read of the process itself. The floor: a task in Rust that waits for the watch and reads. The last columns are
-    requests for each change, the writer's included: it reads, and commits.\
+    requests for each change, the writer's included, who reads and commits; on a cluster those of live queries alone.\
     """
   end
 
@@ -30,14 +30,15 @@ defmodule Bench.Latency do
     table = Table.new("commit → assign, one page, µs", columns)
     {floor, table} = floor(table, bench)
     state = Sync.sync_one(%{assigns: %{}, private: %{tenant: tenant}}, Repo, :user, User, "u1")
-    {synced, table} = measure(table, "sync_one", changes, user, &follow/1, state)
+    {synced, table} = measure(table, "sync_one", {bench, :ours}, changes, user, &follow/1, state)
     Sync.cancel_all(state, Repo)
 
     watch = fn -> Repo.watch(Repo.get!(User, "u1"), label: :user) end
     state = {tenant, %{}, [Repo.transactional(tenant, watch)]}
 
-    {classic, table} =
-      measure(table, "classic: Repo.watch", changes, user, &follow_classic/1, state)
+    way = {bench, :classic}
+    name = "classic: Repo.watch"
+    {classic, table} = measure(table, name, way, changes, user, &follow_classic/1, state)
 
     bars = [
       {"the floor: watch and read", :floor, floor},
@@ -56,7 +57,7 @@ defmodule Bench.Latency do
     error in Bench.LeftOut -> {nil, Table.leave_out(table, "the floor", error.message)}
   end
 
-  defp measure(table, name, changes, user, follow, state) do
+  defp measure(table, name, {bench, kind}, changes, user, follow, state) do
     state =
       Enum.reduce(1..20, state, fn i, state -> change(user, -i, follow, state) |> elem(1) end)
 
@@ -69,7 +70,7 @@ defmodule Bench.Latency do
     {commits, assigns} = Enum.unzip(times)
     [commit, _, _] = Bench.spread(commits)
     [p50, p99, max] = Bench.spread(assigns)
-    each = for what <- [:reads, :watches, :transactions], do: counts[what] / changes
+    each = Bench.each_change_costs(bench, kind, counts, changes)
     {p50, Table.add(table, [name, changes, commit, p50, p99, max | each])}
   end
 

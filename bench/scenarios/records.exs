@@ -38,7 +38,7 @@ defmodule Bench.Records do
     {[table], [Chart.new("records", "Change → assign, a record a page, p99", "ms", bars)]}
   end
 
-  defp with_pages(table, bars, %{tenant: tenant}, n, kind, rates, seconds) do
+  defp with_pages(table, bars, %{tenant: tenant} = bench, n, kind, rates, seconds) do
     Bench.check_memory!(n, @bytes_of_a_page)
 
     for ids <- Enum.chunk_every(1..n, @portion) do
@@ -46,8 +46,8 @@ defmodule Bench.Records do
       Repo.insert_all(User, rows, prefix: tenant, on_conflict: :replace_all)
     end
 
-    bench = self()
-    page = fn i, mounted, _updated -> page(kind, tenant, i, mounted, bench) end
+    counter = self()
+    page = fn i, mounted, _updated -> page(kind, tenant, i, mounted, counter) end
     pages = Bench.pages(n, page)
     name = if kind == :ours, do: "sync_one", else: "classic: Repo.watch"
 
@@ -57,8 +57,7 @@ defmodule Bench.Records do
           {counts, took} = Bench.counted(fn -> changes(tenant, n, rate, seconds) end)
           [_, p99, _] = spread = Bench.spread(took)
           count = length(took)
-          each = for what <- [:reads, :watches, :transactions], do: counts[what] / count
-          each = if kind == :classic, do: List.replace_at(each, 1, 1.0), else: each
+          each = Bench.each_change_costs(bench, kind, counts, count)
           row = [name, n, rate, count] ++ spread ++ each ++ pages.used
           {Table.add(table, row), bars ++ [{"#{name}, #{n} pages, #{rate}/s", kind, p99}]}
       end
