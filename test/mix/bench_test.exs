@@ -2,8 +2,6 @@ defmodule EctoFoundationDB.BenchTest do
   # bin/bench measures, and says what is wrong. The floor, which is a Rust program, is built by bin/bench alone.
   use ExUnit.Case, async: true
 
-  @moduletag :tmp_dir
-
   defp bench(args) do
     args = ["run", "--no-compile", "--no-deps-check", "bench/main.exs" | args]
     System.cmd("mix", args, stderr_to_stdout: true, env: [{"MIX_ENV", "test"}])
@@ -23,7 +21,9 @@ defmodule EctoFoundationDB.BenchTest do
     assert output =~ "There is no cluster file /nowhere/fdb.cluster"
   end
 
-  test "tables and charts are written", %{tmp_dir: folder} do
+  test "tables and charts are written" do
+    folder = Path.join(System.tmp_dir!(), "bench-#{System.os_time()}")
+    on_exit(fn -> File.rm_rf!(folder) end)
     assert {output, 0} = bench(["--quick", "--out", folder, "latency"])
     assert output =~ "sync_one"
     tables = File.read!(Path.join(folder, "embedded-quick.md"))
