@@ -244,7 +244,8 @@ defmodule EctoFoundationDB.Embedded do
 
   @doc """
   The engine's counters: `:pending_watches` and `:transactions` that there are now, `:commits`,
-  `:reads` and `:read_versions` since the database was opened; `nil` on a cluster.
+  `:reads` and `:read_versions` since the database was opened; `nil` on a cluster. A read is a request: all
+  keys of a range are one, and so are the records of a mapped range with their entries.
 
       iex> EctoFoundationDB.Embedded.stats(Repo).pending_watches
       0

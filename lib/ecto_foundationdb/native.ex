@@ -222,11 +222,24 @@ defmodule EctoFoundationDB.Native do
   def transaction_run_many(_transaction, _ref, _ops), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Commits. Answers `{ref, {:ok, committed_version, versionstamp}}`; -1 and `nil` for one that wrote
-  nothing.
+  Runs the last operations in order, and commits. Answers `{ref, {:ok, committed_version, versionstamp}}`; -1 and
+  `nil` for one that wrote nothing. With an `expected` metadata version, one that is another at the read version
+  leaves everything undone: `{ref, {:unexpected, metadata_version | nil}}`.
   """
-  @spec transaction_commit(transaction(), reference()) :: :ok
-  def transaction_commit(_transaction, _ref), do: :erlang.nif_error(:nif_not_loaded)
+  @spec transaction_commit(transaction(), reference(), [op()], binary() | nil) :: :ok
+  def transaction_commit(transaction, ref, ops, expected) do
+    if length(ops) > @most_on_a_scheduler,
+      do: transaction_commit_many(transaction, ref, ops, expected),
+      else: transaction_commit_few(transaction, ref, ops, expected)
+  end
+
+  @doc false
+  def transaction_commit_few(_transaction, _ref, _ops, _expected),
+    do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc false
+  def transaction_commit_many(_transaction, _ref, _ops, _expected),
+    do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   `fdb_transaction_on_error`: answers `{ref, :ok}` after the back-off, the transaction reset and to

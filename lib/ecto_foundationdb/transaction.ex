@@ -55,6 +55,9 @@ defmodule EctoFoundationDB.Transaction do
     check: :unasked,
     # The metadata version at the read version, once the tenant is confirmed.
     version: nil,
+    # The metadata version that this attempt takes for the current one, before the database has said so.
+    presumed: nil,
+    presume?: true,
     # Whether the tenant is to be migrated where its migrations are gone.
     migrate?: true,
     # Reads under way that nobody has awaited.
@@ -374,22 +377,35 @@ defmodule EctoFoundationDB.Transaction do
         {:ok, result}
       rescue
         error in Error -> {:error, error, __STACKTRACE__}
+      catch
+        {@key, :presumed} -> :presumed
       end
 
     case outcome do
-      {:ok, result} -> result
-      {:error, %Error{code: 0} = error, stack} -> reraise error, stack
-      {:error, %Error{code: code}, _} when code in @no_mapped_range -> without_mapped_ranges(fun)
-      {:error, error, stack} -> retry(error, stack, fun)
+      {:ok, result} ->
+        result
+
+      :presumed ->
+        anew(fun, presume?: false)
+
+      {:error, %Error{code: 0} = error, stack} ->
+        reraise error, stack
+
+      {:error, %Error{code: code}, _} when code in @no_mapped_range ->
+        anew(fun, mapped_ranges?: false)
+
+      {:error, error, stack} ->
+        retry(error, stack, fun)
     end
   end
 
-  # A read that failed makes the commit fail, too: only a new transaction can do without.
-  defp without_mapped_ranges(fun) do
+  # An attempt that does without mapped ranges, or without presuming. A read that failed makes the commit fail,
+  # too, so it takes a new transaction.
+  defp anew(fun, change) do
     old = Process.get(@key)
     Native.transaction_cancel(old.handle)
     Enum.each(old.pending, &flush/1)
-    fresh = %{again(old) | mapped_ranges?: false}
+    fresh = struct!(again(old), change)
     attempt(new(fresh, Connection.fetch!(old.repo)), fun)
   end
 
@@ -397,7 +413,7 @@ defmodule EctoFoundationDB.Transaction do
   defp again(state) do
     kept =
       [:handle, :repo, :tenant, :deadline, :options, :errors, :stamp, :migrate?] ++
-        [:unbound?, :slow, :lost, :maybe_committed?, :mapped_ranges?]
+        [:unbound?, :slow, :lost, :maybe_committed?, :mapped_ranges?, :presume?]
 
     struct!(%__MODULE__{check: check(state.tenant)}, Map.take(state, kept))
   end
@@ -477,47 +493,41 @@ defmodule EctoFoundationDB.Transaction do
   defp call(fun) when is_function(fun, 1), do: fun.(Process.get(@key).handle)
 
   defp commit do
-    case Process.get(@key) do
-      %{check: :unasked, dirty?: false} -> :ok
-      _used -> confirm!()
-    end
+    %{dirty?: dirty?, check: check} = state = Process.get(@key)
 
+    # One that has read nothing is confirmed by its commit, where the node knows its tenant.
+    expected = if dirty? and check == :unasked, do: state.presumed || presumable(state)
+    unused? = check == :unasked and not dirty? and is_nil(state.presumed)
+    unless expected || unused?, do: confirm!()
     state = Process.get(@key)
     answered = Map.keys(state.early)
     for ref <- state.pending, ref not in answered, do: await(ref, state, "reading")
     state = %{state | pending: MapSet.new(), early: %{}}
     Process.put(@key, state)
 
-    if state.dirty? do
-      run_ref = make_ref()
+    if dirty? do
+      ref = make_ref()
       writes = Enum.reverse(state.writes)
-
-      if writes != [],
-        do: Error.arguments!(fn -> Native.transaction_run(state.handle, run_ref, writes) end)
-
-      # Writes cannot fail before the commit; what can must not be half done when it comes.
-      wait? = not Enum.all?(writes, &write?/1)
-      if wait?, do: run_ref |> await(state, "writing") |> ok!()
-
-      commit_ref = make_ref()
-      Native.transaction_commit(state.handle, commit_ref)
-      written = if writes == [] or wait?, do: {:ok, []}, else: await(run_ref, state, "writing")
-      committed = await(commit_ref, state, "committing")
+      Error.arguments!(fn -> Native.transaction_commit(state.handle, ref, writes, expected) end)
+      committed = await(ref, state, "committing")
       Process.put(@key, %{state | writes: []})
-      ok!(written)
 
       case committed do
-        {:ok, _version, stamp} -> complete_stamp(state.stamp, stamp)
-        {:error, error} -> raise Error, error
+        {:ok, _version, stamp} ->
+          complete_stamp(state.stamp, stamp)
+
+        {:unexpected, version} ->
+          Tenants.see(state.repo, version)
+          throw({@key, :presumed})
+
+        {:error, error} ->
+          raise Error, error
       end
     else
       # A transaction that only read read one version of the database: nothing to commit.
       complete_stamp(state.stamp, nil)
     end
   end
-
-  defp write?(operation),
-    do: elem(operation, 0) in [:set, :clear, :clear_range, :atomic, :read_conflict]
 
   @doc "Runs reads; the answers in their order."
   def read(operations) do
@@ -581,7 +591,7 @@ defmodule EctoFoundationDB.Transaction do
         [version | answers] = ok!(answer)
         Tenants.see(state.repo, version)
         evidence = Enum.take(answers, count)
-        check = judge(state, known, version, evidence)
+        check = state |> judge(known, version, evidence) |> as_presumed(state, version)
         Process.put(@key, %{Process.get(@key) | check: check, version: version})
         confirm!()
     end
@@ -619,8 +629,42 @@ defmodule EctoFoundationDB.Transaction do
     end
   end
 
+  defp as_presumed(:confirmed, %{presumed: presumed}, version)
+       when presumed not in [nil, version],
+       do: {:refused, :presumed}
+
+  defp as_presumed(check, _state, _version), do: check
+
+  ## What is presumed
+  #
+  # A transaction that writes without reading would read only to learn the metadata version. It takes the last
+  # one that the node has seen instead, and with it what the node knows. The commit is done only if that is the
+  # version; if it isn't, or a read that follows brings another one, the attempt is made anew without presuming.
+
+  @doc """
+  Whether this transaction may take what was found right under a metadata version for right, before the database
+  has said which one it is.
+  """
+  @spec presume?(binary()) :: boolean()
+  def presume?(version) do
+    state = current!()
+    presume? = state.check == :unasked and version in [state.presumed, presumable(state)]
+    if presume?, do: Process.put(@key, %{state | presumed: version})
+    presume?
+  end
+
+  defp presumable(%{presume?: true, repo: repo, tenant: %Tenant{} = tenant}) do
+    with version when is_binary(version) <- Tenants.seen(repo),
+         true <- is_nil(tenant.entry) or Tenants.confirmed_version(tenant) == version,
+         do: version,
+         else: (_doubt -> nil)
+  end
+
+  defp presumable(_state), do: nil
+
   # Also where the application has rescued it: nothing is answered or committed any more.
   defp refuse(:migrate), do: throw({@key, :migrate, tenant!()})
+  defp refuse(:presumed), do: throw({@key, :presumed})
   defp refuse(error), do: raise(error)
 
   @doc "The metadata version at the transaction's read version."
@@ -769,6 +813,13 @@ defmodule EctoFoundationDB.Transaction do
     end
 
     Process.put(@key, %{state | recorded: %{recorded | keys: keys, sources: sources}})
+    :ok
+  end
+
+  @doc "Queues read conflicts: they matter only if something is written."
+  def conflict(operations) do
+    %{writes: writes} = state = current!()
+    Process.put(@key, %{state | writes: Enum.reverse(operations, writes)})
     :ok
   end
 

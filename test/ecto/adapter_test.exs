@@ -19,6 +19,18 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       def migrations, do: Repo.migrations()
     end
 
+    test "inserts with generated ids read nothing before their commit", %{tenant: tenant} do
+      rows = for n <- 1..3, do: %{text: "text #{n}"}
+      Repo.insert!(%Comment{text: "Ada"}, prefix: tenant)
+      assert_calls([:commit], &Repo.insert!(%Comment{text: "#{&1}"}, prefix: tenant))
+      assert_calls([:commit], fn _n -> Repo.insert_all(Comment, rows, prefix: tenant) end)
+
+      assert {3, [%{id: id} | _]} =
+               Repo.insert_all(Comment, rows, prefix: tenant, returning: true)
+
+      assert Repo.get!(Comment, id, prefix: tenant).text == "text 1"
+    end
+
     describe "transactions" do
       test "transact cancels what an error came of; transactional commits it", %{tenant: tenant} do
         insert = fn result -> fn -> {result, Repo.insert!(%Group{name: "#{result}"})} end end

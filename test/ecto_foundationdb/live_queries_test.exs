@@ -486,7 +486,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
   defp write(db, ops) do
     {:ok, tx} = Native.transaction_new(db)
     {:ok, _} = answer(&Native.transaction_run(tx, &1, ops))
-    {:ok, _version, stamp} = answer(&Native.transaction_commit(tx, &1))
+    {:ok, _version, stamp} = answer(&Native.transaction_commit(tx, &1, [], nil))
     stamp
   end
 

@@ -88,7 +88,7 @@ defmodule EctoFoundationDB.NativeTest do
         {:ok, transaction} = Native.transaction_new(db)
         {read, commit} = {make_ref(), make_ref()}
         Native.transaction_run(transaction, read, [{:set, "k", "#{n}"}, {:get, "k", false}])
-        Native.transaction_commit(transaction, commit)
+        Native.transaction_commit(transaction, commit, [], nil)
         value = "#{n}"
         assert_receive {^read, {:ok, [:ok, ^value]}}, 5000
         assert_receive {^commit, {:ok, version, stamp}}, 5000
@@ -109,7 +109,7 @@ defmodule EctoFoundationDB.NativeTest do
           {:ok, transaction} = Native.transaction_new(db)
           ref = make_ref()
           Native.transaction_run(transaction, ref, [{:set, "k", "#{n}"}, {:get, "k", false}])
-          Native.transaction_commit(transaction, ref)
+          Native.transaction_commit(transaction, ref, [], nil)
           for _ <- 1..rem(n, 40)//1, do: :erlang.yield()
           :ok = Native.transaction_cancel(transaction)
           flush(ref)

@@ -225,7 +225,7 @@ defmodule EctoFoundationDB.TimeoutTest do
         Native.transaction_run(transaction, ref, [{:get, "k", false}, {:set, "k", value}])
         assert_receive {^ref, {:ok, [_, :ok]}}
         Embedded.faults(Repo, seed: 1, not_committed: if(value == "3", do: 0, else: 1))
-        Native.transaction_commit(transaction, ref)
+        Native.transaction_commit(transaction, ref, [], nil)
 
         if value == "3" do
           assert_receive {^ref, {:ok, _version, _stamp}}

@@ -141,7 +141,7 @@ defmodule EctoFoundationDB.LayerCase do
   end
 
   defp traced(fun) do
-    for {function, arity} <- [transaction_run: 3, transaction_commit: 2],
+    for {function, arity} <- [transaction_run: 3, transaction_commit: 4],
         do: :erlang.trace_pattern({Native, function, arity}, true, [:global])
 
     task =

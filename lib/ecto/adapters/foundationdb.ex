@@ -192,9 +192,10 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     ## Ecto.Adapter.Schema
 
     @impl Ecto.Adapter.Schema
-    # Integers are claimed when the tenant is known.
-    def autogenerate(:id), do: nil
-    def autogenerate(type) when type in [:binary_id, :embed_id], do: Ecto.UUID.generate()
+    # `Writes` generates primary keys: integers are claimed when the tenant is known, and an id that is known to
+    # be new is not looked for.
+    def autogenerate(type) when type in [:id, :binary_id], do: nil
+    def autogenerate(:embed_id), do: Ecto.UUID.generate()
 
     @impl Ecto.Adapter.Schema
     def insert(meta, schema_meta, fields, on_conflict, returning, opts) do

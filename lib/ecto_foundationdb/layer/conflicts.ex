@@ -28,14 +28,14 @@ defmodule EctoFoundationDB.Layer.Conflicts do
 
   @doc """
   Stores records in the current transaction. One call reads what all of them need to know of what is there, and
-  an error comes before any of them is written.
+  an error comes before any of them is written. `new` are primary keys that were made at random for these records:
+  they are not looked for, unless an earlier attempt of this transaction may have written them.
   """
-  @spec put_all(Writer.t(), [Schema.data()], on_conflict(), target()) ::
+  @spec put_all(Writer.t(), [Schema.data()], on_conflict(), target(), new :: [term()]) ::
           {:ok, [outcome()]} | {:error, Exception.t()}
-  def put_all(writer, rows, on_conflict, target \\ []) do
-    ids =
-      for data <- rows, not blind?(writer, data, on_conflict), do: Record.id(data, writer.source)
-
+  def put_all(writer, rows, on_conflict, target \\ [], new \\ []) do
+    new = if Transaction.maybe_committed?(), do: MapSet.new(), else: MapSet.new(new)
+    ids = for data <- rows, id <- to_find(writer, data, on_conflict, new), do: id
     {writer, found} = find(writer, ids)
     check_target!(writer, target)
 
@@ -48,8 +48,15 @@ defmodule EctoFoundationDB.Layer.Conflicts do
 
       # Records with the same id, or the same values, must see each other.
       true ->
-        one_by_one(writer, rows, on_conflict, target)
+        one_by_one(writer, rows, on_conflict, target, new)
     end
+  end
+
+  # The id by which a record with the same is looked for, if one may be there.
+  defp to_find(writer, data, on_conflict, new) do
+    if blind?(writer, data, on_conflict) or Record.get(data, writer.source.id) in new,
+      do: [],
+      else: [Record.id(data, writer.source)]
   end
 
   @doc """
@@ -94,6 +101,9 @@ defmodule EctoFoundationDB.Layer.Conflicts do
 
   defp check_target!(%{source: source} = writer, target) do
     unless target == [source.id] or Unique.find(writer, target) do
+      # Indexes that were only presumed are confirmed before anything is said of them.
+      Transaction.version()
+
       raise Unsupported,
             "conflict_target: #{inspect(target)}; records conflict by their primary key, #{inspect(source.id)}, or " <>
               "by the fields of a unique index. This migration makes one: " <>
@@ -136,10 +146,9 @@ defmodule EctoFoundationDB.Layer.Conflicts do
       else: Writer.insert(writer, data)
   end
 
-  defp one_by_one(writer, rows, on_conflict, target) do
+  defp one_by_one(writer, rows, on_conflict, target, new) do
     Enum.reduce_while(rows, {:ok, []}, fn data, {:ok, outcomes} ->
-      ids = if blind?(writer, data, on_conflict), do: [], else: [Record.id(data, writer.source)]
-      {writer, found} = find(writer, ids)
+      {writer, found} = find(writer, to_find(writer, data, on_conflict, new))
 
       case each(writer, [data], found, on_conflict, target) do
         {:ok, [outcome]} -> {:cont, {:ok, [outcome | outcomes]}}

@@ -51,20 +51,29 @@ defmodule EctoFoundationDB.Layer.Metadata do
   conflicts with migrations of the source.
   """
   def read_for_write(%Tenant{} = tenant, source, operations) do
-    guard = if Transaction.guard?(source), do: [guard(tenant, source)], else: []
+    if Transaction.guard?(source), do: Transaction.conflict([guard(tenant, source)])
 
     case Transaction.metadata(source) do
       nil ->
         cached = cached(tenant, source)
-        own_ops = doubtful_ops(tenant, source, cached)
-        answers = read(guard ++ own_ops ++ operations)
-        {own, others} = answers |> Enum.drop(length(guard)) |> Enum.split(length(own_ops))
-        {settle(tenant, source, cached, own), others}
+
+        if operations == [] and presumed?(cached) do
+          {_version, metadata} = cached
+          {Transaction.put_metadata(source, metadata), []}
+        else
+          own_ops = doubtful_ops(tenant, source, cached)
+          {own, others} = (own_ops ++ operations) |> read() |> Enum.split(length(own_ops))
+          {settle(tenant, source, cached, own), others}
+        end
 
       metadata ->
-        {metadata, Enum.drop(read(guard ++ operations), length(guard))}
+        {metadata, read(operations)}
     end
   end
+
+  # Where there is nothing to read, the commit tells whether the cache holds.
+  defp presumed?({version, _metadata}) when is_binary(version), do: Transaction.presume?(version)
+  defp presumed?(_none_or_never_confirmed), do: false
 
   defp read([]), do: []
   defp read(operations), do: Transaction.read(operations)

@@ -7,6 +7,9 @@ defmodule EctoFoundationDB.Repo.Changes do
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Ids, Record}
 
+  # The types of ids that are random where they are generated.
+  @random [:binary_id, Ecto.UUID]
+
   @doc "What an insert stores: the fields that are not nil, then what is generated; and the fields that changed."
   @spec insert(struct()) :: {Schema.data(), map()}
   def insert(%schema{} = struct) do
@@ -36,6 +39,18 @@ defmodule EctoFoundationDB.Repo.Changes do
     end
   end
 
+  @doc "Whether an id is random that `generate_id/2` gives: no record has it. Integers may be taken by ids that were given."
+  @spec random_id?(struct()) :: boolean()
+  def random_id?(%schema{} = struct) do
+    primary_key = Schema.primary_key(schema)
+
+    is_nil(Map.get(struct, primary_key)) and
+      match?(
+        {^primary_key, _source, type} when type in @random,
+        Schema.optional(schema, :autogenerate_id, nil)
+      )
+  end
+
   defp made_by_commit!(schema) do
     raise ArgumentError,
           "the primary key of this #{inspect(schema)} is nil. Ids of EctoFoundationDB.Versionstamp are made by the " <>
@@ -43,7 +58,7 @@ defmodule EctoFoundationDB.Repo.Changes do
             "Repo.transactional(tenant, fun), and await the future after it"
   end
 
-  defp generate(_tenant, _schema, type) when type in [:binary_id, Ecto.UUID], do: uuid()
+  defp generate(_tenant, _schema, type) when type in @random, do: uuid()
   defp generate(tenant, schema, :id), do: tenant |> Ids.take(Schema.source(schema), 1) |> hd()
 
   defp generate(_tenant, schema, type) do
@@ -105,8 +120,12 @@ defmodule EctoFoundationDB.Repo.Changes do
     :ok
   end
 
-  @doc "One row of insert_all: a map or keyword list of fields, or a struct; no timestamps."
-  @spec row(Schema.t(), map() | keyword() | struct(), Tenant.t()) :: Schema.data()
+  @doc """
+  One row of insert_all: a map or keyword list of fields, or a struct; no timestamps. With the id, where it is random
+  and new.
+  """
+  @spec row(Schema.t(), map() | keyword() | struct(), Tenant.t()) ::
+          {Schema.data(), new :: [term()]}
   def row(schema, row, tenant) do
     row =
       case row do
@@ -125,13 +144,14 @@ defmodule EctoFoundationDB.Repo.Changes do
 
     known!(schema, "insert_all", Map.keys(row))
     primary_key = Schema.primary_key(schema)
-
-    id =
-      Map.fetch!(generate_id(struct!(schema, Map.take(row, [primary_key])), tenant), primary_key)
+    id_name = Schema.field_source(schema, primary_key)
+    with_id = struct!(schema, Map.take(row, [primary_key]))
+    id = with_id |> generate_id(tenant) |> Map.fetch!(primary_key)
 
     # The order of the stored names, where that of an insert is of the fields' names.
     data = schema |> Values.dump(:insert_all, Map.put(row, primary_key, id)) |> List.keysort(0)
-    Record.to_front(data, Schema.field_source(schema, primary_key))
+    data = Record.to_front(data, id_name)
+    {data, if(random_id?(with_id), do: [Record.get(data, id_name)], else: [])}
   end
 
   # The order of a small map's keys before OTP 26, which made it arbitrary: the order that stored

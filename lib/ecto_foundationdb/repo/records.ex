@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.Repo.Records do
 
   alias EctoFoundationDB.{Future, Schema, StaleEntryError, Transaction, Values, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
-  alias EctoFoundationDB.Layer.{Bulk, Conflicts, Records, Source, Writer}
+  alias EctoFoundationDB.Layer.{Bulk, Conflicts, Record, Records, Source, Writer}
   alias EctoFoundationDB.Repo.{Changes, Options, Queries}
 
   @insert [:on_conflict, :conflict_target, :returning]
@@ -12,16 +12,20 @@ defmodule EctoFoundationDB.Repo.Records do
   def insert(repo, %schema{} = struct, opts) do
     {opts, on_conflict, target} = insert_options!(schema, opts, @insert)
     tenant = Options.tenant!(repo, opts, struct)
+    random? = Changes.random_id?(struct)
     # Every attempt of the transaction has the same generated id.
     struct = Changes.generate_id(struct, tenant)
     {data, generated} = Changes.insert(struct)
+    source = Source.of(schema)
+    new = if random?, do: [Record.get(data, source.id)], else: []
 
     Transaction.run(
       tenant,
       fn ->
-        writer = Writer.new(tenant, Source.of(schema))
+        writer = Writer.new(tenant, source)
 
-        with {:ok, [{_outcome, stored}]} <- Conflicts.put_all(writer, [data], on_conflict, target) do
+        with {:ok, [{_outcome, stored}]} <-
+               Conflicts.put_all(writer, [data], on_conflict, target, new) do
           inserted = struct |> Map.merge(generated) |> Schema.put_meta(tenant)
           {:ok, returning(inserted, stored, tenant, opts)}
         end
@@ -185,12 +189,15 @@ defmodule EctoFoundationDB.Repo.Records do
       raise ArgumentError, "insert_all: expected a list of rows, got: #{inspect(rows)}"
     end
 
-    rows = for row <- rows, do: Changes.row(schema, row, tenant)
+    {rows, new} = rows |> Enum.map(&Changes.row(schema, &1, tenant)) |> Enum.unzip()
+    new = Enum.concat(new)
 
     Transaction.run(
       tenant,
       fn ->
-        case Conflicts.put_all(Writer.new(tenant, Source.of(schema)), rows, on_conflict, target) do
+        writer = Writer.new(tenant, Source.of(schema))
+
+        case Conflicts.put_all(writer, rows, on_conflict, target, new) do
           {:error, error} ->
             raise error
 

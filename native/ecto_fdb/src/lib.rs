@@ -50,7 +50,7 @@ use crate::live::settle;
 use crate::live::subscription::{Form, Subscription};
 use crate::live::value::Value;
 use crate::reply::{Gate, Reply};
-use crate::transaction::{Attempts, Command, TransactionHandle};
+use crate::transaction::{Attempts, Command, Commit, TransactionHandle};
 use crate::tuple::expected;
 use crate::watch::Watch;
 
@@ -243,13 +243,40 @@ fn transaction_run<'a>(
 }
 
 #[rustler::nif]
-fn transaction_commit<'a>(
+fn transaction_commit_few<'a>(
     env: Env<'a>,
     transaction: ResourceArc<TransactionHandle>,
     reference: Reference<'a>,
-) -> Atom {
-    transaction.tell(env, reference, Command::Commit);
-    atom::ok()
+    operations: Term<'a>,
+    expected: Option<Binary<'a>>,
+) -> NifResult<Atom> {
+    transaction_commit(env, &transaction, reference, operations, expected)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn transaction_commit_many<'a>(
+    env: Env<'a>,
+    transaction: ResourceArc<TransactionHandle>,
+    reference: Reference<'a>,
+    operations: Term<'a>,
+    expected: Option<Binary<'a>>,
+) -> NifResult<Atom> {
+    transaction_commit(env, &transaction, reference, operations, expected)
+}
+
+fn transaction_commit<'a>(
+    env: Env<'a>,
+    transaction: &TransactionHandle,
+    reference: Reference<'a>,
+    operations: Term<'a>,
+    expected: Option<Binary<'a>>,
+) -> NifResult<Atom> {
+    let begin = Commit {
+        operations: operation::decode_all(env, operations)?,
+        expected: expected.map(|version| version.as_slice().to_vec()),
+    };
+    transaction.tell(env, reference, |reply| Command::Commit(begin, reply));
+    Ok(atom::ok())
 }
 
 #[rustler::nif]

@@ -19,10 +19,15 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::client;
 use crate::error::Error;
+use crate::live::basis::METADATA_VERSION;
 use crate::live::registry::LiveQueries;
 use crate::operation::{Answer, Operation, Started};
 use crate::reply::{Gate, Reply};
 use crate::stats::{count, Gauge, Sizes};
+
+mod atoms {
+    rustler::atoms! { unexpected }
+}
 
 /// FoundationDB's `not_committed`.
 const NOT_COMMITTED: i32 = 1020;
@@ -37,20 +42,43 @@ const TRANSACTION_CANCELLED: i32 = 1025;
 pub enum Command {
     /// Run operations in order.
     Run(Vec<Operation>, Reply),
-    /// Commit.
-    Commit(Reply),
+    /// Run operations in order and commit.
+    Commit(Commit, Reply),
     /// Back off and reset after this error code, or say that it can't be retried.
     OnError(i32, Reply),
+}
+
+/// What a commit begins with.
+pub struct Commit {
+    /// The last operations.
+    pub operations: Vec<Operation>,
+    /// The metadata version under which all of this is right: under another one nothing is done.
+    pub expected: Option<Vec<u8>>,
 }
 
 /// A transaction's handle in Elixir. Its process may well have no more use for it while it waits for
 /// an answer: when it is collected, what was commanded is still done and answered.
 pub struct TransactionHandle {
     commands: mpsc::UnboundedSender<Command>,
-    task: Mutex<Option<AbortHandle>>,
+    task: Mutex<Task>,
     gate: Gate,
     /// What it has read and written so far.
     pub sizes: Arc<Sizes>,
+}
+
+/// The task that owns the transaction.
+enum Task {
+    /// It begins with the first command, so that one wake-up of a thread does for both.
+    Waits(Box<Beginning>),
+    Runs(AbortHandle),
+    Ended,
+}
+
+/// What a task begins with.
+struct Beginning {
+    about: About,
+    attempts: Attempts,
+    commands: mpsc::UnboundedReceiver<Command>,
 }
 
 #[rustler::resource_impl]
@@ -68,23 +96,23 @@ impl TransactionHandle {
         attempts: Attempts,
     ) -> ResourceArc<TransactionHandle> {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let handle = ResourceArc::new(TransactionHandle {
-            commands,
-            task: Mutex::new(None),
-            gate: Gate::default(),
-            sizes: Arc::default(),
-        });
-        // The task is started under the lock, and before the monitor: a process that is dying now
-        // finds it there.
-        let mut task = handle.task.lock();
+        let sizes = Arc::<Sizes>::default();
         let about = About {
             live: Arc::clone(live),
-            sizes: Arc::clone(&handle.sizes),
+            sizes: Arc::clone(&sizes),
             begun: Instant::now(),
         };
-        let started = client::runtime().spawn(serve(about, attempts, receiver));
-        *task = Some(started.abort_handle());
-        drop(task);
+        let beginning = Beginning {
+            about,
+            attempts,
+            commands: receiver,
+        };
+        let handle = ResourceArc::new(TransactionHandle {
+            commands,
+            task: Mutex::new(Task::Waits(Box::new(beginning))),
+            gate: Gate::default(),
+            sizes,
+        });
         if env.monitor(&handle, &env.pid()).is_none() {
             handle.cancel();
         }
@@ -98,22 +126,34 @@ impl TransactionHandle {
         reference: Reference<'_>,
         command: impl FnOnce(Reply) -> Command,
     ) {
-        if self.task.lock().is_some() {
-            let reply = Reply::new(env, reference, self.gate.clone());
-            // Where the task has gone this very moment, so has its process.
-            let _ = self.commands.send(command(reply));
-        } else {
+        let mut task = self.task.lock();
+        if let Task::Ended = *task {
+            drop(task);
             let reply = Reply::new(env, reference, Gate::default());
             let error = Error::from(FdbError::from_code(TRANSACTION_CANCELLED));
             client::runtime().spawn(async move { reply.error(&error) });
+            return;
         }
+        let reply = Reply::new(env, reference, self.gate.clone());
+        // Where the task has gone this very moment, so has its process.
+        let _ = self.commands.send(command(reply));
+        // It is started under the lock, so that a process that is dying now finds it there.
+        *task = match std::mem::replace(&mut *task, Task::Ended) {
+            Task::Waits(beginning) => {
+                Task::Runs(client::runtime().spawn(serve(*beginning)).abort_handle())
+            }
+            other => other,
+        };
     }
 
     /// Drops the transaction and whatever is in flight: when this returns, no answer will be sent.
     pub fn cancel(&self) {
-        if let Some(task) = self.task.lock().take() {
-            task.abort();
-            self.gate.shut();
+        match std::mem::replace(&mut *self.task.lock(), Task::Ended) {
+            Task::Runs(task) => {
+                task.abort();
+                self.gate.shut();
+            }
+            Task::Waits(_) | Task::Ended => {}
         }
     }
 }
@@ -160,6 +200,14 @@ impl About {
         }
     }
 
+    /// Takes note of what operations are to write: whether there is anything.
+    fn writes(&self, operations: &[Operation]) -> bool {
+        for bytes in operations.iter().filter_map(Operation::written) {
+            self.sizes.wrote(bytes);
+        }
+        operations.iter().any(Operation::writes)
+    }
+
     fn error(&self, reply: Reply, error: Error) {
         self.live.transaction_failed(&error);
         reply.error(&self.live.database.explain(error));
@@ -188,11 +236,12 @@ impl State {
     }
 }
 
-async fn serve(
-    mut about: About,
-    attempts: Attempts,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-) {
+async fn serve(beginning: Beginning) {
+    let Beginning {
+        mut about,
+        attempts,
+        mut commands,
+    } = beginning;
     let database = Arc::clone(&about.live.database);
     let _counted = Gauge::new(&database.stats.transactions);
     let mut state = match database.transaction() {
@@ -205,16 +254,24 @@ async fn serve(
         while reads.try_join_next().is_some() {}
         state = match (command, state) {
             (Command::Run(operations, reply), State::Active(transaction)) => {
-                wrote |= operations.iter().any(Operation::writes);
-                for bytes in operations.iter().filter_map(Operation::written) {
-                    about.sizes.wrote(bytes);
-                }
+                wrote |= about.writes(&operations);
                 run(&about, &transaction, operations, reply, &mut reads).await;
                 State::Active(transaction)
             }
-            (Command::Commit(reply), State::Active(transaction)) => {
+            (Command::Commit(begin, reply), State::Active(transaction)) => {
                 while reads.join_next().await.is_some() {}
-                commit(&about, &attempts, transaction, wrote, reply).await
+                match before_commit(&about, &transaction, begin, &mut wrote).await {
+                    Ok(None) => commit(&about, &attempts, transaction, wrote, reply).await,
+                    Ok(Some(Unexpected(version))) => {
+                        let version = version.as_deref().map(Bytes);
+                        reply.send(|env| (atoms::unexpected(), version).encode(env));
+                        State::Active(transaction)
+                    }
+                    Err(error) => {
+                        about.error(reply, error);
+                        State::Active(transaction)
+                    }
+                }
             }
             (Command::OnError(code, reply), state) => {
                 reads.shutdown().await;
@@ -223,11 +280,11 @@ async fn serve(
                 about.begun = Instant::now();
                 state
             }
-            (Command::Run(_, reply) | Command::Commit(reply), State::Failed(error)) => {
+            (Command::Run(_, reply) | Command::Commit(_, reply), State::Failed(error)) => {
                 reply.error(&Error::from(*error));
                 State::Failed(error)
             }
-            (Command::Run(_, reply) | Command::Commit(reply), State::Unusable(error)) => {
+            (Command::Run(_, reply) | Command::Commit(_, reply), State::Unusable(error)) => {
                 reply.error(&error);
                 State::Unusable(error)
             }
@@ -277,6 +334,36 @@ async fn run(
     });
 }
 
+/// The metadata version is another one than was expected.
+struct Unexpected(Option<FdbSlice>);
+
+/// Runs a commit's operations, if the metadata version is the expected one. A cluster sends it along with
+/// the read version, which the commit needs anyway.
+async fn before_commit(
+    about: &About,
+    transaction: &Arc<Transaction>,
+    Commit {
+        operations,
+        expected,
+    }: Commit,
+    wrote: &mut bool,
+) -> Result<Option<Unexpected>, Error> {
+    if let Some(expected) = expected {
+        let version = transaction.get(METADATA_VERSION, true).await?;
+        if version.as_deref() != Some(&expected[..]) {
+            return Ok(Some(Unexpected(version)));
+        }
+    }
+    *wrote |= about.writes(&operations);
+    for operation in operations {
+        match operation.start(transaction) {
+            Started::Done(answer) => answer?,
+            Started::InOrder(answer) | Started::Reading(answer) => answer.await?,
+        };
+    }
+    Ok(None)
+}
+
 async fn commit(
     about: &About,
     attempts: &Attempts,
@@ -304,7 +391,7 @@ async fn commit(
             if version >= 0 {
                 about.live.transaction_answered(about.begun);
             }
-            reply.send(|env| (atom::ok(), version, stamp.as_deref().map(Stamp)).encode(env));
+            reply.send(|env| (atom::ok(), version, stamp.as_deref().map(Bytes)).encode(env));
             State::begin(committed.reset(), attempts)
         }
         Err(error) => {
@@ -353,10 +440,10 @@ async fn on_error(
     }
 }
 
-/// A versionstamp as a binary.
-struct Stamp<'b>(&'b [u8]);
+/// A versionstamp or a metadata version as a binary.
+struct Bytes<'b>(&'b [u8]);
 
-impl Encoder for Stamp<'_> {
+impl Encoder for Bytes<'_> {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         Term::from(NewBinary::from_slice(env, self.0))
     }

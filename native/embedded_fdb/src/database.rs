@@ -24,8 +24,8 @@ pub(crate) const FIRST_VERSION: Version = 1_000_000_000;
 /// The key that is there while the database is locked.
 pub(crate) const LOCKED: &[u8] = b"\xff/dbLocked";
 
-/// Steps of the resolver's map looked at for each range that a commit writes. It adds two.
-const SWEEP: usize = 8;
+/// Versions of the resolver looked at for each range that a commit writes. A key adds one, a range two.
+const SWEEP: usize = 4;
 
 /// Counters that only grow, except `transactions`.
 #[derive(Default)]

@@ -11,25 +11,34 @@ use crate::mvcc::Version;
 /// A range of keys, begin included, end excluded.
 pub(crate) type KeyRange = (Key, Key);
 
-/// The version of the last write of every key, as steps: a key has the version of the nearest
-/// boundary at or before it.
+/// The version of the last write of every key.
 pub(crate) struct Resolver {
-    steps: BTreeMap<Key, Version>,
-    /// Where the sweep for boundaries nobody needs any more goes on.
-    swept: Key,
-    /// Steps that were not swept yet.
+    /// Of keys that were written by themselves, as most are: one place to find for each.
+    keys: Swept,
+    /// Of ranges, as steps: a key has the version of the nearest boundary at or before it.
+    steps: Swept,
+    /// Versions that were not swept yet.
     owed: usize,
 }
 
-/// Steps that are swept at a time.
+/// Versions by key, from which the old ones are taken bit by bit.
+#[derive(Default)]
+struct Swept {
+    versions: BTreeMap<Key, Version>,
+    /// Where the sweep goes on.
+    from: Option<Key>,
+}
+
+/// Versions that are swept at a time.
 const BATCH: usize = 256;
 
 impl Default for Resolver {
     fn default() -> Self {
-        let empty: Key = [][..].into();
+        let mut steps = Swept::default();
+        steps.versions.insert([][..].into(), 0);
         Resolver {
-            steps: BTreeMap::from([(empty.clone(), 0)]),
-            swept: empty,
+            keys: Swept::default(),
+            steps,
             owed: 0,
         }
     }
@@ -42,8 +51,21 @@ impl Resolver {
         if begin >= end {
             return false;
         }
+        let by_itself = if is_single_key(range) {
+            let written = self.keys.versions.get(&begin[..]);
+            written.is_some_and(|&written| written > version)
+        } else {
+            let bounds = (Included(&begin[..]), Excluded(&end[..]));
+            let mut inside = self.keys.versions.range::<[u8], _>(bounds);
+            inside.any(|(_, &written)| written > version)
+        };
+        by_itself || self.in_range_after(range, version)
+    }
+
+    /// Whether a range that meets this one was written after `version`.
+    fn in_range_after(&self, (begin, end): &KeyRange, version: Version) -> bool {
         let up_to_end = (Unbounded, Excluded(&end[..]));
-        for (key, &written) in self.steps.range::<[u8], _>(up_to_end).rev() {
+        for (key, &written) in self.steps.versions.range::<[u8], _>(up_to_end).rev() {
             if written > version {
                 return true;
             }
@@ -60,12 +82,17 @@ impl Resolver {
         if begin >= end {
             return;
         }
+        if is_single_key(range) {
+            self.keys.versions.insert(begin.clone(), version);
+            return;
+        }
+        let steps = &mut self.steps.versions;
         let (mut at_begin, mut at_end) = (false, false);
         // The version of the keys from `end` on.
         let mut after = None;
         let mut inside = Vec::new();
         let bounds = (Included(&begin[..]), Included(&end[..]));
-        for (key, written) in self.steps.range_mut::<[u8], _>(bounds) {
+        for (key, written) in steps.range_mut::<[u8], _>(bounds) {
             if key == end {
                 at_end = true;
                 break;
@@ -79,57 +106,76 @@ impl Resolver {
             }
         }
         if !at_end {
-            let after = after.unwrap_or_else(|| self.version_before(begin));
-            self.steps.insert(end.clone(), after);
+            let after = after.unwrap_or_else(|| version_before(steps, begin));
+            steps.insert(end.clone(), after);
         }
         for key in &inside {
-            self.steps.remove(key);
+            steps.remove(key);
         }
         if !at_begin {
-            self.steps.insert(begin.clone(), version);
+            steps.insert(begin.clone(), version);
         }
     }
 
-    /// The version of the keys up to `key`.
-    fn version_before(&self, key: &[u8]) -> Version {
-        let up_to_key = (Unbounded, Excluded(key));
-        let before = self.steps.range::<[u8], _>(up_to_key).next_back();
-        before.map_or(0, |(_, &written)| written)
-    }
-
-    /// Joins a few steps older than `oldest`: no read version can tell them apart.
+    /// Forgets a few versions older than `oldest`: no read version can tell them apart.
     ///
-    /// Called once for each commit, it keeps up with the boundaries that commits add. Calls add up
-    /// to [`BATCH`] steps first: finding the place costs more than going on from it.
+    /// Called once for each commit, it keeps up with what commits add. Calls add up to [`BATCH`] first:
+    /// finding the place costs more than going on from it.
     pub(crate) fn sweep(&mut self, oldest: Version, budget: usize) {
         self.owed += budget;
         if self.owed < BATCH {
             return;
         }
         let budget = std::mem::take(&mut self.owed);
-        let mut old_before = self.version_before(&self.swept) < oldest;
-        let mut useless = Vec::new();
-        let from_swept = (Included(&self.swept[..]), Unbounded);
-        let mut steps = self.steps.range::<[u8], _>(from_swept);
-        for (key, &written) in steps.by_ref().take(budget) {
+        self.keys.sweep(budget, |_, written| written < oldest);
+        let from = self.steps.from.as_deref().unwrap_or_default();
+        let mut old_before = version_before(&self.steps.versions, from) < oldest;
+        self.steps.sweep(budget, |key, written| {
             let old = written < oldest;
-            // The first step has none before it to join.
-            if old && old_before && !key.is_empty() {
-                useless.push(key.clone());
-            }
+            // An old step joins an old one before it. The first has none.
+            let useless = old && old_before && !key.is_empty();
             old_before = old;
+            useless
+        });
+    }
+}
+
+/// The version of the keys up to `key`.
+fn version_before(steps: &BTreeMap<Key, Version>, key: &[u8]) -> Version {
+    let up_to_key = (Unbounded, Excluded(key));
+    let before = steps.range::<[u8], _>(up_to_key).next_back();
+    before.map_or(0, |(_, &written)| written)
+}
+
+impl Swept {
+    /// Looks at the next few versions and takes away those that are useless.
+    fn sweep(&mut self, budget: usize, mut useless: impl FnMut(&[u8], Version) -> bool) {
+        let from = match &self.from {
+            Some(key) => Included(&key[..]),
+            None => Unbounded,
+        };
+        let mut rest = self.versions.range::<[u8], _>((from, Unbounded));
+        let taken: Vec<Key> = rest
+            .by_ref()
+            .take(budget)
+            .filter(|(key, &written)| useless(key, written))
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.from = rest.next().map(|(key, _)| key.clone());
+        for key in &taken {
+            self.versions.remove(key);
         }
-        let next = steps.next().map(|(key, _)| key.clone());
-        for key in &useless {
-            self.steps.remove(key);
-        }
-        self.swept = next.unwrap_or_else(|| [][..].into());
     }
 }
 
 /// The range of exactly one key.
 pub(crate) fn single_key(key: &Key) -> KeyRange {
     (key.clone(), key_after(key))
+}
+
+/// Whether a range has one key alone.
+fn is_single_key((begin, end): &KeyRange) -> bool {
+    end.len() == begin.len() + 1 && end.last() == Some(&0) && end.starts_with(begin)
 }
 
 #[cfg(test)]
@@ -167,9 +213,13 @@ mod tests {
         };
         for version in 1..3_000 {
             let mut bound = || -> Key { [b'a' + draw(12) as u8][..].into() };
-            let written = (bound(), bound());
-            let read = (bound(), bound());
-            let since = version - 1 - draw(60) as Version;
+            let (mut written, mut read) = ((bound(), bound()), (bound(), bound()));
+            for range in [&mut written, &mut read] {
+                if draw(2) == 0 {
+                    *range = single_key(&range.0);
+                }
+            }
+            let since = (version - 1 - draw(60) as Version).max(0);
             let meets = |(range, at): &(KeyRange, Version)| {
                 let (begin, end) = ((&range.0).max(&read.0), (&range.1).min(&read.1));
                 *at > since && range.0 < range.1 && read.0 < read.1 && begin < end
@@ -204,6 +254,14 @@ mod tests {
         for _ in 0..100 {
             resolver.sweep(1000, 7);
         }
-        assert_eq!(resolver.steps.len(), 1);
+        assert_eq!(resolver.keys.versions.len(), 0);
+        for i in 0..100u8 {
+            resolver.record(&([i][..].into(), [i + 1][..].into()), 2000);
+        }
+        assert_eq!(resolver.steps.versions.len(), 102);
+        for _ in 0..100 {
+            resolver.sweep(3000, 7);
+        }
+        assert_eq!(resolver.steps.versions.len(), 1);
     }
 }

@@ -128,14 +128,20 @@ impl WriteMap {
 
     /// The segment that contains `key`, with its first key and its end.
     pub(crate) fn segment(&self, key: &[u8]) -> (&Key, &Segment, &[u8]) {
+        let (begin, segment) = self.at(key);
+        (begin, segment, self.end_of(begin))
+    }
+
+    /// The segment that contains `key`, with its first key.
+    pub(crate) fn at(&self, key: &[u8]) -> (&Key, &Segment) {
         let found = self
             .segments
             .range::<[u8], _>((Unbounded, Included(key)))
             .next_back();
-        let Some((begin, segment)) = found else {
+        let Some(found) = found else {
             unreachable!("the segments cover every key")
         };
-        (begin, segment, self.end_of(begin))
+        found
     }
 
     /// The segment before the one that begins at `key`; `None` at the beginning.
@@ -159,7 +165,7 @@ impl WriteMap {
         begin: &[u8],
         end: &'a [u8],
     ) -> impl Iterator<Item = (&'a Key, &'a Segment, &'a [u8])> {
-        let first = self.segment(begin).0;
+        let first = self.at(begin).0;
         let mut rest = self
             .segments
             .range::<[u8], _>((Included(&first[..]), Unbounded))
@@ -176,7 +182,7 @@ impl WriteMap {
         if key >= ALL_END {
             return;
         }
-        let (begin, segment, _) = self.segment(key);
+        let (begin, segment) = self.at(key);
         if begin[..] != *key {
             // Only ranges are divided: the segment of an operation has no key inside.
             let segment = segment.clone();

@@ -17,14 +17,14 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     @doc "Inserts one record."
     def insert(tenant, schema_meta, fields, on_conflict, returning, opts) do
       source = source(schema_meta)
-      [data] = with_ids([fields], source, schema_meta, tenant)
+      {[data], new} = with_ids([fields], [], source, schema_meta, tenant)
       {on_conflict, target} = on_conflict(on_conflict, source, opts)
 
       result =
         run(tenant, opts, fn ->
           tenant
           |> Writer.new(source, layout(opts))
-          |> Conflicts.put_all([data], on_conflict, target)
+          |> Conflicts.put_all([data], on_conflict, target, new)
         end)
 
       case result do
@@ -43,14 +43,20 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       {on_conflict, target} = on_conflict(on_conflict, source, opts)
       placeholders = List.to_tuple(placeholders)
 
+      # Every attempt of the transaction has the same ids; how many the rows of a query take is not known yet.
+      ids =
+        if is_list(rows),
+          do: generate(missing(rows, source), source, schema_meta, tenant),
+          else: []
+
       outcomes =
         run(tenant, opts, fn ->
           rows = rows |> rows(header, tenant) |> Enum.map(&filled(&1, placeholders, tenant))
-          rows = with_ids(rows, source, schema_meta, tenant)
+          {rows, new} = with_ids(rows, ids, source, schema_meta, tenant)
 
           case tenant
                |> Writer.new(source, layout(opts))
-               |> Conflicts.put_all(rows, on_conflict, target) do
+               |> Conflicts.put_all(rows, on_conflict, target, new) do
             {:ok, outcomes} -> outcomes
             {:error, %ConflictError{} = error} -> raise exists(error)
             {:error, error} -> raise error
@@ -90,20 +96,13 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       end
     end
 
-    # Integer ids are generated where a schema says so; all records need one. What is nil is not stored.
-    defp with_ids(rows, %{id: id} = source, schema_meta, tenant) do
-      missing = Enum.count(rows, &is_nil(&1[id]))
+    # The rows with ids, generated where a schema says so, and those of them that are random; all records need
+    # one. What is nil is not stored.
+    defp with_ids(rows, ids, %{id: id} = source, schema_meta, tenant) do
+      more = max(missing(rows, source) - length(ids), 0)
+      ids = ids ++ generate(more, source, schema_meta, tenant)
 
-      ids =
-        case Map.get(schema_meta, :autogenerate_id) do
-          {_field, ^id, type} when missing > 0 ->
-            if Ecto.Type.type(type) == :id, do: Ids.take(tenant, source.name, missing), else: []
-
-          _ ->
-            []
-        end
-
-      {rows, []} =
+      {rows, _unused} =
         Enum.map_reduce(rows, ids, fn row, ids ->
           {own, row} = Keyword.pop(row, id)
           row = for {name, value} <- row, value != nil, do: {name, value}
@@ -115,7 +114,26 @@ if Code.ensure_loaded?(Ecto.Adapter) do
           end
         end)
 
-      rows
+      # Integers may be taken by ids that were given.
+      {rows, Enum.reject(ids, &is_integer/1)}
+    end
+
+    defp missing(rows, source), do: Enum.count(rows, &is_nil(&1[source.id]))
+
+    defp generate(0, _source, _schema_meta, _tenant), do: []
+
+    defp generate(count, %{id: id} = source, schema_meta, tenant) do
+      case Map.get(schema_meta, :autogenerate_id) do
+        {_field, ^id, type} ->
+          case Ecto.Type.type(type) do
+            :id -> Ids.take(tenant, source.name, count)
+            :binary_id -> for _ <- 1..count, do: Ecto.UUID.generate()
+            _ -> []
+          end
+
+        _ ->
+          []
+      end
     end
 
     defp no_id!(source) do

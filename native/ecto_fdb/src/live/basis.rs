@@ -17,7 +17,8 @@ use smallvec::SmallVec;
 /// A value of `\xff/metadataVersion`. Its bytes rise.
 pub type MetadataVersion = Option<Box<[u8]>>;
 
-const METADATA_VERSION: &[u8] = b"\xff/metadataVersion";
+/// It changes with every change of a tenant or an index, of any tenant.
+pub const METADATA_VERSION: &[u8] = b"\xff/metadataVersion";
 
 /// Reads the metadata version. FoundationDB sends it along with every read version.
 pub async fn metadata_version(transaction: &Transaction) -> FdbResult<MetadataVersion> {

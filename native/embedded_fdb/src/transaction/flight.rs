@@ -393,14 +393,14 @@ impl Reading {
             }
             (_, Read::Value(key)) => {
                 let next = key_after(key);
-                let got = match view.get(key, &next) {
+                let got = match view.get(key) {
                     Err(Stop::NeedsDatabase) => return Ok(None),
                     got => got?,
                 };
                 if got.asked && !view.known.covers(key, &next) {
                     return Ok(None);
                 }
-                let noted = !self.snapshot && inner.writes.segment(key).1.reads_database();
+                let noted = !self.snapshot && inner.writes.at(key).1.reads_database();
                 if noted {
                     inner.note_read(key);
                 }
@@ -438,13 +438,12 @@ impl Inner {
         let own_writes = matches!(self.sees(snapshot), Sight::OwnWrites);
         let (output, load) = match read {
             Read::Value(key) => {
-                let next = key_after(key);
                 // Only where the database cannot be read does it matter what is known.
                 if self.failure().is_some() {
                     self.fold_known();
                 }
-                let got = self.current_view(own_writes).get(key, &next)?;
-                let noted = !snapshot && self.writes.segment(key).1.reads_database();
+                let got = self.current_view(own_writes).get(key)?;
+                let noted = !snapshot && self.writes.at(key).1.reads_database();
                 let output = Output::Value(got.value);
                 if !got.asked {
                     if noted {

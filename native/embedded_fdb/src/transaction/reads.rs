@@ -55,7 +55,11 @@ impl Transaction {
                     inner.plain_read(&read, snapshot, outage)
                 });
             }
-            self.count_read(inner);
+            inner.has_read = true;
+            // A cluster's read versions bring the metadata version with them: no request of its own.
+            if !matches!(&read, Read::Value(key) if key[..] == *METADATA_VERSION) {
+                self.count_request();
+            }
             let attempt = match self.begin_attempt(inner) {
                 Ok(attempt) => attempt,
                 Err(answer) => return answer,
@@ -110,7 +114,8 @@ impl Transaction {
         inner: &mut Inner,
         mut f: impl FnMut(&mut Inner, Option<&Outage>) -> Answer<Output> + Send + 'static,
     ) -> Arc<Future> {
-        self.count_read(inner);
+        inner.has_read = true;
+        self.count_request();
         let attempt = match self.begin_attempt(inner) {
             Ok(attempt) => attempt,
             Err(answer) => return answer,
@@ -150,8 +155,7 @@ impl Transaction {
         })
     }
 
-    fn count_read(&self, inner: &mut Inner) {
-        inner.has_read = true;
+    fn count_request(&self) {
         let reads = &self.handle.database.counters.reads;
         reads.fetch_add(1, Ordering::Relaxed);
     }
@@ -248,6 +252,7 @@ impl Transaction {
             if let Some(answer) = self.answered(inner, check) {
                 return answer;
             }
+            self.count_request();
             let fault = self.handle.database.faults.read();
             let attempt = Attempt {
                 delay: fault.delay,

@@ -206,9 +206,9 @@ impl Inner {
     fn watched(&mut self, key: &Key) -> (Answer<Option<Value>>, bool) {
         let next = key_after(key);
         self.fold_known();
-        let reads_database = self.writes.segment(key).1.reads_database();
+        let reads_database = self.writes.at(key).1.reads_database();
         let asks = reads_database && !self.known.covers(key, &next);
-        let got = self.current_view(true).get(key, &next);
+        let got = self.current_view(true).get(key);
         if got.is_ok() && reads_database && !asks {
             self.note_read(key);
         }

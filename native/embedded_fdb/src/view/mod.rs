@@ -117,8 +117,8 @@ impl View<'_> {
     }
 
     /// The value of a key, whose successor is `next`, and whether the database is asked for it.
-    pub(crate) fn get(&self, key: &Key, next: &Key) -> Answer<Got> {
-        let (_, written, _) = self.writes.segment(key);
+    pub(crate) fn get(&self, key: &Key) -> Answer<Got> {
+        let (_, written) = self.writes.at(key);
         if written.unreadable && !self.bypass_unreadable {
             return Err(Error::ACCESSED_UNREADABLE.into());
         }
@@ -132,7 +132,7 @@ impl View<'_> {
         if key[..] != *METADATA_VERSION {
             match self.database() {
                 Ok(_) => asked = true,
-                Err(stop) if !self.known.covers(key, next) => return Err(stop),
+                Err(stop) if !self.known.covers(key, &key_after(key)) => return Err(stop),
                 Err(_) => {}
             }
         }
