@@ -87,6 +87,7 @@ defmodule EctoFdbSync.MixProject do
   defp docs do
     [
       main: "readme",
+      assets: %{"guides/assets" => "guides/assets"},
       source_ref: "v#{@version}",
       # They explain the inside, which has no pages.
       skip_undefined_reference_warnings_on: @inside,
