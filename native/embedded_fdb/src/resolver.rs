@@ -1,6 +1,6 @@
-//! Optimistic concurrency: which keys were written at which version.
+//! Optimistic concurrency: at which version each key was last written.
 //!
-//! A transaction may commit if nothing it read was written after its read version.
+//! A transaction may commit if none of the data it read was written after its read version.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -11,17 +11,17 @@ use crate::mvcc::Version;
 /// A range of keys, begin included, end excluded.
 pub(crate) type KeyRange = (Key, Key);
 
-/// The version of the last write of every key, as steps: a key has the version of the nearest
-/// boundary at or before it.
+/// The version of the last write of every key, as steps: a key has the version of the nearest boundary
+/// at or before it.
 pub(crate) struct Resolver {
     steps: BTreeMap<Key, Version>,
-    /// Where the sweep for boundaries nobody needs any more goes on.
+    /// Where the sweep for obsolete boundaries continues.
     swept: Key,
-    /// Steps that were not swept yet.
+    /// Steps not swept yet.
     owed: usize,
 }
 
-/// Steps that are swept at a time.
+/// Steps swept at a time.
 const BATCH: usize = 256;
 
 impl Default for Resolver {
@@ -36,7 +36,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// Whether a key of the range was written after `version`.
+    /// Whether any key of the range was written after `version`.
     pub(crate) fn written_after(&self, range: &KeyRange, version: Version) -> bool {
         let (begin, end) = range;
         if begin >= end {
@@ -54,7 +54,7 @@ impl Resolver {
         false
     }
 
-    /// Records that the range was written at `version`, the highest so far.
+    /// Records a write of the range at `version`, the highest so far.
     pub(crate) fn record(&mut self, range: &KeyRange, version: Version) {
         let (begin, end) = range;
         if begin >= end {
@@ -97,10 +97,10 @@ impl Resolver {
         before.map_or(0, |(_, &written)| written)
     }
 
-    /// Joins a few steps older than `oldest`: no read version can tell them apart.
+    /// Merges a few steps older than `oldest`, which no read version can tell apart.
     ///
-    /// Called once for each commit, it keeps up with the boundaries that commits add. Calls add up
-    /// to [`BATCH`] steps first: finding the place costs more than going on from it.
+    /// Called once per commit, it keeps up with the boundaries that commits add. Calls first accumulate
+    /// [`BATCH`] steps, because finding the place costs more than continuing from it.
     pub(crate) fn sweep(&mut self, oldest: Version, budget: usize) {
         self.owed += budget;
         if self.owed < BATCH {
@@ -113,7 +113,7 @@ impl Resolver {
         let mut steps = self.steps.range::<[u8], _>(from_swept);
         for (key, &written) in steps.by_ref().take(budget) {
             let old = written < oldest;
-            // The first step has none before it to join.
+            // The first step has no predecessor to merge with.
             if old && old_before && !key.is_empty() {
                 useless.push(key.clone());
             }
