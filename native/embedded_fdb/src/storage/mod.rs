@@ -196,7 +196,7 @@ fn write(path: &Path, map: &Map, lease: Version) -> Result<(), OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = Path::new(&name);
-    let failed = |source| OpenError::io("make", path, source);
+    let failed = |source| OpenError::io("create", path, source);
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
     let file = options.open(new).map_err(failed)?;

@@ -275,7 +275,7 @@ impl Store {
         for (key, value) in map {
             state.add(&mut hasher, key, value);
         }
-        let failed = |source| OpenError::io("make", path, source);
+        let failed = |source| OpenError::io("create", path, source);
         file.initialize(state.record()).map_err(failed)?;
         let changes = map.iter().map(|(key, value)| (key, Some(value)));
         let changes = changes.collect();
