@@ -1,5 +1,6 @@
-//! Client libraries of other versions, which a cluster's upgrade needs beside the VM's own: looked at
-//! before the client does, which passes over a wrong one, or says nothing of it but a number.
+//! Client libraries of other versions, which an upgrade of the cluster needs beside the VM's own. They
+//! are checked before the client loads them, because the client skips a wrong one or reports only a
+//! number.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use foundationdb_sys::{check_library, DEFAULT_FILE};
 use crate::client::Setting;
 use crate::error::Error;
 
-/// Whether the libraries that an option names can be loaded.
+/// Checks that the libraries that an option names can be loaded.
 pub fn check(setting: &Setting) -> Result<(), Error> {
     let name = &setting.name;
     match &setting.option {
@@ -42,7 +43,7 @@ fn extension() -> &'static str {
     DEFAULT_FILE.rsplit('.').next().unwrap_or_default()
 }
 
-/// The files in a directory that the client takes for libraries.
+/// The files in a directory that the client loads as libraries.
 fn libraries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut libraries = Vec::new();
     for entry in std::fs::read_dir(directory)? {

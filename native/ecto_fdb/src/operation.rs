@@ -1,4 +1,4 @@
-//! The operations of a transaction: decoded on the caller's scheduler, run on ours.
+//! The operations of a transaction: decoded on the caller's scheduler, run on the runtime's threads.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -26,7 +26,7 @@ mod atoms {
         get, get_key, get_range, get_mapped_range, get_read_version, get_estimated_range_size,
         set, clear, clear_range, atomic, read_conflict, write_conflict, option, watch, pack,
         directory, create_or_open, create, open, exists, remove, list,
-        // FoundationDB's name for it is a keyword of Rust's.
+        // FoundationDB's name for it is a Rust keyword.
         move_ = "move",
         limit, reverse, snapshot, mode, target_bytes, records,
     }
@@ -54,7 +54,7 @@ pub struct Range {
     mode: StreamingMode,
     reverse: bool,
     snapshot: bool,
-    /// Whether the rows are of records, whose values are to be decoded.
+    /// Whether the rows are records, whose values are to be decoded.
     records: bool,
 }
 
@@ -78,7 +78,7 @@ impl Range {
         }
     }
 
-    /// The whole range, however many batches it comes in.
+    /// The whole range, in as many batches as necessary.
     async fn read(&self, transaction: &Transaction) -> FdbResult<Vec<FdbValues>> {
         let mut batches = Vec::new();
         let mut rest = Some(self.options());
@@ -86,7 +86,7 @@ impl Range {
             let batch = transaction
                 .get_range(&range, batches.len() + 1, self.snapshot)
                 .await?;
-            // A byte target asks for one batch, not for all of them.
+            // A byte target applies to one batch, not to all of them.
             rest = if self.target_bytes > 0 {
                 None
             } else {
@@ -98,21 +98,21 @@ impl Range {
     }
 }
 
-/// What a directory operation does.
+/// The action of a directory operation.
 pub enum DirectoryCall {
-    /// Creates or opens it; its prefix.
+    /// Creates or opens it; returns its prefix.
     CreateOrOpen,
-    /// Creates it; its prefix.
+    /// Creates it; returns its prefix.
     Create,
-    /// Opens it; its prefix.
+    /// Opens it; returns its prefix.
     Open,
-    /// Whether it is there.
+    /// Whether it exists.
     Exists,
-    /// Removes it with its contents; whether it was there.
+    /// Removes it with its contents; returns whether it existed.
     Remove,
     /// The names of its subdirectories.
     List,
-    /// Moves it to another path; its prefix.
+    /// Moves it to a different path; returns its prefix.
     Move(Vec<String>),
 }
 
@@ -120,15 +120,15 @@ pub enum DirectoryCall {
 pub enum Operation {
     /// A key's value.
     Get { key: Vec<u8>, snapshot: bool },
-    /// The key that a selector selects.
+    /// The key that a selector resolves to.
     GetKey { selector: Selector, snapshot: bool },
     /// The pairs of a range.
     GetRange(Range),
-    /// The entries of a range and the pairs that each of them leads to.
+    /// The entries of a range and the pairs that each entry leads to.
     GetMappedRange { range: Range, mapper: Vec<u8> },
     /// The read version.
     GetReadVersion,
-    /// About how many bytes a range holds.
+    /// The approximate size of a range in bytes.
     GetEstimatedRangeSize { begin: Vec<u8>, end: Vec<u8> },
     /// Sets a key.
     Set { key: Vec<u8>, value: Vec<u8> },
@@ -163,7 +163,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Whether a commit after it has something to write.
+    /// Whether a later commit has something to write.
     pub fn writes(&self) -> bool {
         matches!(
             self,
@@ -175,8 +175,8 @@ impl Operation {
         )
     }
 
-    /// How many bytes of keys and values it writes; `None` where it writes none, or has them written by
-    /// the directory layer.
+    /// How many bytes of keys and values it writes; `None` if it writes none, or the directory layer
+    /// writes them.
     pub fn written(&self) -> Option<usize> {
         match self {
             Operation::Set { key, value } => Some(key.len() + value.len()),
@@ -187,7 +187,7 @@ impl Operation {
         }
     }
 
-    /// Starts it. What needs no answer is done when this returns.
+    /// Starts it. Operations without an answer are done when this returns.
     pub fn start(self, transaction: &Arc<Transaction>) -> Started {
         let done = Started::Done(Ok(Answer::Done));
         match self {
@@ -259,13 +259,13 @@ impl Operation {
     }
 }
 
-/// An operation under way.
+/// An operation in progress.
 pub enum Started {
-    /// Its answer is there.
+    /// Its answer is known.
     Done(Result<Answer, Error>),
     /// A read that may be in flight beside others.
     Reading(BoxFuture<'static, Result<Answer, Error>>),
-    /// Reads and writes of its own: nothing may be started before it is done.
+    /// Several reads and writes: nothing else may start before it is done.
     InOrder(BoxFuture<'static, Result<Answer, Error>>),
 }
 
@@ -275,7 +275,7 @@ where
     T: 'static,
 {
     let mut future = future.boxed();
-    // The embedded engine answers at once: saves a task.
+    // The embedded engine answers immediately, which saves a task.
     match (&mut future).now_or_never() {
         Some(result) => Started::Done(result.map(answer).map_err(Error::from)),
         None => {
@@ -337,7 +337,7 @@ async fn directory(
     }
 }
 
-/// What the rows of an answer are, and how they come.
+/// The meaning of the rows of an answer, and their form.
 #[derive(Clone, Copy)]
 pub struct Rows {
     records: bool,
@@ -384,7 +384,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// How many keys the database has told of in it, and how many bytes of keys and values; `None` where
+    /// How many keys the database has returned in it, and how many bytes of keys and values; `None` if
     /// it was not asked.
     pub fn read(&self) -> Option<(usize, usize)> {
         match self {
@@ -430,7 +430,7 @@ impl Encoder for Answer {
                 .iter()
                 .flat_map(|batch| batch.iter())
                 .map(|entry| {
-                    // These are in the order of their keys, whichever way the entries were read.
+                    // These are in the order of their keys, even if the entries were read in reverse.
                     let how = Rows {
                         reverse: false,
                         ..*how
@@ -480,7 +480,7 @@ fn selector(term: Term<'_>) -> NifResult<Selector> {
             or_equal,
             offset,
         }),
-        // A key alone: the first key greater than or equal to it.
+        // A plain key: the first key greater than or equal to it.
         Err(_) => Ok(Selector {
             key: key(term)?,
             or_equal: false,
@@ -509,7 +509,7 @@ fn range<'a>(env: Env<'a>, begin: Term<'a>, end: Term<'a>, options: Term<'a>) ->
     })
 }
 
-/// Decodes a list of operations; watches get their resource, which watches the calling process.
+/// Decodes a list of operations. Each watch gets its resource, which monitors the calling process.
 pub fn decode_all<'a>(env: Env<'a>, terms: Term<'a>) -> NifResult<Vec<Operation>> {
     terms
         .into_list_iterator()?

@@ -36,7 +36,7 @@ impl<'a> Value<'a> for Vec<u8> {
     }
 }
 
-/// An option without a value: `true`, or `nil`. To leave it out is to say no.
+/// An option without a value: `true`, or `nil`. To switch it off, leave it out.
 fn flag(name: &str, term: Term<'_>) -> NifResult<()> {
     match term.decode::<Option<bool>>() {
         Ok(None | Some(true)) => Ok(()),
@@ -78,7 +78,7 @@ macro_rules! options {
 }
 
 options! {
-    /// A network option: what holds for the client as a whole.
+    /// A network option, which applies to the whole client.
     network -> NetworkOption ("network") {
         flags {
             "disable_multi_version_client_api" => DisableMultiVersionClientApi,

@@ -1,8 +1,7 @@
 //! Transactions that belong to Elixir processes.
 //!
-//! Each has a task of its own, which owns the database's transaction and takes commands in the
-//! order they were given. Reads go on beside it; a commit waits for them, as FoundationDB's does.
-//! The transaction is gone as soon as its process is.
+//! Each has a task that owns the database's transaction and takes commands in order. Reads continue
+//! beside it; a commit waits for them, as FoundationDB's does. The transaction ends with its process.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,23 +28,23 @@ const USED_DURING_COMMIT: i32 = 2017;
 /// FoundationDB's `transaction_cancelled`.
 const TRANSACTION_CANCELLED: i32 = 1025;
 
-/// What a transaction can be told.
+/// A command to a transaction.
 pub enum Command {
     /// Run operations in order.
     Run(Vec<Operation>, Reply),
     /// Commit.
     Commit(Reply),
-    /// Back off and reset after this error code, or say that it can't be retried.
+    /// Back off and reset after this error code, or return that it can't be retried.
     OnError(i32, Reply),
 }
 
-/// A transaction's handle in Elixir. Its process may well have no more use for it while it waits for
-/// an answer: when it is collected, what was commanded is still done and answered.
+/// A transaction's handle in Elixir. Its process may have no further use for it while it waits for an
+/// answer: when the handle is collected, pending commands are still done and answered.
 pub struct TransactionHandle {
     commands: mpsc::UnboundedSender<Command>,
     task: Mutex<Option<AbortHandle>>,
     gate: Gate,
-    /// What it has read and written so far.
+    /// Its reads and writes so far.
     pub sizes: Arc<Sizes>,
 }
 
@@ -57,7 +56,7 @@ impl Resource for TransactionHandle {
 }
 
 impl TransactionHandle {
-    /// A new transaction of the calling process, whose attempts all have these options.
+    /// A new transaction of the calling process, with these options in every attempt.
     pub fn new(
         env: Env<'_>,
         live: &Arc<LiveQueries>,
@@ -70,8 +69,8 @@ impl TransactionHandle {
             gate: Gate::default(),
             sizes: Arc::default(),
         });
-        // The task is started under the lock, and before the monitor: a process that is dying now
-        // finds it there.
+        // The task is started under the lock, and before the monitor, so that a process that is dying
+        // now finds it there.
         let mut task = handle.task.lock();
         let about = About {
             live: Arc::clone(live),
@@ -87,7 +86,7 @@ impl TransactionHandle {
         handle
     }
 
-    /// Hands a command over, with the answer that the calling process waits for.
+    /// Hands over a command, with the answer that the calling process waits for.
     pub fn tell(
         &self,
         env: Env<'_>,
@@ -96,7 +95,7 @@ impl TransactionHandle {
     ) {
         if self.task.lock().is_some() {
             let reply = Reply::new(env, reference, self.gate.clone());
-            // Where the task has gone this very moment, so has its process.
+            // If the task has just ended, so has its process.
             let _ = self.commands.send(command(reply));
         } else {
             let reply = Reply::new(env, reference, Gate::default());
@@ -105,7 +104,7 @@ impl TransactionHandle {
         }
     }
 
-    /// Drops the transaction and whatever is in flight: when this returns, no answer will be sent.
+    /// Drops the transaction and everything in flight: when this returns, no answer will be sent.
     pub fn cancel(&self) {
         if let Some(task) = self.task.lock().take() {
             task.abort();
@@ -120,10 +119,10 @@ impl Reply {
     }
 }
 
-/// What is to be told of a transaction's attempt.
+/// The results to report of a transaction's attempt.
 #[derive(Clone)]
 struct About {
-    /// Those of its database, which hear how that answers.
+    /// The live queries of its database, which learn how the database responds.
     live: Arc<LiveQueries>,
     sizes: Arc<Sizes>,
     /// When the attempt began.
@@ -157,9 +156,9 @@ impl About {
 /// The transaction between commands.
 enum State {
     Active(Arc<Transaction>),
-    /// A commit failed; `on_error` may make it active again.
+    /// A commit failed; `on_error` may make the transaction active again.
     Failed(TransactionCommitError),
-    /// It was used when it could not be; every further use says so.
+    /// It was used when it was not allowed; every further use returns this error.
     Unusable(Error),
 }
 
@@ -271,7 +270,7 @@ async fn commit(
     reply: Reply,
 ) -> State {
     let Ok(transaction) = Arc::try_unwrap(transaction) else {
-        // Every read holds it only until its answer, and all of them were waited for.
+        // Every read holds it only until its answer, and all of them were awaited.
         let error = Error::from(FdbError::from_code(USED_DURING_COMMIT));
         reply.error(&error);
         return State::Unusable(error);
@@ -281,11 +280,11 @@ async fn commit(
         Ok(committed) => {
             let version = committed.committed_version().unwrap_or(-1);
             let stamp: Option<FdbSlice> = match stamp {
-                // One that wrote nothing in the end has none.
+                // A transaction that wrote nothing has none.
                 Some(stamp) if version >= 0 => stamp.await.ok(),
                 _ => None,
             };
-            // One that wrote nothing asked nobody.
+            // A transaction that wrote nothing asked no server.
             if version >= 0 {
                 about.live.transaction_answered(about.begun);
             }
