@@ -69,7 +69,7 @@ defmodule EctoFoundationDB.BulkTest do
     end
 
     for options <- [[limit: 1], [key_limit: 1], [order_by: :id]] do
-      assert_raise ArgumentError, ~r/step: goes through all records/, fn ->
+      assert_raise ArgumentError, ~r/step: visits all records/, fn ->
         TestRepo.delete_all(TestUser, [step: 1, prefix: tenant] ++ options)
       end
     end

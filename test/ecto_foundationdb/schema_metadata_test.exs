@@ -96,7 +96,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
 
     assert SchemaMetadata.changes(TestAccount, prefix: tenant) == 0
 
-    assert_raise Unsupported, ~r/keeps no counter :inserts/, fn ->
+    assert_raise Unsupported, ~r/has no counter :inserts/, fn ->
       SchemaMetadata.inserts(TestAccount, prefix: tenant)
     end
 
@@ -123,7 +123,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
     assert keys.() == [4, 4, 4]
     assert SchemaMetadata.inserts(TestUser, prefix: tenant) == 1
 
-    assert_raise Unsupported, ~r/keeps no counter/, fn ->
+    assert_raise Unsupported, ~r/has no counter/, fn ->
       SchemaMetadata.inserts_by(TestUser, [dept: "eng"], prefix: tenant)
     end
 
@@ -131,7 +131,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
     migrate(tenant, 4)
     assert keys.() == [4, 4, 4]
 
-    assert_raise Unsupported, ~r/keeps no counter/, fn ->
+    assert_raise Unsupported, ~r/has no counter/, fn ->
       SchemaMetadata.inserts(TestUser, prefix: tenant)
     end
   end

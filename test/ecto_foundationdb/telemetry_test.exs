@@ -271,7 +271,7 @@ defmodule EctoFoundationDB.TelemetryTest do
         SyncRepo.eventually(fn -> :sys.get_state(reporter()).logged end, &(&1 != %{}))
       end)
 
-    assert log =~ "the database takes no more than"
+    assert log =~ "the database accepts no more than"
     Tenant.clear_delete!(Repo, tenant.id)
   end
 

@@ -119,7 +119,7 @@ defmodule EctoFoundationDB.TimeoutTest do
       end
 
     assert %Error{code: 1020} = error.last_error
-    assert Exception.message(error) =~ "Others keep changing what it reads"
+    assert Exception.message(error) =~ "Other transactions keep changing what it reads"
   end
 
   test "the waits of a function add up", %{tenant: tenant} do
