@@ -198,11 +198,11 @@ defmodule EctoFoundationDB.ClusterTest do
     run = &OtherVM.run([library: own_library(), timeout: 100] ++ &1, env, open)
 
     assert {:error, message} = run.(cluster_file: tls)
-    assert message =~ "The cluster file's addresses end in :tls, and no certificate is given"
+    assert message =~ "The cluster file's addresses end in :tls, but no certificate is given"
 
     options = [tls_password: "x"]
     assert {:error, message} = run.(cluster_file: tls, network_options: options)
-    assert message =~ "The connection is by TLS (tls_password). Check that tls_ca_path"
+    assert message =~ "The connection uses TLS (tls_password). Check that tls_ca_path"
     assert message =~ "tls_verify_peers"
 
     assert {:error, message} = run.(cluster_file: context.cluster_file, network_options: options)

@@ -68,7 +68,7 @@ defmodule EctoFoundationDB.LoadingTest do
       assert error.key == Tenant.pack(tenant, {<<0xFD>>, "orders", "d", "o2"})
 
       assert Exception.message(error) =~
-               ~s(the field :status of the #{inspect(Old)} with primary key "o2" holds "refunded", ) <>
+               ~s(the field :status of the #{inspect(Old)} with primary key "o2" contains "refunded", ) <>
                  "which cannot be loaded as :integer. Another version of the application may have written it"
     end
 

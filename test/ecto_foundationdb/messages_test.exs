@@ -151,7 +151,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.delete(%NoField{}, opts(&1)), ArgumentError,
        ~r/NoField declares the primary key :id, but its struct has no such field/},
       {&TestRepo.all(NoSource, opts(&1)), ArgumentError,
-       ~r/__schema__\(:source\) gave nil, expected a string/},
+       ~r/__schema__\(:source\) returned nil, expected a string/},
       {&TestRepo.all(String, opts(&1)), ArgumentError,
        ~r/String is not a schema: expected a module with __schema__\/1/},
       {&TestRepo.insert(%Serial{}, opts(&1)), Unsupported,
@@ -225,7 +225,7 @@ defmodule EctoFoundationDB.MessagesTest do
           {[conflict_target: [:nope]], ArgumentError,
            ~r/conflict_target: .*TestUser has no fields \[:nope\]/},
           {[conflict_target: [], on_conflict: :nothing], Unsupported,
-           ~r/on_conflict: :nothing needs to know what is there; with `conflict_target: \[\]`/},
+           ~r/on_conflict: :nothing requires reading the existing record, but with `conflict_target: \[\]`/},
           {[nope: 1], ArgumentError, ~r/unknown options \[:nope\]/}
         ] do
       all_raise(tenant, [
@@ -244,7 +244,7 @@ defmodule EctoFoundationDB.MessagesTest do
        Unsupported,
        ~r/conflict_target: \[:name\]; .*create index\(.*TestUser, \[:name\], unique: true\)/},
       {&TestRepo.insert(%TestReading{id: "a"}, opts(&1, on_conflict: :nothing)), Unsupported,
-       ~r/on_conflict: :nothing needs to know what is there; .*`write_primary: false`/}
+       ~r/on_conflict: :nothing requires reading the existing record.*`write_primary: false`/}
     ])
 
     assert dump(tenant) == []
@@ -264,9 +264,9 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, where: :all}), ArgumentError,
        ~r/where: expected a keyword list or map of fields and values, got: :all/},
       {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, wher: []}), ArgumentError,
-       ~r/a list's options: unknown options \[:wher\], known are: \[:where, :order_by, :limit\]/},
+       ~r/unknown options of a list: \[:wher\], known are: \[:where, :order_by, :limit\]/},
       {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, key_limit: 1}), ArgumentError,
-       ~r/a list's options: unknown options \[:key_limit\]/},
+       ~r/unknown options of a list: \[:key_limit\]/},
       {&TestRepo.all(TestUser, opts(&1, where: [{"name", 1}])), ArgumentError,
        ~r/where: expected {field, value} pairs, got: {"name", 1}/},
       {&TestRepo.all(Priced, opts(&1, where: [price: {:>, 1}])), Unsupported,
@@ -276,7 +276,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.stream(TestUser, opts(&1, max_rows: 0)), ArgumentError,
        ~r/max_rows: expected a positive integer, got: 0/},
       {&TestRepo.stream(TestUser, opts(&1, key_limit: 1)), Unsupported,
-       ~r/stream: key_limit is not supported; a page is of `max_rows:`/},
+       ~r/stream: key_limit is not supported; a page has `max_rows:`/},
       {&TestRepo.stream(TestUser, opts(&1, order_by: :name)), Unsupported,
        ~r/stream: order_by is not supported; a stream is in the order of/},
       {fn tenant ->
@@ -309,7 +309,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {fn _ -> TestRepo.reload(:user) end, ArgumentError,
        ~r/reload: expected a struct or a list of them, got: :user/},
       {fn _ -> TestRepo.aggregate(TestUser, :sum, :age) end, Unsupported,
-       ~r/aggregate: of :sum and :age; only :count, without a field, is supported/}
+       ~r/aggregate: :sum with :age is not supported; only :count, without a field/}
     ])
   end
 
@@ -372,7 +372,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.transactional(&1, fn -> 1 end, prefix: %{&1 | id: "other"}), ArgumentError,
        ~r/transactional: expected one tenant, got #EctoFoundationDB.Tenant<.* and `prefix: #Ecto/},
       {&TestRepo.insert(%TestEvent{}, opts(&1)), ArgumentError,
-       ~r/is nil.*made by the commit: insert .* Repo.async_insert_all!\(.*TestEvent, \[struct\]\) inside/},
+       ~r/is nil.*commit creates ids .* insert .* Repo.async_insert_all!\(.*TestEvent, \[struct\]\) inside/},
       {fn tenant ->
          TestRepo.transactional(tenant, fn ->
            future = TestRepo.async_get(TestUser, "a")
@@ -439,7 +439,7 @@ defmodule EctoFoundationDB.MessagesTest do
   test "of migrations and indexes", %{tenant: tenant} do
     all_raise(tenant, [
       {&Tenant.open!(TestRepo, &1.id, migrator: Twice), ArgumentError,
-       ~r/Twice.migrations\/0: a version is there twice: \[1, 1\]/},
+       ~r/Twice.migrations\/0: a version occurs twice: \[1, 1\]/},
       {&Tenant.open!(TestRepo, &1.id, migrator: NoPairs), ArgumentError,
        ~r/migrations\/0: expected {version, module} pairs, got: :first/},
       {&Tenant.open!(TestRepo, &1.id, migrator: Nowhere), ArgumentError,
@@ -447,7 +447,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Tenant.open!(TestRepo, &1.id, migrator: NoList), ArgumentError,
        ~r/NoList.migrations\/0: expected a list of {version, module} pairs, got: :none/},
       {&Tenant.open!(TestRepo, &1.id, migrator: NoMigration), ArgumentError,
-       ~r/Nowhere is no migration: expected a module with `use EctoFoundationDB.Migration`/},
+       ~r/Nowhere is not a migration: expected a module with `use EctoFoundationDB.Migration`/},
       {&migrate(&1, 4), ArgumentError,
        ~r/change\/0 of a migration: expected a list of create.* got: :oops/},
       {&Tenant.open!(TestRepo, &1.id, migrator: NoCommands), ArgumentError,

@@ -177,7 +177,7 @@ defmodule EctoFoundationDB.MigrationTest do
       migrator = migrator("AtOnce.Migrator", [{1, all}])
 
       assert_raise ArgumentError,
-                   ~r/migration 1 has \d+ commands left to do, .* Make several migrations/,
+                   ~r/migration 1 has \d+ remaining commands, .* Split it into several migrations/,
                    fn ->
                      Tenant.open!(TestRepo, tenant.id, migrator: migrator, log: false)
                    end
@@ -547,7 +547,7 @@ defmodule EctoFoundationDB.MigrationTest do
         end
       end)
 
-    assert log =~ ~s(tenant "nobody's" of EctoFoundationDB.TestRepo is not migrated)
+    assert log =~ ~s(the migration of tenant "nobody's" of EctoFoundationDB.TestRepo failed)
   end
 
   test "an own transaction sees what is being migrated as it is", %{tenant: tenant} do

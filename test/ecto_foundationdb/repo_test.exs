@@ -501,7 +501,9 @@ defmodule EctoFoundationDB.RepoTest do
           fn -> TestRepo.all(OfEcto, prefix: tenant) end,
           fn -> TestRepo.delete_all(OfEcto, prefix: tenant) end
         ] do
-      assert_raise ArgumentError, ~r/OfEcto is of Ecto.*adapter: Ecto.Adapters.FoundationDB/, call
+      assert_raise ArgumentError,
+                   ~r/OfEcto belongs to Ecto.*adapter: Ecto.Adapters.FoundationDB/,
+                   call
     end
   end
 

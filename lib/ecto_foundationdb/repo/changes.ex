@@ -1,13 +1,12 @@
 defmodule EctoFoundationDB.Repo.Changes do
   @moduledoc false
-  # What the plain Repo stores of a struct: which fields, in what order, with which ids and timestamps
-  # generated.
+  # What the plain Repo stores of a struct: which fields, in which order, with generated ids and timestamps.
 
   alias EctoFoundationDB.{Schema, Tenant, Values, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Ids, Record}
 
-  @doc "What an insert stores: the fields that are not nil, then what is generated; and the fields that changed."
+  @doc "The stored fields of an insert: those that are not nil, then generated ones; and the fields that changed."
   @spec insert(struct()) :: {Schema.data(), map()}
   def insert(%schema{} = struct) do
     fields = struct |> Map.take(Schema.fields(schema)) |> Map.reject(fn {_, v} -> is_nil(v) end)
@@ -17,7 +16,7 @@ defmodule EctoFoundationDB.Repo.Changes do
     {Record.to_front(data, id_name), Map.new(generated)}
   end
 
-  @doc "The struct with its id, generated where it has none."
+  @doc "The struct with its id, generated if it has none."
   @spec generate_id(struct(), Tenant.t()) :: struct()
   def generate_id(%schema{} = struct, tenant) do
     primary_key = Schema.primary_key(schema)
@@ -38,8 +37,8 @@ defmodule EctoFoundationDB.Repo.Changes do
 
   defp made_by_commit!(schema) do
     raise ArgumentError,
-          "the primary key of this #{inspect(schema)} is nil. Ids of EctoFoundationDB.Versionstamp are made by the " <>
-            "commit: insert the struct with Repo.async_insert_all!(#{inspect(schema)}, [struct]) inside " <>
+          "the primary key of this #{inspect(schema)} is nil. The commit creates ids of EctoFoundationDB.Versionstamp: " <>
+            "insert the struct with Repo.async_insert_all!(#{inspect(schema)}, [struct]) inside " <>
             "Repo.transactional(tenant, fun), and await the future after it"
   end
 
@@ -61,7 +60,7 @@ defmodule EctoFoundationDB.Repo.Changes do
     Enum.join([a, b, c, d, e], "-")
   end
 
-  @doc "What an update sets, in stored order, [] where nothing changes; and the fields that changed."
+  @doc "The fields that an update sets, in stored order, or []; and the fields that changed."
   @spec update(Schema.t(), map()) :: {Schema.data(), map()}
   def update(_schema, changes) when changes == %{}, do: {[], %{}}
 
@@ -71,7 +70,7 @@ defmodule EctoFoundationDB.Repo.Changes do
     {data, Map.merge(changes, Map.new(generated))}
   end
 
-  @doc "The changes of an update as a map, checked."
+  @doc "The changes of an update as a map, validated."
   @spec check!(Schema.t(), map() | keyword()) :: map()
   def check!(schema, changes) do
     changes = fields!(changes, "expected changes, a keyword list or a map")
@@ -80,7 +79,7 @@ defmodule EctoFoundationDB.Repo.Changes do
 
     if is_map_key(changes, id) do
       raise ArgumentError,
-            "the primary key #{inspect(id)} cannot be changed: delete the record, and insert it with another"
+            "the primary key #{inspect(id)} cannot be changed: delete the record, and insert it with another one"
     end
 
     changes
@@ -129,13 +128,12 @@ defmodule EctoFoundationDB.Repo.Changes do
     id =
       Map.fetch!(generate_id(struct!(schema, Map.take(row, [primary_key])), tenant), primary_key)
 
-    # The order of the stored names, where that of an insert is of the fields' names.
+    # In the order of the stored names; an insert uses the order of the fields' names.
     data = schema |> Values.dump(:insert_all, Map.put(row, primary_key, id)) |> List.keysort(0)
     Record.to_front(data, Schema.field_source(schema, primary_key))
   end
 
-  # The order of a small map's keys before OTP 26, which made it arbitrary: the order that stored
-  # values have.
+  # The order of a small map's keys before OTP 26, which made it arbitrary. Stored values have this order.
   defp in_order(changes) when map_size(changes) <= 32, do: Enum.sort_by(changes, &elem(&1, 0))
   defp in_order(changes), do: Map.to_list(changes)
 

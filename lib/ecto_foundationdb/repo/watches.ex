@@ -1,13 +1,13 @@
 defmodule EctoFoundationDB.Repo.Watches do
   @moduledoc false
-  # `watch/2` and `assign_ready/3`, of both kinds of Repo.
+  # `watch/2` and `assign_ready/3`, for both kinds of Repo.
 
   alias EctoFoundationDB.{Future, Queryable, Schema, Transaction, Values}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Query, Reader, Source}
   alias EctoFoundationDB.Repo.Options
 
-  # What a watch is of: `{:record, schema, id}`, or `{:counter, schema, by, signal}` of SchemaMetadata.
+  # The subject of a watch: `{:record, schema, id}`, or `{:counter, schema, by, signal}` of SchemaMetadata.
   defstruct [:of, :label, :queryable]
 
   def watch(_repo, nil, _opts), do: nil
