@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.MessagesTest do
-  # What the errors of the public functions say: what was expected, what was got, what to do. Those
-  # that belong to a longer story have their tests there.
+  # Error messages of the public functions: what was expected, what was got, what to do. Messages
+  # that need a longer setup have tests elsewhere.
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.{Future, Indexer, Migrator, Rebuild, Schema, Sync, Versionstamp}
@@ -113,7 +113,7 @@ defmodule EctoFoundationDB.MessagesTest do
 
   defp state(tenant), do: %{assigns: %{}, private: %{tenant: tenant}}
 
-  # Each a function of the tenant, the error and its words.
+  # Each is a function of the tenant, the error and its message.
   defp all_raise(tenant, table) do
     for {fun, error, message} <- table do
       raised =
@@ -129,7 +129,7 @@ defmodule EctoFoundationDB.MessagesTest do
     end
   end
 
-  # Raises what a task raises that is started inside a transaction.
+  # Raises the error of a task that is started inside a transaction.
   defp in_task(tenant, fun) do
     caught = fn ->
       try do
@@ -527,7 +527,7 @@ defmodule EctoFoundationDB.MessagesTest do
     Tenant.open!(TestRepo, tenant.id, migrator: __MODULE__.Counted, log: false)
   end
 
-  test "of ids that are no versionstamps: as of values in a URL, not of programs" do
+  test "of invalid versionstamp ids: cast errors, as for values in a URL" do
     assert Versionstamp.cast("4295098371", %{partition_by: nil}) ==
              {:ok, {:versionstamp, 1, 2, 3}}
 
@@ -541,7 +541,7 @@ defmodule EctoFoundationDB.MessagesTest do
     operations(tenant, [{:set, {:pack, key}, value}, changed])
   end
 
-  test "of values that are damaged", %{tenant: tenant} do
+  test "of damaged values", %{tenant: tenant} do
     text = String.duplicate("x", 250_000)
     TestRepo.insert!(%TestNote{id: "a", text: text}, prefix: tenant)
     {first, _} = Keys.record_range(tenant, "notes", "a")

@@ -1,8 +1,8 @@
 defmodule EctoFoundationDB.Guides do
   @moduledoc false
-  # The examples of a guide as a program: its blocks are run one after the other, in a namespace that
-  # takes the place of `MyApp`. What a block is shows in its first lines: settings, functions of a
-  # LiveView, migrations, tests, or what an application does.
+  # Runs the examples of a guide as a program: its blocks run one after the other, in a namespace that replaces
+  # `MyApp`. The first lines of a block tell its kind: settings, functions of a LiveView, migrations, tests, or
+  # application code.
 
   alias EctoFoundationDB.{Connection, Migration, Tenant, TestRepo}
 
@@ -10,7 +10,7 @@ defmodule EctoFoundationDB.Guides do
 
   defmodule LiveView do
     @moduledoc false
-    # What a LiveView's functions in the guides call; a stream's items are in `private.streams`.
+    # The functions that a LiveView's code in the guides calls; a stream's items are in `private.streams`.
 
     def put_private(socket, key, value), do: put_in(socket.private[key], value)
 
@@ -103,7 +103,7 @@ defmodule EctoFoundationDB.Guides do
         state
 
       code =~ ~r/^(def|defp|use) /m ->
-        # None of them is called by another of the same block.
+        # None of them is called by another one of the same block.
         code = String.replace(code, ~r/^defp /m, "def ")
         module = Module.concat(namespace, "Line#{line}")
 
@@ -155,7 +155,7 @@ defmodule EctoFoundationDB.Guides do
     Code.eval_quoted({:__block__, [], prelude ++ imports ++ forms}, state.binding, file: file)
   end
 
-  # Each setting stands for itself: they are alternatives.
+  # Each setting is evaluated separately: they are alternatives.
   defp settings(code, file) do
     settings = for form <- parse(code, 1, file), do: Macro.to_string(form)
 
@@ -176,7 +176,7 @@ defmodule EctoFoundationDB.Guides do
       do: {:ok, _} = repo.start_link(config(namespace))
   end
 
-  # What the guide has defined as a migration, or as a command of one, the tenant has from then on.
+  # Runs the guide's migrations, or commands of one, in the tenant.
   defp migrate(%{namespace: namespace} = state, value, defined) do
     defined = Enum.filter(defined, &function_exported?(&1, :change, 0))
 
