@@ -1,5 +1,6 @@
-# Nothing is exported for migrations: their `create` and `drop` are elements of a list, where Elixir requires the
-# parentheses of each.
+# Applications use the export with `import_deps: [:ecto_fdb_sync]`. It keeps `[create index(User, [:name])]` as it is;
+# in a list of several commands, Elixir itself requires the parentheses of `create(…)`.
 [
-  inputs: ["{mix,.formatter}.exs", "{bench,config,examples,lib,test}/**/*.{ex,exs}"]
+  inputs: ["{mix,.formatter}.exs", "{bench,config,examples,lib,test}/**/*.{ex,exs}"],
+  export: [locals_without_parens: [create: 1, drop: 1]]
 ]

@@ -11,7 +11,7 @@ defmodule EctoFdbSync.MixProject do
   # The same as in Cargo.toml.
   @version "0.1.0"
 
-  # The repository's address. Documentation and package link to it where there is one.
+  # The repository's address. If set, documentation and package link to it.
   @source_url nil
 
   @inside ["ARCHITECTURE.md", "CONTRIBUTING.md"]
@@ -22,9 +22,9 @@ defmodule EctoFdbSync.MixProject do
       version: @version,
       elixir: "~> 1.14",
       elixirc_paths: elixirc_paths(Mix.env()),
-      # After Elixir's own compilers: the task that builds the NIF is one of the modules they build.
+      # After Elixir's own compilers, because they build the task that builds the NIF.
       compilers: Mix.compilers() ++ [:ecto_fdb_nif],
-      # What is compiled depends on the packages that are there.
+      # The available packages determine what is compiled.
       build_path: if(deps_folder?(), do: "_build/deps_folder", else: "_build"),
       start_permanent: Mix.env() == :prod,
       deps: deps(),
@@ -49,21 +49,28 @@ defmodule EctoFdbSync.MixProject do
     {:telemetry, "~> 1.0", optional: true}
   ]
 
-  # What LiveView's own tests read pages with: LiveView 1.1 the first, earlier ones the second.
+  # LiveView's test helpers parse pages with these: LiveView 1.1 with the first, earlier ones with the second.
   @parsers [
     {:lazy_html, ">= 0.1.0", only: :test},
     {:floki, ">= 0.30.0", only: :test}
   ]
 
-  # All of them are optional. A machine without Hex can't fetch them, and Mix would ask to install it: there
+  # For the maintainers: documentation, style, types.
+  @tools [
+    {:ex_doc, "~> 0.34", only: :dev, runtime: false},
+    {:credo, "~> 1.7", only: :dev, runtime: false},
+    {:dialyxir, "~> 1.4", only: :dev, runtime: false}
+  ]
+
+  # All of them are optional. Without Hex they can't be fetched, and Mix would ask to install it. Then
   # the library compiles and runs without them, or with those in the folder that ECTO_FDB_DEPS names.
   defp deps do
     cond do
       deps_folder?() ->
-        EctoFdbSync.FolderDeps.deps(@optional ++ @parsers)
+        EctoFdbSync.FolderDeps.deps(@optional ++ @parsers ++ @tools)
 
       Code.ensure_loaded?(Hex) ->
-        @optional ++ @parsers ++ [{:ex_doc, "~> 0.34", only: :dev, runtime: false}]
+        @optional ++ @parsers ++ @tools
 
       true ->
         []
@@ -79,7 +86,7 @@ defmodule EctoFdbSync.MixProject do
       files:
         ~w(lib native guides priv/README.md Cargo.toml Cargo.lock .cargo mix.exs .formatter.exs
                 README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE),
-      # The engine's checks need packages from elsewhere; cargo builds without them.
+      # The engine's checks need other packages; cargo builds without them.
       exclude_patterns: [~r"native/embedded_fdb/(check|checks/.*|fuzz/.*)$"]
     ]
   end
@@ -89,11 +96,12 @@ defmodule EctoFdbSync.MixProject do
       main: "readme",
       assets: %{"guides/assets" => "guides/assets"},
       source_ref: "v#{@version}",
-      # They explain the inside, which has no pages.
+      # They explain internals, which have no pages.
       skip_undefined_reference_warnings_on: @inside,
       extras: [
         "README.md",
         "guides/getting_started.md",
+        "guides/sync.livemd",
         "guides/tenants.md",
         "guides/indexes_and_queries.md",
         "guides/plain_repo.md",
@@ -110,7 +118,8 @@ defmodule EctoFdbSync.MixProject do
         "LICENSE"
       ],
       groups_for_extras: [
-        "Developing with it": ~r"guides/(getting|tenants|indexes|plain|phoenix|testing|moving)",
+        "Developing with it":
+          ~r"guides/(getting|sync|tenants|indexes|plain|phoenix|testing|moving)",
         "Running it": ~r"guides/(deployment|migrations|operations)",
         "The project": ~r"^(ARCHITECTURE|CONTRIBUTING|SECURITY|CHANGELOG|LICENSE)"
       ],

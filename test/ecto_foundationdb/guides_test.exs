@@ -2,6 +2,8 @@ defmodule EctoFoundationDB.PlainGuideTest do
   # Runs the examples of the guide to the plain Repo.
   use ExUnit.Case, async: true
 
+  import ExUnit.CaptureIO, only: [with_io: 1]
+
   alias EctoFoundationDB.{Guides, Sync}
 
   test "the plain Repo" do
@@ -10,6 +12,17 @@ defmodule EctoFoundationDB.PlainGuideTest do
 
     assert ["Ada", "Cy"] = state.assigns.users |> Enum.map(& &1.name) |> Enum.sort()
     Sync.cancel_all(state, Module.concat(namespace, Repo))
+  end
+
+  # The notebook's database is embedded.
+  @tag :embedded
+  test "the notebook" do
+    {values, output} = with_io(fn -> Guides.notebook("guides/sync.livemd") end)
+    assert ["London", "Paris"] = for(city <- values, city in ["London", "Paris"], do: city)
+    assert ["Ada", "Bea", "Cid", "Eva"] in values
+    assert "Lima" in values
+    assert List.last(values) == false
+    assert output =~ "Ada in Paris, Bea in Madrid, Cid in Oslo, Eva in Oslo\n"
   end
 end
 

@@ -46,6 +46,24 @@ defmodule EctoFoundationDB.Guides do
   end
 
   @doc """
+  Runs a notebook as Livebook does: cell by cell in one process, without the cell that installs packages. Returns
+  the values of the cells in order.
+  """
+  def notebook(file) do
+    {values, _state} =
+      for {code, line} <- blocks(file),
+          not (code =~ "Mix.install("),
+          reduce: {[], {[], __ENV__}} do
+        {values, {binding, env}} ->
+          forms = Code.string_to_quoted!(code, line: line, file: file)
+          {value, binding, env} = Code.eval_quoted_with_env(forms, binding, %{env | file: file})
+          {[value | values], {binding, env}}
+      end
+
+    Enum.reverse(values)
+  end
+
+  @doc """
   Runs a guide. `given` is what it takes for granted: `{words, code}`, code to be run before the block
   with these words, or before all where they are nil.
   """
