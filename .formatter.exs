@@ -1,6 +1,5 @@
-# Applications use the export with `import_deps: [:ecto_fdb_sync]`. It keeps `[create index(User, [:name])]` as it is;
-# in a list of several commands, Elixir itself requires the parentheses of `create(…)`.
+# Exports nothing for migrations: their commands are elements of a list, where the formatter always writes the
+# parentheses of `create(…)` and `drop(…)`.
 [
-  inputs: ["{mix,.formatter}.exs", "{bench,config,examples,lib,test}/**/*.{ex,exs}"],
-  export: [locals_without_parens: [create: 1, drop: 1]]
+  inputs: ["{mix,.formatter}.exs", "{bench,config,examples,lib,test}/**/*.{ex,exs}"]
 ]

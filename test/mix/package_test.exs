@@ -149,12 +149,6 @@ defmodule EctoFdbSync.PackageTest do
     end
   end
 
-  test "an application's formatter keeps a migration's command without parentheses" do
-    {options, _binding} = Code.eval_file(".formatter.exs")
-    code = "def change, do: [create index(User, [:name])]"
-    assert code |> Code.format_string!(options[:export]) |> IO.iodata_to_binary() == code
-  end
-
   defp beside(document, file) do
     document |> Path.dirname() |> Path.join(file) |> Path.expand() |> Path.relative_to_cwd()
   end
