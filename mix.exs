@@ -55,11 +55,10 @@ defmodule EctoFdbSync.MixProject do
     {:floki, ">= 0.30.0", only: :test}
   ]
 
-  # For the maintainers: documentation, style, types.
+  # For maintainers: documentation and style. dialyxir comes with Hex only; see CONTRIBUTING.md.
   @tools [
     {:ex_doc, "~> 0.34", only: :dev, runtime: false},
-    {:credo, "~> 1.7", only: :dev, runtime: false},
-    {:dialyxir, "~> 1.4", only: :dev, runtime: false}
+    {:credo, "~> 1.7", only: :dev, runtime: false}
   ]
 
   # All of them are optional. Without Hex they can't be fetched, and Mix would ask to install it. Then
@@ -70,7 +69,7 @@ defmodule EctoFdbSync.MixProject do
         EctoFdbSync.FolderDeps.deps(@optional ++ @parsers ++ @tools)
 
       Code.ensure_loaded?(Hex) ->
-        @optional ++ @parsers ++ @tools
+        @optional ++ @parsers ++ @tools ++ [{:dialyxir, "~> 1.4", only: :dev, runtime: false}]
 
       true ->
         []

@@ -261,7 +261,7 @@ defmodule EctoFoundationDB.Migrator do
       # When this node did its first step, its steps since, and when it last reported them.
       began: nil,
       worked: 0,
-      told: nil
+      reported: nil
     })
   end
 
@@ -582,7 +582,7 @@ defmodule EctoFoundationDB.Migrator do
   defp began(%{began: nil} = job) do
     commands = for {_version, commands} <- job.steps, command <- commands, do: command
     tell(job, :begun, commands: length(commands), versions: versions(job))
-    %{job | began: now(), told: now()}
+    %{job | began: now(), reported: now()}
   end
 
   defp began(job), do: job
@@ -592,10 +592,10 @@ defmodule EctoFoundationDB.Migrator do
   defp progress(%{worked: worked} = job, at) do
     job = %{job | worked: worked + 1}
 
-    with {version, index} <- at, true <- now() - job.told >= @progress_ms do
+    with {version, index} <- at, true <- now() - job.reported >= @progress_ms do
       facts = [duration: now() - job.began, steps: job.worked, version: version, index: index]
       tell(job, :progress, facts)
-      %{job | told: now()}
+      %{job | reported: now()}
     else
       _nothing_to_tell -> job
     end

@@ -22,35 +22,26 @@ defmodule EctoFoundationDB.Native do
   """
   @type key :: binary() | {:pack, tuple() | list()}
 
-  @type selector :: {key(), or_equal :: boolean(), offset :: integer()}
-
   @typedoc """
   One operation of a transaction. Reads answer with their result, writes with `:ok`.
 
     * `{:get, key, snapshot?}` → binary or `nil`
-    * `{:get_key, selector, snapshot?}` → binary
     * `{:get_range, begin, end, opts}` → `[{key, value}]`, all of it, or `limit` rows.
-      `begin`/`end` are keys or selectors; `opts` is a map with `:limit` (0: all), `:reverse`,
-  `:snapshot`, `:mode` (a streaming mode, `:want_all`), `:target_bytes`, and `:records`: the rows
-  are records, and the values that are plain data and in one piece arrive decoded, as keyword
-  lists
+      `opts` is a map with `:limit` (0: all), `:reverse`, `:snapshot`, and `:records`: the rows are
+      records, and the values that are plain data and in one piece arrive decoded, as keyword lists
     * `{:get_mapped_range, begin, end, mapper, opts}` → `[{key, value, [{key, value}]}]`; with
       `:records` the inner rows are those of records
-    * `:get_read_version` → integer
-    * `{:get_estimated_range_size, begin, end}` → integer
     * `{:set, key, value}`, `{:clear, key}`, `{:clear_range, begin, end}`
     * `{:atomic, type, key, param}`; `type` is a mutation type's atom: `:add`, `:max`,
       `:byte_min`, `:set_versionstamped_key`, `:set_versionstamped_value`, …
-    * `{:read_conflict, begin, end}`, `{:write_conflict, begin, end}`
-    * `{:option, name, value | nil}`: a transaction option's atom, `:snapshot_ryw_disable`, …
+    * `{:read_conflict, begin, end}`
     * `{:directory, :create_or_open | :create | :open, [name]}` → prefix;
-      `{:directory, :exists | :remove | :list, [name]}` → boolean, boolean, `[name]`;
-      `{:directory, :move, [name], [name]}` → prefix
+      `{:directory, :exists | :remove | :list, [name]}` → boolean, boolean, `[name]`
     * `{:watch, key}` → a reference. Once the transaction has committed, the calling process gets
       one message: `{reference, :ready}` when the watch fires, `{reference, {:error, error}}` when
       it fails. `watch_cancel/1` ends it.
   """
-  @type op :: tuple() | atom()
+  @type op :: tuple()
 
   @typedoc """
   The range `[begin, end)` whose records a live query reads, and the key whose watch tells that they may have
@@ -62,7 +53,6 @@ defmodule EctoFoundationDB.Native do
 
   `:planned`: the read is a plan for `asked_for`, made from what its basis names. It is valid as long as that is
   unchanged; when it changes, the `planner/1` is asked for a new plan.
-  that is the same; when it changes, the `planner/1` is asked for another.
 
   One record: `{:records, key, key <> <<0xFF>>, key, {0, false}}`.
   """

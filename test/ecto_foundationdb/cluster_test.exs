@@ -131,7 +131,7 @@ defmodule EctoFoundationDB.ClusterTest do
     assert {:error, message} = start.(dir)
 
     assert message =~
-             "the directory #{dir} holds no client library. Expected files that end in .so"
+             "the directory #{dir} contains no client library. Expected files that end in .so"
 
     own = own_library()
     File.cp!(own, Path.join(dir, "libfdb_c_good.so"))
@@ -139,12 +139,12 @@ defmodule EctoFoundationDB.ClusterTest do
 
     File.write!(Path.join(dir, "libfdb_c_7.1.so"), "half a download")
     assert {:error, message} = start.(dir)
-    assert message =~ "#{dir}/libfdb_c_7.1.so is no client library that can be used here"
+    assert message =~ "#{dir}/libfdb_c_7.1.so is not a usable client library"
 
     library = Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb.so")
     options = [external_client_library: library]
     assert {:error, message} = OtherVM.run(embedded: true, network_options: options)
-    assert message =~ "external_client_library: #{library} is no client library"
+    assert message =~ "external_client_library: #{library} is not a usable client library"
     assert message =~ "fdb_get_max_api_version"
   end
 

@@ -329,7 +329,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Tenant.pack(&1, {"a", {:x, [[] | 2]}}), ArgumentError,
        ~r/expected an element of a tuple/},
       {&Tenant.pack(&1, {<<1::3>>}), ArgumentError,
-       ~r/expected an element of a tuple, got: .*, which is a bitstring and no binary/},
+       ~r/expected an element of a tuple, got: .*, which is a bitstring, not a binary/},
       {&Tenant.pack(&1, {{:float, "1"}}), ArgumentError,
        ~r/expected a float in {:float, float}, got: <<"1">>/},
       {&Tenant.pack(&1, {{:uuid, 1}}), ArgumentError,

@@ -183,7 +183,7 @@ defmodule EctoFoundationDB.Guides do
     end
   end
 
-  @doc "A Repo's configuration, with tenants of its own."
+  @doc "A Repo's configuration, with separate tenants."
   def config(namespace),
     do: TestRepo.test_config() ++ [storage_id: "#{inspect(namespace)}-#{System.os_time()}"]
 

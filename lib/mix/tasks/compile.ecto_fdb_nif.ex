@@ -91,7 +91,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
     end
   end
 
-  # Mix links priv/ into _build, and copies it where there are no symbolic links.
+  # Mix links priv/ into _build, or copies it if there are no symbolic links.
   defp installed do
     Mix.Project.build_structure()
     {:ok, []}

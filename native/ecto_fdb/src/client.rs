@@ -213,8 +213,8 @@ fn explain(error: FdbError, reason: &str) -> Error {
             code,
             format!(
                 "{}: another FoundationDB client in this VM (erlfdb, for example) has already set \
-                 up libfdb_c, which allows only one. Remove it from this VM, or start it in a VM of \
-                 its own, and restart",
+                 up libfdb_c, which allows only one. Remove it from this VM, or start it in a separate \
+                 VM, and restart",
                 error.message()
             ),
         ),

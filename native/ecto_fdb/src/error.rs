@@ -25,7 +25,7 @@ pub enum Error {
     #[error("{0}")]
     Configuration(String),
     /// The tenant of this name was deleted, moved, or created again.
-    #[error("tenant {0:?} is gone: it was deleted, moved, or made again under the same name")]
+    #[error("tenant {0:?} is gone: it was deleted, moved, or created again under the same name")]
     TenantGone(String),
 }
 

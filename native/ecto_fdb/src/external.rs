@@ -20,14 +20,14 @@ pub fn check(setting: &Setting) -> Result<(), Error> {
             let directory = Path::new(directory);
             let libraries = libraries(directory).map_err(|reason| {
                 Error::Configuration(format!(
-                    "{name}: can't read the directory {}: {reason}. It holds the {DEFAULT_FILE} of other \
-                     versions of FoundationDB; leave the option out where there are none",
+                    "{name}: can't read the directory {}: {reason}. It contains the {DEFAULT_FILE} of other \
+                     versions of FoundationDB; leave the option out if there are none",
                     directory.display()
                 ))
             })?;
             if libraries.is_empty() {
                 return Err(Error::Configuration(format!(
-                    "{name}: the directory {} holds no client library. Expected files that end in .{}, the \
+                    "{name}: the directory {} contains no client library. Expected files that end in .{}, the \
                      {DEFAULT_FILE} of other versions of FoundationDB",
                     directory.display(),
                     extension()
@@ -59,7 +59,7 @@ fn libraries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 fn library(option: &str, file: &Path) -> Result<(), Error> {
     check_library(file).map_err(|reason| {
         Error::Configuration(format!(
-            "{option}: {} is no client library that can be used here: {reason}. Remove the file, or put \
+            "{option}: {} is not a usable client library: {reason}. Remove the file, or put \
              the {DEFAULT_FILE} of a version of FoundationDB for this machine in its place",
             file.display()
         ))

@@ -602,7 +602,7 @@ fn engine_back_up<'a>(
 ) -> NifResult<Term<'a>> {
     let backup = database.database.engine().and_then(|engine| {
         let backup = engine.back_up(std::path::Path::new(path));
-        backup.map_err(|error| Error::Client(format!("no backup was made: {error}")))
+        backup.map_err(|error| Error::Client(format!("the backup failed: {error}")))
     });
     match backup {
         Ok(backup) => {

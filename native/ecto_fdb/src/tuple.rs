@@ -73,7 +73,7 @@ fn element(term: Term<'_>) -> NifResult<Element<'_>> {
         TermType::Binary => term.decode::<Binary<'_>>().map(bytes).map_err(|_| {
             expected(
                 "an element of a tuple",
-                &format!("{term:?}, which is a bitstring and no binary"),
+                &format!("{term:?}, which is a bitstring, not a binary"),
             )
         }),
         TermType::Integer => match term.decode::<i64>() {
@@ -110,7 +110,7 @@ fn big_integer(term: Term<'_>) -> NifResult<Element<'_>> {
     if big.bits() > 255 * 8 {
         return Err(expected(
             "an integer of at most 255 bytes",
-            &format!("one of {} bits", big.bits()),
+            &format!("an integer of {} bits", big.bits()),
         ));
     }
     Ok(Element::BigInt(big))

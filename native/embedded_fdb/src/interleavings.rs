@@ -83,7 +83,7 @@ fn number(future: &Future) -> Result<i64> {
 }
 
 #[test]
-fn a_callback_is_called_once_whoever_ends_the_future() {
+fn a_callback_is_called_once_however_the_future_ends() {
     explore(|| {
         let (called, cancelled, dropped) = (Count::default(), Count::default(), Count::default());
         let future = Future::pending();

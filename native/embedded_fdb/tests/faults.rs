@@ -325,7 +325,7 @@ fn invalid_faults_are_refused() {
 const VARIABLE: &str = "EMBEDDED_FDB_FAULTS";
 
 #[test]
-#[ignore = "another test runs it in a process of its own"]
+#[ignore = "another test runs it in a separate process"]
 fn open_with_faults_from_the_environment() {
     let variable = std::env::var(VARIABLE).expect("the variable");
     common::boot();

@@ -416,7 +416,7 @@ impl Home<Subscriber> for LiveQueries {
             None => Error::Client(format!("the database has not answered for {silent} ms")),
             Some(error) => Error::Explained(
                 error.code(),
-                format!("the database has refused for {silent} ms: {error}"),
+                format!("the database has answered only with errors for {silent} ms: {error}"),
             ),
         }
     }

@@ -172,7 +172,7 @@ impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "settling: ")?;
         if self.calls > 0 {
-            return write!(f, "{} calls wait for what they sync", self.calls);
+            return write!(f, "{} calls wait for their first results", self.calls);
         }
         let Some(example) = self.unsettled.first() else {
             return write!(
@@ -182,7 +182,7 @@ impl std::fmt::Display for Missing {
         };
         write!(
             f,
-            "{} live queries are not up to date, such as the one that watches the key \"{}\", where {}",
+            "{} live queries are not up to date, such as the one that watches the key \"{}\": {}",
             self.unsettled.len(),
             example.query.watch.escape_ascii(),
             example.hindrance()
