@@ -23,8 +23,11 @@ defmodule EctoFoundationDB.Error do
   rescue
     error ->
       case error do
-        %ErlangError{original: message} when is_binary(message) -> raise ArgumentError, message
-        _other -> reraise error, __STACKTRACE__
+        %ErlangError{original: message} when is_binary(message) ->
+          reraise ArgumentError, message, __STACKTRACE__
+
+        _other ->
+          reraise error, __STACKTRACE__
       end
   end
 

@@ -28,7 +28,12 @@ defmodule EctoFoundationDB.Indexer do
   alias EctoFoundationDB.Repo.Options
 
   @type record :: {key :: binary(), Schema.data()}
-  @type op :: EctoFoundationDB.Native.op()
+  @type op ::
+          {:set, key(), value :: binary() | key()}
+          | {:clear, key()}
+          | {:clear_range, first :: key(), after_last :: key()}
+          | {:atomic, atom(), key(), operand :: binary() | key()}
+  @type key :: binary() | {:pack, tuple()}
 
   @doc "A record with these contents was added."
   @callback set(Tenant.t(), Index.t(), Schema.t(), record()) :: [op()]

@@ -14,13 +14,7 @@ defmodule EctoFoundationDB.LiveQuery do
   @doc "The live query of one record."
   @spec record(Tenant.t(), Schema.t(), term()) :: Native.live_query()
   def record(tenant, schema, id) do
-    source = Source.of(schema)
-
-    unless source.write_primary? do
-      raise Unsupported,
-            "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
-    end
-
+    source = Source.watchable!(schema)
     stored = Values.stored(schema, Schema.primary_key(schema), id)
     {first, last} = Keys.record_range(tenant, source.name, stored)
     {:records, first, last, first, {0, false}}

@@ -23,7 +23,9 @@ defmodule EctoFoundationDB.Migration do
   alias EctoFoundationDB.Migration.Index
   alias EctoFoundationDB.Schema
 
-  @type command :: {:create, Index.t()} | {:drop, Index.t()}
+  @typedoc "An index, or counters: the result of `index/3`, `unique_index/3` and `metadata/3`."
+  @type index :: struct()
+  @type command :: {:create, index()} | {:drop, index()}
 
   @callback change() :: [command()]
 
@@ -63,7 +65,7 @@ defmodule EctoFoundationDB.Migration do
       iex> index.name
       :users_team_name_index
   """
-  @spec create(Index.t()) :: command()
+  @spec create(index()) :: command()
   def create(%Index{schema: schema, columns: fields} = index) do
     known = Schema.fields(schema)
 
@@ -84,7 +86,7 @@ defmodule EctoFoundationDB.Migration do
       iex> counters.name
       :users_team_metadata
   """
-  @spec drop(Index.t()) :: command()
+  @spec drop(index()) :: command()
   def drop(%Index{} = index), do: {:drop, index}
 
   @doc """
@@ -107,7 +109,7 @@ defmodule EctoFoundationDB.Migration do
       iex> Migration.index(User, [:team], options: [maped?: false])
       ** (ArgumentError) index: unknown options [:maped?] in `options:`, known are: [:indexer, :mapped?, :unique]
   """
-  @spec index(module(), atom() | [atom()], keyword()) :: Index.t()
+  @spec index(module(), atom() | [atom()], keyword()) :: index()
   def index(schema, fields, opts \\ []) do
     {more, opts} =
       if Keyword.keyword?(opts), do: Keyword.split(opts, [:unique, :name]), else: {[], opts}
@@ -154,7 +156,7 @@ defmodule EctoFoundationDB.Migration do
       iex> Migration.unique_index(User, [:name]).options
       [unique: true]
   """
-  @spec unique_index(module(), atom() | [atom()], keyword()) :: Index.t()
+  @spec unique_index(module(), atom() | [atom()], keyword()) :: index()
   def unique_index(schema, fields, opts \\ []),
     do: index(schema, fields, Keyword.put(opts, :unique, true))
 
@@ -167,7 +169,7 @@ defmodule EctoFoundationDB.Migration do
       iex> Migration.metadata(User, [:team], options: [signals: [:changes]]).options[:signals]
       [:changes]
   """
-  @spec metadata(module(), [atom()], keyword()) :: Index.t()
+  @spec metadata(module(), [atom()], keyword()) :: index()
   def metadata(schema, fields \\ [], opts \\ []) do
     options = options!(:metadata, opts)
     known!(:metadata, options, [:signals])

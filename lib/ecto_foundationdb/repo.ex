@@ -477,6 +477,6 @@ defmodule EctoFoundationDB.Repo do
       iex> is_reference(EctoFoundationDB.Repo.database(Repo))
       true
   """
-  @spec database(t()) :: EctoFoundationDB.Native.database()
+  @spec database(t()) :: reference()
   def database(repo), do: Connection.fetch!(repo).database
 end

@@ -16,7 +16,7 @@ defmodule EctoFoundationDB.Sandbox do
   alias EctoFoundationDB.{Connection, Tenant}
 
   @doc "The database of a running Repo. As the value of `open_db:` it means that the Repo is embedded."
-  @spec open_db(module()) :: EctoFoundationDB.Native.database()
+  @spec open_db(module()) :: reference()
   def open_db(repo),
     do: repo |> Connection.instance() |> Connection.fetch!() |> Map.fetch!(:database)
 

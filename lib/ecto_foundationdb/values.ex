@@ -125,7 +125,7 @@ defmodule EctoFoundationDB.Values do
     %{^field => value} = struct
 
     # Pages load thousands of records with each mount: most values are only checked.
-    case is_itself(type, value) || load_value(type, value, ecto?) do
+    case loaded_as_is?(type, value) || load_value(type, value, ecto?) do
       true -> load_values(types, struct, ecto?, record)
       {:ok, ^value} -> load_values(types, struct, ecto?, record)
       {:ok, value} -> load_values(types, %{struct | field => value}, ecto?, record)
@@ -134,10 +134,12 @@ defmodule EctoFoundationDB.Values do
     end
   end
 
-  defp is_itself(type, value) when is_binary(value), do: type in [:string, :binary, :binary_id]
-  defp is_itself(type, value) when is_integer(value), do: type in [:integer, :id]
-  defp is_itself(:boolean, value), do: is_boolean(value)
-  defp is_itself(_type, _value), do: false
+  defp loaded_as_is?(type, value) when is_binary(value),
+    do: type in [:string, :binary, :binary_id]
+
+  defp loaded_as_is?(type, value) when is_integer(value), do: type in [:integer, :id]
+  defp loaded_as_is?(:boolean, value), do: is_boolean(value)
+  defp loaded_as_is?(_type, _value), do: false
 
   # As Ecto loads base types. Ecto handles other types; without Ecto their values stay as they are.
   defp load_value(type, value, _ecto?) when type in [:string, :binary, :binary_id],

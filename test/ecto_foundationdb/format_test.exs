@@ -253,8 +253,7 @@ defmodule EctoFoundationDB.FormatTest do
           swap = fn bytes ->
             bytes
             |> String.split(<<0x15, 0x10>>)
-            |> Enum.map(&String.replace(&1, <<0x15, 0x15>>, tenant.prefix))
-            |> Enum.join(root)
+            |> Enum.map_join(root, &String.replace(&1, <<0x15, 0x15>>, tenant.prefix))
           end
 
           {swap.(key), swap.(value)}

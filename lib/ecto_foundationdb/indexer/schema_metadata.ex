@@ -45,6 +45,9 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
   @signals [:inserts, :deletes, :collection, :updates, :changes]
 
+  @typedoc "A schema, or an `Ecto.Query` of one."
+  @type queryable :: module() | struct()
+
   @typedoc "The name of a counter."
   @type signal :: :inserts | :deletes | :collection | :updates | :changes
 
@@ -163,12 +166,12 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     def unquote(:"async_#{signal}_by")(schema, by), do: async(schema, by, unquote(signal))
 
     @doc "As `watch(schema, :#{signal}, opts)`."
-    @spec unquote(:"watch_#{signal}")(Queryable.t(), keyword()) :: Future.t()
+    @spec unquote(:"watch_#{signal}")(queryable(), keyword()) :: Future.t()
     def unquote(:"watch_#{signal}")(schema, opts \\ []),
       do: watch(schema, unquote(signal), opts)
 
     @doc "As `watch_by(schema, by, :#{signal}, opts)`."
-    @spec unquote(:"watch_#{signal}_by")(Queryable.t(), keyword(), keyword()) ::
+    @spec unquote(:"watch_#{signal}_by")(queryable(), keyword(), keyword()) ::
             Future.t()
     def unquote(:"watch_#{signal}_by")(schema, by, opts \\ []),
       do: watch_by(schema, by, unquote(signal), opts)
@@ -179,11 +182,11 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   reads, so that no change is missed, or with `prefix: tenant`. With `label:`, `Repo.assign_ready/3` then returns
   all of the schema's records, or those of the query, under it.
   """
-  @spec watch(Queryable.t(), signal(), keyword()) :: Future.t()
+  @spec watch(queryable(), signal(), keyword()) :: Future.t()
   def watch(queryable, signal, opts \\ []), do: watch_by(queryable, [], signal, opts)
 
   @doc "As `watch/3`, for the records with these values: `watch_by(User, [dept: \"eng\"], :changes)`."
-  @spec watch_by(Queryable.t(), keyword(), signal(), keyword()) :: Future.t()
+  @spec watch_by(queryable(), keyword(), signal(), keyword()) :: Future.t()
   def watch_by(queryable, by, signal, opts \\ []) do
     opts = Keyword.validate!(opts, [:prefix, :label, :query])
     queryable = opts[:query] || queryable

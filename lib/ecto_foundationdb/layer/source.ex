@@ -5,7 +5,7 @@ defmodule EctoFoundationDB.Layer.Source do
   # which values are stored, and the values as they are stored.
 
   alias EctoFoundationDB.{Schema, Versionstamp}
-
+  alias EctoFoundationDB.Exception.Unsupported
   @enforce_keys [:name]
   defstruct [
     :name,
@@ -47,6 +47,19 @@ defmodule EctoFoundationDB.Layer.Source do
       %{name: ^name} = source -> source
       source -> %{source | name: name}
     end
+  end
+
+  @doc "The source of a schema whose records can be watched by their primary keys; raises for others."
+  @spec watchable!(Schema.t()) :: t()
+  def watchable!(schema) do
+    source = of(schema)
+
+    unless source.write_primary? do
+      raise Unsupported,
+            "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
+    end
+
+    source
   end
 
   @doc "The stored name of a field, which may be that name already."

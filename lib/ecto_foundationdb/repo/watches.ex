@@ -3,7 +3,6 @@ defmodule EctoFoundationDB.Repo.Watches do
   # `watch/2` and `assign_ready/3`, for both kinds of Repo.
 
   alias EctoFoundationDB.{Future, Queryable, Schema, Transaction, Values}
-  alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Query, Reader, Source}
   alias EctoFoundationDB.Repo.Options
 
@@ -22,13 +21,7 @@ defmodule EctoFoundationDB.Repo.Watches do
     do: raise(ArgumentError, "watch: expected a struct, got: #{inspect(other)}")
 
   defp watch_record(tenant, schema, id, opts) do
-    source = Source.of(schema)
-
-    unless source.write_primary? do
-      raise Unsupported,
-            "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
-    end
-
+    source = Source.watchable!(schema)
     stored = Values.stored(schema, Schema.primary_key(schema), id)
     key = {:pack, Keys.record(tenant, source.name, stored)}
 
