@@ -9,27 +9,27 @@ defmodule EctoFoundationDB do
   @typedoc """
   The result of `health/2`.
 
-  * `:status`: `:ok`; `:locked`; `:failing` if the database answers with a different error, `:last_error`;
-    `:unreachable` if it does not answer in time
-  * `:since`: since when, as far as this node knows. For `:unreachable` the time of its last answer; `nil`
-    if it has never answered
-  * `:last_answer`, and `:last_error` with its time (`nil` if there was none), of this Repo's
-    transactions. Conflicts and similar errors don't count
-  * `:round_trip_us`: how many microseconds it took to get a read version; `nil` without an answer
-  * `:batches_under_way`, `:queued`: transactions that read live queries, and the reads that wait for one;
-    `:oldest_waiting_us`: for how long
-  * `:subscriptions`, `:live_queries`, `:stale`, `:pending_watches`, `:max_watches`, `:transactions`: as
-    in `EctoFoundationDB.Sync.stats/1`, and the Repo's option
-  * `:database`: `{:cluster_file, path}`, `{:file, path}` or `:memory`
-  * `:coordinators`: their addresses, `:coordinator` the one in use
-  * `:library`: the client library's path, or `:embedded`; its `:version` and `:protocol`, and the
-    `:api_version` that this package uses
-  * `:clients`: `{version, protocol}` of all loaded client libraries, including those of
-    `external_client_directory:`; `:cluster_protocol` the cluster's, if there are several
-  * `:connections`: the cluster's processes that this client knows: `:address`, `:status` (`"connected"`,
-    `"connecting"`, `"disconnected"`, `"failed"`), `:connect_failed_count`, `:ping_timeouts`,
-    `:compatible`, `:protocol`; `:failed_connections` is the number of failed ones
-  * `:client_error`: why the client's own data are missing, or `nil`
+    * `:status`: `:ok`; `:locked`; `:failing` if the database answers with a different error, `:last_error`;
+      `:unreachable` if it does not answer in time
+    * `:since`: since when, as far as this node knows. For `:unreachable` the time of its last answer; `nil`
+      if it has never answered
+    * `:last_answer`, and `:last_error` with its time (`nil` if there was none), of this Repo's
+      transactions. Conflicts and similar errors don't count
+    * `:round_trip_us`: how many microseconds it took to get a read version; `nil` without an answer
+    * `:batches_under_way`, `:queued`: transactions that read live queries, and the reads that wait for one;
+      `:oldest_waiting_us`: for how long
+    * `:subscriptions`, `:live_queries`, `:stale`, `:pending_watches`, `:max_watches`, `:transactions`: as
+      in `EctoFoundationDB.Sync.stats/1`, and the Repo's option
+    * `:database`: `{:cluster_file, path}`, `{:file, path}` or `:memory`
+    * `:coordinators`: their addresses, `:coordinator` the one in use
+    * `:library`: the client library's path, or `:embedded`; its `:version` and `:protocol`, and the
+      `:api_version` that this package uses
+    * `:clients`: `{version, protocol}` of all loaded client libraries, including those of
+      `external_client_directory:`; `:cluster_protocol` the cluster's, if there are several
+    * `:connections`: the cluster's processes that this client knows: `:address`, `:status` (`"connected"`,
+      `"connecting"`, `"disconnected"`, `"failed"`), `:connect_failed_count`, `:ping_timeouts`,
+      `:compatible`, `:protocol`; `:failed_connections` is the number of failed ones
+    * `:client_error`: why the client's own data are missing, or `nil`
   """
   @type health :: %{
           status: :ok | :locked | :failing | :unreachable,

@@ -79,12 +79,12 @@ defmodule EctoFoundationDB.Embedded do
   Makes part of the database, or all of it, unavailable until the next call. `nil` ends the outage.
 
     * `all: true`: nothing answers: no read version, no read, no commit, no watch
-  * `locked: true`: like a database that an administrator has locked. Every transaction gets
-    `database_locked` (1038), which is retried as long as the lock lasts. Lock-aware transactions still
-    work
-  * `:reads`, a list of `t:keys/0`: reads of these keys get no answer. Read versions and commits do, also
-    commits that write to these keys
-  * `:watches`, a list of `t:keys/0`: watches of these keys neither fire nor fail
+    * `locked: true`: like a database that an administrator has locked. Every transaction gets
+      `database_locked` (1038), which is retried as long as the lock lasts. Lock-aware transactions still
+      work
+    * `:reads`, a list of `t:keys/0`: reads of these keys get no answer. Read versions and commits do, also
+      commits that write to these keys
+    * `:watches`, a list of `t:keys/0`: watches of these keys neither fire nor fail
 
   Nothing fails by itself, and calls wait until their timeout. When the outage ends, reads and commits that
   still wait get their answers, and watches whose keys have changed fire. Each call replaces the settings of

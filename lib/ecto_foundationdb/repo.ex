@@ -37,41 +37,41 @@ defmodule EctoFoundationDB.Repo do
 
   The database:
 
-  * `embedded: true`: FoundationDB inside this VM, in memory. `embedded: "path"`: in that file.
-  * `cluster_file: "path"`: a cluster. Without it and without `embedded:`, the Repo uses the default cluster
-    file, found as every FoundationDB client finds it (`FDB_CLUSTER_FILE`, then `fdb.cluster` in the
-    working directory, then `/etc/foundationdb/fdb.cluster`). It never falls back to the embedded
-    engine.
+    * `embedded: true`: FoundationDB inside this VM, in memory. `embedded: "path"`: in that file.
+    * `cluster_file: "path"`: a cluster. Without it and without `embedded:`, the Repo uses the default cluster
+      file, found as every FoundationDB client finds it (`FDB_CLUSTER_FILE`, then `fdb.cluster` in the
+      working directory, then `/etc/foundationdb/fdb.cluster`). It never falls back to the embedded
+      engine.
     * `library: "path"`: the `libfdb_c` to load for a cluster; by default the system's search order.
 
   A VM has one client library: either all its Repos are embedded, or all use clusters.
 
   Timeouts and limits:
 
-  * `timeout:` ms that a call may take, with all its retries and the waits between them, 15,000 by
-    default; then `EctoFoundationDB.TimeoutError` is raised. Also an option of each call. (A recovery of
-    a cluster takes about 3 s, one in ten more than 5 s: with the default a call survives it. See the
-    guide on operations.)
-  * `stale_after:` ms, 10,000 by default: how long the database may be silent, or a live query fail,
-    before syncs are notified that their data are stale (`EctoFoundationDB.Sync.attach_callback/6`,
-    `:handle_stale`).
-  * `transaction_timeout:` ms, `transaction_retry_limit:`: FoundationDB's own, for every transaction.
-  * `max_watches:` 1,000,000 by default, FoundationDB's maximum.
-  * `network_options:` a keyword list of FoundationDB's network options, for all Repos of the VM:
-    `trace_enable: dir`, `tls_cert_path:`, `tls_key_path:`, `tls_ca_path:`,
-    `external_client_directory:`, …
+    * `timeout:` ms that a call may take, with all its retries and the waits between them, 15,000 by
+      default; then `EctoFoundationDB.TimeoutError` is raised. Also an option of each call. (A recovery of
+      a cluster takes about 3 s, one in ten more than 5 s: with the default a call survives it. See the
+      guide on operations.)
+    * `stale_after:` ms, 10,000 by default: how long the database may be silent, or a live query fail,
+      before syncs are notified that their data are stale (`EctoFoundationDB.Sync.attach_callback/6`,
+      `:handle_stale`).
+    * `transaction_timeout:` ms, `transaction_retry_limit:`: FoundationDB's own, for every transaction.
+    * `max_watches:` 1,000,000 by default, FoundationDB's maximum.
+    * `network_options:` a keyword list of FoundationDB's network options, for all Repos of the VM:
+      `trace_enable: dir`, `tls_cert_path:`, `tls_key_path:`, `tls_ca_path:`,
+      `external_client_directory:`, …
 
   Layout and migrations:
 
-  * `storage_id:` the directory that contains the tenants, "Ecto.Adapters.FoundationDB" by default
-  * `tenant_id:` the Repo's only tenant, opened when it is first needed; `prefix:` may then be left out. The
-    Repo opens no other tenant.
-  * `migrator:` the module with the migrations, the Repo itself by default
-  * `migration_step:` the number of keys in a migration's transactions, 1,000 by default
-  * `max_single_value_size:` bytes above which a record is kept in parts, 100,000 by default
-  * `max_value_size:` bytes above which a record is refused, `:infinity` by default
-  * `metadata_cache: :disabled`: every transaction reads its tenant's directory entry and indexes
-  * `log: false`: no log lines about migrations; problems of the database are always logged
+    * `storage_id:` the directory that contains the tenants, "Ecto.Adapters.FoundationDB" by default
+    * `tenant_id:` the Repo's only tenant, opened when it is first needed; `prefix:` may then be left out. The
+      Repo opens no other tenant.
+    * `migrator:` the module with the migrations, the Repo itself by default
+    * `migration_step:` the number of keys in a migration's transactions, 1,000 by default
+    * `max_single_value_size:` bytes above which a record is kept in parts, 100,000 by default
+    * `max_value_size:` bytes above which a record is refused, `:infinity` by default
+    * `metadata_cache: :disabled`: every transaction reads its tenant's directory entry and indexes
+    * `log: false`: no log lines about migrations; problems of the database are always logged
 
   ## Tenants and transactions
 
@@ -98,13 +98,13 @@ defmodule EctoFoundationDB.Repo do
 
   Calls also take these options:
 
-  * `timeout:` ms, or `:infinity`, for the whole call. A call inside a transaction ends with the
-    transaction's timeout, or earlier with its own. Each page of a stream, and each transaction of a call
-    with `step:`, has this timeout to itself.
-  * `tag:` a string of up to 16 bytes, or a list of up to five: the transaction's tags. An operator, or the
-    cluster itself, can slow down transactions with certain tags
-  * `priority:` `:batch` for work that may wait while the cluster is busy, `:default`, or `:immediate`, which is
-    never slowed down: use it for an operator's tools, not for an application's load
+    * `timeout:` ms, or `:infinity`, for the whole call. A call inside a transaction ends with the
+      transaction's timeout, or earlier with its own. Each page of a stream, and each transaction of a call
+      with `step:`, has this timeout to itself.
+    * `tag:` a string of up to 16 bytes, or a list of up to five: the transaction's tags. An operator, or the
+      cluster itself, can slow down transactions with certain tags
+    * `priority:` `:batch` for work that may wait while the cluster is busy, `:default`, or `:immediate`, which is
+      never slowed down: use it for an operator's tools, not for an application's load
 
   A transaction's tags and priority apply to all calls in it. `default_options/1` sets them for all calls of a
   Repo:
