@@ -68,7 +68,7 @@ defmodule EctoFoundationDB.TimeoutError do
   @impl true
   def message(%{last_error: nil} = error) do
     "the database did not answer within #{error.timeout} ms while #{error.doing}. " <>
-      "Is the cluster up, and its cluster file right? " <>
+      "Check that the cluster is running, and that the cluster file names it. " <>
       if(error.tls, do: "#{error.tls}. ", else: "") <>
       "Slow work needs a longer `timeout:` (in ms) in the Repo's configuration or in the call's options"
   end

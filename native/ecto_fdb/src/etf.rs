@@ -121,7 +121,7 @@ pub fn foreign(bytes: &[u8], exists: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, 
         let encoded = &bytes[start..walk.position];
         match piece.kind {
             Kind::Atom(name) if !exists(encoded) => {
-                push_binary(&mut result, name.text().as_bytes())
+                push_binary(&mut result, name.text().as_bytes());
             }
             Kind::Data | Kind::Atom(_) => result.extend_from_slice(encoded),
             Kind::Reference => {

@@ -412,14 +412,14 @@ fn range<'a>(begin: Term<'a>, end: Term<'a>, options: Term<'a>) -> NifResult<Ran
     if options.get_type() != TermType::Map {
         return Err(expected("a map of range options", &format!("{options:?}")));
     }
-    let limit: usize = get(atoms::limit()).map_or(Ok(0), |term| term.decode())?;
+    let limit: usize = get(atoms::limit()).map_or(Ok(0), Term::decode)?;
     Ok(Range {
         begin: key(begin)?,
         end: key(end)?,
         limit: (limit > 0).then_some(limit),
-        reverse: get(atoms::reverse()).map_or(Ok(false), |term| term.decode())?,
-        snapshot: get(atoms::snapshot()).map_or(Ok(false), |term| term.decode())?,
-        records: get(atoms::records()).map_or(Ok(false), |term| term.decode())?,
+        reverse: get(atoms::reverse()).map_or(Ok(false), Term::decode)?,
+        snapshot: get(atoms::snapshot()).map_or(Ok(false), Term::decode)?,
+        records: get(atoms::records()).map_or(Ok(false), Term::decode)?,
     })
 }
 

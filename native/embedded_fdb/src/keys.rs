@@ -63,7 +63,7 @@ pub(crate) fn max_key_size(key: &[u8]) -> usize {
 pub(crate) fn clamp_boundary(key: &[u8]) -> &[u8] {
     let max = max_key_size(key);
     if key.len() > max {
-        &key[..max + 1]
+        &key[..=max]
     } else {
         key
     }

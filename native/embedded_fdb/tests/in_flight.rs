@@ -49,7 +49,7 @@ fn page_from(
         let reply = reply.await;
         reply
             .map(|rows| (rows.len(), rows.more()))
-            .map_err(|error| error.code())
+            .map_err(foundationdb::FdbError::code)
     })
 }
 

@@ -195,7 +195,7 @@ fn model(state: &mut State, step: &Step) -> Option<Seen> {
             let index = below as i64 + i64::from(*offset) - 1;
             return Some(Seen::Key(match usize::try_from(index) {
                 Err(_) => Vec::new(),
-                Ok(index) => keys.get(index).map_or(vec![0xff], |key| key.to_vec()),
+                Ok(index) => keys.get(index).map_or(vec![0xff], |key| (*key).clone()),
             }));
         }
         Step::Commit => {}

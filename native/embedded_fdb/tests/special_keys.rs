@@ -21,7 +21,8 @@ fn writer(database: &Database) -> Transaction {
 }
 
 fn get(transaction: &Transaction, name: &str) -> Result<Option<String>, i32> {
-    let value = block_on(transaction.get(&key(name), false)).map_err(|error| error.code())?;
+    let value =
+        block_on(transaction.get(&key(name), false)).map_err(foundationdb::FdbError::code)?;
     Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
 }
 
@@ -33,7 +34,7 @@ fn names(transaction: &Transaction, begin: KeySelector, end: &str) -> Result<Vec
         ..RangeOption::default()
     };
     let rows = block_on(transaction.get_range(&options, 1, false));
-    let rows = rows.map_err(|error| error.code())?;
+    let rows = rows.map_err(foundationdb::FdbError::code)?;
     let name = |key: &[u8]| String::from_utf8_lossy(&key[2..]).into_owned();
     Ok(rows.iter().map(|row| name(row.key())).collect())
 }

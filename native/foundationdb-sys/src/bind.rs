@@ -156,7 +156,7 @@ pub fn bind(library: &Library) -> Result<(), BindError> {
                     let symbol = loaded.get::<*const c_void>(name).ok()?;
                     symbol.try_as_raw_ptr()
                 };
-                address.map(|pointer| pointer.cast_const())
+                address.map(<*mut std::ffi::c_void>::cast_const)
             })?
         }
     };

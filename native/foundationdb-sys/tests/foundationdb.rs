@@ -224,12 +224,7 @@ fn the_directory_layer_works() {
     let db = database("directories");
     block_on(async {
         let layer = DirectoryLayer::default();
-        let path = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| name.to_string())
-                .collect::<Vec<_>>()
-        };
+        let path = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
 
         let trx = db.create_trx().unwrap();
         let users = layer

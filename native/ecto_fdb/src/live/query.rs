@@ -150,7 +150,7 @@ impl Query {
             let batch = transaction.get_range(&range, iteration, true).await?;
             iteration += 1;
             let mut keys = Vec::new();
-            for entry in batch.iter() {
+            for entry in &batch {
                 let Some(key) = by.record(prefix, entry.key(), entry.value()) else {
                     continue;
                 };

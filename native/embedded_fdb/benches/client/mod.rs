@@ -58,8 +58,8 @@ impl Database {
                 MAX_WATCHES,
                 value.as_ptr(),
                 length(&value),
-            ))
-        };
+            ));
+        }
     }
 
     pub fn begin(&self) -> Transaction {
@@ -97,8 +97,8 @@ impl Transaction {
                 key_length,
                 value.as_ptr(),
                 value_length,
-            )
-        };
+            );
+        }
     }
 
     /// Reads a key; returns the length of its value.
@@ -114,8 +114,8 @@ impl Transaction {
                 &mut present,
                 &mut value,
                 &mut value_length,
-            ))
-        };
+            ));
+        }
         (present != 0).then_some(usize::try_from(value_length).expect("a length"))
     }
 
@@ -148,8 +148,8 @@ impl Transaction {
         unsafe {
             ok(fdb_future_get_keyvalue_array(
                 future.0, &mut rows, &mut count, &mut more,
-            ))
-        };
+            ));
+        }
         usize::try_from(count).expect("a count")
     }
 

@@ -435,7 +435,9 @@ impl Transaction {
     }
 
     fn apply_defaults(&self, inner: &mut Inner) {
-        inner.persistent = read(&self.handle.defaults).options.clone();
+        inner
+            .persistent
+            .clone_from(&read(&self.handle.defaults).options);
         self.apply_persistent(inner);
     }
 

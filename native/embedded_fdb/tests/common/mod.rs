@@ -59,7 +59,7 @@ pub fn put(database: &Database, key: &[u8], value: &[u8]) {
 
 /// The code of an error, or 0.
 pub fn code<T>(result: Result<T, FdbError>) -> i32 {
-    result.err().map_or(0, |error| error.code())
+    result.err().map_or(0, foundationdb::FdbError::code)
 }
 
 /// Takes a future's result and destroys the future.
