@@ -16,7 +16,7 @@ defmodule EctoFoundationDB.Future do
   @enforce_keys [:kind]
   defstruct [:kind, handlers: []]
 
-  @opaque t :: %__MODULE__{}
+  @type t :: %__MODULE__{}
 
   @doc false
   def resolved(value), do: %__MODULE__{kind: {:resolved, value}}

@@ -21,7 +21,7 @@ defmodule EctoFoundationDB.LiveQuery do
   end
 
   @typedoc "How a record's rows become its struct, or `:data` if only its fields are wanted."
-  @opaque decoder :: {Values.loader() | :data, Source.t(), conditions :: keyword()}
+  @type decoder :: {Values.loader() | :data, Source.t(), conditions :: keyword()}
 
   @doc """
   The input of `decode/2` for records of a schema, made once for many of them. It contains no functions: the VM

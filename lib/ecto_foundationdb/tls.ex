@@ -159,6 +159,7 @@ defmodule EctoFoundationDB.TLS do
     end
   end
 
+  @spec no_password!(term()) :: no_return()
   defp no_password!(source) do
     wrong!("#{describe(source)} is encrypted, but no password is given. Set tls_password")
   end

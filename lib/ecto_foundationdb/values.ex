@@ -71,7 +71,7 @@ defmodule EctoFoundationDB.Values do
   end
 
   @typedoc "How stored records become structs of a tenant."
-  @opaque loader :: {Schema.t(), info :: map(), meta :: term(), Tenant.t() | nil}
+  @type loader :: {Schema.t(), info :: map(), meta :: term(), Tenant.t() | nil}
 
   @doc """
   The input of `load/2`, made once for many records. It does not notice when the schema's code is reloaded.

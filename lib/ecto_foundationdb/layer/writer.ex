@@ -11,11 +11,11 @@ defmodule EctoFoundationDB.Layer.Writer do
   @type t :: %__MODULE__{
           tenant: Tenant.t(),
           source: Source.t(),
-          metadata: Metadata.t(),
+          metadata: Metadata.t() | nil,
           options: keyword()
         }
 
-  @doc "A writer of a source's records, with options that say how they are laid out. Without metadata, which `read/2` brings, it writes none."
+  @doc "A writer of a source's records, with options for their layout. It needs the metadata from `read/2` to write."
   @spec new(Tenant.t(), Source.t(), keyword()) :: t()
   def new(%Tenant{repo: repo, options: options} = tenant, source, more \\ []) do
     layout =
