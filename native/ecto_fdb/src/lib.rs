@@ -3,13 +3,13 @@
 //! Mirrors `EctoFoundationDB.Native`, which documents the functions. No function here waits for the
 //! database: they hand over to the runtime's threads and return. Answers are messages.
 //!
-//! - [`client`]: the library, the network thread and the runtime, one of each in a VM. [`external`]:
+//! - `client`: the library, the network thread and the runtime, one of each in a VM. `external`:
 //!   libraries of other versions.
-//! - [`database`]: databases, and [`stats`] about them. [`handle`]: the open ones.
-//! - [`health`], [`client_status`]: how a database responds.
-//! - [`transaction`], [`operation`], [`watch`]: transactions that belong to Elixir processes.
-//! - [`live`]: live queries, which processes share.
-//! - [`reply`], [`error`], [`tuple`], [`etf`], [`record`], [`options`]: conversion between terms and Rust.
+//! - `database`: databases, and `stats` about them. `handle`: the open ones.
+//! - `health`, `client_status`: how a database responds.
+//! - `transaction`, `operation`, `watch`: transactions that belong to Elixir processes.
+//! - `live`: live queries, which processes share.
+//! - `reply`, `error`, `tuple`, `etf`, `record`, `options`: conversion between terms and Rust.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
