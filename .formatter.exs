@@ -1,5 +1,5 @@
-# Nothing is exported for migrations: their `create` and `drop` are elements of a list, where Elixir requires the
-# parentheses of each.
+# Exports nothing for migrations: their commands are elements of a list, where the formatter always writes the
+# parentheses of `create(…)` and `drop(…)`.
 [
-  inputs: ["{mix,.formatter}.exs", "{bench,config,examples,lib,test}/**/*.{ex,exs}"]
+  inputs: ["{mix,.formatter,.credo}.exs", "{bench,config,examples,lib,test}/**/*.{ex,exs}"]
 ]

@@ -11,7 +11,7 @@ defmodule EctoFdbSync.MixProject do
   # The same as in Cargo.toml.
   @version "0.1.0"
 
-  # The repository's address. Documentation and package link to it where there is one.
+  # The repository's address. If set, documentation and package link to it.
   @source_url nil
 
   @inside ["ARCHITECTURE.md", "CONTRIBUTING.md"]
@@ -22,9 +22,9 @@ defmodule EctoFdbSync.MixProject do
       version: @version,
       elixir: "~> 1.14",
       elixirc_paths: elixirc_paths(Mix.env()),
-      # After Elixir's own compilers: the task that builds the NIF is one of the modules they build.
+      # After Elixir's own compilers, because they build the task that builds the NIF.
       compilers: Mix.compilers() ++ [:ecto_fdb_nif],
-      # What is compiled depends on the packages that are there.
+      # The available packages determine what is compiled.
       build_path: if(deps_folder?(), do: "_build/deps_folder", else: "_build"),
       start_permanent: Mix.env() == :prod,
       deps: deps(),
@@ -51,21 +51,27 @@ defmodule EctoFdbSync.MixProject do
     {:telemetry_metrics, "~> 0.6 or ~> 1.0", optional: true}
   ]
 
-  # What LiveView's own tests read pages with: LiveView 1.1 the first, earlier ones the second.
+  # LiveView's test helpers parse pages with these: LiveView 1.1 with the first, earlier ones with the second.
   @parsers [
     {:lazy_html, ">= 0.1.0", only: :test},
     {:floki, ">= 0.30.0", only: :test}
   ]
 
-  # All of them are optional. A machine without Hex can't fetch them, and Mix would ask to install it: there
+  # For maintainers: documentation and style. dialyxir comes with Hex only; see CONTRIBUTING.md.
+  @tools [
+    {:ex_doc, "~> 0.34", only: :dev, runtime: false},
+    {:credo, "~> 1.7", only: :dev, runtime: false}
+  ]
+
+  # All of them are optional. Without Hex they can't be fetched, and Mix would ask to install it. Then
   # the library compiles and runs without them, or with those in the folder that ECTO_FDB_DEPS names.
   defp deps do
     cond do
       deps_folder?() ->
-        EctoFdbSync.FolderDeps.deps(@optional ++ @parsers)
+        EctoFdbSync.FolderDeps.deps(@optional ++ @parsers ++ @tools)
 
       Code.ensure_loaded?(Hex) ->
-        @optional ++ @parsers ++ [{:ex_doc, "~> 0.34", only: :dev, runtime: false}]
+        @optional ++ @parsers ++ @tools ++ [{:dialyxir, "~> 1.4", only: :dev, runtime: false}]
 
       true ->
         []
@@ -81,7 +87,7 @@ defmodule EctoFdbSync.MixProject do
       files:
         ~w(lib native guides priv/README.md Cargo.toml Cargo.lock .cargo mix.exs .formatter.exs
                 README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE),
-      # The engine's checks need packages from elsewhere; cargo builds without them.
+      # The engine's checks need other packages; cargo builds without them.
       exclude_patterns: [~r"native/embedded_fdb/(check|checks/.*|fuzz/.*)$"]
     ]
   end
@@ -89,6 +95,7 @@ defmodule EctoFdbSync.MixProject do
   defp docs do
     [
       main: "readme",
+      assets: %{"guides/assets" => "guides/assets"},
       source_ref: "v#{@version}",
       assets: %{"guides/assets" => "assets"},
       # They explain the inside, which has no pages.
@@ -96,6 +103,7 @@ defmodule EctoFdbSync.MixProject do
       extras: [
         "README.md",
         "guides/getting_started.md",
+        "guides/sync.livemd",
         "guides/tenants.md",
         "guides/indexes_and_queries.md",
         "guides/live_functions.md",

@@ -1,11 +1,11 @@
 # Pages that follow the database: run by bin/demo.
 #
-# Processes sync records and lists of an embedded database, a writer changes them. Shown live: each
-# write, each page's assigns as they change, and how long after the beginning of the write that was;
-# then 5,000 pages on one list, and what that costs the database.
+# Processes sync records and lists of an embedded database while a writer changes them. The demo prints each
+# write, and each page's assigns as they change with the time since the write began; then it measures 5,000
+# pages on one list, and the cost for the database.
 
 defmodule Demo.User do
-  # With Ecto this is `use Ecto.Schema`; the library needs only these functions of it.
+  # With Ecto this is `use Ecto.Schema`; the library only needs these functions.
   defstruct [:id, :name, :city, __meta__: %{prefix: nil}]
 
   def __schema__(:source), do: "users"
@@ -27,7 +27,7 @@ end
 defmodule Demo.Indexes do
   use EctoFoundationDB.Migration
 
-  # What lists are watched by, and an index for those of a city.
+  # Counters that notify about user lists, and an index to query by city.
   @impl true
   def change do
     [
@@ -47,8 +47,8 @@ defmodule Demo.Repo do
 end
 
 defmodule Demo.Page do
-  # A LiveView has no more than the line of Sync that `mount` is; Sync attaches a hook to it. Other
-  # processes pass their messages on.
+  # A LiveView only needs the call of Sync in `mount`, because Sync attaches a hook. Other processes pass on
+  # their messages.
   use GenServer
 
   alias EctoFoundationDB.Sync
@@ -76,7 +76,7 @@ defmodule Demo do
   alias Demo.{Page, Repo, Team, User}
   alias EctoFoundationDB.{Sync, Tenant}
 
-  # Between two changes, so that they can be watched.
+  # The pause between two changes, so that you can follow them.
   @pause 500
   @burst 1_000
   @many 5_000
@@ -110,7 +110,7 @@ defmodule Demo do
     summary(shown ++ burst, many(tenant))
   end
 
-  # A release has its code loaded when it starts; here the first change would pay for that.
+  # A release loads its code when it starts. Here, loading would delay the first change.
   defp load_code do
     {:ok, modules} = :application.get_key(:ecto_fdb_sync, :modules)
     Enum.each(modules, &Code.ensure_loaded/1)
@@ -158,7 +158,7 @@ defmodule Demo do
     ])
   end
 
-  # Dependent syncing: a record names others.
+  # Dependent syncing: a record refers to others.
   defp team(state) do
     state
     |> Sync.attach_callback(Repo, :handle_assigns, fn
@@ -176,7 +176,7 @@ defmodule Demo do
     {:ok, _pid} = DynamicSupervisor.start_child(Demo.Pages, page)
   end
 
-  # Changes, each with the pages that show what it changes: the write, and those as they change.
+  # Changes, each with the pages that show it: prints the write, and the pages as they change.
   defp show(tenant, changes) do
     for {change, pages} <- changes do
       Process.sleep(@pause)
@@ -222,7 +222,7 @@ defmodule Demo do
 
   defp described({:delete!, record}), do: record.id
 
-  # The same again and again, without a pause and without showing it.
+  # Repeats the change without a pause and without printing.
   defp burst(tenant) do
     Process.sleep(@pause)
     say(["", [:bright, "Repo.update!", :reset, "  u1, #{@burst} times, seen by 5 pages …"]])
@@ -239,7 +239,7 @@ defmodule Demo do
     end
   end
 
-  # Many pages on one list, light ones.
+  # Many lightweight pages on one list.
   defp many(tenant) do
     for i <- 1..98, do: write({:insert!, %User{id: "v#{i}", name: "V#{i}", city: "Bern"}}, tenant)
     heading("#{@many} pages on one list of 100 users", "Sync.sync_all(state, Repo, :users, User)")

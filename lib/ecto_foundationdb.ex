@@ -1,36 +1,36 @@
 defmodule EctoFoundationDB do
   @moduledoc """
   Repositories on FoundationDB. See `EctoFoundationDB.Repo` for records, `EctoFoundationDB.Sync` for pages
-  that follow them, `EctoFoundationDB.Tenant` for what divides a database; here is how it fares.
+  that follow them, and `EctoFoundationDB.Tenant` for the parts of a database. This module reports a Repo's health.
   """
 
   alias EctoFoundationDB.{Connection, Deadline, Error, Evaluation, Native}
   alias EctoFoundationDB.Layer.Keys
 
   @typedoc """
-  What `health/2` gives.
+  The result of `health/2`.
 
-    * `:status`: `:ok`; `:locked`; `:failing`, where the database answers with another error, `:last_error`;
-      `:unreachable`, where it does not answer in time
-    * `:since`: since when it is so, as far as this node knows: for `:unreachable` its last answer; `nil`
-      where it has never answered
-    * `:last_answer`, and `:last_error` with its time (`nil` where there was none), of this Repo's
-      transactions. Conflicts and the like are no errors of the database
+    * `:status`: `:ok`; `:locked`; `:failing` if the database answers with a different error, `:last_error`;
+      `:unreachable` if it does not answer in time
+    * `:since`: since when, as far as this node knows. For `:unreachable` the time of its last answer; `nil`
+      if it has never answered
+    * `:last_answer`, and `:last_error` with its time (`nil` if there was none), of this Repo's
+      transactions. Conflicts and similar errors don't count
     * `:round_trip_us`: how many microseconds it took to get a read version; `nil` without an answer
-    * `:batches_under_way`, `:queued`: transactions that read live queries, and what waits for one;
+    * `:batches_under_way`, `:queued`: transactions that read live queries, and the reads that wait for one;
       `:oldest_waiting_us`: for how long
     * `:subscriptions`, `:live_queries`, `:stale`, `:pending_watches`, `:max_watches`, `:transactions`: as
       in `EctoFoundationDB.Sync.stats/1`, and the Repo's option
     * `:database`: `{:cluster_file, path}`, `{:file, path}` or `:memory`
-    * `:coordinators`: their addresses, `:coordinator` the one that is used
-    * `:library`: the client library's path, or `:embedded`; `:version` and `:protocol` are its own,
-      `:api_version` is what this package uses of it
-    * `:clients`: `{version, protocol}` of all client libraries that are loaded, those of
-      `external_client_directory:` too; `:cluster_protocol` the cluster's, where there are several
+    * `:coordinators`: their addresses, `:coordinator` the one in use
+    * `:library`: the client library's path, or `:embedded`; its `:version` and `:protocol`, and the
+      `:api_version` that this package uses
+    * `:clients`: `{version, protocol}` of all loaded client libraries, including those of
+      `external_client_directory:`; `:cluster_protocol` the cluster's, if there are several
     * `:connections`: the cluster's processes that this client knows: `:address`, `:status` (`"connected"`,
       `"connecting"`, `"disconnected"`, `"failed"`), `:connect_failed_count`, `:ping_timeouts`,
-      `:compatible`, `:protocol`; `:failed_connections` is the number of those that failed
-    * `:client_error`: why there is nothing of the client's own, or `nil`
+      `:compatible`, `:protocol`; `:failed_connections` is the number of failed ones
+    * `:client_error`: why the client's own data are missing, or `nil`
   """
   @type health :: %{
           status: :ok | :locked | :failing | :unreachable,
@@ -61,13 +61,13 @@ defmodule EctoFoundationDB do
           client_error: Error.t() | nil
         }
 
-  # The client tells of itself at once, or not for a second.
+  # The client returns its status immediately, or not for a second.
   @client_ms 1_100
 
   @doc """
-  How a Repo's database fares: asks it for a read version, for `timeout:` ms at most (1,000), and its client
-  for what it knows. It says nothing of storage servers whose data nobody reads: see
-  `EctoFoundationDB.Sync.stats/1` for live queries that are stale.
+  The health of a Repo's database: asks it for a read version, for at most `timeout:` ms (1,000), and its client
+  for its status. This does not check storage servers whose data nobody reads:
+  `EctoFoundationDB.Sync.stats/1` returns the number of stale live queries.
 
       iex> health = EctoFoundationDB.health(Repo)
       iex> {health.status, health.failed_connections, health.api_version}
@@ -91,7 +91,7 @@ defmodule EctoFoundationDB do
     receive do
       {^ref, report} -> build(report, connection)
     after
-      # Its threads have so much to do that they do not get to this.
+      # The client's threads are too busy to answer.
       Deadline.left(deadline) ->
         raise EctoFoundationDB.TimeoutError,
           timeout: deadline.timeout,

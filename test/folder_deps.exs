@@ -1,7 +1,7 @@
 defmodule EctoFdbSync.FolderDeps do
   @moduledoc false
-  # Takes packages, those that they depend on included, from source trees in a folder, one a package: for
-  # machines that can't reach Hex. mix.exs requires this file where ECTO_FDB_DEPS names such a folder.
+  # Takes packages and their dependencies from source trees in a folder, one per package, for machines that
+  # can't reach Hex. mix.exs requires this file if ECTO_FDB_DEPS names such a folder.
 
   @behaviour Mix.SCM
 
@@ -10,9 +10,11 @@ defmodule EctoFdbSync.FolderDeps do
     Mix.SCM.prepend(__MODULE__)
   end
 
-  @doc "The dependencies, of these, that the folder has."
+  @doc "Those of the dependencies that the folder has."
   def deps(deps) do
-    for dep <- deps, name = elem(dep, 0), File.dir?(path(name)), do: {name, override: true}
+    for {name, _version, opts} <- deps, File.dir?(path(name)) do
+      {name, opts |> Keyword.take([:only, :runtime]) |> Keyword.put(:override, true)}
+    end
   end
 
   defp path(name), do: Path.join(:persistent_term.get(__MODULE__), "#{name}")

@@ -1,14 +1,14 @@
 {:ok, _pid} = EctoFoundationDB.SyncRepo.start()
 
-# What only the embedded engine can tell or do is left out on a cluster, and what takes
-# FoundationDB's own libfdb_c where there is none; ExUnit says how many.
+# On a cluster, tests that need the embedded engine are excluded; without FoundationDB's own libfdb_c, the tests
+# that need it. ExUnit prints how many.
 set? = fn name -> System.get_env(name) not in [nil, ""] end
 
 exclude =
   if(set?.("FDB_CLUSTER_FILE"), do: [:embedded], else: []) ++
     if(set?.("FDB_CLIENT_LIBRARY"), do: [], else: [:client_library])
 
-# They are not even compiled: a module of them begins so.
+# These files are not even compiled: their modules begin with a condition.
 for {needed, name, folder} <- [
       {Ecto.Adapter, "Ecto", "ecto"},
       {Phoenix.LiveViewTest, "LiveView", "live_view"}

@@ -1,13 +1,13 @@
 defmodule EctoFoundationDB.CLI do
   @moduledoc """
-  What an operator does to all tenants of a Repo, in a console: migrations, and renaming or removing fields.
+  Functions for the console that change all tenants of a Repo: migrate, and rename or remove fields.
 
   Renaming a field takes three deployments: one that has both fields, after which `copy_field!/5` fills the new
-  one; one that has the new one alone, and drops the old one's indexes; and then `delete_field!/4`.
+  one; one that has only the new one, and drops the old one's indexes; and then `delete_field!/4`.
 
-  Functions take `prefix: tenant` for one tenant; without it all tenants are opened, some at a time, with
-  `async_stream_options:` of `Task.async_stream/3`. `max_rows:` is the number of records that each transaction
-  takes, 500 by default. The application may run meanwhile.
+  With `prefix: tenant`, functions work on one tenant; without it, they open all tenants, some at a time, with
+  `async_stream_options:` for `Task.async_stream/3`. `max_rows:` is the number of records per transaction, 500
+  by default. The application may run meanwhile.
   """
 
   alias EctoFoundationDB.{Schema, Tenant, Transaction}
@@ -17,7 +17,7 @@ defmodule EctoFoundationDB.CLI do
   @tenant_options [:migrator, :migration_step, :log, :timeout]
 
   @doc """
-  Calls a function with each tenant, opened; a stream of `{:ok, result}`, which does it when it is run.
+  Calls a function with each opened tenant. Returns a lazy stream of `{:ok, result}`.
 
       iex> EctoFoundationDB.CLI.run_concurrently_for_all_tenants!(Repo, & &1.id) |> Enum.member?({:ok, "docs"})
       true
@@ -56,14 +56,14 @@ defmodule EctoFoundationDB.CLI do
     repo |> run_concurrently_for_all_tenants!(fn _tenant -> :ok end, options) |> Stream.run()
   end
 
-  @doc "As `copy_fields!/4` of one field."
+  @doc "As `copy_fields!/4`, for one field."
   @spec copy_field!(module(), Schema.t(), atom(), atom(), keyword()) :: non_neg_integer()
   def copy_field!(repo, schema, from, to, options \\ []),
     do: copy_fields!(repo, schema, [{from, to}], options)
 
   @doc """
-  Copies fields' values to other fields, `[from: :to]`, in all records; gives the number of those that changed. A
-  value that is `nil` is not copied.
+  Copies the values of fields to other fields, `[from: :to]`, in all records. Returns the number of changed
+  records. A `nil` value is not copied.
 
       iex> EctoFoundationDB.CLI.copy_fields!(Repo, User, [name: :team], prefix: Tenant.open!(Repo, "docs"))
       2
@@ -89,14 +89,14 @@ defmodule EctoFoundationDB.CLI do
     end)
   end
 
-  @doc "As `delete_fields!/4` of one field."
+  @doc "As `delete_fields!/4`, for one field."
   @spec delete_field!(module(), Schema.t(), atom(), keyword()) :: non_neg_integer()
   def delete_field!(repo, schema, field, options \\ []),
     do: delete_fields!(repo, schema, [field], options)
 
   @doc """
-  Removes fields that the schema no longer has from all records; gives the number of those that changed. No index
-  may be of them.
+  Removes fields that the schema no longer has from all records. Returns the number of changed records. No index
+  may use the fields.
 
       iex> EctoFoundationDB.CLI.delete_fields!(Repo, User, [:nick], prefix: Tenant.open!(Repo, "docs"))
       0
@@ -144,7 +144,7 @@ defmodule EctoFoundationDB.CLI do
     end
   end
 
-  # Goes through all records, some in each transaction, and writes those that `change` changes.
+  # Goes through all records, several per transaction, and writes those that `change` changes.
   defp change_all(tenant, schema, options, change) do
     rows = Options.positive!(:max_rows, Keyword.get(options, :max_rows, 500))
     change_page(Query.new(tenant, Source.of(schema)), nil, rows, change, 0)

@@ -1,19 +1,19 @@
 defmodule EctoFoundationDB.Client do
   @moduledoc false
-  # The VM's only FoundationDB client: how a Repo starts it, and what it warns of.
+  # The VM's only FoundationDB client: how a Repo starts it, and its warnings.
 
   alias EctoFoundationDB.{Log, Native, TLS}
 
   @doc """
-  Starts the client that a Repo's configuration asks for, or sees that it runs with the same network
-  options. A wrong option is an `ErlangError` with its text, as of the NIF's functions.
+  Starts the client for a Repo's configuration, or checks that it runs with the same network options. A wrong
+  option is an `ErlangError` with its text, as in the NIF's functions.
   """
   @spec start(module(), keyword()) :: :ok | {:error, Native.error()}
   def start(repo, config) do
     library = if config[:embedded], do: :embedded, else: {:cluster, config[:library]}
     options = config[:network_options] || []
 
-    # A client that runs has read them; a file that was replaced meanwhile is not this Repo's error.
+    # A running client has read them already; a file replaced since is not this Repo's error.
     if Native.client_facts().options == nil do
       case TLS.check(options) do
         {:ok, warnings} -> for text <- warnings, do: Log.log(:warning, repo, text)
@@ -23,7 +23,7 @@ defmodule EctoFoundationDB.Client do
 
     with {:error, {:fdb, code, message}} <-
            Native.client_start(%{library: library, options: options}) do
-      # Both are told at once: who installs the library is to find the cluster, too.
+      # Reports both errors, so that the user fixes the cluster file along with the library.
       case config[:embedded] in [nil, false] && Native.cluster_file_check(config[:cluster_file]) do
         {:error, {:fdb, _code, missing}} -> {:error, {:fdb, code, "#{message}. Also, #{missing}"}}
         _no_cluster_or_readable -> {:error, {:fdb, code, message}}
@@ -32,8 +32,8 @@ defmodule EctoFoundationDB.Client do
   end
 
   @doc """
-  Warns of a cluster file that the client can't write: it puts the new coordinators there when they have
-  changed, by writing another file and renaming it.
+  Warns about a cluster file that the client can't write: when the coordinators change, it writes a new file
+  and renames it.
   """
   @spec check_cluster_file(module(), Native.database()) :: :ok
   def check_cluster_file(repo, database) do
@@ -43,7 +43,7 @@ defmodule EctoFoundationDB.Client do
         :warning,
         repo,
         "the cluster file #{file} can't be written back: #{what} is read-only for this VM. When the cluster's " <>
-          "coordinators change, this VM follows them, but one that starts later looks for the old ones. " <>
+          "coordinators change, this VM follows them, but a VM that starts later looks for the old ones. " <>
           "Put the file where the VM may write it and create files beside it",
         cluster_file: file
       )

@@ -1,9 +1,8 @@
 defmodule EctoFoundationDB.Connection do
   @moduledoc false
-  # The first child of a Repo's supervisor: opens its database, and owns the table in which the database, the
-  # configuration and what is known of the tenants' indexes are found without asking a process. The table
-  # bears the name of the Repo's instance: that of its module, or another where an Ecto repository is started
-  # under another name.
+  # The first child of a Repo's supervisor. It opens the database, and owns the table from which processes read
+  # the database, the configuration and the cached indexes of tenants without asking it. The table has the
+  # name of the Repo's instance: that of its module, or the name under which an Ecto repository was started.
 
   use GenServer
 
@@ -11,7 +10,7 @@ defmodule EctoFoundationDB.Connection do
 
   @defaults [
     storage_id: "Ecto.Adapters.FoundationDB",
-    # A recovery of the cluster takes some 3 s, one in ten more than 5 s, and a client notices it late.
+    # A recovery of the cluster takes about 3 s, one in ten more than 5 s, and a client notices it late.
     timeout: 15_000,
     stale_after: 10_000,
     migrator: nil,
@@ -43,7 +42,7 @@ defmodule EctoFoundationDB.Connection do
     storage_delimiter: "it belongs to FoundationDB's own tenants, which are not supported"
   ]
 
-  # The configuration that `mix ecto.gen.repo` and `mix phx.new` write for SQL databases. It does nothing here.
+  # `mix ecto.gen.repo` and `mix phx.new` write these for SQL databases. They have no effect here.
   @sql [
          :username,
          :password,
@@ -58,7 +57,7 @@ defmodule EctoFoundationDB.Connection do
          [:pool, :pool_size, :pool_count, :queue_target, :queue_interval, :idle_interval] ++
          [:parameters, :prepare, :priv, :show_sensitive_data_on_connection_error]
 
-  # Ecto's own.
+  # Ecto's options.
   @ecto [:repo, :name, :adapter, :telemetry_prefix, :stacktrace, :default_options, :url] ++
           [:open_db, :reset_tenant_cache]
 
@@ -79,8 +78,8 @@ defmodule EctoFoundationDB.Connection do
   end
 
   @doc """
-  The instance of a Repo that the calling process uses: an Ecto repository may be started several times, under
-  several names, of which `put_dynamic_repo/1` chooses one.
+  The instance of a Repo that the calling process uses. An Ecto repository may be started several times, under
+  several names; `put_dynamic_repo/1` chooses one.
   """
   @spec instance(module()) :: atom()
   def instance(repo) do
@@ -115,7 +114,7 @@ defmodule EctoFoundationDB.Connection do
             repo.__adapter__() == Ecto.Adapters.FoundationDB))
   end
 
-  @doc "A Repo's configuration with defaults, checked."
+  @doc "A Repo's configuration with defaults, validated."
   def validate!(repo, config) do
     unless Keyword.keyword?(config) do
       raise ArgumentError,
@@ -164,7 +163,7 @@ defmodule EctoFoundationDB.Connection do
     if near.(known) > 0.77, do: " (did you mean #{inspect(known)}?)", else: ""
   end
 
-  @doc "The options of a Repo's configuration that only SQL databases have."
+  @doc "The options of a Repo's configuration that only apply to SQL databases."
   @spec ignored(keyword()) :: [atom()]
   def ignored(config),
     do: for({name, _} <- config, name in @sql, uniq: true, do: name) -- [:pool_size]
@@ -275,7 +274,7 @@ defmodule EctoFoundationDB.Connection do
       {:error, error} -> {:stop, error |> Error.exception() |> explain(config)}
     end
   rescue
-    # The NIF's words about a wrong option.
+    # The NIF's message about a wrong option.
     error ->
       case error do
         %ErlangError{original: message} when is_binary(message) ->
@@ -286,14 +285,14 @@ defmodule EctoFoundationDB.Connection do
       end
   end
 
-  # Nothing says which database: it may be that the configuration was forgotten, or is another app's.
+  # No option names a database: the configuration may be missing, or belong to a different app.
   defp explain(%Error{code: 0} = error, config) do
     if config[:embedded] || config[:cluster_file] || error.message =~ "embedded: true" do
       error
     else
       hint =
-        "The Repo's configuration names no database (`config #{inspect(config[:otp_app])}, …`), so it is " <>
-          "that of the default cluster file; for one inside this VM set `embedded: true`"
+        "The Repo's configuration names no database (`config #{inspect(config[:otp_app])}, …`), so it uses " <>
+          "the default cluster file; for a database inside this VM set `embedded: true`"
 
       %{error | message: "#{error.message}. #{hint}"}
     end

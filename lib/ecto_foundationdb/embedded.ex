@@ -1,9 +1,9 @@
 defmodule EctoFoundationDB.Embedded do
   @moduledoc """
-  The embedded engine of a Repo with `embedded:`: its counters, faults on purpose, backups.
+  Controls the embedded engine of a Repo with `embedded:`: injected faults, outages, backups, counters.
 
-  A cluster has bad days: commits conflict, their results get lost, read versions are too old, watches
-  fail. An application must live through them, and its tests can see that it does:
+  Clusters have bad days: commits conflict, their results get lost, read versions are too old, watches
+  fail. An application must survive that, and its tests can check that it does:
 
       setup do
         EctoFoundationDB.Embedded.faults(MyApp.Repo,
@@ -20,16 +20,16 @@ defmodule EctoFoundationDB.Embedded do
 
   The same seed and the same sequence of calls give the same faults.
 
-  Servers that are stopped, or cut off, do not fail: nothing answers. `outage/2` does that, to some keys or
-  to all of the database, until it is called again.
+  Stopped or unreachable servers do not fail: they don't answer. `outage/2` simulates that, for some keys or
+  for the whole database, until it is called again.
   """
 
   alias EctoFoundationDB.{Connection, Error, Native, Tenant}
   alias EctoFoundationDB.Layer.{Keys, Tenants}
 
   @typedoc """
-  Keys: those from the first (included) up to the second (excluded), all of a tenant, all of a schema in a
-  tenant (records, indexes and counters), or those of one record.
+  Keys: from the first (included) up to the second (excluded); all of a tenant; all of a schema in a
+  tenant (records, indexes and counters); or those of one record.
   """
   @type keys ::
           {binary(), binary()}
@@ -38,7 +38,7 @@ defmodule EctoFoundationDB.Embedded do
           | {Tenant.t(), module(), term()}
 
   @doc """
-  Injects faults from now on, or ends that with `nil`. Probabilities are from 0 to 1, by default 0:
+  Injects faults from now on, or ends that with `nil`. Probabilities are from 0 to 1, and 0 by default:
 
     * `:not_committed` (1020), `:commit_unknown_result` (1021, applied or not): of commits
     * `:transaction_too_old` (1007): of commits and of reads
@@ -76,19 +76,19 @@ defmodule EctoFoundationDB.Embedded do
   end
 
   @doc """
-  Puts a part of the database, or all of it, out of order until the next call; `nil` ends that.
+  Makes part of the database, or all of it, unavailable until the next call. `nil` ends the outage.
 
     * `all: true`: nothing answers: no read version, no read, no commit, no watch
-    * `locked: true`: as while an administrator has locked the database: every transaction is told
-      `database_locked` (1038), which is retried for as long as it lasts. The embedded engine stays
-      usable for what is lock-aware
+    * `locked: true`: like a database that an administrator has locked. Every transaction gets
+      `database_locked` (1038), which is retried as long as the lock lasts. Lock-aware transactions still
+      work
     * `:reads`, a list of `t:keys/0`: reads of these keys get no answer. Read versions and commits do, also
-      of what writes to these keys
+      commits that write to these keys
     * `:watches`, a list of `t:keys/0`: watches of these keys neither fire nor fail
 
-  Nothing fails by itself, and what was asked waits: time-outs end it as usual. When the outage ends, reads and
-  commits that still wait get their answers, and watches whose keys have other values than they know fire.
-  A call replaces what an earlier one has set.
+  Nothing fails by itself, and calls wait until their timeout. When the outage ends, reads and commits that
+  still wait get their answers, and watches whose keys have changed fire. Each call replaces the settings of
+  the one before.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> EctoFoundationDB.Embedded.outage(Repo, reads: [{tenant, User, "u1"}])
@@ -166,8 +166,8 @@ defmodule EctoFoundationDB.Embedded do
   end
 
   @doc """
-  Holds watches back (`true`), or lets them go: those that should have fired do so then. A test can
-  so make something happen between a change and the notice of it.
+  Holds watches back (`true`), or releases them (`false`), and those that should have fired fire. So a test can
+  act between a change and its notification.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> user = Repo.get!(User, "u1", prefix: tenant)
@@ -185,9 +185,9 @@ defmodule EctoFoundationDB.Embedded do
     do: done!(Native.engine_hold_watches(database(repo), hold?))
 
   @doc """
-  Replaces the Repo's database, which is in memory, with an empty one, as when a cluster is wiped and set up
-  again. Its tenants are gone, those that are open included; pages that sync notice within seconds. Call it
-  when no transaction is under way.
+  Replaces the Repo's database, which must be in memory, with an empty one, as when a cluster is wiped and set
+  up again. Its tenants are gone, including open ones; pages that sync notice within seconds. Call it when no
+  transaction is under way.
 
       iex> Tenant.open!(Repo, "docs")
       iex> EctoFoundationDB.Embedded.wipe(Repo)
@@ -202,13 +202,13 @@ defmodule EctoFoundationDB.Embedded do
   end
 
   @doc """
-  Writes the whole database to a new file, which is a database of its own: `embedded: path` opens it.
+  Writes the whole database to a new file, which `embedded: path` opens as a database.
 
-  The copy is of one moment. It has every commit that was answered before the call, and none that began
-  after it has returned; reads and writes go on meanwhile. The database may be in memory or in a file.
+  The backup is consistent: it has every commit that was acknowledged before the call, and no commit that began
+  after it returned. Reads and writes continue meanwhile. The database may be in memory or in a file.
 
-  Answers the number of keys in it, those of the system included, and its length in bytes. Where the file
-  exists, or cannot be written, the error says so, and nothing is left behind.
+  Returns the number of keys in it, including system keys, and its length in bytes. If the file exists, or
+  cannot be written, the error says so, and nothing is left behind.
 
       iex> path = Path.join(System.tmp_dir!(), "docs-\#{System.unique_integer([:positive])}.fdb")
       iex> {:ok, %{bytes: bytes}} = EctoFoundationDB.Embedded.backup(Repo, path)
@@ -228,10 +228,10 @@ defmodule EctoFoundationDB.Embedded do
   end
 
   @doc """
-  Gives the space back to the file system that nothing in the Repo's file uses: what was deleted or
-  overwritten stays a part of the file otherwise, and is used again for what is written next.
+  Returns unused space in the Repo's file to the file system. Otherwise deleted and overwritten data stay part
+  of the file, and their space is reused.
 
-  Commits wait until it is done, which takes about as long as writing the whole file; reads continue. Answers the
+  Commits wait until it is done, which takes about as long as writing the whole file; reads continue. Returns the
   length of the file in bytes `:before` and `:after`. A database in memory has no file:
 
       iex> {:error, error} = EctoFoundationDB.Embedded.compact(Repo)

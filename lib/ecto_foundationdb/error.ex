@@ -3,8 +3,8 @@ defmodule EctoFoundationDB.Error do
   An error of FoundationDB or of its client.
 
   `code` is FoundationDB's error code
-  ([list](https://apple.github.io/foundationdb/api-error-codes.html)), or 0 where the error is not
-  the database's: no client library, no cluster file, an option it does not know.
+  ([list](https://apple.github.io/foundationdb/api-error-codes.html)), or 0 if the error is not the
+  database's: a missing client library, a missing cluster file, an unknown option.
 
       try do
         MyApp.Repo.get(User, "u1", prefix: tenant)
@@ -17,14 +17,17 @@ defmodule EctoFoundationDB.Error do
   @type t :: %__MODULE__{code: non_neg_integer(), message: String.t()}
 
   @doc false
-  # The NIF's words about a wrong argument become an ArgumentError's.
+  # The NIF's message about a wrong argument becomes an ArgumentError's.
   def arguments!(fun) do
     fun.()
   rescue
     error ->
       case error do
-        %ErlangError{original: message} when is_binary(message) -> raise ArgumentError, message
-        _other -> reraise error, __STACKTRACE__
+        %ErlangError{original: message} when is_binary(message) ->
+          reraise ArgumentError, message, __STACKTRACE__
+
+        _other ->
+          reraise error, __STACKTRACE__
       end
   end
 
@@ -43,13 +46,13 @@ end
 
 defmodule EctoFoundationDB.TimeoutError do
   @moduledoc """
-  A call took longer than its timeout: the Repo's `:timeout` option, or the one given to the call. It bounds
+  A call took longer than its timeout, given by the Repo's option `:timeout` or by the call's. It bounds
   the whole call, with all attempts of its transaction and the waits between them. The transaction was
-  cancelled; whether a commit that was in flight has happened is not known.
+  cancelled; a commit that was in flight may or may not have happened.
 
-  `last_error` is the error after which the transaction was last tried again, an `EctoFoundationDB.Error`, or
-  `nil` where the database did not answer at all; `attempts` is how often it was tried. `doing` says what
-  was waited for.
+  `last_error` is the error after which the transaction was last retried, an `EctoFoundationDB.Error`, or
+  `nil` if the database did not answer at all. `attempts` is how often it was tried. `doing` names what it
+  was waiting for.
   """
   defexception [:timeout, :doing, :last_error, :tls, attempts: 1]
 
@@ -62,7 +65,7 @@ defmodule EctoFoundationDB.TimeoutError do
         }
 
   @impl true
-  # With the `database:`, a message says what to check where TLS is in play.
+  # With the `database:`, the message also says what to check if TLS is used.
   def exception(opts) do
     {database, opts} = Keyword.pop(opts, :database)
     struct!(__MODULE__, [tls: database && EctoFoundationDB.TLS.advice(database)] ++ opts)
@@ -71,24 +74,24 @@ defmodule EctoFoundationDB.TimeoutError do
   @impl true
   def message(%{last_error: nil} = error) do
     "the database did not answer within #{error.timeout} ms while #{error.doing}. " <>
-      "Is the cluster up, and its cluster file right? " <>
+      "Check that the cluster is running, and that the cluster file names it. " <>
       if(error.tls, do: "#{error.tls}. ", else: "") <>
       "Slow work needs a longer `timeout:` (in ms) in the Repo's configuration or in the call's options"
   end
 
   def message(%{last_error: %{code: code} = last_error} = error) do
-    "the transaction did not succeed within #{error.timeout} ms, in #{error.attempts} attempts. After the last " <>
-      "error, #{last_error.message}, it was tried again, and its time was over while #{error.doing}. " <>
+    "the transaction did not succeed within #{error.timeout} ms, in #{error.attempts} attempts. It was retried " <>
+      "after the error \"#{last_error.message}\", and the timeout expired while #{error.doing}. " <>
       advice(code)
   end
 
   defp advice(1038) do
-    "An operator, a restore or a switch to another cluster has locked the database: `fdbcli --exec status` " <>
-      "says so. It works again when that is over, or after fdbcli's `unlock`"
+    "An operator, a restore or a switch to another cluster has locked the database: see `fdbcli --exec status`. " <>
+      "Calls work again when the lock is released, or after fdbcli's `unlock`"
   end
 
   defp advice(1020) do
-    "Others keep changing what it reads: read less in it, or let fewer processes write the same records"
+    "Other transactions keep changing what it reads: read less in it, or write the same records from fewer processes"
   end
 
   defp advice(1007) do
@@ -96,12 +99,12 @@ defmodule EctoFoundationDB.TimeoutError do
   end
 
   defp advice(code) when code in [1021, 1039] do
-    "The cluster recovers, or the connection to it breaks; whether the transaction was committed is not known. " <>
+    "The cluster is recovering, or the connection to it breaks; the transaction may or may not have been committed. " <>
       "See `fdbcli --exec status`"
   end
 
   defp advice(code) when code in [1051, 1078, 1213, 1223] do
-    "The cluster has more to do than it can, or slows down this transaction's tag: see " <>
+    "The cluster is overloaded, or slows down this transaction's tag: see " <>
       "`fdbcli --exec status` and `fdbcli --exec 'throttle list'`"
   end
 
@@ -115,11 +118,11 @@ end
 
 defmodule EctoFoundationDB.DecodeError do
   @moduledoc """
-  A stored value that cannot be read: damaged, torn, holding what a record must not hold (functions,
-  processes, ports, references, atoms this system does not know), or not of its field's type.
+  A stored value cannot be read: it is damaged, torn, contains terms that a record must not contain
+  (functions, processes, ports, references, unknown atoms), or is not of its field's type.
 
-  `key` is the record's key in the database. Where a value is not of its field's type, `schema`, `field`
-  and `id`, the record's primary key as it is stored, say which one; otherwise they are `nil`.
+  `key` is the record's key in the database. If a value is not of its field's type, `schema`, `field`
+  and `id`, the record's stored primary key, identify it; otherwise they are `nil`.
   """
   defexception [:key, :reason, :schema, :field, :id]
 
@@ -140,7 +143,7 @@ end
 
 defmodule EctoFoundationDB.ConflictError do
   @moduledoc """
-  `insert` found a record with the same primary key and other contents.
+  `insert` found a record with the same primary key and different contents.
   """
   defexception [:schema, :id]
 
@@ -149,13 +152,13 @@ defmodule EctoFoundationDB.ConflictError do
   @impl true
   def message(%{schema: schema, id: id}) do
     "a #{inspect(schema)} with primary key #{inspect(id)} exists already. " <>
-      "Use `on_conflict:` to say what should happen then"
+      "Use `on_conflict:` to say what to do in that case"
   end
 end
 
 defmodule EctoFoundationDB.StaleEntryError do
   @moduledoc """
-  `update` or `delete` found no record with this primary key, or not with the values of an optimistic
+  `update` or `delete` found no record with this primary key, or its values differ from those of an optimistic
   lock (`filters`).
   """
   defexception [:schema, :id, :action, filters: []]
@@ -167,15 +170,15 @@ defmodule EctoFoundationDB.StaleEntryError do
     "cannot #{action} the #{inspect(schema)} with primary key #{inspect(id)}: " <>
       if(filters == [],
         do: "there is no such record (it may have been deleted)",
-        else: "it was changed meanwhile, it no longer has #{inspect(filters)}. Read it again"
+        else: "it has been changed and no longer has #{inspect(filters)}. Read it again"
       )
   end
 end
 
 defmodule EctoFoundationDB.CastError do
   @moduledoc """
-  A query compares a field with a value that is not of the field's type: an id in a URL that is no
-  number. In a Phoenix application the answer is 400.
+  A query compares a field with a value that is not of the field's type, such as an id in a URL that is not
+  a number. A Phoenix application responds with status 400.
   """
   defexception [:schema, :field, :value, :type, plug_status: 400]
 
@@ -189,7 +192,7 @@ end
 
 defmodule EctoFoundationDB.NoResultsError do
   @moduledoc """
-  `get!`, `get_by!` or `one!` found nothing. In a Phoenix application the answer is 404.
+  `get!`, `get_by!` or `one!` found nothing. A Phoenix application responds with status 404.
   """
   defexception [:message, plug_status: 404]
 
@@ -205,7 +208,7 @@ end
 
 defmodule EctoFoundationDB.Exception.IncorrectTenancy do
   @moduledoc """
-  A call without a tenant, or with another tenant than that of the transaction it is in.
+  A call without a tenant, or with a tenant other than that of the surrounding transaction.
   """
   defexception [:message]
 
@@ -214,8 +217,8 @@ end
 
 defmodule EctoFoundationDB.Exception.TenantGone do
   @moduledoc """
-  The tenant was deleted after it was opened. There may be one of that name again: that is another tenant,
-  with other data, and this value of the earlier one does not lead to it. Nothing was read or written.
+  The tenant was deleted after it was opened. If a tenant of that name exists again, it is a different one, with
+  other data, and this value does not refer to it. Nothing was read or written.
   """
   defexception [:tenant]
 
@@ -230,7 +233,8 @@ end
 
 defmodule EctoFoundationDB.Exception.Unsupported do
   @moduledoc """
-  What this layer cannot do, or not with one get or one range; the message says what would help.
+  The layer does not support an operation, or can't do it with one get or one range. The message says what
+  would help.
   """
   defexception [:message]
 

@@ -1,13 +1,13 @@
 defmodule EctoFoundationDB.Future do
   @moduledoc """
-  A result that is still to come: what the `async_*` functions of a Repo, `watch/2` and
-  `EctoFoundationDB.Indexer.SchemaMetadata` give.
+  A future result. The `async_*` functions of a Repo, `watch/2` and `EctoFoundationDB.Indexer.SchemaMetadata`
+  return futures.
 
-  - A read is awaited (`Repo.await/1`) inside its transaction.
-  - The ids of `async_insert_all!/3` are awaited after it.
-  - A watch tells by itself: `{ref, :ready}` comes as a message, where `ref` is `ref/1` of the future,
-    and `Repo.assign_ready/3` takes it from there. A process that has nothing else to do may await it: the
-    result is `:ready`, however long that takes.
+  - Await a read (`Repo.await/1`) inside its transaction.
+  - Await the ids of `async_insert_all!/3` after it.
+  - A watch sends the message `{ref, :ready}`, where `ref` is `ref/1` of the future; pass it to
+  `Repo.assign_ready/3`. A process that has nothing else to do may await the watch: the result is `:ready`,
+  however long that takes.
   """
 
   alias EctoFoundationDB.Exception.Unsupported
@@ -16,13 +16,13 @@ defmodule EctoFoundationDB.Future do
   @enforce_keys [:kind]
   defstruct [:kind, handlers: []]
 
-  @opaque t :: %__MODULE__{}
+  @type t :: %__MODULE__{}
 
   @doc false
   def resolved(value), do: %__MODULE__{kind: {:resolved, value}}
 
   @doc false
-  # Reads under way, and the function that waits for them and makes a result.
+  # Pending reads, and the function that waits for them and makes a result.
   def read(collect) when is_function(collect, 0), do: %__MODULE__{kind: {:read, collect}}
 
   @doc false
@@ -47,7 +47,7 @@ defmodule EctoFoundationDB.Future do
   def ref(%__MODULE__{}), do: nil
 
   @doc """
-  Ends a watch: no message of it comes any more. Other futures need no end.
+  Cancels a watch: no message of it will arrive. Other futures don't need to be cancelled.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> watch = Repo.watch(Repo.get!(User, "u1", prefix: tenant))
@@ -59,7 +59,7 @@ defmodule EctoFoundationDB.Future do
   def cancel(%__MODULE__{}), do: :ok
 
   @doc """
-  Waits for the result; see the module's description for where this may be done.
+  Waits for the result; the module's description says where this is allowed.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Repo.transactional(tenant, fn -> Future.result(Repo.async_get(User, "u1")) end).name
@@ -79,11 +79,11 @@ defmodule EctoFoundationDB.Future do
 
       0 ->
         raise Unsupported,
-              "a versionstamp is made by the commit: await this future after the transaction, " <>
+              "the commit creates the versionstamp: await this future after the transaction, " <>
                 "not inside it"
 
       2 ->
-        raise Unsupported, "the transaction wrote nothing, and so has no versionstamp"
+        raise Unsupported, "the transaction wrote nothing, so it has no versionstamp"
     end
   end
 

@@ -1,13 +1,13 @@
 defmodule EctoFoundationDB.Index do
   @moduledoc """
-  An index of a tenant, as its migrations made it: what an `EctoFoundationDB.Indexer` is given.
+  An index of a tenant, as created by its migrations. An `EctoFoundationDB.Indexer` receives it.
 
-  - `name`: `:users_name_index`; a string where this version of the application does not know the
-    index, which a newer one has made
+  - `name`: `:users_name_index`; a string if this version of the application does not know the index, which a
+  newer version has created
   - `indexer`: the module that maintains it
   - `source`: the source of the schema whose records it indexes
   - `fields`: the indexed fields, in the index's order
-  - `options`: what the migration gave as `options:`
+  - `options`: the migration's `options:`
   """
 
   @enforce_keys [:name, :indexer, :source, :fields]
@@ -22,7 +22,7 @@ defmodule EctoFoundationDB.Index do
         }
 
   @doc false
-  # As it is stored: these keys in this order.
+  # As stored: these keys in this order.
   def to_data(%__MODULE__{} = index) do
     [
       id: index.name,
@@ -53,7 +53,7 @@ defmodule EctoFoundationDB.Index do
   def unique?(%__MODULE__{} = index), do: option(index, :unique, false) == true
 
   @doc false
-  # A stored description after its index was rebuilt: other bytes, by which live lists notice.
+  # A stored description after its index was rebuilt: different bytes, so that live lists notice.
   def rebuilt(data) do
     update_options(data, &Keyword.update(&1, :rebuilt, 1, fn times -> times + 1 end))
   end

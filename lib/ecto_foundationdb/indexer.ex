@@ -1,15 +1,14 @@
 defmodule EctoFoundationDB.Indexer do
   @moduledoc """
-  A way of indexing. Two come with this library: `EctoFoundationDB.Indexer.Default`, and
-  `EctoFoundationDB.Indexer.SchemaMetadata` for counters. Implement this behaviour for one's own,
-  and name it in the migration:
+  A kind of index. Two come with this library: `EctoFoundationDB.Indexer.Default`, and
+  `EctoFoundationDB.Indexer.SchemaMetadata` for counters. To add another, implement this behaviour and name
+  the module in the migration:
 
       create index(User, [:name], options: [indexer: MyApp.LengthIndexer])
 
-  Callbacks are functions from records to operations, and never talk to the database themselves: the
-  operations are run in the transaction that writes the record. Keys are tuples for the tuple layer;
-  make them with `key/3`, which puts them where the tenant's other data for the schema are. An
-  operation is one of
+  Callbacks are functions from records to operations, and never call the database themselves: the operations
+  run in the transaction that writes the record. Keys are tuples for the tuple layer; make them with `key/3`,
+  which puts them beside the tenant's other data of the schema. An operation is one of
 
       {:set, {:pack, tuple}, binary}
       {:clear, {:pack, tuple}}
@@ -17,10 +16,10 @@ defmodule EctoFoundationDB.Indexer do
       {:atomic, :add, {:pack, tuple}, binary}
 
   A record is `{key, data}`: its packed primary key, and its fields as a keyword list of stored
-  values. The primary key's value is found in `data` under the primary key's name.
+  values. The primary key's value is in `data` under the primary key's name.
 
-  An indexer has access to everything in the database, other tenants included: a faulty one loses
-  data. The guide *Indexes and queries* has an example.
+  An indexer has access to everything in the database, including other tenants: a faulty one destroys data.
+  The guide *Indexes and queries* has an example.
   """
 
   alias EctoFoundationDB.{Index, Indexer, Schema, Tenant, Transaction, Values}
@@ -29,17 +28,22 @@ defmodule EctoFoundationDB.Indexer do
   alias EctoFoundationDB.Repo.Options
 
   @type record :: {key :: binary(), Schema.data()}
-  @type op :: EctoFoundationDB.Native.op()
+  @type op ::
+          {:set, key(), value :: binary() | key()}
+          | {:clear, key()}
+          | {:clear_range, first :: key(), after_last :: key()}
+          | {:atomic, atom(), key(), operand :: binary() | key()}
+  @type key :: binary() | {:pack, tuple()}
 
-  @doc "A record has come, with these contents."
+  @doc "A record with these contents was added."
   @callback set(Tenant.t(), Index.t(), Schema.t(), record()) :: [op()]
 
-  @doc "A record with these contents has gone."
+  @doc "A record with these contents was removed."
   @callback clear(Tenant.t(), Index.t(), Schema.t(), record()) :: [op()]
 
   @doc """
-  A record has changed. Without this callback an update that touches an indexed field is a `clear`
-  of the old contents and a `set` of the new.
+  A record has changed. Without this callback, an update of an indexed field is a `clear` of the old contents
+  and a `set` of the new.
   """
   @callback update(Tenant.t(), Index.t(), Schema.t(), old :: record(), new :: record()) :: [
               op()
@@ -49,7 +53,7 @@ defmodule EctoFoundationDB.Indexer do
   @callback drop_ranges(Tenant.t(), Index.t()) :: [{binary(), binary()}]
 
   @doc """
-  Whether existing records are set when the index is created. Without this callback they are.
+  Whether creating the index calls `set` for existing records. Without this callback it does.
   """
   @callback build?(Index.t()) :: boolean()
 
@@ -79,8 +83,8 @@ defmodule EctoFoundationDB.Indexer do
     do: Keys.range(Keys.append(Keys.index(tenant, source, name), elements))
 
   @doc """
-  The structs that an own index leads to: those of the entries that begin with these elements, where
-  an entry's value is the record's key. Options: `limit:` entries, `reverse: true`, `timeout:`.
+  The structs that a custom index leads to, from the entries that begin with these elements. An entry's value
+  must be the record's key. Options: `limit:` entries, `reverse: true`, `timeout:`.
 
       Indexer.all(tenant, Post, :posts_title_index, ["hello"])
   """

@@ -1,11 +1,11 @@
 defmodule EctoFoundationDB.LiveQuery do
   @moduledoc false
-  # Between the layer and the NIF's live queries: what to read and watch for a record or a list, and
-  # how what was read becomes structs.
+  # Connects the layer and the NIF's live queries: what to read and watch for a record or a list, and how
+  # results become structs.
   #
-  # A list is watched by a counter of `EctoFoundationDB.Indexer.SchemaMetadata`. Which range answers it
-  # depends on the tenant's indexes, so its live query is a plan. When the indexes change, the NIF asks the
-  # `EctoFoundationDB.Planner` for another.
+  # A list is watched by a counter of `EctoFoundationDB.Indexer.SchemaMetadata`. The tenant's indexes determine
+  # which range answers it, so its live query is a plan. When the indexes change, the NIF asks the
+  # `EctoFoundationDB.Planner` for a new one.
 
   alias EctoFoundationDB.{Evaluation, Indexer, Native, Planner, Queryable, Schema, Tenant, Values}
   alias EctoFoundationDB.Exception.Unsupported
@@ -14,29 +14,23 @@ defmodule EctoFoundationDB.LiveQuery do
   @doc "The live query of one record."
   @spec record(Tenant.t(), Schema.t(), term()) :: Native.live_query()
   def record(tenant, schema, id) do
-    source = Source.of(schema)
-
-    unless source.write_primary? do
-      raise Unsupported,
-            "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
-    end
-
+    source = Source.watchable!(schema)
     stored = Values.stored(schema, Schema.primary_key(schema), id)
     {first, last} = Keys.record_range(tenant, source.name, stored)
     {:records, first, last, first, {0, false}}
   end
 
-  @typedoc "How a record's rows become its struct, or `:data` where only its fields are wanted."
-  @opaque decoder :: {Values.loader() | :data, Source.t(), conditions :: keyword()}
+  @typedoc "How a record's rows become its struct, or `:data` if only its fields are wanted."
+  @type decoder :: {Values.loader() | :data, Source.t(), conditions :: keyword()}
 
   @doc """
-  What `decode/2` needs for records of a schema, made once for some of them. No function: those are
-  counted by the VM, which thousands of pages at once wait for.
+  The input of `decode/2` for records of a schema, made once for many of them. It contains no functions: the VM
+  counts references to those, and thousands of pages at once would contend for the counters.
   """
   @spec decoder(Tenant.t(), Schema.t()) :: decoder()
   def decoder(tenant, schema), do: {Values.loader(schema, tenant), Source.of(schema), []}
 
-  @doc "What `decode/2` needs for a list's records."
+  @doc "The input of `decode/2` for a list's records."
   @spec decoder(Query.t()) :: decoder()
   def decoder(%Query{tenant: tenant, source: source, where: where, select: select}) do
     loader = if select, do: :data, else: Values.loader(source.schema, tenant)
@@ -44,8 +38,8 @@ defmodule EctoFoundationDB.LiveQuery do
   end
 
   @doc """
-  A record's struct, in a list. A record that does not fulfil the query's conditions, which an index
-  entry that is out of date has led to, is no result: `[]`.
+  A record's struct, in a list. A record that does not fulfil the query's conditions, to which an outdated index
+  entry has led, is not a result: `[]`.
   """
   @spec decode(decoder(), [Native.row()]) :: [struct() | map()]
   def decode({loader, _source, []}, [{:data, data}]), do: [load(loader, data)]
@@ -67,8 +61,8 @@ defmodule EctoFoundationDB.LiveQuery do
   defp load(loader, data), do: Values.load(loader, data)
 
   @doc """
-  The query of a list: of all records of a schema, or of those with these values (`by`), with the
-  options `:where`, `:order_by` and `:limit`.
+  The query of a list: all records of a schema, or those with these values (`by`), with the options `:where`,
+  `:order_by` and `:limit`.
   """
   @spec query(Tenant.t(), Queryable.t(), keyword(), keyword()) :: Query.t()
   defdelegate query(tenant, queryable, by \\ [], opts \\ []), to: Queryable
@@ -91,9 +85,9 @@ defmodule EctoFoundationDB.LiveQuery do
   def basis(%Tenant{} = tenant), do: {tenant_entry(tenant), [], Tenant.confirmed_version(tenant)}
 
   @doc """
-  The live query of a list, watched by the counter `signal` of the records with the values `by`, and
-  its basis. What is known of the tenant's indexes serves as a guess, which the NIF checks as it reads:
-  if it answers `:replan`, pass the basis to `learn/3` and ask again.
+  The live query of a list, watched by the counter `signal` of the records with the values `by`, and its basis.
+  The node's cached indexes serve as a guess, which the NIF checks as it reads: if it answers `:replan`, pass
+  the basis to `learn/3` and ask again.
   """
   @spec all(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) ::
           {Native.basis(), Native.live_query()}
@@ -102,26 +96,26 @@ defmodule EctoFoundationDB.LiveQuery do
     guess(asked_for) || plan(asked_for, Planner.learn(query.tenant, query.source.name, :nothing))
   end
 
-  @doc "What `all/3` gives, if that is known without asking the database; else nil."
+  @doc "The result of `all/3`, if it is known without asking the database; otherwise nil."
   @spec known(Query.t(), keyword(), Indexer.SchemaMetadata.signal()) ::
           {Native.basis(), Native.live_query()} | nil
   def known(%Query{} = query, by, signal), do: guess(asked_for(query, by, signal))
 
   defp asked_for(query, by, signal), do: {:list, normalize(query), Enum.sort(by), signal}
 
-  @doc "Has the Repo read a source's indexes again, unless what this basis was made from is known to be old."
+  @doc "Makes the Repo read a source's indexes again, unless this basis is known to be outdated."
   @spec learn(Query.t(), Native.basis()) :: :ok
   def learn(%Query{} = query, {_tenant, [{_, _, _, fingerprint}], _version}) do
     _known = Planner.learn(query.tenant, query.source.name, fingerprint)
     :ok
   end
 
-  # Lists that give the same are the same live query: what is selected, and what the tenant was opened
-  # with, are each page's own, and the order of conditions is nobody's.
+  # Equal lists are the same live query: the selection, and the options a tenant was opened with, belong to
+  # each page, and the order of conditions does not matter.
   defp normalize(%Query{tenant: tenant} = query),
     do: %{query | select: nil, tenant: %{tenant | options: []}, where: Enum.sort(query.where)}
 
-  @doc "The tenant and source of what was asked for."
+  @doc "The tenant and source of a request."
   @spec source(term()) :: {Tenant.t(), String.t()}
   def source({:list, %Query{tenant: tenant, source: source}, _by, _signal}),
     do: {tenant, source.name}
@@ -142,7 +136,7 @@ defmodule EctoFoundationDB.LiveQuery do
     {tenant, source} = source(asked_for)
     with {_, _} = known <- Metadata.cached(tenant, source), do: plan(asked_for, known)
   rescue
-    # The index may have been made since.
+    # The index may have been created since.
     Unsupported -> nil
   end
 
@@ -207,7 +201,7 @@ defmodule EctoFoundationDB.LiveQuery do
     end
   end
 
-  @doc "What a list's query gives of its structs, in their order; each was read once."
+  @doc "The results of a list's query, made of its structs in order; each was read once."
   @spec arrange(Query.t(), [struct() | map()]) :: [term()]
   defdelegate arrange(query, structs), to: Queryable
 end

@@ -1,10 +1,10 @@
 defmodule EctoFoundationDB.Log do
   @moduledoc false
-  # Log lines for operators: one for an incident, with its facts as metadata.
+  # Log lines for operators: one per incident, with its facts as metadata.
 
   require Logger
 
-  @doc "Logs an event where it is one to know of."
+  @doc "Logs an event if operators must know of it."
   @spec event(module(), [atom()], keyword()) :: :ok
   def event(repo, event, facts) do
     case line(event, Map.new(facts)) do
@@ -23,7 +23,8 @@ defmodule EctoFoundationDB.Log do
   @spec line([atom()], map()) :: {Logger.level(), String.t()} | nil
   def line([:database, :locked], facts),
     do:
-      {:warning, "#{facts.reason}. Transactions wait for its end, each until its timeout is over"}
+      {:warning,
+       "#{facts.reason}. Transactions wait until it is unlocked, each up to its timeout"}
 
   def line([:database, :unlocked], facts),
     do: {:notice, "the database is no longer locked, after #{time(facts.duration)}"}
@@ -34,7 +35,7 @@ defmodule EctoFoundationDB.Log do
   def line([:sync, :answering], facts),
     do:
       {:notice,
-       "the database answers again, after #{time(facts.duration)}; #{queries(facts.live_queries)} can follow it"}
+       "the database answers again, after #{time(facts.duration)}; #{queries(facts.live_queries)} are up to date"}
 
   def line([:sync, :stale], facts) do
     {:warning,
@@ -43,13 +44,13 @@ defmodule EctoFoundationDB.Log do
 
   def line([:sync, :unanswered], facts) do
     {:warning,
-     "#{queries(facts.queries)} got no answer, and from now on wait beside the others. Is a storage server " <>
+     "#{queries(facts.queries)} got no answer, and are retried separately. Is a storage server " <>
        "away? See `fdbcli --exec status`"}
   end
 
   def line([:sync, :watch_limit], facts) do
     {:warning,
-     "the database takes no more than #{facts.watches} watches: #{facts.reason}. Further live queries are read " <>
+     "the database accepts no more than #{facts.watches} watches: #{facts.reason}. Further live queries are read " <>
        "every few seconds. See `max_watches:`"}
   end
 

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Migration do
   @moduledoc """
-  A migration: what a tenant's indexes and counters become.
+  A migration: changes to a tenant's indexes and counters.
 
       defmodule MyApp.IndexUsers do
         use EctoFoundationDB.Migration
@@ -23,14 +23,16 @@ defmodule EctoFoundationDB.Migration do
   alias EctoFoundationDB.Migration.Index
   alias EctoFoundationDB.Schema
 
-  @type command :: {:create, Index.t()} | {:drop, Index.t()}
+  @typedoc "An index, or counters: the result of `index/3`, `unique_index/3` and `metadata/3`."
+  @type index :: struct()
+  @type command :: {:create, index()} | {:drop, index()}
 
   @callback change() :: [command()]
 
   defmodule Index do
     @moduledoc false
-    # What is to be created or dropped. Claims of migrations hold it as it is: its name and fields
-    # are part of the data layout, those this library has no use for included.
+    # What to create or drop. Claims of migrations store this struct as it is, so its name and fields are
+    # part of the data layout, including those this library does not use.
     defstruct schema: nil,
               prefix: nil,
               name: nil,
@@ -57,17 +59,17 @@ defmodule EctoFoundationDB.Migration do
   end
 
   @doc """
-  Creates an index, or counters. The schema must have the fields; of what is dropped it may no longer have them.
+  Creates an index, or counters. The schema must have the fields; this does not apply to `drop/1`.
 
       iex> {:create, index} = Migration.create(Migration.index(User, [:team, :name]))
       iex> index.name
       :users_team_name_index
   """
-  @spec create(Index.t()) :: command()
+  @spec create(index()) :: command()
   def create(%Index{schema: schema, columns: fields} = index) do
     known = Schema.fields(schema)
 
-    # An index may name a field as it is stored.
+    # An index may refer to a field by its stored name.
     with [_ | _] = unknown <-
            (fields -- known) -- Enum.map(known, &Schema.field_source(schema, &1)) do
       raise ArgumentError,
@@ -84,20 +86,20 @@ defmodule EctoFoundationDB.Migration do
       iex> counters.name
       :users_team_metadata
   """
-  @spec drop(Index.t()) :: command()
+  @spec drop(index()) :: command()
   def drop(%Index{} = index), do: {:drop, index}
 
   @doc """
   An index of a schema's records by these fields.
 
   `unique: true`: no two records may have the same values of these fields, unless one of the values is `nil`.
-  Writers check that in their transactions, and `Ecto.Changeset.unique_constraint/3` makes a changeset's error
-  of a violation. Where records with the same values are there already, the migration fails with the ids of a
-  few. `name:` the index's name.
+  Writers check that in their transactions, and `Ecto.Changeset.unique_constraint/3` turns a violation into a
+  changeset error. If records with the same values exist already, the migration fails with the ids of a few.
+  `name:` the index's name.
 
-  `options:` a keyword list for the indexer: `indexer:` the module (`EctoFoundationDB.Indexer.Default`
-  without it), `mapped?: false` for a default index that holds the records themselves, `unique: true`. An
-  indexer of the application's own may have options of its own.
+  `options:` a keyword list for the indexer: `indexer:` the module (by default
+  `EctoFoundationDB.Indexer.Default`), `mapped?: false` for a default index that contains the records
+  themselves, `unique: true`. A custom indexer may have other options.
 
       iex> Migration.index(User, [:team], options: [mapped?: false]).options
       [mapped?: false]
@@ -107,7 +109,7 @@ defmodule EctoFoundationDB.Migration do
       iex> Migration.index(User, [:team], options: [maped?: false])
       ** (ArgumentError) index: unknown options [:maped?] in `options:`, known are: [:indexer, :mapped?, :unique]
   """
-  @spec index(module(), atom() | [atom()], keyword()) :: Index.t()
+  @spec index(module(), atom() | [atom()], keyword()) :: index()
   def index(schema, fields, opts \\ []) do
     {more, opts} =
       if Keyword.keyword?(opts), do: Keyword.split(opts, [:unique, :name]), else: {[], opts}
@@ -154,20 +156,20 @@ defmodule EctoFoundationDB.Migration do
       iex> Migration.unique_index(User, [:name]).options
       [unique: true]
   """
-  @spec unique_index(module(), atom() | [atom()], keyword()) :: Index.t()
+  @spec unique_index(module(), atom() | [atom()], keyword()) :: index()
   def unique_index(schema, fields, opts \\ []),
     do: index(schema, fields, Keyword.put(opts, :unique, true))
 
   @doc """
   Counters (`EctoFoundationDB.Indexer.SchemaMetadata`) of a schema's records, or of those with equal
-  values of these fields. `options: [signals: [:changes]]` keeps only some.
+  values of these fields. `options: [signals: [:changes]]` keeps only some of the counters.
 
       iex> Migration.metadata(User).name
       :users_metadata
       iex> Migration.metadata(User, [:team], options: [signals: [:changes]]).options[:signals]
       [:changes]
   """
-  @spec metadata(module(), [atom()], keyword()) :: Index.t()
+  @spec metadata(module(), [atom()], keyword()) :: index()
   def metadata(schema, fields \\ [], opts \\ []) do
     options = options!(:metadata, opts)
     known!(:metadata, options, [:signals])

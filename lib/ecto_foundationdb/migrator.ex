@@ -13,13 +13,12 @@ defmodule EctoFoundationDB.Migrator do
   The Repo is the migrator, unless its option `migrator:` names another module.
 
   A tenant is migrated when it is opened (`EctoFoundationDB.Tenant.open!/3`), or with all others by
-  `mix ecto_foundationdb.migrate -r MyApp.Repo`. Migrations run while the application does: an index
-  is built in steps (the option `migration_step:` says how many keys each takes), beside writers of
-  the new and of older versions of the application, which keep its entries right meanwhile; a step that
-  is too large for a transaction, or loses against writers, is taken in smaller ones. Queries use it when
-  it is complete. Where several nodes open the same tenant one of them does the work, and
-  the others wait; one that dies is replaced by another after five seconds, which goes on where it
-  stopped.
+  `mix ecto_foundationdb.migrate -r MyApp.Repo`. The application may run meanwhile: an index is built in steps
+  (the option `migration_step:` sets the number of keys per step), while writers, in new and older versions of
+  the application, maintain its entries. A step that is too large for a transaction, or that conflicts with
+  writers, is split into smaller ones. Queries use the index when it is complete. If several nodes open the same
+  tenant, one of them works and the others wait; if it dies, another takes over after five seconds and continues
+  where it stopped.
   """
 
   require Logger
@@ -58,14 +57,14 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # A claim that has not moved for this long belongs to nobody any more: no transaction lasts longer.
+  # A claim that has not changed for this long has no owner any more: no transaction lasts longer.
   @stale_ms 5_100
 
-  # FoundationDB's limit of a value.
+  # FoundationDB's limit for a value.
   @longest_claim 100_000
 
   @doc false
-  # Migrates a tenant, where it has not seen all migrations.
+  # Migrates a tenant, unless it has run all migrations.
   @spec up(Tenant.t()) :: :ok
   def up(%Tenant{} = tenant) do
     config = config(tenant)
@@ -80,7 +79,7 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # The tenant may have been deleted meanwhile: then nothing is known of it.
+  # The tenant may have been deleted meanwhile; then its cache is dropped.
   defp migrated(%Tenant{repo: repo, id: id} = tenant, latest) do
     with {version, prefix, entry, before} when before < latest <- Tenants.find(tenant),
          do: Tenants.learn(repo, id, {version, prefix, entry, latest}),
@@ -96,11 +95,11 @@ defmodule EctoFoundationDB.Migrator do
     do: Keyword.merge(Connection.fetch!(repo).config, options)
 
   @doc """
-  Migrates all tenants of a Repo, or those with the ids in `tenants:`; gives the number of tenants.
+  Migrates all tenants of a Repo, or those with the ids in `tenants:`. Returns the number of tenants.
 
-  `concurrency:` tenants at a time (2). `progress:` a function that is called with the number of
-  tenants done and of all. An interrupted run is safe; the next one goes on where it stopped. An error in
-  one tenant is logged with its id, and raised.
+  `concurrency:` tenants at a time (2). `progress:` a function that is called with the number of finished tenants
+  and of all tenants. Interrupting a run is safe; the next one continues where it stopped. An error in one tenant is
+  logged with its id, and raised.
 
       iex> EctoFoundationDB.Migrator.migrate_all(Repo, tenants: ["docs"], concurrency: 4)
       1
@@ -133,21 +132,21 @@ defmodule EctoFoundationDB.Migrator do
 
       {:ok, {id, error, stacktrace}}, _done ->
         Logger.error(
-          "[EctoFoundationDB] tenant #{inspect(id)} of #{inspect(repo)} is not migrated"
+          "[EctoFoundationDB] the migration of tenant #{inspect(id)} of #{inspect(repo)} failed"
         )
 
         reraise error, stacktrace
     end)
   end
 
-  # A Repo with `tenant_id:` opens no other.
+  # A Repo with `tenant_id:` opens only that tenant.
   defp all(repo) do
     ids = Tenant.list(repo)
     only = Connection.fetch!(repo).config[:tenant_id]
     if only, do: Enum.filter(ids, &(&1 == only)), else: ids
   end
 
-  # An error is raised where all are waited for, and not in a process of its own.
+  # Raises the error in the caller, and not in a separate process.
   defp open(repo, id) do
     Tenant.open(repo, id)
     :ok
@@ -156,7 +155,7 @@ defmodule EctoFoundationDB.Migrator do
   end
 
   @doc """
-  The versions of the migrations that a tenant has not seen.
+  The versions of the migrations that a tenant has not run.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> EctoFoundationDB.Migrator.pending_versions(Repo, tenant)
@@ -179,7 +178,7 @@ defmodule EctoFoundationDB.Migrator do
     do:
       for({version, _} = migration <- migrations(tenant, config), version > latest, do: migration)
 
-  # Of transactions: who migrates is not to be migrated first.
+  # For transactions that must not migrate the tenant first.
   defp options(config), do: [timeout: config[:timeout], migrate?: false]
 
   defp migrations(%Tenant{repo: repo}, config),
@@ -214,7 +213,7 @@ defmodule EctoFoundationDB.Migrator do
 
         if Enum.uniq(versions) != versions do
           raise ArgumentError,
-                "#{inspect(migrator)}.migrations/0: a version is there twice: #{inspect(versions)}"
+                "#{inspect(migrator)}.migrations/0: a version occurs twice: #{inspect(versions)}"
         end
 
         Enum.sort(migrations)
@@ -224,7 +223,7 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # From the records: the greatest of them, which is the last key.
+  # From the records: the highest version, which is the last key.
   defp latest_version(tenant) do
     [latest] = Transaction.read([Tenants.latest_op(tenant, false)])
     Tenants.latest(latest)
@@ -232,10 +231,10 @@ defmodule EctoFoundationDB.Migrator do
 
   ## One tenant's migration
   #
-  # What is left to do is a list of steps, `[{version, [{command, range}]}]`, kept in the claim: one
-  # value of `{owner, steps}` under each source concerned. The node that holds the claim works. Each of
-  # its transactions writes the claim again, so that other nodes see it move, and so that it conflicts with
-  # every writer to one of these sources.
+  # The remaining work is a list of steps, `[{version, [{command, range}]}]`, kept in the claim: one value of
+  # `{owner, steps}` under each source concerned. The node that holds the claim works. Each of its transactions
+  # rewrites the claim, so that other nodes see progress, and so that it conflicts with every writer to one of
+  # these sources.
 
   defp migrate(tenant, migrations, config) do
     steps =
@@ -246,7 +245,7 @@ defmodule EctoFoundationDB.Migrator do
     sources =
       for {_, commands} <- steps, {{_, {_, data}}, _} <- commands, uniq: true, do: data[:source]
 
-    # Without commands there is still a version to record.
+    # A version without commands still has to be recorded.
     sources = if sources == [], do: ["schema_migrations"], else: sources
     owner = :erlang.term_to_binary(make_ref())
 
@@ -259,17 +258,17 @@ defmodule EctoFoundationDB.Migrator do
       log?: config[:log],
       options: options(config),
       seen: nil,
-      # When this node did its first step, its steps since, and when it last told of them.
+      # When this node did its first step, its steps since, and when it last reported them.
       began: nil,
       worked: 0,
-      told: nil
+      reported: nil
     })
   end
 
   defp change(module) do
     unless Code.ensure_loaded?(module) and function_exported?(module, :change, 0) do
       raise ArgumentError,
-            "#{inspect(module)} is no migration: expected a module with `use EctoFoundationDB.Migration` " <>
+            "#{inspect(module)} is not a migration: expected a module with `use EctoFoundationDB.Migration` " <>
               "and change/0"
     end
 
@@ -333,16 +332,16 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # One transaction.
+  # Runs one transaction.
   defp turn(job, limit) do
     claims = claims(job.tenant)
     latest = latest_version(job.tenant)
-    # Another may have done some of it meanwhile.
+    # Another node may have done some of it meanwhile.
     left = fn steps -> for {version, _} = step <- steps, version > latest, do: step end
     found = Enum.find(claims, fn {key, _claim} -> key in job.claims end)
 
-    # Another version's migration may concern sources that ours does not: who goes on with it, or ends
-    # it, writes all of its claims.
+    # Another version's migration may concern sources that ours does not: the node that continues or ends it
+    # writes all of its claims.
     same = if found, do: for({key, claim} <- claims, claim == elem(found, 1), do: key), else: []
     claims = Enum.uniq(job.claims ++ same)
     job = %{job | steps: left.(job.steps), claims: claims, limit: limit}
@@ -355,7 +354,7 @@ defmodule EctoFoundationDB.Migrator do
         own? = owner(claim) == job.owner
 
         cond do
-          # Another version's migrations go on where ours end.
+          # Another version's migrations continue where ours end.
           job.steps == [] ->
             if own?, do: clear_claims(job)
             :done
@@ -375,7 +374,7 @@ defmodule EctoFoundationDB.Migrator do
     claims
   end
 
-  # `seen`: the claim of another, and when it was first seen so.
+  # `seen`: another node's claim, and when it was first seen in this form.
   defp stale?(%{seen: {claim, since}}, claim), do: now() - since > @stale_ms
   defp stale?(_job, _claim), do: false
 
@@ -393,7 +392,7 @@ defmodule EctoFoundationDB.Migrator do
 
   defp now, do: System.monotonic_time(:millisecond)
 
-  # The owner is a reference: its bytes are compared, not decoded. They end where the steps begin.
+  # The owner is a reference, whose bytes are compared, not decoded. They end where the steps begin.
   defp owner(<<131, 104, 2, rest::binary>> = claim),
     do: binary_part(rest, 0, steps_at(claim) - 3)
 
@@ -406,8 +405,8 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # What another node left. If it has commands that this version cannot read, this node does its own steps
-  # from their start and replaces what is there of them.
+  # Another node's remaining steps. If this version cannot read some of the commands, this node does its own
+  # steps from their start, and replaces leftovers.
   defp steps(job, <<131, 104, 2, _::binary>> = claim) do
     at = steps_at(claim)
     steps = binary_part(claim, at, byte_size(claim) - at)
@@ -475,13 +474,13 @@ defmodule EctoFoundationDB.Migrator do
     {:worked, [{version, "X", index}], {version, index.name}}
   end
 
-  # Another version's migrations end where ours go on.
+  # Another version's migrations end where ours continue.
   defp step(job, []) do
     claim(job, job.steps)
     {:worked, [], nil}
   end
 
-  # A step of building: the entries of so many records, and where to go on.
+  # A step of building: writes the entries of this many records, and returns where to continue.
   defp build(job, index, key, schema, {first, cursor, last}) do
     case if(cursor == first, do: begin(job, index, key), else: :begun) do
       :there ->
@@ -494,8 +493,8 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # An index that is there already is complete, and must stay so. A different index of that name is
-  # replaced; leftovers of an earlier attempt are cleared.
+  # An existing index is complete, and must stay so. A different index of that name is replaced; leftovers of
+  # an earlier attempt are cleared.
   defp begin(job, index, key) do
     [value] = Transaction.read([{:get, key, false}])
 
@@ -536,7 +535,7 @@ defmodule EctoFoundationDB.Migrator do
     end
   end
 
-  # The entries of the records before these are there.
+  # The records before these have their entries already.
   defp check_unique!(job, index, source, records) do
     writer = %{Writer.new(job.tenant, source) | metadata: %Metadata{indexes: [index]}}
 
@@ -554,10 +553,10 @@ defmodule EctoFoundationDB.Migrator do
     ])
   end
 
-  # `claim/2` of no steps ends the claim.
+  # `claim/2` without steps ends the claim.
   defp claim(job, []), do: clear_claims(job)
 
-  # Later versions that do not fit into it follow when these are done.
+  # Later versions that do not fit follow when these are done.
   defp claim(job, steps) do
     <<131, encoded::binary>> = :erlang.term_to_binary(steps)
     value = <<131, 104, 2, job.owner::binary, encoded::binary>>
@@ -571,19 +570,19 @@ defmodule EctoFoundationDB.Migrator do
 
       true ->
         raise ArgumentError,
-              "migration #{elem(hd(steps), 0)} has #{length(elem(hd(steps), 1))} commands left to do, and " <>
-                "those are kept in one value of 100,000 bytes. Make several migrations of it"
+              "migration #{elem(hd(steps), 0)} has #{length(elem(hd(steps), 1))} remaining commands, but these are kept " <>
+                "in one value of at most 100,000 bytes. Split it into several migrations"
     end
   end
 
   defp clear_claims(job),
     do: Transaction.write(for claim <- job.claims, do: {:clear, claim})
 
-  # Who only waits for another node tells nothing: that one does.
+  # A node that only waits for another reports nothing: the other node does.
   defp began(%{began: nil} = job) do
     commands = for {_version, commands} <- job.steps, command <- commands, do: command
     tell(job, :begun, commands: length(commands), versions: versions(job))
-    %{job | began: now(), told: now()}
+    %{job | began: now(), reported: now()}
   end
 
   defp began(job), do: job
@@ -593,10 +592,10 @@ defmodule EctoFoundationDB.Migrator do
   defp progress(%{worked: worked} = job, at) do
     job = %{job | worked: worked + 1}
 
-    with {version, index} <- at, true <- now() - job.told >= @progress_ms do
+    with {version, index} <- at, true <- now() - job.reported >= @progress_ms do
       facts = [duration: now() - job.began, steps: job.worked, version: version, index: index]
       tell(job, :progress, facts)
-      %{job | told: now()}
+      %{job | reported: now()}
     else
       _nothing_to_tell -> job
     end

@@ -2,9 +2,9 @@ defmodule EctoFoundationDB.Native do
   @moduledoc false
   # The NIF's functions, nothing else. The Rust side is native/ecto_fdb.
   #
-  # None of these waits for the database: whatever needs an answer takes a `ref` made by the caller
-  # (`make_ref/0`) and answers with one message `{ref, answer}`. `client_start/1` and
-  # `database_open/3` touch the file system and run on a dirty I/O scheduler.
+  # None of these waits for the database: functions that need an answer take a `ref` made by the caller
+  # (`make_ref/0`) and answer with one message `{ref, answer}`. `client_start/1` and `database_open/3` touch
+  # the file system and run on a dirty I/O scheduler.
 
   @typedoc "An error of the database or of the client; `code` is FoundationDB's, or 0."
   @type error ::
@@ -25,47 +25,37 @@ defmodule EctoFoundationDB.Native do
   """
   @type key :: binary() | {:pack, tuple() | list()}
 
-  @type selector :: {key(), or_equal :: boolean(), offset :: integer()}
-
   @typedoc """
   One operation of a transaction. Reads answer with their result, writes with `:ok`.
 
     * `{:get, key, snapshot?}` → binary or `nil`
-    * `{:get_key, selector, snapshot?}` → binary
     * `{:get_range, begin, end, opts}` → `[{key, value}]`, all of it, or `limit` rows.
-      `begin`/`end` are keys or selectors; `opts` is a map with `:limit` (0: all), `:reverse`,
-      `:snapshot`, `:mode` (a streaming mode, `:want_all`), `:target_bytes`, and `:records`: the rows
-      are of records, and the values of those that are plain data and in one piece come decoded, as
-      keyword lists
+      `opts` is a map with `:limit` (0: all), `:reverse`, `:snapshot`, and `:records`: the rows are
+      records, and the values that are plain data and in one piece arrive decoded, as keyword lists
     * `{:get_mapped_range, begin, end, mapper, opts}` → `[{key, value, [{key, value}]}]`; with
       `:records` the inner rows are those of records
-    * `:get_read_version` → integer
-    * `{:get_estimated_range_size, begin, end}` → integer
     * `{:set, key, value}`, `{:clear, key}`, `{:clear_range, begin, end}`
     * `{:atomic, type, key, param}`; `type` is a mutation type's atom: `:add`, `:max`,
       `:byte_min`, `:set_versionstamped_key`, `:set_versionstamped_value`, …
-    * `{:read_conflict, begin, end}`, `{:write_conflict, begin, end}`
-    * `{:option, name, value | nil}`: a transaction option's atom, `:snapshot_ryw_disable`, …
+    * `{:read_conflict, begin, end}`
     * `{:directory, :create_or_open | :create | :open, [name]}` → prefix;
-      `{:directory, :exists | :remove | :list, [name]}` → boolean, boolean, `[name]`;
-      `{:directory, :move, [name], [name]}` → prefix
+      `{:directory, :exists | :remove | :list, [name]}` → boolean, boolean, `[name]`
     * `{:watch, key}` → a reference. Once the transaction has committed, the calling process gets
       one message: `{reference, :ready}` when the watch fires, `{reference, {:error, error}}` when
       it fails. `watch_cancel/1` ends it.
   """
-  @type op :: tuple() | atom()
+  @type op :: tuple()
 
   @typedoc """
-  What a live query reads, the records of `[begin, end)`, and the key whose watch says that they may
-  have changed. `:records`: the range holds records, each a row, or a row followed by the parts of
-  its split value. `{:index, by, records}`: it holds index entries that lead to records, whose keys
-  begin with `records`; those are read in turn. `by` is `:value` where an entry's value is the record's
-  key, `:versionstamp` where its key ends in the record's id. `limit` (0: all) counts records, and of
-  an index those whose entry ends in their id: others may come beside them. `reverse?`: the last key
-  first.
+  The range `[begin, end)` whose records a live query reads, and the key whose watch tells that they may have
+  changed. `:records`: the range contains records, each a row, or a row followed by the parts of its split value.
+  `{:index, by, records}`: it contains index entries that lead to records, whose keys begin with `records`; these
+  are read next. `by` is `:value` if an entry's value is the record's key, `:versionstamp` if its key ends in the
+  record's id. `limit` (0: all) counts records; of an index, entries that end in their record's id: others may
+  come in addition. `reverse?`: the last key first.
 
-  `:planned`: the read is a plan for `asked_for`, made from what its basis names. It holds as long as
-  that is the same; when it changes, the `planner/1` is asked for another.
+  `:planned`: the read is a plan for `asked_for`, made from what its basis names. It is valid as long as that is
+  unchanged; when it changes, the `planner/1` is asked for a new plan.
 
   One record: `{:records, key, key <> <<0xFF>>, key, {0, false}}`.
 
@@ -80,7 +70,7 @@ defmodule EctoFoundationDB.Native do
           {:records | {:index, :value | :versionstamp, records :: key()}, begin :: key(),
            finish :: key(), watch :: key(), {limit :: non_neg_integer(), reverse? :: boolean()}}
 
-  @typedoc "The value of `\\xff/metadataVersion`: while it is the same, no indexes and tenants have changed."
+  @typedoc "The value of `\\xff/metadataVersion`. While it is unchanged, so are all indexes and tenants."
   @type metadata_version :: binary() | nil
 
   @typedoc """
@@ -89,7 +79,7 @@ defmodule EctoFoundationDB.Native do
   of its index descriptions, the key of its migration claim, and a digest of both. While the metadata
   version is another one, the reading transaction compares.
 
-  `subscribe/3` answers `{ref, {:error, {:tenant_gone, name}}}` if the tenant's entry has another value,
+  `subscribe/3` answers `{ref, {:error, {:tenant_gone, name}}}` if the tenant's entry has a different value,
   and `{ref, :replan}` if the source has changed.
   """
   @type basis ::
@@ -99,14 +89,14 @@ defmodule EctoFoundationDB.Native do
   @type source :: {key(), key(), claim :: key(), fingerprint :: <<_::256>>}
 
   @typedoc """
-  What a live query has for a subscriber. `{:rows, records}`: a record is the list of its rows (more than
-  one if its value is split); `{:keep, first, count}` stands for so many records of what was taken before,
-  from place `first` on (from 0). What is taken first holds no `:keep`.
+  A live query's result for a subscriber. `{:rows, records}`: a record is the list of its rows (more than one if
+  its value is split); `{:keep, first, count}` stands for this many records of the previous result, from place
+  `first` on (from 0). The first result contains no `:keep`.
 
   `{:value, value}`: what a function gave.
 
   `{:stale, error}`: the data could not be confirmed for longer than `stale_after/2`; `:fresh`: they are
-  again what the database holds.
+  confirmed again.
   """
   @type taken ::
           :unchanged
@@ -116,18 +106,18 @@ defmodule EctoFoundationDB.Native do
           | :fresh
 
   @typedoc """
-  A row of a live query. `{:data, fields}` for a record's value that is a keyword list of plain data:
-  decoded already, to a map.
+  A row of a live query. `{:data, fields}` is a record's value that is a keyword list of plain data, decoded to a
+  map.
   """
   @type row :: {key :: binary(), value :: binary()} | {:data, map()}
 
-  # Operations, or live queries, that are decoded in less than a millisecond: on the scheduler at hand.
-  # More go to a dirty one.
+  # This many operations or live queries are decoded in less than a millisecond, on the calling scheduler.
+  # More of them go to a dirty scheduler.
   @most_on_a_scheduler 500
   # Bytes of a term that are copied in less than a millisecond.
   @large_value 200_000
 
-  # Not loaded by the compiler, which comes before the library it loads.
+  # Not loaded by the compiler, which runs before the library exists.
   @compile {:autoload, false}
   @on_load :load
 
@@ -142,7 +132,7 @@ defmodule EctoFoundationDB.Native do
       # A VM keeps the NIF it has: its threads and the database's network run in it.
       {:error, {reason, _text}} when reason in [:upgrade, :reload] ->
         :logger.error(
-          "EctoFoundationDB.Native has changed, but this VM goes on with the NIF it has loaded: " <>
+          "EctoFoundationDB.Native has changed, but this VM continues with the NIF it has loaded: " <>
             "restart the VM to use the new one"
         )
 
@@ -164,18 +154,18 @@ defmodule EctoFoundationDB.Native do
   end
 
   @doc """
-  Binds the C API and starts the network, once in a VM. `library` is `:embedded` or
+  Binds the C API and starts the network, once per VM. `library` is `:embedded` or
   `{:cluster, path | nil}` (`nil`: the system's search order for `libfdb_c`); `options` is a keyword
-  list of FoundationDB network options. Again with the same library: `:ok`; with another one an
-  error that names both.
+  list of FoundationDB network options. Calling it again with the same library returns `:ok`; with a different
+  one, an error that names both.
   """
   @spec client_start(%{library: :embedded | {:cluster, binary() | nil}, options: keyword()}) ::
           :ok | {:error, error()}
   def client_start(_config), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Whether the cluster file of this path can be read and holds a connection string; `nil`: of the one that
-  FoundationDB's clients look for. Needs no client.
+  Checks that the cluster file at this path is readable and contains a connection string; `nil` stands for the one
+  that FoundationDB's clients use by default. Needs no client.
   """
   @spec cluster_file_check(binary() | nil) :: :ok | {:error, error()}
   def cluster_file_check(_path), do: :erlang.nif_error(:nif_not_loaded)
@@ -183,8 +173,8 @@ defmodule EctoFoundationDB.Native do
   @doc """
   Opens a database: `{:memory, name}` or `{:file, path}` of the embedded engine, or
   `{:cluster_file, path | nil}`. `options`: a keyword list of database options
-  (`:max_watches`, `:transaction_timeout`, `:transaction_retry_limit`, …). `name` is the Repo's: under
-  a name that is still in use, by subscriptions of before the Repo was restarted, it is that database.
+  (`:max_watches`, `:transaction_timeout`, `:transaction_retry_limit`, …). `name` is the Repo's. If subscriptions
+  from before a restart of the Repo still use a database of this name, returns that one.
   """
   @spec database_open(
           binary(),
@@ -194,8 +184,8 @@ defmodule EctoFoundationDB.Native do
   def database_open(_name, _target, _options), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  A transaction that belongs to the calling process and is gone with it. All of its attempts have these
-  options, `[{name, value | nil}]`.
+  A transaction that belongs to the calling process and ends with it. All of its attempts have these options,
+  `[{name, value | nil}]`.
   """
   @spec transaction_new(database(), [{atom(), term()}]) ::
           {:ok, transaction()} | {:error, error()}
@@ -242,31 +232,31 @@ defmodule EctoFoundationDB.Native do
     do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  `fdb_transaction_on_error`: answers `{ref, :ok}` after the back-off, the transaction reset and to
-  be run again, or `{ref, {:error, error}}` where it can't be.
+  `fdb_transaction_on_error`: answers `{ref, :ok}` after the back-off, with the transaction reset for another
+  attempt, or `{ref, {:error, error}}` if it can't be retried.
   """
   @spec transaction_on_error(transaction(), reference(), non_neg_integer()) :: :ok
   def transaction_on_error(_transaction, _ref, _code), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Drops the transaction and what is in flight: when it returns, no answer will be sent. One may be in
-  the mailbox.
+  Drops the transaction and everything in flight: when it returns, no further answer will be sent. One may be
+  in the mailbox.
   """
   @spec transaction_cancel(transaction()) :: :ok
   def transaction_cancel(_transaction), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Ends a watch that `{:watch, key}` began: when it returns, no message of it will be sent."
+  @doc "Cancels a watch of `{:watch, key}`: when it returns, the watch will send no message."
   @spec watch_cancel(reference()) :: :ok
   def watch_cancel(_watch), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
   Subscribes the calling process: one subscription for each element of `wanted`, all of them read at
-  one read version that is obtained after this call began. Answers `{ref, :ok}` when all stand and
-  their first results wait for `take/1`; or `{ref, :replan}`, `{ref, {:error, error}}` when none does.
+  one read version that is obtained after this call began. Answers `{ref, :ok}` when all are established and
+  their first results wait for `take/1`; or `{ref, :replan}` or `{ref, {:error, error}}`, and none is established.
 
-  With an earlier subscription of the process beside its queries, those that both have are neither
-  read nor watched again: the first `take/1` tells only what has changed since the earlier one took
-  them. The earlier one continues until `unsubscribe/1`.
+  If an earlier subscription of the process is given beside its queries, those that both have are neither read nor
+  watched again: the first `take/1` returns only what has changed since the earlier one took them. The earlier one
+  continues until `unsubscribe/1`.
   """
   @spec subscribe(database(), reference(), [{basis(), [live_query()], subscription() | nil}]) ::
           [subscription()]
@@ -284,7 +274,7 @@ defmodule EctoFoundationDB.Native do
   def subscribe_many(_database, _ref, _wanted), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Takes what there is. The first time `{:first, [taken]}`, with an element for each live query; then
+  Takes the results that are ready. The first time `{:first, [taken]}`, with an element for each live query; then
   `{:news, [{place, taken}]}` for those that may have changed, by their places (from 0). Allows the next
   `{subscription, :ready}`.
   """
@@ -324,15 +314,15 @@ defmodule EctoFoundationDB.Native do
   def untake(_subscription), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Answers `{ref, :ok}` when every subscription knows all that was committed before this call and its message is
-  in the mailbox; after `timeout` ms `{ref, {:timeout, what_was_waited_for, last_error | nil}}`.
+  Answers `{ref, :ok}` when every subscription knows all commits from before this call and its message is in the
+  mailbox; after `timeout` ms `{ref, {:timeout, what_was_waited_for, last_error | nil}}`.
   """
   @spec settle(database(), reference(), non_neg_integer()) :: :ok
   def settle(_database, _ref, _timeout), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Ends a subscription: when it returns, no further message of it will be sent. One may be in the
-  mailbox. That goes for the answer to `subscribe/3`, too, once the call's last subscription has ended.
+  Ends a subscription: when it returns, the subscription will send no further message. One may be in the mailbox.
+  The same applies to the answer to `subscribe/3` once the call's last subscription has ended.
   """
   @spec unsubscribe(subscription()) :: :ok
   def unsubscribe(_subscription), do: :erlang.nif_error(:nif_not_loaded)
@@ -345,8 +335,8 @@ defmodule EctoFoundationDB.Native do
   def planner(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  The planner's answer: the live query to read from now on, for all who subscribe to the earlier one,
-  or why there is none (their data stay, stale, for this reason); and the basis on which that was found.
+  The planner's answer: the live query to read from now on, for all subscribers of the earlier one, or why there
+  is none (their data stay, stale for this reason); and the basis on which that was found.
   """
   @spec replanned(
           database(),
@@ -410,17 +400,16 @@ defmodule EctoFoundationDB.Native do
   def pulse(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Makes the calling process the reporter: it gets `{:event, name, facts}`, a keyword list, of all events, or
-  of incidents alone. `EctoFoundationDB.Telemetry` has the events of its groups `:sync` and `:database` with
+  Makes the calling process the reporter: it gets `{:event, name, facts}`, a keyword list, for all events, or
+  only for incidents. `EctoFoundationDB.Telemetry` has the events of its groups `:sync` and `:database` with
   their facts. `:duration` is in microseconds, a `:reason` an error.
   """
   @spec reporter(database(), all? :: boolean()) :: :ok
   def reporter(_database, _all?), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  What is known of the VM's client: its library's path (`nil` for the embedded engine), release and
-  protocol, the API version, and the names of the network options that it was started with (`nil` before
-  a Repo has started it).
+  The VM's client: its library's path (`nil` for the embedded engine), release and protocol, the API version, and
+  the names of the network options that it was started with (`nil` before a Repo has started it).
   """
   @spec client_facts() :: %{
           library: String.t() | nil,
@@ -431,7 +420,7 @@ defmodule EctoFoundationDB.Native do
         }
   def client_facts, do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Where a database is: its cluster file, and what was in it when it was opened; or the engine's file."
+  @doc "The location of a database: its cluster file, with its contents when it was opened; or the engine's file."
   @spec database_facts(database()) :: %{
           cluster_file: String.t() | nil,
           connection_string: String.t() | nil,
@@ -440,21 +429,21 @@ defmodule EctoFoundationDB.Native do
   def database_facts(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Asks the database for a read version, for `timeout` ms at most, and the client for its status; answers
+  Asks the database for a read version, for at most `timeout` ms, and the client for its status; answers
   `{ref, report}`. Times are milliseconds since 1970, those that end in `_us` microseconds.
   """
   @spec health(database(), reference(), non_neg_integer()) :: :ok
   def health(_database, _ref, _timeout), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  How long the database may be silent, or a live query fail, before subscribers are told that their
-  data are stale (10,000 ms).
+  How long the database may be silent, or a live query fail, before subscribers are notified that their data are
+  stale (10,000 ms).
   """
   @spec stale_after(database(), pos_integer()) :: :ok
   def stale_after(_database, _milliseconds), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  What a transaction has read and written so far, in all of its attempts: keys read, bytes of keys and
+  A transaction's reads and writes so far, in all of its attempts: keys read, bytes of keys and
   values read, keys and ranges written, bytes written.
   """
   @spec transaction_sizes(transaction()) ::
@@ -493,23 +482,23 @@ defmodule EctoFoundationDB.Native do
   @spec engine_stats(database()) :: %{atom() => non_neg_integer()} | nil
   def engine_stats(_database), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Puts an empty database in the place of this one, which is the embedded engine's and in memory."
+  @doc "Replaces this database, which must be the embedded engine's and in memory, with an empty one."
   @spec engine_wipe(database()) :: :ok | {:error, error()}
   def engine_wipe(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Holds the embedded engine's watches of this database back, or lets them go: what would have
-  fired meanwhile fires then.
+  Holds the embedded engine's watches of this database back, or releases them: those that should have fired
+  meanwhile fire then.
   """
   @spec engine_hold_watches(database(), boolean()) :: :ok | {:error, error()}
   def engine_hold_watches(_database, _hold?), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Has the embedded engine inject faults, `name=value,…`; `nil` ends that."
+  @doc "Makes the embedded engine inject faults, `name=value,…`; `nil` ends that."
   @spec engine_faults(database(), String.t() | nil) :: :ok | {:error, error()}
   def engine_faults(_database, _faults), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Puts the embedded engine out of order: `EctoFoundationDB.Embedded.outage/2`. The ranges are pairs of
+  Simulates an outage of the embedded engine: `EctoFoundationDB.Embedded.outage/2`. The ranges are pairs of
   keys.
   """
   @spec engine_outage(
@@ -522,20 +511,20 @@ defmodule EctoFoundationDB.Native do
   def engine_outage(_database, _all?, _locked?, _reads, _watches),
     do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Writes the embedded engine's database to a new file; the keys and bytes in it."
+  @doc "Writes the embedded engine's database to a new file; returns its number of keys and bytes."
   @spec engine_back_up(database(), String.t()) ::
           {:ok, %{keys: non_neg_integer(), bytes: non_neg_integer()}} | {:error, error()}
   def engine_back_up(_database, _path), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Compacts the file of the embedded engine's database; its length in bytes before and after."
+  @doc "Compacts the file of the embedded engine's database; returns its length in bytes before and after."
   @spec engine_compact(database()) ::
           {:ok, %{before: non_neg_integer(), after: non_neg_integer()}} | {:error, error()}
   def engine_compact(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  Walks over terms in Erlang's external term format, which begin at a position: `terms` of them.
-  `:data` refuses functions, pids, ports and references. Gives where they end; `{:more, position,
-  terms}` where there is more to walk over than one call may take: call again with these.
+  Walks over `terms` terms in Erlang's external term format that begin at a position. `:data` refuses functions,
+  pids, ports and references. Returns where they end, or `{:more, position, terms}` if there is more to walk over
+  than one call may take: call again with these.
   """
   @spec etf_skip(binary(), non_neg_integer(), pos_integer(), :data | :anything) ::
           {:ok, non_neg_integer()}
@@ -548,8 +537,8 @@ defmodule EctoFoundationDB.Native do
   def etf_fields(_binary), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  An encoded term with strings in place of atoms that do not exist, and `{:reference, encoded}` in
-  place of references.
+  An encoded term with strings in place of unknown atoms, and `{:reference, encoded}` in place of
+  references.
   """
   @spec etf_foreign(binary()) :: {:ok, binary()} | {:error, String.t()}
   def etf_foreign(_binary), do: :erlang.nif_error(:nif_not_loaded)

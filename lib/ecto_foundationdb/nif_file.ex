@@ -1,11 +1,11 @@
 defmodule EctoFoundationDB.NifFile do
   @moduledoc false
-  # The file of the NIF's library, looked at before the VM loads it. The library holds
-  # `<ecto_fdb_sync NIF version>` (native/ecto_fdb/src/lib.rs), so nothing of it has to run, and a library
-  # for another machine can be checked, too.
+  # The file of the NIF's library, checked before the VM loads it. The library contains
+  # `<ecto_fdb_sync NIF version>` (native/ecto_fdb/src/lib.rs), so nothing in it has to run, and a library
+  # for a different machine can be checked, too.
 
-  # Makes Mix ask for this package to be compiled again when the setting changes: the compiler that
-  # installs the library reads it (Mix.Tasks.Compile.EctoFdbNif).
+  # Makes Mix compile this package again when the setting changes: the compiler that installs the library
+  # reads it (Mix.Tasks.Compile.EctoFdbNif).
   Application.compile_env(:ecto_fdb_sync, :nif)
 
   @version Mix.Project.config()[:version]
@@ -14,7 +14,7 @@ defmodule EctoFoundationDB.NifFile do
   @spec version() :: String.t()
   def version, do: @version
 
-  @doc "Whether the file is the NIF of this version; if not, what it is."
+  @doc "Whether the file is the NIF of this version; if not, what it is instead."
   @spec check(Path.t(), String.t()) :: :ok | {:error, String.t()}
   def check(path, version \\ @version) do
     with {:ok, contents} <- read(path) do

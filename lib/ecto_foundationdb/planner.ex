@@ -1,10 +1,10 @@
 defmodule EctoFoundationDB.Planner do
   @moduledoc false
-  # Reads the indexes of a source when they have changed, once for everybody who wants to know: pages that
-  # subscribe to lists (`learn/3`), and live queries that ask for a new plan (`{:replan, …}` of the NIF).
+  # Reads the indexes of a source when they have changed, once for all that need them: pages that subscribe to
+  # lists (`learn/3`), and live queries that ask for a new plan (the NIF's `{:replan, …}`).
   #
-  # Each source is read by a process of its own, so that one that fails, or waits for the database, holds
-  # up no other. A live query that gets no answer asks again.
+  # A separate process reads each source, so that one that fails, or waits for the database, does not delay
+  # others. A live query that gets no answer asks again.
 
   use GenServer
 
@@ -22,8 +22,8 @@ defmodule EctoFoundationDB.Planner do
   defp name(repo), do: Module.concat(repo, "Planner")
 
   @doc """
-  What the indexes of a source are now, and under which metadata version. `outdated` is the fingerprint
-  that was found wrong: if others are known already, nothing is read.
+  The current indexes of a source, and under which metadata version. `outdated` is the fingerprint that was found
+  wrong: if a different one is cached already, nothing is read.
   """
   @spec learn(Tenant.t(), String.t(), binary() | :nothing) ::
           {Native.metadata_version(), Metadata.t()}
@@ -44,12 +44,12 @@ defmodule EctoFoundationDB.Planner do
 
   @impl true
   def init({database, owner}) do
-    # A link says nothing if the Repo's process stops normally.
+    # A link does not help if the Repo's process stops normally.
     owner = Process.monitor(owner)
     :ok = Native.planner(database)
 
-    # `waiting`: {prefix, source} => {tenant, whom to answer}. `running`: the same by the monitors of the
-    # processes that read.
+    # `waiting`: {prefix, source} => {tenant, callers}. `running`: the same by the monitors of the processes
+    # that read.
     {:ok, %{database: database, owner: owner, waiting: %{}, running: %{}}}
   end
 
@@ -84,7 +84,7 @@ defmodule EctoFoundationDB.Planner do
     start(%{state | waiting: waiting})
   end
 
-  # A read that is under way may have begun before the newest question: that waits for the next one.
+  # A read in progress may have begun before the newest request, which therefore waits for the next read.
   defp start(state) do
     reading = MapSet.new(state.running, fn {_monitor, {source, _answers}} -> source end)
     next = Enum.find(state.waiting, fn {source, _} -> source not in reading end)

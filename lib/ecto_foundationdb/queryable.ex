@@ -1,8 +1,8 @@
 defmodule EctoFoundationDB.Queryable do
   @moduledoc false
-  # What can be asked for, in either kind of Repo: the records of a schema by options, or an `Ecto.Query`. It
-  # becomes a query of the layer; what makes results of its records is in the query's `select`: nil for structs
-  # of the schema, else `{module, term}`, whose `results/2` is given the records' fields.
+  # What the functions of either kind of Repo read: the records of a schema by options, or an `Ecto.Query`. It
+  # becomes a query of the layer, whose `select` makes results of its records: nil for structs of the schema,
+  # else `{module, term}`, whose `results/2` receives the records' fields.
 
   alias EctoFoundationDB.{Schema, Tenant, Values}
   alias EctoFoundationDB.Exception.Unsupported
@@ -19,7 +19,7 @@ defmodule EctoFoundationDB.Queryable do
   def schema!(%{__struct__: Ecto.Query} = query), do: ecto!().schema!(query)
 
   def schema!(schema) when is_atom(schema) and not is_nil(schema) do
-    # Raises where it is none.
+    # Raises if it is not a schema.
     Schema.source(schema)
     schema
   end
@@ -28,7 +28,7 @@ defmodule EctoFoundationDB.Queryable do
     do: raise(ArgumentError, "expected a schema or a query of one, got: #{inspect(other)}")
 
   @doc """
-  The layer's query of a queryable, of those of its records that have the values `by`, with the options `:where`,
+  The layer's query of a queryable, restricted to records with the values `by`, with the options `:where`,
   `:order_by` and `:limit`.
   """
   @spec query(Tenant.t(), t(), keyword(), keyword()) :: LayerQuery.t()
@@ -38,7 +38,7 @@ defmodule EctoFoundationDB.Queryable do
     unless ecto_query.prefix in [nil, tenant] do
       raise Unsupported,
             "the query has the prefix #{inspect(ecto_query.prefix)}, and the state's tenant is #{inspect(tenant)}: " <>
-              "what is synced is read from the state's tenant. Leave the prefix out"
+              "synced data are read from the state's tenant. Leave the prefix out"
     end
 
     query = ecto!().layer_query(tenant, ecto_query)
@@ -56,7 +56,7 @@ defmodule EctoFoundationDB.Queryable do
 
     with [_ | _] = unknown <- Keyword.keys(opts) -- @options do
       raise ArgumentError,
-            "a list's options: unknown options #{inspect(unknown)}, known are: #{inspect(@options)}"
+            "unknown options of a list: #{inspect(unknown)}, known are: #{inspect(@options)}"
     end
 
     by = for {field, value} <- by, do: {field, {:==, value}}
@@ -66,10 +66,14 @@ defmodule EctoFoundationDB.Queryable do
   defp ecto! do
     if Code.ensure_loaded?(Ecto.Adapters.FoundationDB.Live),
       do: Ecto.Adapters.FoundationDB.Live,
-      else: raise(Unsupported, "an Ecto.Query, and this library was compiled without Ecto")
+      else:
+        raise(
+          Unsupported,
+          "an Ecto.Query is not supported: this library was compiled without Ecto"
+        )
   end
 
-  @doc "What a query gives of its records."
+  @doc "A query's results, made from its records."
   @spec results(LayerQuery.t(), [Record.t()]) :: [term()]
   def results(%{select: nil} = query, records),
     do: Values.load_all(Values.loader(query.source.schema, query.tenant), records)
@@ -77,7 +81,7 @@ defmodule EctoFoundationDB.Queryable do
   def results(%{select: {module, select}}, records),
     do: module.results(select, for(record <- records, do: record.data))
 
-  @doc "What a query gives of structs, or of fields where it selects some: in its order, up to its limit."
+  @doc "A query's results, made from structs, or from fields if it selects some: in its order, up to its limit."
   @spec arrange(LayerQuery.t(), [struct() | map()]) :: [term()]
   def arrange(%{select: nil} = query, structs) do
     field = Values.getter(query.source)

@@ -1,12 +1,11 @@
 defmodule EctoFoundationDB.Rebuild do
   @moduledoc """
-  Makes an index what its records say: sets the entries that are missing, and clears those that no
-  record has.
+  Rebuilds an index: adds missing entries, and clears those that match no record.
 
-  Indexes of this library need no rebuilding. It is for data of ecto_foundationdb, which wrote wrong
-  entries for records that were upserted, and for what other clients of the database did. The
-  application goes on meanwhile: every step is a transaction that conflicts with writers of the same
-  records. `mix ecto_foundationdb.rebuild` does it for all tenants.
+  Indexes of this library need no rebuilding. It is for data of ecto_foundationdb, which wrote wrong entries for
+  upserted records, and for changes by other clients of the database. The application may run meanwhile: every
+  step is a transaction that conflicts with writers of the same records. `mix ecto_foundationdb.rebuild` rebuilds
+  an index in all tenants.
   """
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Tenant, Transaction}
@@ -15,8 +14,8 @@ defmodule EctoFoundationDB.Rebuild do
   alias EctoFoundationDB.Repo.Options
 
   @doc """
-  Rebuilds one index of a tenant; gives the number of entries that were missing and of those that were
-  wrong. `step:` records or entries in a transaction, 500 by default.
+  Rebuilds one index of a tenant. Returns the number of entries that were missing, and of those that were wrong.
+  `step:` records or entries per transaction, 500 by default.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> EctoFoundationDB.Rebuild.index(tenant, User, :users_team_index)
@@ -46,7 +45,7 @@ defmodule EctoFoundationDB.Rebuild do
     pages(tenant, rest, step, count + more, fun)
   end
 
-  # The index may be dropped meanwhile: each step looks for it.
+  # The index may be dropped meanwhile, so each step checks for it.
   defp set(query, name, range, step) do
     index = find!(query, name)
     {records, rest} = Reader.page_of_records(query.source, range, step)
@@ -76,8 +75,8 @@ defmodule EctoFoundationDB.Rebuild do
 
   defp mend(_query, _name, []), do: :ok
 
-  # Live lists notice that the index has another description, and are read again: no record has changed,
-  # so no counter moves.
+  # Live lists notice that the index has a different description, and are read again. No record has changed,
+  # so no counter changes.
   defp mend(query, name, operations) do
     key = Native.pack(Keys.index_description(query.tenant, query.source.name, name))
     [description] = Transaction.read([{:get, key, false}])
@@ -106,7 +105,7 @@ defmodule EctoFoundationDB.Rebuild do
       index ->
         unless Indexer.default?(index) do
           raise Unsupported,
-                "only default indexes can be rebuilt, and #{index.name} is of " <>
+                "only default indexes can be rebuilt, and the indexer of #{index.name} is " <>
                   "#{inspect(index.indexer)}: drop it and create it again in a migration"
         end
 

@@ -1,9 +1,9 @@
 defmodule EctoFoundationDB.Repo do
   @moduledoc """
-  A plain repository, for applications without Ecto: structs, whose fields are stored as they are.
+  A plain repository for applications without Ecto. It works with structs and stores their fields as they are.
 
-  With Ecto, use an Ecto repository with `Ecto.Adapters.FoundationDB`: it has changesets, types, associations and
-  `Ecto.Query`, which this one does not know. Both store the same.
+  With Ecto, use an Ecto repository with `Ecto.Adapters.FoundationDB`, which adds changesets, types, associations
+  and `Ecto.Query`. Both store the same data.
 
       defmodule MyApp.Repo do
         use EctoFoundationDB.Repo, otp_app: :my_app
@@ -19,8 +19,8 @@ defmodule EctoFoundationDB.Repo do
       # in the application's supervision tree
       children = [MyApp.Repo]
 
-  What a struct's module has to tell is in `EctoFoundationDB.Schema`. Records are read and written in a tenant. Here
-  two users are there already, Ada and Bea:
+  `EctoFoundationDB.Schema` documents the functions of a struct's module. Records are read and written in a tenant.
+  In this example two users exist already, Ada and Bea:
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> user = Repo.insert!(%User{id: "u3", name: "Cy", team: "red"}, prefix: tenant)
@@ -35,25 +35,25 @@ defmodule EctoFoundationDB.Repo do
 
   ## Configuration
 
-  Which database:
+  The database:
 
     * `embedded: true`: FoundationDB inside this VM, in memory. `embedded: "path"`: in that file.
-    * `cluster_file: "path"`: a cluster. Without it and without `embedded:`, the default cluster file,
-      found as every FoundationDB client finds it (`FDB_CLUSTER_FILE`, then `fdb.cluster` in the
-      working directory, then `/etc/foundationdb/fdb.cluster`). Nothing falls back to the embedded
-      engine silently.
+    * `cluster_file: "path"`: a cluster. Without it and without `embedded:`, the Repo uses the default cluster
+      file, found as every FoundationDB client finds it (`FDB_CLUSTER_FILE`, then `fdb.cluster` in the
+      working directory, then `/etc/foundationdb/fdb.cluster`). It never falls back to the embedded
+      engine.
     * `library: "path"`: the `libfdb_c` to load for a cluster; by default the system's search order.
 
-  A VM has one client library: all its Repos are embedded, or all are of clusters.
+  A VM has one client library: either all its Repos are embedded, or all use clusters.
 
-  Waits and limits:
+  Timeouts and limits:
 
     * `timeout:` ms that a call may take, with all its retries and the waits between them, 15,000 by
       default; then `EctoFoundationDB.TimeoutError` is raised. Also an option of each call. (A recovery of
-      a cluster takes some 3 s, one in ten more than 5 s: with the default a call survives it. See the
+      a cluster takes about 3 s, one in ten more than 5 s: with the default a call survives it. See the
       guide on operations.)
     * `stale_after:` ms, 10,000 by default: how long the database may be silent, or a live query fail,
-      before syncs are told that their data are stale (`EctoFoundationDB.Sync.attach_callback/6`,
+      before syncs are notified that their data are stale (`EctoFoundationDB.Sync.attach_callback/6`,
       `:handle_stale`).
     * `transaction_timeout:` ms, `transaction_retry_limit:`: FoundationDB's own, for every transaction.
     * `max_watches:` 1,000,000 by default, FoundationDB's maximum.
@@ -63,20 +63,20 @@ defmodule EctoFoundationDB.Repo do
 
   Layout and migrations:
 
-    * `storage_id:` the directory that tenants are in, "Ecto.Adapters.FoundationDB" by default
-    * `tenant_id:` the Repo's only tenant, opened when it is first needed: `prefix:` may be left out. The
-      Repo opens no other.
+    * `storage_id:` the directory that contains the tenants, "Ecto.Adapters.FoundationDB" by default
+    * `tenant_id:` the Repo's only tenant, opened when it is first needed; `prefix:` may then be left out. The
+      Repo opens no other tenant.
     * `migrator:` the module with the migrations, the Repo itself by default
     * `migration_step:` the number of keys in a migration's transactions, 1,000 by default
     * `max_single_value_size:` bytes above which a record is kept in parts, 100,000 by default
     * `max_value_size:` bytes above which a record is refused, `:infinity` by default
     * `metadata_cache: :disabled`: every transaction reads its tenant's directory entry and indexes
-    * `log: false`: no log lines about migrations; what goes wrong with the database is always logged
+    * `log: false`: no log lines about migrations; problems of the database are always logged
 
   ## Tenants and transactions
 
-  Every call is about one tenant: its `prefix:` option, the tenant in the struct's metadata, or the
-  tenant of the transaction the call is made in.
+  Every call uses one tenant: its `prefix:` option, the tenant in the struct's metadata, or the tenant of the
+  surrounding transaction.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Repo.transactional(tenant, fn ->
@@ -88,32 +88,31 @@ defmodule EctoFoundationDB.Repo do
       iex> Repo.get!(User, "u1", prefix: tenant).team
       "blue"
 
-  A transaction is strictly serializable. Where it conflicts with another its function runs again:
-  it must do nothing but work with the database. FoundationDB may not know whether a commit
-  succeeded (error 1021, after losing the connection at the wrong moment): the function runs again
-  then too, **and may have been applied already**. An `insert!` that finds its own identical record
-  on such a retry succeeds; what must happen once needs an id that tells whether it has. A
-  transaction may last 5 seconds.
+  A transaction is strictly serializable. If it conflicts with another one, its function runs again, so the
+  function must do nothing but work with the database. FoundationDB may not know whether a commit succeeded (error
+  1021, after losing the connection at the wrong moment). Then the function also runs again, **and its effects may
+  have been applied already**. An `insert!` that finds its own identical record on such a retry succeeds; an effect
+  that must happen only once needs an id by which to recognize it. A transaction may last 5 seconds.
 
   `transactional/3` inside a transaction of the same tenant joins it.
 
-  Calls take these options beside their own:
+  Calls also take these options:
 
     * `timeout:` ms, or `:infinity`, for the whole call. A call inside a transaction ends with the
-      transaction's time, or earlier with its own. Each page of a stream, and each transaction of a call
-      with `step:`, has this time of its own.
-    * `tag:` a string of up to 16 bytes, or a list of up to five: the transaction's tags, by which an
-      operator, or the cluster itself, slows some transactions down and no others
-    * `priority:` `:batch` for work that may wait where the cluster is busy, `:default`, or `:immediate`,
-      which is not slowed down: for an operator's own tools, not for an application's load
+      transaction's timeout, or earlier with its own. Each page of a stream, and each transaction of a call
+      with `step:`, has this timeout to itself.
+    * `tag:` a string of up to 16 bytes, or a list of up to five: the transaction's tags. An operator, or the
+      cluster itself, can slow down transactions with certain tags
+    * `priority:` `:batch` for work that may wait while the cluster is busy, `:default`, or `:immediate`, which is
+      never slowed down: use it for an operator's tools, not for an application's load
 
-  A transaction's tags and priority hold for all calls in it. `default_options/1` gives all calls of a Repo
-  the same:
+  A transaction's tags and priority apply to all calls in it. `default_options/1` sets them for all calls of a
+  Repo:
 
       def default_options(:stream), do: [tag: "export", priority: :batch]
       def default_options(_operation), do: [tag: "web"]
 
-  Reads that do not wait for each other are in flight together:
+  Independent reads are in flight together:
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Repo.transactional(tenant, fn ->
@@ -131,14 +130,13 @@ defmodule EctoFoundationDB.Repo do
       where: [age: {:>=, 20}]
       where: [age: [>=: 20, <: 30]]
 
-  A value that looks like a range is compared with `{:==, value}`. `:order_by` takes fields, or
-  `desc: field`; without a limit any order is possible, with a limit that of the primary key or of
-  the index. `:limit` limits the results. `:key_limit` limits the keys that are read: a page of
-  unknown length. A query that no single get or range can answer is an
-  `EctoFoundationDB.Exception.Unsupported` that says which index would answer it.
+  To compare with a value that looks like a range, use `{:==, value}`. `:order_by` takes fields, or `desc: field`.
+  Without a limit any order is possible; with a limit, that of the primary key or of the index. `:limit` limits the
+  results. `:key_limit` limits the keys that are read, for a page of unknown length. A query that no single get or
+  range can answer is an `EctoFoundationDB.Exception.Unsupported` that says which index would answer it.
 
-  Functions without a bang give `{:ok, struct}` or `{:error, exception}`: an `EctoFoundationDB.ConflictError`,
-  `EctoFoundationDB.StaleEntryError` or `EctoFoundationDB.UniqueError`. Those with a bang raise it.
+  Functions without a bang return `{:ok, struct}` or `{:error, exception}`: an `EctoFoundationDB.ConflictError`,
+  `EctoFoundationDB.StaleEntryError` or `EctoFoundationDB.UniqueError`. Functions with a bang raise it.
   """
 
   alias EctoFoundationDB.{Connection, Future, Schema, Tenant, Transaction}
@@ -150,12 +148,12 @@ defmodule EctoFoundationDB.Repo do
   @callback config() :: keyword()
   @doc "Starts the Repo; options override its configuration."
   @callback start_link(keyword()) :: GenServer.on_start()
-  @doc "Options that calls of this operation (`:all`, `:insert`, …) begin with; override it."
+  @doc "Default options for calls of this operation (`:all`, `:insert`, …); override it."
   @callback default_options(operation :: atom()) :: keyword()
 
   @doc """
-  Runs a function of no argument, or of the transaction, in a transaction of the tenant; gives its
-  result.
+  Runs a function in a transaction of the tenant, and returns its result. The function takes no argument, or the
+  transaction.
 
   An exception, throw or exit in the function cancels the transaction. See the module's description
   for retries, and for the options `:timeout`, `:tag` and `:priority`.
@@ -166,32 +164,30 @@ defmodule EctoFoundationDB.Repo do
   @doc """
   Inserts a struct.
 
-  `on_conflict:` says what happens where there is a record with this primary key: `:raise`,
-  `:nothing`, `:replace_all`, `{:replace, fields}`, `{:replace_all_except, fields}`. Fields that are
-  `nil` in the struct are not stored, and replace nothing. `conflict_target:` the fields of a unique index by
-  which records conflict, in place of the primary key; `conflict_target: []` writes without looking
-  whether there is one: the entries that it has in indexes stay, so only where there is none for sure.
+  `on_conflict:` says what to do if a record with this primary key exists: `:raise`, `:nothing`, `:replace_all`,
+  `{:replace, fields}`, `{:replace_all_except, fields}`. Fields that are `nil` in the struct are not stored, and
+  replace nothing. With `conflict_target:`, the fields of a unique index, records conflict by these fields instead of
+  the primary key. `conflict_target: []` writes without checking for an existing record, whose index entries would
+  remain: use it only if you know that the record does not exist.
 
-  The struct has the values that were given. `returning: true`, or the fields, gives it those that are
-  stored then: of fields that were not replaced the earlier ones; with `on_conflict: :nothing` the record
-  that is there.
+  The returned struct has the given values. With `returning: true`, or a list of fields, it has the stored values:
+  for fields that were not replaced the earlier ones; with `on_conflict: :nothing` those of the existing record.
   """
   @callback insert(struct(), keyword()) :: result()
   @callback insert!(struct(), keyword()) :: struct()
 
   @doc """
-  Inserts rows (keyword lists, maps or structs) in one transaction: `{count, nil}`, or `{count, structs}`
-  with `returning: true` (or fields), as they are stored then. Rows that `on_conflict: :nothing` left out
-  are not among them. Timestamps are not generated. `on_conflict:` as in `insert/2`; a
-  conflict is raised, before any row is written.
+  Inserts rows (keyword lists, maps or structs) in one transaction: `{count, nil}`, or `{count, structs}` with the
+  stored values if `returning: true` (or fields) is given. Rows that `on_conflict: :nothing` skipped are not
+  included. Timestamps are not generated. `on_conflict:` as in `insert/2`; a conflict is raised before any row is
+  written.
   """
   @callback insert_all(module(), [map() | keyword()], keyword()) ::
               {non_neg_integer(), nil | [struct()]}
 
   @doc """
-  Sets fields of the struct's record. Others keep the values they have in the database, those the
-  schema does not know included. With `returning: true`, or the fields, the struct has the values that
-  are stored then.
+  Sets fields of the struct's record. Other fields keep their values in the database, including fields that the
+  schema does not know. With `returning: true`, or a list of fields, the struct has the stored values.
   """
   @callback update(struct(), changes :: map() | keyword(), keyword()) :: result()
   @callback update!(struct(), changes :: map() | keyword(), keyword()) :: struct()
@@ -199,56 +195,56 @@ defmodule EctoFoundationDB.Repo do
   @doc """
   Updates the records of a query: `update_all(User, set: [active: false])`.
 
-  All in one transaction, which may take 5 seconds and write 10 MB. For more, `step: 1000` makes a
-  transaction of every 1,000 records: each is all or nothing, the whole is not, and a change that is
-  made meanwhile may be met or not. (Where the records are found by an index on a field that is set, they
-  are read twice, so that none is met again where it has moved to.)
+  All in one transaction, which may take 5 seconds and write 10 MB. For more, `step: 1000` makes a transaction of
+  every 1,000 records: each step is all or nothing, the whole is not, and it may or may not see a concurrent change.
+  (If the records are found by an index on a field that is set, they are read twice, so that moved records are not
+  visited again.)
   """
   @callback update_all(Schema.t(), [set: keyword()], keyword()) :: {non_neg_integer(), nil}
 
   @doc """
-  Deletes the struct's record. With `returning: true`, or the fields, the struct has the values that were
+  Deletes the struct's record. With `returning: true`, or a list of fields, the struct has the values that were
   stored.
   """
   @callback delete(struct(), keyword()) :: result()
   @callback delete!(struct(), keyword()) :: struct()
 
   @doc """
-  Deletes the records of a query, all of the schema's where there is no `:where`; `step:` as in
+  Deletes the records of a query, or all of the schema's without `:where`; `step:` as in
   `update_all/3`.
   """
   @callback delete_all(Schema.t(), keyword()) :: {non_neg_integer(), nil}
 
-  @doc "The structs as they are in the database now, in their order; `nil` for those that are gone."
+  @doc "The structs as they are in the database now, in order; `nil` for deleted ones."
   @callback reload(struct() | [struct() | nil] | nil, keyword()) ::
               struct() | [struct() | nil] | nil
 
-  @doc "As `reload/2`; an `EctoFoundationDB.NoResultsError` for those that are gone."
+  @doc "As `reload/2`; raises `EctoFoundationDB.NoResultsError` for deleted ones."
   @callback reload!(struct() | [struct()], keyword()) :: struct() | [struct()]
 
   @doc """
-  The number of records of a query, `:count`. Their keys, or the entries of the index that answers the query, are
-  read in one transaction to be counted. Counters of a schema that are kept while it is written cost one read:
+  The number of records of a query, `:count`. One transaction reads and counts their keys, or the entries of the
+  index that answers the query. A schema's counters, which writers maintain, cost only one read:
   `EctoFoundationDB.Indexer.SchemaMetadata`.
   """
   @callback aggregate(Schema.t(), :count, keyword()) :: non_neg_integer()
 
   @doc "The record with this primary key, or `nil`."
   @callback get(Schema.t(), id :: term(), keyword()) :: struct() | nil
-  @doc "As `get/3`; an `EctoFoundationDB.NoResultsError` where there is none."
+  @doc "As `get/3`; raises `EctoFoundationDB.NoResultsError` if there is none."
   @callback get!(Schema.t(), id :: term(), keyword()) :: struct()
   @doc """
-  The only record with these values, or `nil`; an `EctoFoundationDB.MultipleResultsError` where there are
-  more.
+  The only record with these values, or `nil`; raises `EctoFoundationDB.MultipleResultsError` if there are
+  several.
   """
   @callback get_by(Schema.t(), keyword() | map(), keyword()) :: struct() | nil
-  @doc "As `get_by/3`; an `EctoFoundationDB.NoResultsError` where there is none."
+  @doc "As `get_by/3`; raises `EctoFoundationDB.NoResultsError` if there is none."
   @callback get_by!(Schema.t(), keyword() | map(), keyword()) :: struct()
   @doc """
-  The only result of a query, or `nil`; an `EctoFoundationDB.MultipleResultsError` where there are more.
+  The only result of a query, or `nil`; raises `EctoFoundationDB.MultipleResultsError` if there are several.
   """
   @callback one(Schema.t(), keyword()) :: struct() | nil
-  @doc "As `one/2`; an `EctoFoundationDB.NoResultsError` where there is none."
+  @doc "As `one/2`; raises `EctoFoundationDB.NoResultsError` if there is none."
   @callback one!(Schema.t(), keyword()) :: struct()
   @doc "Whether a query has a result; reads one record."
   @callback exists?(Schema.t(), keyword()) :: boolean()
@@ -258,21 +254,21 @@ defmodule EctoFoundationDB.Repo do
   @callback all_by(Schema.t(), keyword() | map(), keyword()) :: [struct()]
 
   @doc """
-  The records whose primary key is from `first` up to, not including, `last`; `nil` for no bound.
-  `:inclusive_left?` (true) and `:inclusive_right?` (false) say otherwise.
+  The records whose primary key is from `first` up to, but not including, `last`; `nil` for no bound.
+  `:inclusive_left?` (true) and `:inclusive_right?` (false) change that.
   """
   @callback all_range(Schema.t(), first :: term(), last :: term(), keyword()) :: [struct()]
 
   @doc """
-  A lazy stream of records, read in pages of `max_rows:` (500). Inside a transaction it reads there;
-  outside, each page is a transaction of its own, so that any size can be read, and a change that is
-  made meanwhile may be seen or not. A record that moves in the index which the stream goes through, since
-  a field of it is changed, may be met twice or not at all; so collect the records first, where they are to
-  be moved. If the index is dropped meanwhile, the stream continues on another that answers the query.
+  A lazy stream of records, read in pages of `max_rows:` (500). Inside a transaction it reads there. Outside, each
+  page is a separate transaction, so the stream can have any size, and may or may not see a concurrent change. If a
+  change moves a record in the index that the stream uses, the stream may return it twice or not at all; so collect
+  the records first if you are going to move them. If the index is dropped meanwhile, the stream continues on
+  another one that answers the query.
   """
   @callback stream(Schema.t(), keyword()) :: Enumerable.t()
 
-  @doc "As `get/3` and so on, not waiting: awaited inside the transaction, all are in flight at once."
+  @doc "As `get/3` and so on, but returns a future. Await it inside the transaction; all reads are in flight together."
   @callback async_get(Schema.t(), term(), keyword()) :: Future.t()
   @callback async_get!(Schema.t(), term(), keyword()) :: Future.t()
   @callback async_get_by(Schema.t(), keyword() | map(), keyword()) :: Future.t()
@@ -284,25 +280,25 @@ defmodule EctoFoundationDB.Repo do
   @callback async_all_by(Schema.t(), keyword() | map(), keyword()) :: Future.t()
 
   @doc """
-  Inserts structs whose ids the commit makes (`EctoFoundationDB.Versionstamp`); awaited after the
+  Inserts structs whose ids the commit creates (`EctoFoundationDB.Versionstamp`). Await the future after the
   transaction.
   """
   @callback async_insert_all!(module(), [struct()], keyword()) :: Future.t()
 
-  @doc "The result of a future, or the results of several in their order."
+  @doc "The result of a future, or the results of several in order."
   @callback await(Future.t() | [Future.t()]) :: term()
 
   @doc """
   Watches the struct's record: when it changes, this process gets `{ref, :ready}`, once; or
-  `{ref, {:error, error}}` where the watch failed, since there are more than `max_watches:`, or the database
-  was away. `:label` is the key under which `assign_ready/3` gives the record, changed or not.
+  `{ref, {:error, error}}` if the watch failed, because there are more than `max_watches:` or the database
+  was unavailable. `:label` is the key under which `assign_ready/3` returns the record, changed or not.
   """
   @callback watch(struct(), keyword()) :: Future.t()
 
   @doc """
-  What has become of watches: given the futures of `watch/2` (a list, or a map by label) and the refs
-  of the messages that came, gives `{assigns, new_futures, other_futures}`.
-  `watch?: true` arms new watches, in the transaction that reads.
+  Handles messages of watches. Given the futures of `watch/2` (a list, or a map by label) and the refs of the
+  messages, returns `{assigns, new_futures, other_futures}`. `watch?: true` sets new watches, in the transaction
+  that reads.
 
       def handle_info({ref, _ready_or_error}, state) when is_reference(ref) do
         {assigns, new, others} = Repo.assign_ready(state.futures, [ref], watch?: true, prefix: state.tenant)
@@ -355,7 +351,7 @@ defmodule EctoFoundationDB.Repo do
 
       def in_transaction?, do: EctoFoundationDB.Transaction.in?()
 
-      # What gives futures, and what awaits them.
+      # Functions that return futures, and functions that await them.
       for {name, arity} <- [
             get: 2,
             get!: 2,
@@ -476,11 +472,11 @@ defmodule EctoFoundationDB.Repo do
   end
 
   @doc """
-  The database of a Repo, a handle of the NIF.
+  The database of a Repo, a handle for the NIF.
 
       iex> is_reference(EctoFoundationDB.Repo.database(Repo))
       true
   """
-  @spec database(t()) :: EctoFoundationDB.Native.database()
+  @spec database(t()) :: reference()
   def database(repo), do: Connection.fetch!(repo).database
 end

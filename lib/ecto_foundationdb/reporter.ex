@@ -1,14 +1,14 @@
 defmodule EctoFoundationDB.Reporter do
   @moduledoc false
-  # A Repo's process that the NIF tells of what happens to its live queries and its database, for telemetry
-  # and the log. Where there is no telemetry it is told of incidents alone.
+  # A Repo's process that receives events of its live queries and its database from the NIF, for telemetry and the
+  # log. Without telemetry it receives incidents only.
 
   use GenServer
 
   alias EctoFoundationDB.{Connection, Error, Log, Native, Telemetry}
 
-  # A dead storage server makes thousands of live queries stale, one by one: the first one is logged, and
-  # the others of the next seconds together.
+  # A dead storage server makes thousands of live queries stale, one by one: the first one is logged, and those of
+  # the next seconds together.
   @together_ms 10_000
 
   @spec start_link(atom()) :: GenServer.on_start()
@@ -19,7 +19,7 @@ defmodule EctoFoundationDB.Reporter do
 
   @impl true
   def init({repo, database, owner}) do
-    # A link says nothing where the Repo's process is stopped in peace.
+    # A link does not help if the Repo's process stops normally.
     owner = Process.monitor(owner)
     telemetry? = Telemetry.detect()
     :ok = Native.reporter(database, telemetry?)
@@ -41,7 +41,7 @@ defmodule EctoFoundationDB.Reporter do
 
       {{more, facts}, _logged} ->
         {level, text} = Log.line(event, Map.new(facts))
-        Log.log(level, state.repo, "#{more} more like this: #{text}", [event: event] ++ facts)
+        Log.log(level, state.repo, "#{more} more of these: #{text}", [event: event] ++ facts)
         {:noreply, begin(state, event)}
     end
   end

@@ -8,15 +8,15 @@ defmodule EctoFoundationDB.Sandbox do
         {:ok, tenant: tenant}
       end
 
-  A tenant for each test lets tests run at the same time. The Repo may be embedded (`embedded: true`), or one of a
-  cluster; of ecto_foundationdb's configuration `open_db: &EctoFoundationDB.Sandbox.open_db/1` is the same as
-  `embedded: true`, or stands for the cluster of `cluster_file:` where that is given.
+  A separate tenant for each test lets tests run at the same time. The Repo may be embedded (`embedded: true`), or
+  use a cluster. ecto_foundationdb's option `open_db: &EctoFoundationDB.Sandbox.open_db/1` means the same as
+  `embedded: true`; together with `cluster_file:` it means that cluster.
   """
 
   alias EctoFoundationDB.{Connection, Tenant}
 
-  @doc "The database of a Repo that runs. As the value of `open_db:` it says that the Repo is embedded."
-  @spec open_db(module()) :: EctoFoundationDB.Native.database()
+  @doc "The database of a running Repo. As the value of `open_db:` it means that the Repo is embedded."
+  @spec open_db(module()) :: reference()
   def open_db(repo),
     do: repo |> Connection.instance() |> Connection.fetch!() |> Map.fetch!(:database)
 

@@ -1,8 +1,8 @@
 defmodule EctoFoundationDB.Schema do
   @moduledoc """
-  What this library reads of a schema: Ecto's reflection, `__schema__/1` and `__schema__/2`.
+  The schema functions that this library uses: Ecto's reflection, `__schema__/1` and `__schema__/2`.
 
-  A module with `use Ecto.Schema` has it, and belongs to an `Ecto.Repo` with `Ecto.Adapters.FoundationDB`. For
+  A module with `use Ecto.Schema` has them, and belongs to an `Ecto.Repo` with `Ecto.Adapters.FoundationDB`. For
   the plain `EctoFoundationDB.Repo`, without Ecto, a module defines the same functions itself:
 
       defmodule MyApp.User do
@@ -18,11 +18,11 @@ defmodule EctoFoundationDB.Schema do
       end
 
   These four are required. `__schema__(:autogenerate)`, `(:autoupdate)`, `(:autogenerate_id)` and
-  `(:field_source, field)` are optional. So is `__meta__`; where a struct has it, structs that were read carry
+  `(:field_source, field)` are optional. So is `__meta__`; if a struct has it, structs that were read carry
   their tenant in `__meta__.prefix`.
 
-  The plain Repo stores values as they are: types say how index keys are ordered, and a value that is not of its
-  field's base type (`:string`, `:integer`, `:date`, …) is refused when it is written, and an
+  The plain Repo stores values as they are. Types determine the order of index keys. A value that is not of its
+  field's base type (`:string`, `:integer`, `:date`, …) is refused when it is written, and raises an
   `EctoFoundationDB.DecodeError` when it is read.
   """
 
@@ -48,13 +48,13 @@ defmodule EctoFoundationDB.Schema do
 
       other ->
         raise ArgumentError,
-              "#{inspect(schema)}.__schema__(:source) gave #{inspect(other)}, expected a string " <>
+              "#{inspect(schema)}.__schema__(:source) returned #{inspect(other)}, expected a string " <>
                 "(embedded schemas have none, and cannot be stored on their own)"
     end
   end
 
   @doc """
-  The name of the primary key's field; exactly one is needed.
+  The name of the primary key's field. A schema must have exactly one.
 
       iex> EctoFoundationDB.Schema.primary_key(MyApp.User)
       :id
@@ -77,7 +77,7 @@ defmodule EctoFoundationDB.Schema do
   end
 
   @doc """
-  The schema's fields, virtual ones aside.
+  The schema's fields without virtual ones.
 
       iex> EctoFoundationDB.Schema.fields(MyApp.User)
       [:id, :name, :team]
@@ -86,7 +86,7 @@ defmodule EctoFoundationDB.Schema do
   def fields(schema), do: reflect(schema, :fields)
 
   @doc """
-  A field's type, given its name or its source name; `nil` for a field the schema does not have.
+  The type of a field, given its name or its source name; `nil` if the schema does not have the field.
 
       iex> EctoFoundationDB.Schema.type(MyApp.User, :name)
       :string
@@ -109,7 +109,7 @@ defmodule EctoFoundationDB.Schema do
   def field_source(schema, field), do: Source.stored(info(schema).source, field)
 
   @doc """
-  The value of a struct's primary key; an error where it is `nil`.
+  The value of a struct's primary key; raises if it is `nil`.
 
       iex> EctoFoundationDB.Schema.id!(%MyApp.User{id: "u1"})
       "u1"
@@ -135,9 +135,9 @@ defmodule EctoFoundationDB.Schema do
     end
   end
 
-  # What is asked for each record: the layer's source, the struct without values, the fields by their
-  # stored names where those differ, and the types that stored values are loaded by. The reflection is done
-  # once for each version of the module's code.
+  # The data that are needed for each record: the layer's source, the struct without values, the fields by their
+  # stored names if those differ, and the types that load stored values. The reflection runs once for each
+  # version of the module's code.
   @doc false
   def info(schema) do
     case :persistent_term.get({__MODULE__, schema}, nil) do
@@ -182,7 +182,7 @@ defmodule EctoFoundationDB.Schema do
       source: source,
       empty: Map.merge(schema.__struct__(), Map.new(fields, &{&1, nil})),
       renamed: if(stored != %{}, do: Map.new(sources, fn {field, source} -> {source, field} end)),
-      # Fields that Ecto loads only where they are asked for (`load_in_query: false`).
+      # Fields that Ecto loads only on request (`load_in_query: false`).
       hidden: Map.new(fields -- optional(schema, :query_fields, fields), &{&1, nil}),
       loaded: for({field, type} <- types, type not in [nil, :any], do: {field, type}),
       ecto?: ecto?(schema)
@@ -190,7 +190,7 @@ defmodule EctoFoundationDB.Schema do
   end
 
   @doc """
-  Puts a tenant into the struct's metadata, where it has some.
+  Puts a tenant into the struct's metadata, if it has some.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> EctoFoundationDB.Schema.put_tenant(%MyApp.User{id: "u1"}, tenant).__meta__.prefix.id
@@ -210,7 +210,7 @@ defmodule EctoFoundationDB.Schema do
     end
   end
 
-  # The metadata of a struct that is a tenant's, where it has some.
+  # The metadata of a tenant's struct, if it has some.
   @doc false
   def meta(struct, tenant, state \\ :loaded)
 
@@ -226,7 +226,7 @@ defmodule EctoFoundationDB.Schema do
   def tenant(_struct), do: nil
 
   @doc false
-  # The schema's own options, which Ecto keeps in the struct's metadata (`@schema_context`).
+  # The schema's options for this library, which Ecto keeps in the struct's metadata (`@schema_context`).
   def context(schema) do
     case schema.__struct__() do
       %{__meta__: %{context: context}} when is_list(context) -> context
@@ -235,7 +235,7 @@ defmodule EctoFoundationDB.Schema do
   end
 
   @doc false
-  # Whether a module is one of Ecto's schemas, whose types Ecto dumps and loads.
+  # Whether a module is an Ecto schema, whose types Ecto dumps and loads.
   def ecto?(schema), do: function_exported?(schema, :__changeset__, 0)
 
   defp reflect(schema, key) do

@@ -1,13 +1,13 @@
 defmodule EctoFoundationDB.Supervisor do
   @moduledoc false
-  # What a Repo, of either kind, consists of while it runs. What follows the connection needs its table.
+  # The running parts of a Repo of either kind. The children after the connection need its table.
 
   use Supervisor
 
   alias EctoFoundationDB.{Connection, Evaluator, Planner, Reporter}
   alias EctoFoundationDB.Layer.Ids
 
-  @doc "Starts an instance of a Repo with a configuration that `Connection.validate!/2` gave."
+  @doc "Starts an instance of a Repo with a validated configuration (`Connection.validate!/2`)."
   @spec start_link(atom(), module(), keyword(), keyword()) :: Supervisor.on_start()
   def start_link(repo, module, config, opts \\ []),
     do: Supervisor.start_link(__MODULE__, {repo, module, config}, opts)
@@ -27,7 +27,7 @@ defmodule EctoFoundationDB.Supervisor do
 
   defp child(module, repo), do: %{id: module, start: {module, :start_link, [repo]}}
 
-  @doc "The error for which a Repo did not start, as it was given."
+  @doc "The original error for which a Repo did not start."
   @spec reason(term()) :: term()
   def reason({:shutdown, {:failed_to_start_child, _child, reason}}), do: reason(reason)
   def reason(reason), do: reason

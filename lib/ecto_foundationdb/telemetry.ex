@@ -1,21 +1,21 @@
 defmodule EctoFoundationDB.Telemetry do
-  # An event is one line here; what is logged of it is one clause of EctoFoundationDB.Log.
-  # {event, its measurements, its metadata beside the Repo, when it comes}
+  # Each event is one line here, and its log line is one clause of EctoFoundationDB.Log.
+  # {event, its measurements, its metadata beside the Repo, when it occurs}
   @events [
     {[:transaction],
      [:duration, :attempts, :conflicts, :unknown_results] ++
        [:reads, :read_bytes, :writes, :written_bytes],
      [:tenant, :result, :error, :code, :retried, :tag, :priority], "a transaction has ended"},
     {[:database, :locked], [], [:code, :reason], "a transaction has found the database locked"},
-    {[:database, :unlocked], [:duration], [], "it is no longer locked"},
+    {[:database, :unlocked], [:duration], [], "the database is no longer locked"},
     {[:migration, :begun], [:commands], [:tenant, :versions],
-     "a node begins with a tenant's migrations, or goes on with another's"},
+     "a node begins a tenant's migrations, or continues another node's"},
     {[:migration, :progress], [:duration, :steps], [:tenant, :version, :index],
-     "it is still at it, every ten seconds"},
-    {[:migration, :done], [:duration, :steps], [:tenant, :versions], "it has ended"},
+     "a migration is in progress, every ten seconds"},
+    {[:migration, :done], [:duration, :steps], [:tenant, :versions], "a migration has ended"},
     {[:sync, :watch_armed], [], [], "a watch is pending in the database"},
-    {[:sync, :watch_fired], [], [], "the database has told of a change"},
-    {[:sync, :watch_failed], [:code], [], "a watch ended with an error; it is armed again"},
+    {[:sync, :watch_fired], [], [], "the database has reported a change"},
+    {[:sync, :watch_failed], [:code], [], "a watch has failed; it is armed again"},
     {[:sync, :refreshed], [:duration, :records, :subscribers, :changed], [],
      "a live query was read, once for all its subscribers"},
     {[:evaluation], [:duration, :dependencies], [:tenant, :function, :woken_by, :result, :error],
@@ -25,10 +25,10 @@ defmodule EctoFoundationDB.Telemetry do
      "reads get no answer, and are tried beside the others from now on"},
     {[:sync, :watch_limit], [:watches], [:code, :reason], "the database takes no more watches"},
     {[:sync, :silent], [:live_queries], [:code, :reason],
-     "the database has not answered for the time of `stale_after:`"},
-    {[:sync, :answering], [:duration, :live_queries], [], "it answers again"},
+     "the database has not answered for `stale_after:`"},
+    {[:sync, :answering], [:duration, :live_queries], [], "the database answers again"},
     {[:sync, :stale], [:subscribers], [:code, :reason], "a live query can't be kept up to date"},
-    {[:sync, :fresh], [:subscribers], [], "it is up to date again"},
+    {[:sync, :fresh], [:subscribers], [], "a live query is up to date again"},
     {[:gauges],
      [:round_trip, :subscriptions, :live_queries, :stale, :pending_watches, :max_watches] ++
        [:transactions, :batches_under_way, :queued, :oldest_waiting], [:status],
@@ -49,28 +49,28 @@ defmodule EctoFoundationDB.Telemetry do
     index: "the index that is being built or dropped",
     live_queries: "live queries, each of which any number of subscriptions share",
     max_watches: "the Repo's option",
-    oldest_waiting: "how long the oldest of what is queued has waited, in native time units",
-    pending_watches: "watches that the database holds for this node",
+    oldest_waiting: "how long the oldest queued call or re-read has waited, in native time units",
+    pending_watches: "pending watches of this node",
     priority: "`:batch`, `:default` or `:immediate`",
     queries: "live queries",
     queued: "calls and re-reads that wait for a batch",
     read_bytes: "bytes of the keys and values read, in all attempts",
     reads: "keys read, in all attempts",
-    reason: "a text that says why",
-    records: "records that the live query has now",
+    reason: "the reason as text",
+    records: "the live query's records",
     result:
       "`:ok`; `:error` for an exception; `:cancelled` for a throw or an exit of the function",
-    retried: "the codes after which the transaction was tried again",
-    round_trip: "how long a read version took, in native time units; left out without an answer",
+    retried: "the codes after which the transaction was retried",
+    round_trip: "how long a read version took, in native time units; missing without an answer",
     stale: "live queries that can't be kept up to date",
     status: "as in `EctoFoundationDB.health/2`",
     steps: "transactions of the migration so far",
     subscribers: "subscriptions concerned",
-    subscriptions: "what Sync's pages subscribe to",
+    subscriptions: "subscriptions of this node's processes",
     tag: "the call's `tag:`",
     tenant: "the tenant's id; `nil` for a transaction of the directory of tenants",
-    transactions: "transactions of this node's processes that are under way",
-    unknown_results: "attempts that may have been committed or not (1021)",
+    transactions: "running transactions of this node's processes",
+    unknown_results: "attempts that may or may not have committed (1021)",
     version: "the migration's version",
     versions: "the versions of the migrations",
     watches: "watches that are pending",
@@ -82,7 +82,7 @@ defmodule EctoFoundationDB.Telemetry do
   for {event, measurements, metadata, _when} <- @events,
       fact <- measurements ++ metadata,
       not Keyword.has_key?(@facts, fact),
-      do: raise("#{inspect(event)}: say what #{inspect(fact)} is")
+      do: raise("#{inspect(event)}: #{inspect(fact)} is not documented")
 
   code = fn names -> Enum.map_join(names, ", ", &"`#{&1}`") end
 
@@ -92,7 +92,7 @@ defmodule EctoFoundationDB.Telemetry do
     end
 
   @moduledoc """
-  Telemetry events of a Repo, where the `:telemetry` application runs when the Repo starts.
+  Telemetry events of a Repo. They are executed if the `:telemetry` application runs when the Repo starts.
 
   The metadata always has `repo: MyApp.Repo`, too, and the measurements `count: 1`, for counters.
   `metrics/0` gives metrics of them for Phoenix LiveDashboard and for reporters.
@@ -100,25 +100,25 @@ defmodule EctoFoundationDB.Telemetry do
   | event | measurements | metadata | when |
   | --- | --- | --- | --- |
   #{rows}
-  What these are:
+  The measurements and metadata:
 
   #{for {fact, what} <- @facts, do: "  * `#{fact}`: #{what}\n"}
-  For example, transactions that take long, or that had to try again:
+  For example, to log transactions that take long or were retried:
 
       :telemetry.attach("slow", [:ecto_foundationdb, :transaction], fn _event, measurements, metadata, _ ->
         ms = System.convert_time_unit(measurements.duration, :native, :millisecond)
 
         if ms > 500 or measurements.attempts > 5,
-          do: Logger.warning("\#{metadata.tenant}: \#{ms} ms, tried again after \#{inspect(metadata.retried)}")
+          do: Logger.warning("\#{metadata.tenant}: \#{ms} ms, retried after \#{inspect(metadata.retried)}")
       end, nil)
 
-  A read alone, `Repo.get`, is a transaction, too. What an operator has to know of comes as a log line as
-  well, with or without telemetry (see the guide on operations).
+  A single read, `Repo.get`, is also a transaction. Events that operators must know of are also logged, with or
+  without telemetry (see the guide on operations).
   """
 
   alias EctoFoundationDB.Log
 
-  # What the NIF tells of, by the names it uses.
+  # The NIF's events, by the names it uses.
   @from_nif for {[group, name] = event, _, _, _} when group in [:sync, :database] <- @events,
                 into: %{},
                 do: {name, event}
@@ -128,14 +128,13 @@ defmodule EctoFoundationDB.Telemetry do
             end)
 
   @doc """
-  Executes `[:ecto_foundationdb, :gauges]` with what `EctoFoundationDB.health/2` and
-  `EctoFoundationDB.Sync.stats/1` say now. It is meant for `:telemetry_poller`, which calls it
-  periodically:
+  Executes `[:ecto_foundationdb, :gauges]` with the current values of `EctoFoundationDB.health/2` and
+  `EctoFoundationDB.Sync.stats/1`. Let `:telemetry_poller` call it periodically:
 
       {:telemetry_poller,
        measurements: [{EctoFoundationDB.Telemetry, :gauges, [MyApp.Repo]}], period: 10_000}
 
-  It asks the database for a read version, and waits for that a second at most.
+  It asks the database for a read version, and waits at most a second for it.
   """
   @spec gauges(module()) :: :ok
   def gauges(repo) do
@@ -203,9 +202,9 @@ defmodule EctoFoundationDB.Telemetry do
   end
 
   @doc false
-  # Looks whether there is telemetry; a Repo's start does.
+  # Checks whether telemetry is running, when a Repo starts.
   def detect do
-    # Loaded is not enough: without its application each event would be a warning of its own.
+    # Being loaded is not enough: without its application, each event would log a warning.
     on? = List.keymember?(Application.started_applications(), :telemetry, 0)
     :persistent_term.put(__MODULE__, on?)
     on?
@@ -215,7 +214,7 @@ defmodule EctoFoundationDB.Telemetry do
   def on?, do: :persistent_term.get(__MODULE__, false)
 
   @doc false
-  # Facts of an event, to telemetry and to the log.
+  # Passes an event's facts to telemetry and to the log.
   @spec report(module(), [atom()], keyword(), log?: boolean()) :: :ok
   def report(repo, event, facts, opts \\ []) do
     if on?(), do: execute(repo, event, facts)
@@ -227,12 +226,12 @@ defmodule EctoFoundationDB.Telemetry do
     {measurements, metadata} = Map.fetch!(@by_event, event)
     measurements = facts |> Keyword.take(measurements) |> Map.new() |> Map.put(:count, 1)
     metadata = facts |> Keyword.take(metadata) |> Map.new() |> Map.put(:repo, repo)
-    # Found at run time: the library compiles without it.
+    # Called at run time, because the library also compiles without it.
     apply(:telemetry, :execute, [[:ecto_foundationdb | event], measurements, metadata])
     :ok
   end
 
   @doc false
-  # The event that the NIF tells of by this name.
+  # The event with this name in the NIF.
   def event(name), do: Map.fetch!(@from_nif, name)
 end

@@ -1,19 +1,19 @@
 defmodule EctoFoundationDB.Tenant do
   @moduledoc """
-  Tenants divide a database: each has its own keys, and every read and write is one tenant's.
+  Tenants divide a database: each has separate keys, and every read and write belongs to one tenant.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Enum.map(Repo.all(User, prefix: tenant), & &1.name)
       ["Ada", "Bea"]
 
   A tenant is a directory of FoundationDB's directory layer, under the path `[storage_id, id]`, where
-  `storage_id` is an option of the Repo ("Ecto.Adapters.FoundationDB" by default). Opening one runs
-  the Repo's migrations that it has not seen (`EctoFoundationDB.Migrator`). An open tenant is a
-  plain value: keep it, send it to other processes, open it again; nothing needs closing.
+  `storage_id` is an option of the Repo ("Ecto.Adapters.FoundationDB" by default). Opening one runs its pending
+  migrations (`EctoFoundationDB.Migrator`). An open tenant is a plain value: keep it, send it to other processes,
+  open it again; it does not need to be closed.
 
-  Opening a tenant that this node has opened before reads nothing. What is known of it is checked by the
-  transactions that use it: so one that was deleted, by whatever node, is an
-  `EctoFoundationDB.Exception.TenantGone` wherever it is used, and one that was cleared is migrated again.
+  Opening a tenant that this node has opened before reads nothing. The transactions that use it check that it still
+  exists. If any node has deleted it, using it raises `EctoFoundationDB.Exception.TenantGone`; if it was cleared, it
+  is migrated again.
   """
 
   alias EctoFoundationDB.{Connection, Error, Future, Migrator, Native, Transaction}
@@ -25,9 +25,9 @@ defmodule EctoFoundationDB.Tenant do
   defstruct [:id, :prefix, :entry, :repo, options: []]
 
   @typedoc """
-  `prefix`: the first element of the tuple that every key of the tenant is. `entry`: the key of the
-  tenant's entry in the directory layer, whose value is the prefix as long as the tenant exists; `nil` in a
-  tenant that was not opened, but made by hand: nobody looks whether it exists.
+  `prefix`: the first element of every key of the tenant, which is a tuple. `entry`: the key of the tenant's entry
+  in the directory layer, whose value is the prefix as long as the tenant exists. It is `nil` in a struct that was not
+  opened but made by hand, whose existence is not checked.
   """
   @type t :: %__MODULE__{
           id: id(),
@@ -39,11 +39,11 @@ defmodule EctoFoundationDB.Tenant do
   @type id :: String.t()
 
   @doc """
-  Opens a tenant, which is created where it does not exist, and migrates it.
+  Opens a tenant and migrates it. Creates it if it does not exist.
 
   Options override the Repo's configuration: `:migrator`, `:migration_step`, `:log`,
-  `:max_single_value_size`, `:max_value_size`, and `:timeout` in ms, which bounds the opening; where there is
-  something to migrate, each step of that has the same time of its own.
+  `:max_single_value_size`, `:max_value_size`, and `:timeout` in ms for opening it. Each step of a migration has that
+  timeout to itself.
 
       iex> Tenant.open!(Repo, "docs").id
       "docs"
@@ -52,7 +52,7 @@ defmodule EctoFoundationDB.Tenant do
   def open!(repo, id, options \\ []), do: open(repo, id, options, :create_or_open)
 
   @doc """
-  Opens a tenant that exists, and migrates it; an `EctoFoundationDB.Error` where it does not exist.
+  Opens an existing tenant and migrates it. Raises `EctoFoundationDB.Error` if it does not exist.
   Options as in `open!/3`.
 
       iex> Tenant.open(Repo, "docs").id
@@ -82,7 +82,7 @@ defmodule EctoFoundationDB.Tenant do
     end
   end
 
-  # Opens it in the database; keeps what there was to learn.
+  # Opens it in the database, and caches the result.
   defp find(repo, id, options, [storage_id, _id] = path, how) do
     {tenant, version, latest} =
       Transaction.run_database(
@@ -120,7 +120,7 @@ defmodule EctoFoundationDB.Tenant do
     tenant
   end
 
-  # Who creates a tenant has set the metadata version to its transaction's versionstamp.
+  # Creating a tenant sets the metadata version to the transaction's versionstamp.
   defp version(%Future{} = stamp) do
     {:versionstamp, id, batch} = Future.result(stamp)
     <<id::64, batch::16>>
@@ -128,28 +128,28 @@ defmodule EctoFoundationDB.Tenant do
 
   defp version(version), do: version
 
-  # A Repo with `tenant_id:` has that one.
+  # A Repo with `tenant_id:` has only that tenant.
   defp only!(repo, config, id) do
     if config[:tenant_id] not in [nil, id] do
       raise IncorrectTenancy,
-            "#{inspect(repo)} has one tenant, #{inspect(config[:tenant_id])}, as its configuration says " <>
-              "(`tenant_id:`), and #{inspect(id)} was to be opened. Open it with another Repo, or leave " <>
+            "#{inspect(repo)} has one tenant, #{inspect(config[:tenant_id])}, according to its configuration " <>
+              "(`tenant_id:`), and can't open #{inspect(id)}. Open it with another Repo, or leave " <>
               "`tenant_id:` out"
     end
   end
 
   @doc false
-  # The metadata version under which this node has last seen that the tenant is what it was, or `nil`.
+  # The metadata version under which this node has last confirmed the tenant, or `nil`.
   @spec confirmed_version(t()) :: binary() | nil
   def confirmed_version(%__MODULE__{} = tenant), do: Tenants.confirmed_version(tenant)
 
   @doc false
-  # To be called where the tenant was found to be gone: the next one that opens it looks for it.
+  # Call this if the tenant was found to be gone, so that opening it looks it up again.
   @spec forget(t()) :: :ok
   def forget(%__MODULE__{} = tenant), do: Tenants.forget(tenant)
 
   @doc """
-  Opens a tenant after clearing its records, indexes and counters; its migrations stay. For tests.
+  Opens a tenant after clearing its records, indexes and counters, but not its migrations. For tests.
 
       iex> tenant = Tenant.open_empty!(Repo, "docs")
       iex> Repo.all(User, prefix: tenant)
@@ -183,7 +183,7 @@ defmodule EctoFoundationDB.Tenant do
 
     changing(repo, id, fn ->
       case Transaction.read([{:directory, :exists, path}]) do
-        # An earlier attempt of this very transaction may have made it.
+        # An earlier attempt of this transaction may have created it.
         [true] ->
           if Transaction.maybe_committed?(), do: :ok, else: {:error, :tenant_already_exists}
 
@@ -232,7 +232,7 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc false
-  # Whether there is the directory of a Repo's tenants.
+  # Whether the directory of a Repo's tenants exists.
   def storage?(repo) do
     path = [Connection.fetch!(repo).config[:storage_id]]
 
@@ -254,8 +254,8 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc """
-  Clears everything a tenant holds, the state of its migrations included. It cannot be undone. The next
-  use of the tenant, on whatever node, migrates it again.
+  Clears everything in a tenant, including the state of its migrations. This cannot be undone. The next use of the
+  tenant, on any node, migrates it again.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Tenant.clear(Repo, "docs")
@@ -272,8 +272,8 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc """
-  Deletes a tenant with everything in it; `:ok` also if there is none. Processes that have it
-  open get an `EctoFoundationDB.Exception.TenantGone` from now on.
+  Deletes a tenant with everything in it; `:ok` also if it does not exist. Processes that have it open get an
+  `EctoFoundationDB.Exception.TenantGone` from now on.
 
       iex> tenant = Tenant.open!(Repo, "short-lived")
       iex> Repo.insert!(%User{id: "u1"}, prefix: tenant)
@@ -291,7 +291,7 @@ defmodule EctoFoundationDB.Tenant do
   end
 
   @doc """
-  Deletes a tenant that holds no data; `{:error, :tenant_nonempty}` where it does.
+  Deletes an empty tenant; returns `{:error, :tenant_nonempty}` if it contains data.
 
       iex> Tenant.delete(Repo, "docs")
       {:error, :tenant_nonempty}
@@ -314,7 +314,7 @@ defmodule EctoFoundationDB.Tenant do
     end)
   end
 
-  # A transaction on a tenant's directory: its path, and its prefix, or nil where there is none.
+  # A transaction on a tenant's directory: its path, and its prefix, or nil if it does not exist.
   defp in_directory(repo, id, fun) do
     repo = Connection.instance(repo)
     check_id!(id)
@@ -328,7 +328,7 @@ defmodule EctoFoundationDB.Tenant do
     end)
   end
 
-  # What this node knows of a tenant holds no longer; nor does it where the outcome is not known.
+  # This node's cache of a tenant is invalid, also if the outcome is unknown.
   defp changing(repo, id, fun) do
     Transaction.run_database(repo, fun)
   after
@@ -339,7 +339,7 @@ defmodule EctoFoundationDB.Tenant do
     do: change(clear_ops(prefix) ++ [{:directory, :remove, path}])
 
   @doc """
-  Packs a tuple to a key of the tenant's own, for keys that the application writes itself.
+  Packs a tuple to a key in the tenant, for keys that the application writes itself.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> key = Tenant.pack(tenant, {"my-app", "cursor", 1})
@@ -358,7 +358,7 @@ defmodule EctoFoundationDB.Tenant do
           "expected a tuple to pack, such as {\"my-app\", 1}, got: #{inspect(other)}"
   end
 
-  @doc "The tuple of a key that `pack/2` made."
+  @doc "Unpacks a key of `pack/2` to its tuple."
   @spec unpack(t(), binary()) :: tuple()
   def unpack(%__MODULE__{prefix: prefix} = tenant, key) do
     if is_binary(key) and String.starts_with?(key, Native.pack({prefix})),
@@ -389,8 +389,8 @@ defmodule EctoFoundationDB.Tenant do
     options
   end
 
-  # Keys are tuples with the prefix as an element; the subspace is what other clients of the
-  # directory layer would use.
+  # Keys are tuples with the prefix as an element; the subspace is what other clients of the directory layer
+  # would use.
   defp clear_ops(prefix) do
     [
       clear(Keys.range({prefix})),
@@ -401,7 +401,7 @@ defmodule EctoFoundationDB.Tenant do
 
   defp clear({first, last}), do: {:clear_range, first, last}
 
-  # Changes of directories read, too: their answers are waited for.
+  # Directory changes also read, and their answers are awaited.
   defp change(operations) do
     Transaction.read(operations)
     Transaction.written()

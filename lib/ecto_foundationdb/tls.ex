@@ -1,19 +1,19 @@
 defmodule EctoFoundationDB.TLS do
   @moduledoc false
-  # The files of TLS are looked at before libfdb_c does: over some mistakes it ends the VM, and over others
-  # it only never connects.
+  # Checks the TLS files before libfdb_c does: some mistakes make it end the VM, and with others it only never
+  # connects.
 
-  # What it is, in how many ways it is given, and the network option of its file and of its bytes.
+  # Its description, where it can be given, and the network options of its file and of its bytes.
   @parts [
     cert: {"certificate", :tls_cert_path, :tls_cert_bytes, "FDB_TLS_CERTIFICATE_FILE"},
     key: {"private key", :tls_key_path, :tls_key_bytes, "FDB_TLS_KEY_FILE"},
     ca: {"certificate of a CA", :tls_ca_path, :tls_ca_bytes, "FDB_TLS_CA_FILE"}
   ]
 
-  # What libfdb_c uses where nothing is given, and these are there.
+  # libfdb_c's defaults, if these files exist.
   @defaults [cert: "/etc/foundationdb/cert.pem", key: "/etc/foundationdb/key.pem"]
 
-  # The client reads no larger ones.
+  # The client reads no larger files.
   @largest 5 * 1024 * 1024
 
   @term "(?:Check\\.(?:Valid|Unexpired)=[01]|" <>
@@ -27,8 +27,8 @@ defmodule EctoFoundationDB.TLS do
   @typep env :: %{optional(String.t()) => String.t()}
 
   @doc """
-  Looks at what network options and environment variables say about TLS. Warns of what may be right, and
-  says what is wrong otherwise.
+  Checks the TLS settings in network options and environment variables. Raises for mistakes, and logs warnings for
+  settings that may be right.
   """
   @spec check(keyword(), env()) :: {:ok, [String.t()]} | {:error, String.t()}
   def check(options, env \\ System.get_env()) do
@@ -44,12 +44,12 @@ defmodule EctoFoundationDB.TLS do
         parts[part] && !(parts[other] || File.exists?(@defaults[other])) do
       {what, option, _, _} = @parts[other]
 
-      wrong!("#{describe(parts[part])} is given, and its #{what} is not. Set #{option}, too")
+      wrong!("#{describe(parts[part])} is given without its #{what}. Set #{option}, too")
     end
 
     with [certificate | _] <- certificates, [key] <- keys, false <- pair?(certificate, key) do
       wrong!(
-        "the key of #{describe(parts[:key])} is not that of the certificate of #{describe(parts[:cert])}"
+        "the key of #{describe(parts[:key])} doesn't match the certificate of #{describe(parts[:cert])}"
       )
     end
 
@@ -61,8 +61,8 @@ defmodule EctoFoundationDB.TLS do
 
   defp wrong!(text), do: throw({__MODULE__, text})
 
-  # As libfdb_c: an option's path, then the environment's, then an option's bytes. What is no string is the
-  # NIF's to refuse.
+  # In libfdb_c's order: an option's path, then the environment's, then an option's bytes. The NIF refuses values
+  # that are not strings.
   defp source(part, options, env) do
     {_what, path, bytes, variable} = @parts[part]
 
@@ -92,7 +92,7 @@ defmodule EctoFoundationDB.TLS do
         text
 
       {:ok, _text} ->
-        wrong!("#{name}: #{path} is larger than 5 MB, so it is no #{what}")
+        wrong!("#{name}: #{path} is larger than 5 MB, so it is not a #{what}")
 
       {:error, reason} ->
         wrong!("#{name}: can't read the #{what} #{path}: #{:file.format_error(reason)}")
@@ -107,11 +107,11 @@ defmodule EctoFoundationDB.TLS do
     cond do
       found == [] ->
         wrong!(
-          "#{describe(source)} holds no certificate. Expected PEM text, with -----BEGIN CERTIFICATE-----"
+          "#{describe(source)} contains no certificate. Expected PEM text, with -----BEGIN CERTIFICATE-----"
         )
 
       nil in found ->
-        wrong!("#{describe(source)} holds a damaged certificate")
+        wrong!("#{describe(source)} contains a damaged certificate")
 
       true ->
         found
@@ -129,19 +129,19 @@ defmodule EctoFoundationDB.TLS do
   defp key!({source, text}, password) do
     case Enum.find(pem(text), &(elem(&1, 0) in @keys)) do
       nil ->
-        # OTP reads fewer ways to encrypt than OpenSSL.
+        # OTP supports fewer kinds of encryption than OpenSSL.
         if text =~ "PRIVATE KEY-----" and text =~ "ENCRYPTED" do
           if password in [nil, ""], do: no_password!(source), else: []
         else
           wrong!(
-            "#{describe(source)} holds no private key. Expected PEM text, with -----BEGIN PRIVATE KEY-----"
+            "#{describe(source)} contains no private key. Expected PEM text, with -----BEGIN PRIVATE KEY-----"
           )
         end
 
       {_type, _der, :not_encrypted} = entry ->
         case decode(entry, "") do
           {:ok, key} -> [key]
-          :error -> wrong!("#{describe(source)} holds a damaged private key")
+          :error -> wrong!("#{describe(source)} contains a damaged private key")
         end
 
       {_type, _der, cipher} = entry ->
@@ -159,11 +159,12 @@ defmodule EctoFoundationDB.TLS do
     end
   end
 
+  @spec no_password!(term()) :: no_return()
   defp no_password!(source) do
-    wrong!("#{describe(source)} is encrypted, and no password is given. Set tls_password")
+    wrong!("#{describe(source)} is encrypted, but no password is given. Set tls_password")
   end
 
-  # PBKDF2, and OpenSSL's older ways. Another way to make a key of a password, scrypt, libfdb_c may know.
+  # PBKDF2, and OpenSSL's older methods. libfdb_c may support others, such as scrypt.
   @pbkdf2 {1, 2, 840, 113_549, 1, 5, 12}
 
   defp known?({_cipher, {:"PBES2-params", {_kdf, oid, _parameters}, _scheme}}), do: oid == @pbkdf2
@@ -185,7 +186,7 @@ defmodule EctoFoundationDB.TLS do
     _kind, _unknown -> []
   end
 
-  # Whether what the key signs is right for the certificate; taken for granted where OTP can't tell.
+  # Whether the key's signature is valid for the certificate; true if OTP can't tell.
   defp pair?(certificate, key) do
     {:OTPTBSCertificate, _, _, _, _, _, _, info, _, _, _} = elem(certificate, 1)
     {:OTPSubjectPublicKeyInfo, {:PublicKeyAlgorithm, _algorithm, parameters}, public} = info
@@ -239,7 +240,7 @@ defmodule EctoFoundationDB.TLS do
     end
   end
 
-  @doc "What to check where a database does not answer and TLS is in play, or `nil`."
+  @doc "What to check if a database does not answer and TLS is used, or `nil`."
   @spec advice(Native.database()) :: String.t() | nil
   def advice(database) do
     %{connection_string: connection} = Native.database_facts(database)
@@ -257,14 +258,14 @@ defmodule EctoFoundationDB.TLS do
   end
 
   defp advice(true, []) do
-    "The cluster file's addresses end in :tls, and no certificate is given: set tls_cert_path, tls_key_path " <>
+    "The cluster file's addresses end in :tls, but no certificate is given: set tls_cert_path, tls_key_path " <>
       "and tls_ca_path in network_options"
   end
 
   defp advice(true, given) do
-    "The connection is by TLS (#{Enum.join(given, ", ")}). Check that tls_ca_path has the CA of the cluster's " <>
+    "The connection uses TLS (#{Enum.join(given, ", ")}). Check that tls_ca_path has the CA of the cluster's " <>
       "certificates, that the cluster's CA has signed the one in tls_cert_path, that neither has expired " <>
       "(openssl x509 -noout -dates -in FILE), and that tls_verify_peers fits both. With " <>
-      "`trace_enable: directory` in network_options the client's trace says which of them it is"
+      "`trace_enable: directory` in network_options the client's trace names the cause"
   end
 end

@@ -1,18 +1,18 @@
 defmodule EctoFoundationDB.Values do
   @moduledoc false
-  # Between fields' values and what is stored of them. Those of Ecto's schemas are cast, dumped and loaded
-  # through their types; all others are stored as they are, and those of Ecto's base types are checked.
+  # Converts between the values of fields and stored values. Values of Ecto schemas are cast, dumped and loaded
+  # through their types. All others are stored as they are, and those of Ecto's base types are checked.
 
   alias EctoFoundationDB.{CastError, DecodeError, Native, Schema, Tenant}
   alias EctoFoundationDB.Layer.{Keys, Record, Source}
 
-  @doc "Fields that a plain Repo writes, by their stored names."
+  @doc "The fields that a plain Repo writes, by their stored names."
   @spec dump(Schema.t(), atom(), Enumerable.t()) :: Schema.data()
   def dump(schema, action, fields) do
     for {field, value} <- fields do
       type = Schema.type(schema, field)
 
-      # What loading would refuse is not stored.
+      # Values that could not be loaded are not stored.
       if type != nil and load_value(type, value, false) == :error do
         raise ArgumentError,
               "the value #{inspect(value)} of #{inspect(schema)}.#{field} in #{action} does " <>
@@ -23,7 +23,7 @@ defmodule EctoFoundationDB.Values do
     end
   end
 
-  @doc "The value of a field as it is stored, given in a query or as an id: an Ecto type casts it first."
+  @doc "The stored form of a field's value, given in a query or as an id; an Ecto type casts it first."
   @spec stored(Schema.t(), atom(), term()) :: term()
   def stored(schema, field, value) do
     type = if Schema.ecto?(schema), do: Schema.type(schema, field)
@@ -41,21 +41,21 @@ defmodule EctoFoundationDB.Values do
     end
   end
 
-  @doc "Fields' values by their stored names."
+  @doc "The values of fields by their stored names."
   @spec all_stored(Schema.t(), Enumerable.t()) :: Schema.data()
   def all_stored(schema, fields) do
     for {field, value} <- fields,
         do: {Schema.field_source(schema, field), stored(schema, field, value)}
   end
 
-  # Ecto's words for a type: those with parameters are long.
+  # Ecto's name for a type: parameterized types are long.
   defp format(type) do
     if Code.ensure_loaded?(Ecto.Type) and function_exported?(Ecto.Type, :format, 1),
       do: apply(Ecto.Type, :format, [type]),
       else: inspect(type)
   end
 
-  @doc "A function of a struct and a stored name: the value as it is stored."
+  @doc "A function from a struct and a stored name to the stored value."
   @spec getter(Source.t()) :: (struct(), atom() -> term())
   def getter(%Source{schema: schema}) do
     %{renamed: renamed, loaded: loaded, ecto?: ecto?} = Schema.info(schema)
@@ -71,11 +71,10 @@ defmodule EctoFoundationDB.Values do
   end
 
   @typedoc "How stored records become structs of a tenant."
-  @opaque loader :: {Schema.t(), info :: map(), meta :: term(), Tenant.t() | nil}
+  @type loader :: {Schema.t(), info :: map(), meta :: term(), Tenant.t() | nil}
 
   @doc """
-  What `load/2` needs, made once for some records. It does not notice when the schema's code is loaded
-  again.
+  The input of `load/2`, made once for many records. It does not notice when the schema's code is reloaded.
   """
   @spec loader(Schema.t(), Tenant.t() | nil) :: loader()
   def loader(schema, tenant) do
@@ -88,8 +87,8 @@ defmodule EctoFoundationDB.Values do
   def load_all(loader, records), do: for(record <- records, do: load(loader, record.data))
 
   @doc """
-  The struct of a stored record, given its fields as they are stored or as a map. A `DecodeError` where a
-  value is not one of its field's type: another version of the application may have written it.
+  The struct of a stored record, given its stored fields or a map of them. Raises `DecodeError` if a value is not
+  one of its field's type: another version of the application may have written it.
   """
   @spec load(loader(), Schema.data() | map()) :: struct()
   def load({schema, %{empty: empty, renamed: sources} = info, meta, _tenant} = loader, data) do
@@ -104,7 +103,7 @@ defmodule EctoFoundationDB.Values do
   defp hide(struct, hidden) when hidden == %{}, do: struct
   defp hide(struct, hidden), do: Map.merge(struct, hidden)
 
-  # Stored bytes do not say what a struct is.
+  # Stored bytes do not decide what is a struct.
   defp own(%{__meta__: _} = struct, schema, meta),
     do: %{struct | __struct__: schema, __meta__: meta}
 
@@ -112,7 +111,7 @@ defmodule EctoFoundationDB.Values do
 
   defp values(data, nil) when is_map(data), do: data
   defp values(data, nil), do: :maps.from_list(data)
-  # A stored field may be called `__struct__`: a map is not enumerated by what it says it is.
+  # A stored field may be called `__struct__`, so a map is not enumerated by its protocol.
   defp values(data, sources) when is_map(data), do: data |> :maps.to_list() |> rename(sources)
   defp values(data, sources), do: rename(data, sources)
 
@@ -125,8 +124,8 @@ defmodule EctoFoundationDB.Values do
   defp load_values([{field, type} | types], struct, ecto?, record) do
     %{^field => value} = struct
 
-    # Pages load thousands of records with each mount: most values are looked at and no more.
-    case is_itself(type, value) || load_value(type, value, ecto?) do
+    # Pages load thousands of records with each mount: most values are only checked.
+    case loaded_as_is?(type, value) || load_value(type, value, ecto?) do
       true -> load_values(types, struct, ecto?, record)
       {:ok, ^value} -> load_values(types, struct, ecto?, record)
       {:ok, value} -> load_values(types, %{struct | field => value}, ecto?, record)
@@ -135,12 +134,14 @@ defmodule EctoFoundationDB.Values do
     end
   end
 
-  defp is_itself(type, value) when is_binary(value), do: type in [:string, :binary, :binary_id]
-  defp is_itself(type, value) when is_integer(value), do: type in [:integer, :id]
-  defp is_itself(:boolean, value), do: is_boolean(value)
-  defp is_itself(_type, _value), do: false
+  defp loaded_as_is?(type, value) when is_binary(value),
+    do: type in [:string, :binary, :binary_id]
 
-  # As Ecto loads base types. Other types are Ecto's affair; without Ecto their values stay as they are.
+  defp loaded_as_is?(type, value) when is_integer(value), do: type in [:integer, :id]
+  defp loaded_as_is?(:boolean, value), do: is_boolean(value)
+  defp loaded_as_is?(_type, _value), do: false
+
+  # As Ecto loads base types. Ecto handles other types; without Ecto their values stay as they are.
   defp load_value(type, value, _ecto?) when type in [:string, :binary, :binary_id],
     do: ok_if(is_binary(value) or is_nil(value), value)
 
@@ -155,7 +156,7 @@ defmodule EctoFoundationDB.Values do
   defp load_value(type, value, true) do
     apply(Ecto.Type, :load, [type, value])
   rescue
-    # A type of the application's own may raise for what it does not know.
+    # A custom type may raise for values it does not know.
     error -> {:raised, Exception.message(error)}
   end
 
@@ -199,7 +200,7 @@ defmodule EctoFoundationDB.Values do
       id: id,
       key: key,
       reason:
-        "the field #{inspect(field)} of the #{inspect(schema)} with primary key #{inspect(id)} holds " <>
+        "the field #{inspect(field)} of the #{inspect(schema)} with primary key #{inspect(id)} contains " <>
           "#{inspect(value)}, which cannot be loaded as #{format(type)}#{why}. Another version of the " <>
           "application may have written it"
   end

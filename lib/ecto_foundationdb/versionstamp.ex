@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Versionstamp do
   @moduledoc """
-  Ids that the database makes when a transaction commits: unique, and increasing in the order of
+  Ids that the database creates when a transaction commits: unique, and increasing in the order of
   commits.
 
       @primary_key {:id, EctoFoundationDB.Versionstamp, autogenerate: false}
@@ -17,8 +17,8 @@ defmodule EctoFoundationDB.Versionstamp do
 
   ## Partitions
 
-  With `partition_by:` the records that have the same value of another field lie together, so that a range of
-  one user's events is one range of keys:
+  With `partition_by:`, records with the same value of another field lie together, so that a range of one user's
+  events is one range of keys:
 
       @primary_key {:id, EctoFoundationDB.Versionstamp, partition_by: :user_id, autogenerate: false}
 
@@ -42,7 +42,7 @@ defmodule EctoFoundationDB.Versionstamp do
   @batch 0xFFFF
 
   @doc """
-  An id to be completed by the commit; `user` tells those of one transaction apart.
+  An id that the commit completes; `user` distinguishes the ids of one transaction.
 
       iex> EctoFoundationDB.Versionstamp.incomplete(3)
       {:versionstamp, 0xFFFFFFFFFFFFFFFF, 0xFFFF, 3}
@@ -51,7 +51,7 @@ defmodule EctoFoundationDB.Versionstamp do
   def incomplete(user), do: {:versionstamp, @id, @batch, user}
 
   @doc """
-  The least id, to begin a range with.
+  The lowest id, to begin a range with.
 
       iex> EctoFoundationDB.Versionstamp.min()
       {:versionstamp, 0, 0, 0}
@@ -60,7 +60,7 @@ defmodule EctoFoundationDB.Versionstamp do
   def min, do: {:versionstamp, 0, 0, 0}
 
   @doc """
-  The greatest id, to end a range with.
+  The highest id, to end a range with.
 
       iex> EctoFoundationDB.Versionstamp.max()
       {:versionstamp, 0xFFFFFFFFFFFFFFFF, 0xFFFF, 0xFFFF}
@@ -69,7 +69,7 @@ defmodule EctoFoundationDB.Versionstamp do
   def max, do: {:versionstamp, @id, @batch, @batch}
 
   @doc """
-  Whether the commit is still to complete this id.
+  Whether the commit has yet to complete this id.
 
       iex> EctoFoundationDB.Versionstamp.incomplete?(EctoFoundationDB.Versionstamp.incomplete(0))
       true
@@ -80,7 +80,7 @@ defmodule EctoFoundationDB.Versionstamp do
   def incomplete?(_other), do: false
 
   @doc """
-  An incomplete id for the only record of a transaction that is still to begin; inside one, use `next/1`.
+  An incomplete id for the only record of a transaction that has not begun; inside one, use `next/1`.
 
       iex> EctoFoundationDB.Versionstamp.next()
       EctoFoundationDB.Versionstamp.incomplete(0)
@@ -89,15 +89,15 @@ defmodule EctoFoundationDB.Versionstamp do
   def next do
     if Transaction.in?() do
       raise Unsupported,
-            "inside a transaction you must use `EctoFoundationDB.Versionstamp.next/1`, with what transactional/2 gives to a function of " <>
-              "one argument: ids of one transaction are told apart"
+            "inside a transaction you must use `EctoFoundationDB.Versionstamp.next/1`, with the argument that transactional/2 " <>
+              "passes to a function of one argument: it distinguishes the ids of one transaction"
     end
 
     incomplete(0)
   end
 
   @doc """
-  The next incomplete id of the transaction; takes what `transactional/3` gives to functions of one argument.
+  The next incomplete id of the transaction. Takes the argument that `transactional/3` passes to functions.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Repo.transactional(tenant, fn tx -> [Versionstamp.next(tx), Versionstamp.next(tx)] end)
@@ -123,7 +123,7 @@ defmodule EctoFoundationDB.Versionstamp do
   @spec get() :: Future.t()
   def get, do: Transaction.versionstamp()
 
-  @doc "As `get/0`; takes what `transactional/3` gives to functions of one argument."
+  @doc "As `get/0`; takes the argument that `transactional/3` passes to functions."
   @spec get(term()) :: Future.t()
   def get(_transaction), do: get()
 
@@ -157,7 +157,7 @@ defmodule EctoFoundationDB.Versionstamp do
   end
 
   @doc """
-  The id of an integer.
+  The id of an integer; the inverse of `to_integer/1`.
 
       iex> EctoFoundationDB.Versionstamp.from_integer(4295098371)
       {:versionstamp, 1, 2, 3}
@@ -176,11 +176,11 @@ defmodule EctoFoundationDB.Versionstamp do
   def from_binary(<<id::64, batch::16>>), do: {:versionstamp, id, batch}
 
   @doc false
-  # Whether this is the type of a field, with Ecto 3.10 and later or without.
+  # Whether this is the type of a field, with Ecto 3.10 and later or without Ecto.
   def type?(type), do: params(type) != nil
 
   @doc false
-  # The field that the option names, of a type.
+  # The field that a type's option names.
   def partition_by(type), do: with(%{partition_by: field} <- params(type), do: field)
 
   defp params(__MODULE__), do: init([])

@@ -1,6 +1,6 @@
 defmodule Mix.EctoFoundationDB do
   @moduledoc false
-  # What the Mix tasks share.
+  # Shared by the Mix tasks.
 
   @doc "The Repo named on the command line, started."
   def start_repo!(nil), do: Mix.raise("expected a Repo: -r MyApp.Repo")
@@ -26,7 +26,7 @@ defmodule Mix.EctoFoundationDB do
     end
   end
 
-  @doc "A bar that fills up, on one line."
+  @doc "A progress bar on one line."
   def progress(what, done, all) do
     width = 40
     filled = if all == 0, do: width, else: div(done * width, all)

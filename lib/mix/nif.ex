@@ -1,14 +1,14 @@
 defmodule Mix.EctoFoundationDB.Nif do
   @moduledoc false
-  # What the Mix tasks share that build the NIF's library.
+  # Shared by the Mix tasks that build the NIF's library.
 
   alias EctoFoundationDB.NifFile
 
   @crate "ecto_fdb"
 
   @doc """
-  Builds the library with cargo, for a target triple or, with `nil`, for this machine, in a mode that a
-  release wants. Returns its path.
+  Builds the library with cargo in release mode, for a target triple or, with `nil`, for this machine. Returns its
+  path.
   """
   @spec build!(Path.t(), String.t() | nil) :: Path.t()
   def build!(root, triple) do
@@ -21,7 +21,7 @@ defmodule Mix.EctoFoundationDB.Nif do
 
     Mix.shell().info("Building the NIF: cargo #{Enum.join(args, " ")}")
 
-    # Cargo reports on stderr, which is inherited: its progress is seen as it happens.
+    # Cargo reports progress on stderr, which is inherited.
     case System.cmd("cargo", args ++ ["--target-dir", directory], cd: root) do
       {_output, 0} ->
         :ok
@@ -40,23 +40,23 @@ defmodule Mix.EctoFoundationDB.Nif do
       File.exists?(path) && path
     end) ||
       Mix.raise(
-        "cargo has built the NIF, but it is not in #{built}: if Cargo is configured to build for " <>
-          "another target or directory, undo that for this project"
+        "cargo has built the NIF, but it is not in #{built}: if Cargo is configured to build for a " <>
+          "different target or directory, undo that for this project"
       )
   end
 
   defp advice(nil), do: ""
 
   defp advice(triple) do
-    " Building for another machine takes its standard library (`rustup target add #{triple}`) and a linker " <>
-      "for it (CARGO_TARGET_#{triple |> String.upcase() |> String.replace("-", "_")}_LINKER)."
+    " Building for another machine requires its standard library (`rustup target add #{triple}`) and a linker " <>
+      "(CARGO_TARGET_#{triple |> String.upcase() |> String.replace("-", "_")}_LINKER)."
   end
 
   @doc "Raises unless the file is the NIF of this version."
   @spec check!(Path.t()) :: :ok
   def check!(path) do
     with {:error, reason} <- NifFile.check(path) do
-      Mix.raise("#{reason}. `mix ecto_fdb.nif.build` of this version makes one that fits.")
+      Mix.raise("#{reason}. `mix ecto_fdb.nif.build` of this version builds a matching one.")
     end
   end
 
@@ -64,7 +64,7 @@ defmodule Mix.EctoFoundationDB.Nif do
   @spec checksum(Path.t()) :: String.t()
   def checksum(path), do: "#{sha256(path)}  #{Path.basename(path)}\n"
 
-  @doc "Raises if a file `path.sha256` lies beside the library and has another checksum."
+  @doc "Raises if a file `path.sha256` lies beside the library and has a different checksum."
   @spec verify_checksum!(Path.t()) :: :ok
   def verify_checksum!(path) do
     with {:ok, line} <- File.read(path <> ".sha256"),
@@ -73,7 +73,7 @@ defmodule Mix.EctoFoundationDB.Nif do
          true <- wanted != found do
       Mix.raise(
         "#{path} has the SHA-256 checksum #{found}, but #{path}.sha256 says #{wanted}: the library is " <>
-          "damaged, or not the one the checksum was made of. Copy both again."
+          "damaged, or the checksum belongs to a different one. Copy both again."
       )
     else
       _ -> :ok
@@ -83,8 +83,8 @@ defmodule Mix.EctoFoundationDB.Nif do
   defp sha256(path), do: :crypto.hash(:sha256, File.read!(path)) |> Base.encode16(case: :lower)
 
   @doc """
-  Puts the library in place by a rename, since another VM may have the earlier file open. An equal file
-  stays as it is. Returns whether the file is another one now.
+  Installs the library by a rename, because another VM may have the earlier file open. An equal file stays as it is.
+  Returns whether the file has changed.
   """
   @spec install!(Path.t(), Path.t()) :: boolean()
   def install!(source, library) do
@@ -105,9 +105,9 @@ defmodule Mix.EctoFoundationDB.Nif do
 
     for tool <- ["cargo", "rustc"], System.find_executable(tool) == nil do
       Mix.raise("""
-      #{tool} was not found, and the NIF of ecto_fdb_sync is built with it. \
-      Install Rust #{wanted} or newer with rustup (https://rustup.rs), and see that #{tool} is in PATH; \
-      or name a library that was built elsewhere in ECTO_FDB_NIF (see guides/deployment.md).
+      #{tool} was not found, but it is needed to build the NIF of ecto_fdb_sync. \
+      Install Rust #{wanted} or newer with rustup (https://rustup.rs), and check that #{tool} is in PATH; \
+      or name a ready-built library in ECTO_FDB_NIF (see guides/deployment.md).
       """)
     end
 
@@ -120,7 +120,7 @@ defmodule Mix.EctoFoundationDB.Nif do
         if Version.compare(found <> ".0", wanted <> ".0") == :lt do
           Mix.raise("""
           Rust #{wanted} or newer is needed to build the NIF of ecto_fdb_sync, but this is \
-          Rust #{found}. Update it with `rustup update stable`; where Rust came from the \
+          Rust #{found}. Update it with `rustup update stable`; if Rust is installed from the \
           system's packages, install rustup first (https://rustup.rs).
           """)
         end

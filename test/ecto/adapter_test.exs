@@ -1,6 +1,6 @@
 if Code.ensure_loaded?(Ecto.Adapter) do
   defmodule EctoFoundationDB.EctoAdapterTest do
-    # Transactions, tenants, configuration, and what the adapter adds to a Repo.
+    # Transactions, tenants, configuration, and the functions that the adapter adds to a Repo.
     use EctoFoundationDB.EctoCase, async: true
 
     alias Ecto.{Changeset, Multi}
@@ -32,7 +32,9 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     describe "transactions" do
-      test "transact cancels what an error came of; transactional commits it", %{tenant: tenant} do
+      test "transact cancels when the function returns an error; transactional commits", %{
+        tenant: tenant
+      } do
         insert = fn result -> fn -> {result, Repo.insert!(%Group{name: "#{result}"})} end end
 
         if function_exported?(Repo, :transact, 2) do
@@ -46,7 +48,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         assert names(Group, tenant) == ["error"]
       end
 
-      test "rollback cancels, also the one around it", %{tenant: tenant} do
+      test "rollback cancels, including an outer transaction", %{tenant: tenant} do
         roll = fn ->
           Repo.transaction(fn -> Repo.insert!(%Group{name: "x"}) && Repo.rollback(:no) end,
             prefix: tenant
@@ -104,7 +106,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         assert names(User, tenant) == ["Ada"]
       end
 
-      test "counters that two processes raise at once are both counted", %{tenant: tenant} do
+      test "concurrent increments of a counter are all counted", %{tenant: tenant} do
         user = Repo.insert!(%User{name: "n", age: 0}, prefix: tenant)
 
         add = fn ->
@@ -133,7 +135,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
           Repo.transactional(other, fn -> Repo.update!(Changeset.change(user, name: "x")) end)
         end
 
-        # Without a tenant the first that is used is the transaction's.
+        # Without a tenant, the first one that is used becomes the transaction's.
         assert {:ok, _} =
                  Repo.transaction(fn -> Repo.update!(Changeset.change(user, name: "y")) end)
 
@@ -159,7 +161,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     describe "unique indexes" do
-      test "a violation is a changeset's error, and nil collides with nothing", %{tenant: tenant} do
+      test "a violation is a changeset error, and nil never conflicts", %{tenant: tenant} do
         insert = fn params -> Repo.insert(User.changeset(%User{}, params), prefix: tenant) end
         assert {:ok, ada} = insert.(%{name: "Ada", email: "a@x"})
         assert {:error, changeset} = insert.(%{name: "B", email: "a@x"})
@@ -193,7 +195,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         assert names(User, tenant) == ["C", "D", "E"]
       end
 
-      test "of two writers at once one wins", %{tenant: tenant} do
+      test "of two concurrent writers one succeeds", %{tenant: tenant} do
         results =
           1..8
           |> Enum.map(fn i ->
@@ -220,14 +222,14 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         def migrations, do: EctoFoundationDB.EctoCase.Repo.migrations() ++ [{1, Late}]
       end
 
-      test "is not made of duplicates; the error names some", %{tenant: tenant} do
+      test "is not created from duplicates; the error names some", %{tenant: tenant} do
         for name <- ["a", "b", "b"], do: Repo.insert!(%Group{name: name}, prefix: tenant)
         migrate = fn -> Tenant.open!(Repo, tenant.id, migrator: LateMigrator, log: false) end
         error = assert_raise EctoFoundationDB.UniqueError, migrate
         assert error.ids == [2] and Exception.message(error) =~ "groups_name_index"
       end
 
-      test "is made of data without duplicates, and holds from then on", %{tenant: tenant} do
+      test "is created from data without duplicates, and enforced from then on", %{tenant: tenant} do
         for name <- ["a", "b"], do: Repo.insert!(%Group{name: name}, prefix: tenant)
         tenant = Tenant.open!(Repo, tenant.id, migrator: LateMigrator, log: false)
 
@@ -260,7 +262,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       Enum.each(new, &Future.cancel/1)
     end
 
-    test "Sync takes the Repo, and queries of it", %{tenant: tenant} do
+    test "Sync accepts the Repo and its queries", %{tenant: tenant} do
       user = Repo.insert!(%User{name: "Ada", role: :admin, secret: "s"}, prefix: tenant)
       Repo.insert!(%User{name: "Bea"}, prefix: tenant)
 
@@ -369,7 +371,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     describe "a configuration" do
-      test "with what it does not know is refused, with the nearest it does" do
+      test "with unknown options is refused, and the error suggests the nearest known one" do
         for {config, words} <- [
               {[clusterfile: "x"],
                ~r/unknown option :clusterfile \(did you mean :cluster_file\?\)/},
@@ -383,7 +385,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         end
       end
 
-      test "of mix ecto.gen.repo works, and tells what does nothing" do
+      test "from mix ecto.gen.repo works, and warns about options without effect" do
         config =
           [username: "u", password: "p", hostname: "localhost", database: "db", pool_size: 10] ++
             TestRepo.test_config()
@@ -408,7 +410,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       end
     end
 
-    test "a Repo of one tenant needs no prefix", %{tenant: tenant} do
+    test "a Repo with one tenant needs no prefix", %{tenant: tenant} do
       start_supervised!(
         {SingleRepo, [tenant_id: tenant.id <> "-single"] ++ TestRepo.test_config()}
       )
@@ -430,7 +432,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     @tag :embedded
-    test "several instances of a Repo, named and not", context do
+    test "several instances of a Repo, named and unnamed", context do
       start = fn name -> OtherRepo.start_link([name: name] ++ TestRepo.test_config()) end
       {:ok, named} = start.(:another_instance)
       {:ok, unnamed} = start.(nil)
@@ -468,7 +470,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     @tag :embedded
-    test "each part of a Repo may crash, and it goes on", %{tenant: tenant} do
+    test "each process of a Repo may crash, and the Repo continues", %{tenant: tenant} do
       start_supervised!({OtherRepo, embedded: true, log: false})
       other = Tenant.open!(OtherRepo, "t")
       OtherRepo.insert!(%Group{name: "g"}, prefix: other)
@@ -570,7 +572,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     end
 
     @tag :embedded
-    test "what one kind of Repo has written the other reads" do
+    test "each kind of Repo reads what the other has written" do
       path = Path.join(System.tmp_dir!(), "ecto-both-#{System.unique_integer([:positive])}")
 
       for repo <- [OtherRepo, PlainRepo],

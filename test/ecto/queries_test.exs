@@ -1,6 +1,6 @@
 if Code.ensure_loaded?(Ecto.Adapter) do
   defmodule EctoFoundationDB.EctoQueriesTest do
-    # Queries over the adapter: what gets and ranges answer, and what is refused.
+    # Queries with the adapter: which gets and ranges answer them, and which are refused.
     use EctoFoundationDB.EctoCase, async: true
 
     @one 1
@@ -215,7 +215,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
                )
              ) == ["a2"]
 
-      # What is compared may be of two bindings.
+      # Fields of two bindings may be compared.
       assert all.(
                from(p in Post,
                  join: u in assoc(p, :user),
@@ -248,7 +248,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       assert names(Post, tenant, :visits) == [2, 2]
     end
 
-    test "times that the client computes", %{tenant: tenant} do
+    test "times computed by the client", %{tenant: tenant} do
       now = DateTime.utc_now()
 
       for days <- [0, -2, -400],
@@ -259,7 +259,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
       title = &names(&1, tenant, :title)
       assert title.(from(p in Post, where: p.at > ago(1, "day"))) == ["0"]
-      # What phx.gen.auth writes: a count that is no literal.
+      # phx.gen.auth generates this: a count that is not a literal.
       assert title.(from(p in Post, where: p.at > ago(@one, "day"))) == ["0"]
 
       assert title.(from(p in Post, where: p.at > ago(1, "year") and p.at < ago(^1, "hour"))) == [
@@ -323,7 +323,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
              |> Enum.count() == 2
     end
 
-    test "what nothing answers is refused, with what to do", %{tenant: tenant} do
+    test "queries without an answer are refused, with what to do", %{tenant: tenant} do
       for {query, words} <- [
             {from(u in User, where: u.inserted_at > ^~N[2020-01-01 00:00:00]),
              ~r/create index\(.*User, \[:inserted_at\]\)/},
@@ -349,7 +349,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
         assert_raise Unsupported, words, fn -> Repo.all(query, prefix: tenant) end
       end
 
-      # A hole in many an application: who has no e-mail is not found by none.
+      # A common bug: users without an e-mail address must not be found by nil.
       assert_raise ArgumentError, ~r/nil given for .*email/, fn ->
         Repo.get_by(User, [email: nil], prefix: tenant)
       end
@@ -361,7 +361,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       end
     end
 
-    test "reads without waiting, and a range of primary keys", %{
+    test "asynchronous reads, and a range of primary keys", %{
       tenant: tenant,
       users: [ada, bea, cy, di]
     } do
@@ -387,7 +387,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
                ] = Repo.await(futures)
 
         assert cy_id == cy.id
-        # It raises where it is awaited.
+        # It raises when it is awaited.
         assert_raise Ecto.NoResultsError, fn -> Repo.await(missing) end
       end)
 

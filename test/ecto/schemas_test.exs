@@ -1,11 +1,11 @@
 if Code.ensure_loaded?(Ecto.Adapter) do
   defmodule EctoFoundationDB.EctoSchemasTest do
-    # What Ecto does with changesets, types and associations, over the adapter.
+    # Changesets, types and associations of Ecto, with the adapter.
     use EctoFoundationDB.EctoCase, async: true
 
     alias Ecto.Changeset
 
-    test "types, embeds, sources and timestamps come back as they were", %{tenant: tenant} do
+    test "types, embeds, sources and timestamps round-trip", %{tenant: tenant} do
       params = %{
         name: "Ada",
         role: "admin",
@@ -64,7 +64,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       assert a != b
     end
 
-    test "a struct of a belongs_to gives its id", %{tenant: tenant} do
+    test "a struct of a belongs_to provides its id", %{tenant: tenant} do
       user = Repo.insert!(%User{name: "Ada"}, prefix: tenant)
       post = Repo.insert!(%Post{title: "p", user: user}, prefix: tenant)
       assert post.user_id == user.id
@@ -76,7 +76,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     test "associations are inserted, changed and deleted with their parent, in one transaction",
          %{tenant: tenant} do
       params = %{name: "Ada", posts: [%{title: "1"}, %{title: "2"}]}
-      # The tenant is in the struct alone.
+      # Only the struct has the tenant.
       user = %User{} |> FoundationDB.usetenant(tenant) |> User.changeset(params) |> Repo.insert!()
       assert [%{id: first, user_id: id}, %{title: "2"}] = user.posts
       assert id == user.id
@@ -179,13 +179,13 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       assert {:ok, _} = Repo.delete(user, allow_stale: true)
     end
 
-    test "fields that may only be inserted stay as they are", %{tenant: tenant} do
+    test "fields that are only writable on insert stay as they are", %{tenant: tenant} do
       user = Repo.insert!(%User{name: "Ada", origin: "web"}, prefix: tenant)
       Repo.update!(User.changeset(user, %{name: "B", origin: "mail"}))
       assert %{name: "B", origin: "web"} = Repo.reload!(user)
     end
 
-    test "insert_or_update, and what a primary key that is there already is", %{tenant: tenant} do
+    test "insert_or_update, and the error for an existing primary key", %{tenant: tenant} do
       user = Repo.insert_or_update!(User.changeset(%User{}, %{name: "a"}), prefix: tenant)
       assert %{name: "b"} = Repo.insert_or_update!(User.changeset(user, %{name: "b"}))
 
@@ -265,7 +265,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       end
     end
 
-    test "what was written to a field of another type is an error of Ecto", %{tenant: tenant} do
+    test "a value of a different type in a field raises Ecto's error", %{tenant: tenant} do
       assert_raise Ecto.ChangeError, fn -> Repo.insert(%User{name: 1}, prefix: tenant) end
       assert_raise Ecto.Query.CastError, fn -> Repo.get(User, "no number", prefix: tenant) end
     end
@@ -283,7 +283,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
             )
     end
 
-    test "ids that the commit makes", %{tenant: tenant} do
+    test "ids created by the commit", %{tenant: tenant} do
       future =
         Repo.transactional(tenant, fn ->
           Repo.async_insert_all!(Event, [%Event{data: "1"}, %Event{data: "2"}])
@@ -297,7 +297,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       assert %Event{data: "1"} = Repo.get!(Event, integer, prefix: tenant)
     end
 
-    test "records that lie by partitions", %{tenant: tenant} do
+    test "records in partitions", %{tenant: tenant} do
       alias EctoFoundationDB.Versionstamp
 
       sessions = for user <- ["a", "a", "b"], do: %Session{user_id: user, data: "#{user}"}

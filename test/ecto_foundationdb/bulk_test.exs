@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.BulkTest do
-  # Many records at once.
+  # Operations on many records.
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.{Error, Transaction}
@@ -37,7 +37,7 @@ defmodule EctoFoundationDB.BulkTest do
     assert for(u <- TestRepo.all(TestUser, prefix: tenant), u.notes == "x", do: u.id)
            |> length() == 8
 
-    # A field of the index that the records are found by: the records move on in it, once.
+    # A field of the index that finds the records: each record moves in it only once.
     TestRepo.insert!(%TestUser{id: "v", name: "n9", dept: "d"}, prefix: tenant)
     updates = SchemaMetadata.updates(TestUser, prefix: tenant)
 
@@ -63,13 +63,13 @@ defmodule EctoFoundationDB.BulkTest do
     assert TestRepo.delete_all(TestUser, step: 5, prefix: tenant) == {0, nil}
   end
 
-  test "a step's mistakes are said", %{tenant: tenant} do
+  test "wrong arguments for step: raise", %{tenant: tenant} do
     assert_raise ArgumentError, ~r/step: expected a positive integer, got: 0/, fn ->
       TestRepo.delete_all(TestUser, step: 0, prefix: tenant)
     end
 
     for options <- [[limit: 1], [key_limit: 1], [order_by: :id]] do
-      assert_raise ArgumentError, ~r/step: goes through all records/, fn ->
+      assert_raise ArgumentError, ~r/step: visits all records/, fn ->
         TestRepo.delete_all(TestUser, [step: 1, prefix: tenant] ++ options)
       end
     end
@@ -81,7 +81,7 @@ defmodule EctoFoundationDB.BulkTest do
     end)
   end
 
-  test "more than a transaction may write is an error that says so, and leaves all as it was", %{
+  test "exceeding the size of a transaction is an error that says so, and changes nothing", %{
     tenant: tenant
   } do
     insert(tenant, 3000)
@@ -102,14 +102,14 @@ defmodule EctoFoundationDB.BulkTest do
                prefix: tenant
              )
 
-    # To delete everything takes a few ranges and sums of counters, however many records there are.
+    # Deleting everything takes a few ranges and counter sums, for any number of records.
     assert TestRepo.delete_all(TestUser, prefix: tenant) == {3000, nil}
     assert count(tenant) == 0
     assert SchemaMetadata.deletes(TestUser, prefix: tenant) == 3000
     assert SchemaMetadata.changes(TestUser, prefix: tenant) == 9000
   end
 
-  # A cluster that has nothing else to do answers reads a while longer than it promises.
+  # An idle cluster answers reads somewhat longer than it promises.
   @tag :embedded
   test "a transaction that is too long each time ends with an error that says so", %{
     tenant: tenant

@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.ChurnTest do
-  # Lists while `\xff/metadataVersion`, which is global to a cluster, is changed by others: migrations of
+  # Lists while others change `\xff/metadataVersion`, which is global to a cluster: migrations of
   # other tenants, other FoundationDB layers.
   use ExUnit.Case, async: true
 
@@ -45,7 +45,7 @@ defmodule EctoFoundationDB.ChurnTest do
     end)
   end
 
-  test "mounts of a list succeed, and none is planned again", %{tenant: tenant, other: other} do
+  test "lists mount, and none is planned again", %{tenant: tenant, other: other} do
     for n <- 1..20, do: Repo.insert!(%User{id: "u#{n}"}, prefix: tenant)
     churn = bump_every(other, 5)
     test = self()
@@ -63,12 +63,12 @@ defmodule EctoFoundationDB.ChurnTest do
 
     for _ <- pages, do: assert_receive({:mounted, 20}, 60_000)
     now = Sync.stats(Repo)
-    # At most one look for each batch.
+    # At most one check per batch.
     assert now.basis_checks - before.basis_checks <= now.batches - before.batches
     stop([churn | pages])
   end
 
-  test "live lists are not read again, and go on", %{tenant: tenant, other: other} do
+  test "live lists are not read again, and continue", %{tenant: tenant, other: other} do
     pages =
       for n <- 1..100,
           do: Page.start(Repo, tenant, &Sync.sync_all_by(&1, Repo, :users, User, team: "t#{n}"))
@@ -80,12 +80,12 @@ defmodule EctoFoundationDB.ChurnTest do
 
     {reads, engine} = {Sync.stats(Repo).reads, Embedded.stats(Repo).reads}
     for _ <- 1..50, do: bump(other)
-    # What looks at the source, for all of its lists, is the heartbeat.
+    # Only the heartbeat checks the source, for all of its lists.
     %{basis_checks: checks} = Sync.stats(Repo)
     SyncRepo.eventually(fn -> Sync.stats(Repo).basis_checks end, &(&1 > checks))
     bumps = 51
     assert Sync.stats(Repo).reads == reads
-    # A bump, and a look: a handful of reads, not one for each list.
+    # A changed version and its check: a handful of reads, not one per list.
     assert Embedded.stats(Repo).reads - engine < bumps * 10
 
     Repo.insert!(%User{id: "u1", team: "t7"}, prefix: tenant)
@@ -94,7 +94,7 @@ defmodule EctoFoundationDB.ChurnTest do
     stop(pages)
   end
 
-  test "an index that is really built changes the plans of its own source alone", context do
+  test "a newly built index only changes the plans of its own source", context do
     %{tenant: tenant, other: other} = context
     mine = Page.start(Repo, tenant, &Sync.sync_all_by(&1, Repo, :users, User, team: "t"))
     others = Page.start(Repo, other, &Sync.sync_all_by(&1, Repo, :users, User, team: "t"))

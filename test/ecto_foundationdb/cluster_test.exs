@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.ClusterTest do
-  # What is said where there is no cluster to be had. A VM has one client library: each of these
-  # runs in a VM of its own.
+  # Errors when no cluster can be reached. A VM has one client library, so each test runs in a
+  # separate VM.
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.OtherVM
@@ -9,20 +9,20 @@ defmodule EctoFoundationDB.ClusterTest do
 
   setup_all do
     cluster_file = Path.join(System.tmp_dir!(), "ecto_fdb_sync-#{System.pid()}.cluster")
-    # Nobody listens there.
+    # Nothing listens there.
     File.write!(cluster_file, "nobody:nobody@127.0.0.1:1\n")
     on_exit(fn -> File.rm(cluster_file) end)
     %{cluster_file: cluster_file}
   end
 
-  test "a client library that is missing is named, with what to install", context do
+  test "the error for a missing client library names it, and says what to install", context do
     config = [cluster_file: context.cluster_file, library: "/no/such/libfdb_c.so"]
     assert {:error, message} = OtherVM.run(config)
     assert message =~ "/no/such/libfdb_c.so"
     assert message =~ "foundationdb-clients"
   end
 
-  test "a cluster file that is missing, too, is named beside it" do
+  test "the error for a missing cluster file names both" do
     config = [cluster_file: "/no/such/fdb.cluster", library: "/no/such/libfdb_c.so"]
     assert {:error, message} = OtherVM.run(config)
     assert message =~ "/no/such/libfdb_c.so"
@@ -34,7 +34,7 @@ defmodule EctoFoundationDB.ClusterTest do
     assert message =~ "/no/such/default.cluster, that FDB_CLUSTER_FILE names"
   end
 
-  test "a file that is no client library is named", context do
+  test "the error names a file that is not a client library", context do
     library = Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb.so")
     assert {:error, message} = OtherVM.run(cluster_file: context.cluster_file, library: library)
     assert message =~ library
@@ -42,13 +42,13 @@ defmodule EctoFoundationDB.ClusterTest do
   end
 
   test "without embedded: nothing falls back to the embedded engine" do
-    # Whether or not this machine has a client library.
+    # With or without a client library on this machine.
     assert {:error, message} = OtherVM.run([], [{"FDB_CLUSTER_FILE", "/no/such/fdb.cluster"}])
     refute message =~ "timeout"
     assert message =~ "embedded: true"
   end
 
-  test "a cluster file that does not exist, or holds something else, is named", context do
+  test "the error names a cluster file that does not exist, or has other contents", context do
     library = client_library()
     missing = [{"FDB_CLUSTER_FILE", "/no/such/fdb.cluster"}]
     assert {:error, message} = OtherVM.run([library: library], missing)
@@ -66,7 +66,7 @@ defmodule EctoFoundationDB.ClusterTest do
     assert message =~ "description:id@"
   end
 
-  test "a network option with a wrong value is named" do
+  test "the error names a network option with a wrong value" do
     for config <- [[embedded: true], [library: client_library()]] do
       options = [trace_log_group: "a", trace_format: "yaml"]
       assert {:error, message} = OtherVM.run([network_options: options] ++ config)
@@ -74,7 +74,7 @@ defmodule EctoFoundationDB.ClusterTest do
     end
   end
 
-  test "network options that are no options are named" do
+  test "the error names unknown network options" do
     for {options, expected} <- [
           {[disable_local_client: false], "expected true for the option :disable_local_client"},
           {[tls_verify_peers: 1], "tls_verify_peers"},
@@ -87,7 +87,7 @@ defmodule EctoFoundationDB.ClusterTest do
     end
   end
 
-  test "a later Repo's other network options are named, and its secrets are not" do
+  test "the error names a later Repo's different network options, but not its secrets" do
     start = """
     defmodule Later.Repo do
       use EctoFoundationDB.Repo, otp_app: :away
@@ -117,7 +117,7 @@ defmodule EctoFoundationDB.ClusterTest do
     refute message =~ "secret"
   end
 
-  test "external clients that can't be loaded are named with their files", context do
+  test "the error names external clients that can't be loaded", context do
     dir = context.cluster_file <> ".clients"
     File.mkdir_p!(dir)
     on_exit(fn -> File.rm_rf!(dir) end)
@@ -126,12 +126,12 @@ defmodule EctoFoundationDB.ClusterTest do
     assert {:error, message} = start.(dir <> "/none")
     assert message =~ "external_client_directory: can't read the directory #{dir}/none: No such"
 
-    # What is no library is no client's.
+    # Files that are not libraries are ignored.
     File.write!(Path.join(dir, "README"), "")
     assert {:error, message} = start.(dir)
 
     assert message =~
-             "the directory #{dir} holds no client library. Expected files that end in .so"
+             "the directory #{dir} contains no client library. Expected files that end in .so"
 
     own = own_library()
     File.cp!(own, Path.join(dir, "libfdb_c_good.so"))
@@ -139,16 +139,16 @@ defmodule EctoFoundationDB.ClusterTest do
 
     File.write!(Path.join(dir, "libfdb_c_7.1.so"), "half a download")
     assert {:error, message} = start.(dir)
-    assert message =~ "#{dir}/libfdb_c_7.1.so is no client library that can be used here"
+    assert message =~ "#{dir}/libfdb_c_7.1.so is not a usable client library"
 
     library = Application.app_dir(:ecto_fdb_sync, "priv/native/libecto_fdb.so")
     options = [external_client_library: library]
     assert {:error, message} = OtherVM.run(embedded: true, network_options: options)
-    assert message =~ "external_client_library: #{library} is no client library"
+    assert message =~ "external_client_library: #{library} is not a usable client library"
     assert message =~ "fdb_get_max_api_version"
   end
 
-  test "a cluster file that can't be written back is warned of", context do
+  test "a warning names a cluster file that can't be written back", context do
     dir = context.cluster_file <> ".readonly"
     File.mkdir_p!(dir)
     file = Path.join(dir, "fdb.cluster")
@@ -179,7 +179,7 @@ defmodule EctoFoundationDB.ClusterTest do
 
     case System.cmd("chattr", ["+i", file], stderr_to_stdout: true) do
       {_, 0} -> :ok
-      # No file attributes here: nobody but root is kept from what is read-only.
+      # This test uses no file attributes: root can write read-only files.
       _ -> File.chmod!(file, 0o444)
     end
 
@@ -189,7 +189,7 @@ defmodule EctoFoundationDB.ClusterTest do
     end
   end
 
-  test "where TLS is in play, a time-out says what to check", context do
+  test "with TLS, a timeout says what to check", context do
     tls = context.cluster_file <> ".tls"
     File.write!(tls, "nobody:nobody@127.0.0.1:1:tls\n")
     on_exit(fn -> File.rm(tls) end)
@@ -198,11 +198,11 @@ defmodule EctoFoundationDB.ClusterTest do
     run = &OtherVM.run([library: own_library(), timeout: 100] ++ &1, env, open)
 
     assert {:error, message} = run.(cluster_file: tls)
-    assert message =~ "The cluster file's addresses end in :tls, and no certificate is given"
+    assert message =~ "The cluster file's addresses end in :tls, but no certificate is given"
 
     options = [tls_password: "x"]
     assert {:error, message} = run.(cluster_file: tls, network_options: options)
-    assert message =~ "The connection is by TLS (tls_password). Check that tls_ca_path"
+    assert message =~ "The connection uses TLS (tls_password). Check that tls_ca_path"
     assert message =~ "tls_verify_peers"
 
     assert {:error, message} = run.(cluster_file: context.cluster_file, network_options: options)
@@ -212,15 +212,15 @@ defmodule EctoFoundationDB.ClusterTest do
     refute message =~ "TLS"
   end
 
-  # FoundationDB's own libfdb_c finds nobody there.
+  # FoundationDB's own libfdb_c finds no server there.
   @tag :client_library
-  test "a cluster that is not there is an error of sync_one's, within its timeout", context do
+  test "an unreachable cluster makes sync_one fail within its timeout", context do
     library = System.fetch_env!("FDB_CLIENT_LIBRARY")
     does_not_answer([cluster_file: context.cluster_file, library: library], [])
   end
 
   # The embedded engine's libfdb_c answers too late, on request.
-  test "a cluster that does not answer is an error of sync_one's, within its timeout", context do
+  test "an unresponsive cluster makes sync_one fail within its timeout", context do
     config = [cluster_file: context.cluster_file, library: own_library()]
     faults = "slow_read=1,read_delay_ms=3600000"
     does_not_answer(config, [{"EMBEDDED_FDB_FAULTS", faults}])

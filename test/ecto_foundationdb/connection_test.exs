@@ -39,7 +39,7 @@ defmodule EctoFoundationDB.ConnectionTest do
       end
     end
 
-    test "that is no keyword list is refused" do
+    test "that is not a keyword list is refused" do
       assert_raise ArgumentError, ~r/must be a keyword list/, fn ->
         Connection.validate!(AnotherRepo, %{})
       end
@@ -53,7 +53,7 @@ defmodule EctoFoundationDB.ConnectionTest do
     end
   end
 
-  test "what is no Repo is said to be none" do
+  test "the error says that a module is not a Repo" do
     for module <- [EctoFoundationDB.TestUser, NoSuchModule, "repo"] do
       assert_raise ArgumentError, ~r/is not a Repo: expected a module/, fn ->
         EctoFoundationDB.Tenant.open!(module, "acme")
@@ -61,13 +61,13 @@ defmodule EctoFoundationDB.ConnectionTest do
     end
   end
 
-  test "a Repo that is not started says so" do
+  test "a Repo that is not started raises an error that says so" do
     assert_raise ArgumentError, ~r/AnotherRepo is not started/, fn ->
       Tenant.open!(AnotherRepo, "acme")
     end
   end
 
-  test "use without otp_app says so" do
+  test "use without otp_app raises an error that says so" do
     assert_raise ArgumentError, ~r/needs `otp_app: :my_app`/, fn ->
       defmodule NoApp do
         use EctoFoundationDB.Repo
@@ -75,7 +75,7 @@ defmodule EctoFoundationDB.ConnectionTest do
     end
   end
 
-  test "an unknown network option, or database option's value, says so" do
+  test "the error names an unknown network option, or a database option's wrong value" do
     Process.flag(:trap_exit, true)
     config = TestRepo.test_config() ++ [network_options: [nonsense: 1]]
     assert {:error, %ArgumentError{message: message}} = AnotherRepo.start_link(config)
@@ -83,7 +83,7 @@ defmodule EctoFoundationDB.ConnectionTest do
   end
 
   @tag :embedded
-  test "a cluster beside an embedded database is refused, naming both" do
+  test "a cluster beside an embedded database is refused, and the error names both" do
     LayerCase.start_repo()
     Process.flag(:trap_exit, true)
 
@@ -94,7 +94,7 @@ defmodule EctoFoundationDB.ConnectionTest do
   end
 
   @tag :embedded
-  test "a database in memory outlives its Repo, and Repos have their own" do
+  test "a database in memory outlives its Repo, and each Repo has its own" do
     LayerCase.start_repo()
     start_supervised!({AnotherRepo, embedded: true})
     tenant = Tenant.open!(AnotherRepo, "acme")
@@ -112,7 +112,7 @@ defmodule EctoFoundationDB.ConnectionTest do
   end
 
   @tag :embedded
-  test "what is known of tenants' indexes is not kept without bound" do
+  test "the cache of tenants' indexes is bounded" do
     start_supervised!({AnotherRepo, embedded: true, log: false, storage_id: "cache"})
     tenant = Tenant.open!(AnotherRepo, "last", migrator: EctoFoundationDB.SyncRepo)
     :ets.insert(AnotherRepo, for(n <- 1..100_000, do: {{"tenant #{n}", "users"}, {"", nil}}))
@@ -133,7 +133,7 @@ defmodule EctoFoundationDB.ConnectionTest do
     assert :ok = FileRepo.transactional(nil, fn -> :ok end)
   end
 
-  test "a Repo that is stopped leaves no process" do
+  test "a stopped Repo leaves no processes" do
     # Not linked to this test, which would end it with an exit.
     start = fn ->
       FileRepo.start_link(TestRepo.test_config()) |> tap(fn {:ok, pid} -> Process.unlink(pid) end)
@@ -147,7 +147,7 @@ defmodule EctoFoundationDB.ConnectionTest do
     for ref <- refs, do: assert_receive({:DOWN, ^ref, :process, _pid, _reason}, 5_000)
   end
 
-  test "transactions are gone with the calls" do
+  test "transactions end with their calls" do
     LayerCase.start_repo()
     id = LayerCase.tenant_id(%{module: __MODULE__, test: "gone"})
     start_supervised!({FileRepo, TestRepo.test_config()})
@@ -157,7 +157,7 @@ defmodule EctoFoundationDB.ConnectionTest do
     assert transactions(Repo.database(FileRepo), 200) == 0
   end
 
-  # They go on threads of their own.
+  # They run on the runtime's threads.
   defp transactions(database, tries) do
     case Native.stats(database).transactions do
       n when n > 0 and tries > 0 ->

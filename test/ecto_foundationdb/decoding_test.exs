@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.DecodingTest do
-  # Stored bytes are not trusted. Alone: it counts atoms.
+  # Stored bytes are not trusted. Not async: it counts atoms.
   use EctoFoundationDB.LayerCase, async: false
 
   alias EctoFoundationDB.{DecodeError, LiveQuery, Sync, Versionstamp}
@@ -37,7 +37,7 @@ defmodule EctoFoundationDB.DecodingTest do
         TestRepo.get(TestThing, "bad", prefix: tenant)
       end
 
-      # Others are not concerned.
+      # Other records are not affected.
       assert %TestThing{value: 1} = TestRepo.get(TestThing, "good", prefix: tenant)
       {first, _} = Keys.record_range(tenant, "things", "bad")
 
@@ -62,7 +62,7 @@ defmodule EctoFoundationDB.DecodingTest do
     end
   end
 
-  test "no atoms are made, however many are stored", %{tenant: tenant} do
+  test "reading creates no atoms, however many are stored", %{tenant: tenant} do
     names =
       for i <- 1..1000 do
         name = "novel_#{i}_#{System.unique_integer([:positive])}"
@@ -82,7 +82,7 @@ defmodule EctoFoundationDB.DecodingTest do
     for name <- names, do: assert_raise(ArgumentError, fn -> String.to_existing_atom(name) end)
   end
 
-  test "a field that is not known is kept, whatever it holds", %{tenant: tenant} do
+  test "an unknown field is kept, whatever it contains", %{tenant: tenant} do
     future = "from_the_future_#{System.unique_integer([:positive])}"
 
     kept =
@@ -105,14 +105,14 @@ defmodule EctoFoundationDB.DecodingTest do
     assert %{value: 2} = TestRepo.get(TestThing, "u", prefix: tenant)
   end
 
-  test "stored bytes do not say what a struct is", %{tenant: tenant} do
+  test "stored bytes do not decide what is a struct", %{tenant: tenant} do
     fields = [id: "s", __struct__: String, __meta__: nil, value: 1]
     store(tenant, "s", :erlang.term_to_binary(fields))
 
     assert %TestThing{id: "s", value: 1, __meta__: %{prefix: ^tenant}} =
              TestRepo.get(TestThing, "s", prefix: tenant)
 
-    # Nor whose code goes through its fields, where those have other names.
+    # Nor whose code enumerates their fields, if these have other names.
     for struct <- [String, File.Stream, MapSet] do
       member = :erlang.term_to_binary(__struct__: struct, id: "m", path: "/chosen", t: "blue")
       operations(tenant, [{:set, {:pack, Keys.record(tenant, "members", "m")}, member}])
@@ -124,7 +124,7 @@ defmodule EctoFoundationDB.DecodingTest do
     end
   end
 
-  test "the walk takes every term of data, and stops where it ends" do
+  test "the walk accepts every term that is data, and stops where it ends" do
     :rand.seed(:exsss, {1, 2, 3})
 
     for _ <- 1..500 do
@@ -151,7 +151,7 @@ defmodule EctoFoundationDB.DecodingTest do
       assert TestRepo.get(TestThing, "x", prefix: tenant).value == value
     end
 
-    # Bytes that begin 100,000 pids one in the other, or claim more elements than there are bytes.
+    # Bytes that begin 100,000 nested pids, or claim more elements than there are bytes.
     for bytes <- [
           String.duplicate(<<103>>, 100_000),
           <<108, 0xFFFFFFFF::32, 106>>,
@@ -166,7 +166,7 @@ defmodule EctoFoundationDB.DecodingTest do
   end
 
   @tag tenant_options: [max_single_value_size: 100]
-  test "a part of a record's value that looks like a whole one is none", %{tenant: tenant} do
+  test "a part of a record's value that looks like a whole one is not one", %{tenant: tenant} do
     # The last part: the value's last byte, and the end of the list of fields.
     empty = :erlang.term_to_binary(id: "p", value: "")
     value = String.duplicate(<<131>>, 302 - byte_size(empty))

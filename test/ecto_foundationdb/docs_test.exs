@@ -29,7 +29,7 @@ defmodule EctoFoundationDB.DocsTest do
 end
 
 defmodule EctoFoundationDB.EmbeddedDocsTest do
-  # Not beside the others: faults are for all who use the database.
+  # Not concurrently: faults affect all users of the database.
   use ExUnit.Case, async: false
 
   alias EctoFoundationDB.Tenant

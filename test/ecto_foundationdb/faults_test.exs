@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.FaultsTest do
-  # A database on a bad day. It is one of its own: faults are for all who use it.
+  # A database on a bad day. It is a separate one, because faults affect all of its users.
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{Connection, Embedded, Native, Sync, SyncRepo, Tenant}
@@ -32,7 +32,7 @@ defmodule EctoFoundationDB.FaultsTest do
 
   setup do
     start_supervised!({Repo, embedded: true, log: false, timeout: 30_000})
-    # Those of a test that failed: the database outlives its Repo.
+    # Those of a failed test: the database outlives its Repo.
     Embedded.faults(Repo, nil)
     tenant = Tenant.open!(Repo, "faults-#{System.unique_integer([:positive])}")
     {:ok, tenant: tenant}
@@ -40,7 +40,8 @@ defmodule EctoFoundationDB.FaultsTest do
 
   # On such a day it takes from half a minute to a whole one.
   @tag timeout: 300_000
-  test "pages that mount, re-sync, cancel and die end on the truth, and leave nothing", context do
+  test "pages that mount, re-sync, cancel and die end up right, and leave nothing behind",
+       context do
     %{tenant: tenant} = context
     seed = ExUnit.configuration()[:seed]
     :rand.seed(:exsss, {seed, 0, 1})
@@ -94,7 +95,7 @@ defmodule EctoFoundationDB.FaultsTest do
 
     subscribed = pages |> Enum.map(fn {_page, synced} -> map_size(synced) end) |> Enum.sum()
 
-    # Those of a page that was killed last may be leaving.
+    # Those of a page that was just killed may still be ending.
     assert %{retries: retries, watches_failed: failed} =
              SyncRepo.eventually(fn -> Sync.stats(Repo) end, &(&1.subscriptions == subscribed))
 
@@ -168,7 +169,7 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
-  test "a database that is set up anew in the place of another is followed" do
+  test "pages follow a database that was wiped and set up again" do
     restart!(stale_after: 400)
     tenant = Tenant.open!(Repo, "before")
     Repo.insert!(%User{id: "u1", name: "Ada"}, prefix: tenant)
@@ -184,7 +185,7 @@ defmodule EctoFoundationDB.FaultsTest do
     assert Page.await(page, &(&1 == %{user: nil, all: []}))
     assert Tenant.list(Repo) == []
 
-    # The tenant of before is gone; one of its name is another one.
+    # The earlier tenant is gone; the new one of its name is a different tenant.
     assert_raise TenantGone, fn ->
       Repo.insert!(%User{id: "u1", name: "Bea"}, prefix: tenant)
     end
@@ -200,7 +201,7 @@ defmodule EctoFoundationDB.FaultsTest do
   end
 
   @tag :capture_log
-  test "pages go on when the Repo's process is killed and started again", %{tenant: tenant} do
+  test "pages continue when the Repo's process is killed and restarted", %{tenant: tenant} do
     page = Page.start(Repo, tenant, &Sync.sync_all(&1, Repo, :users, User))
     before = Process.whereis(Repo)
     Process.exit(before, :kill)
@@ -215,7 +216,7 @@ defmodule EctoFoundationDB.FaultsTest do
     Repo.insert!(%User{id: "u2", name: "Bea"}, prefix: tenant)
     assert Page.await(page, &match?(%{users: [_, _]}, &1))
 
-    # And shared with pages of before.
+    # And shares them with earlier pages.
     another = Page.start(Repo, tenant, &Sync.sync_all(&1, Repo, :users, User))
     assert %{subscriptions: 2, live_queries: 1, pending_watches: 1} = Sync.stats(Repo)
     for page <- [page, another], do: Process.exit(page, :kill)
@@ -299,7 +300,7 @@ defmodule EctoFoundationDB.FaultsTest do
     Repo.update!(user, name: "after")
     assert_receive {ref, :ready} = message when is_reference(ref), 60_000
 
-    # Nothing that is read now would be answered.
+    # A read would get no answer now.
     Embedded.faults(Repo, seed: 1, slow_read: 1, read_delay_ms: 3_600_000)
     assert {:halt, state} = Sync.handle_ready(Repo, message, state)
     assert [%{name: "after"}] = state.assigns.users
@@ -308,7 +309,7 @@ defmodule EctoFoundationDB.FaultsTest do
     nothing_left!()
   end
 
-  test "a watch that fails is an error for who waits for it", %{tenant: tenant} do
+  test "a failed watch is an error for the process that waits for it", %{tenant: tenant} do
     user = Repo.insert!(%User{id: "u1"}, prefix: tenant)
     Embedded.faults(Repo, seed: 1, watch_failure: 1)
     watch = Repo.watch(user)
@@ -316,7 +317,7 @@ defmodule EctoFoundationDB.FaultsTest do
     Embedded.faults(Repo, nil)
   end
 
-  test "faults are checked" do
+  test "faults are validated" do
     assert_raise ArgumentError, ~r/a keyword list of numbers/, fn ->
       Embedded.faults(Repo, :many)
     end

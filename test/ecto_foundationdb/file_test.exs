@@ -15,7 +15,7 @@ defmodule EctoFoundationDB.FileTest do
     {:ok, config: [embedded: path, log: false]}
   end
 
-  test "what was acknowledged is there after a kill, and the file has one holder", context do
+  test "acknowledged commits survive a kill, and the file has one holder", context do
     insert = """
     #{@tenant}
     for i <- 1..1_000_000 do
@@ -37,11 +37,11 @@ defmodule EctoFoundationDB.FileTest do
 
     read = "#{@tenant}; Away.Repo.all(Away.User, prefix: tenant) |> length()"
     assert {:ok, count} = OtherVM.run(context.config, [], read)
-    # One more may have been committed, its answer lost.
+    # One more commit may have happened without an answer.
     assert String.to_integer(count) in acknowledged..(acknowledged + 1)
   end
 
-  test "a path that can't be used is an error that names it", context do
+  test "an unusable path is an error that names it", context do
     assert {:error, message} = OtherVM.run(embedded: "/no/such/directory/db.fdb")
     assert message =~ "/no/such/directory"
 
@@ -52,13 +52,13 @@ defmodule EctoFoundationDB.FileTest do
     assert File.read!(path) == "this is no database"
   end
 
-  test "a file is not wiped under a Repo that has it open", context do
+  test "a file is not wiped while a Repo has it open", context do
     wipe = "EctoFoundationDB.Embedded.wipe(Away.Repo)"
     assert {:error, message} = OtherVM.run(context.config, [], wipe)
     assert message =~ "this database is in a file: stop the VM and delete the file"
   end
 
-  test "a backup is made while writers run, and opens as a database of its own", context do
+  test "a backup is made while writers run, and opens as a database", context do
     backup = context.config[:embedded] <> ".backup"
 
     code = """
@@ -67,7 +67,7 @@ defmodule EctoFoundationDB.FileTest do
     writers = for w <- 1..4 do
       Task.async(fn ->
         for i <- 1..200 do
-          # Two records that must come together.
+          # Two records that must change together.
           repo.transactional(tenant, fn ->
             repo.insert!(struct(Away.User, id: "\#{w}-\#{i}-a"))
             repo.insert!(struct(Away.User, id: "\#{w}-\#{i}-b"))
@@ -109,7 +109,7 @@ defmodule EctoFoundationDB.FileTest do
     assert message =~ "cannot write #{path}: #{directory} was removed or moved away"
   end
 
-  test "a full disk is named", context do
+  test "the error names a full disk", context do
     disk = context.config[:embedded] <> ".disk"
     File.mkdir!(disk)
 

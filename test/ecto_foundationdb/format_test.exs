@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.FormatTest do
-  # What ecto_foundationdb wrote, and what we write for the same operations. See test/format/README.md.
+  # Compares what ecto_foundationdb wrote with what this library writes. See test/format/README.md.
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.{Native, Recording, Transaction}
@@ -11,11 +11,11 @@ defmodule EctoFoundationDB.FormatTest do
     use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
   end
 
-  # The entries that the recorded library got wrong end in another field than the id.
+  # The entries that the recorded library got wrong end in a field other than the id.
   @wrong {:utf8, "true"}
 
-  describe "our keys and values" do
-    test "are those of the recording, after every step", %{id: id} do
+  describe "keys and values" do
+    test "equal the recording's after every step", %{id: id} do
       tenant = Tenant.open!(TestRepo, id <> "-format", migrator: Migrator1, log: false)
 
       Enum.reduce(Recording.steps(), %{}, fn step, expected ->
@@ -35,7 +35,7 @@ defmodule EctoFoundationDB.FormatTest do
       end)
     end
 
-    # The recording's state of tenant acme, with what must be different in ours.
+    # The recording's state of tenant acme, with the expected differences.
     defp expected(state, step) do
       for_acme = fn keys, get ->
         for key <- keys, {<<0x15, 0x15>>, tuple} <- [Recording.key(get.(key))], do: {tuple, key}
@@ -55,7 +55,7 @@ defmodule EctoFoundationDB.FormatTest do
       if step.step == "delete_all", do: after_delete_all(state), else: state
     end
 
-    # Counters never go back: ours count the four records that went.
+    # Counters never go back: ours count the four deleted records.
     defp after_delete_all(state) do
       gone = [{"eng", 3}, {"ops", 1}]
 
@@ -159,7 +159,7 @@ defmodule EctoFoundationDB.FormatTest do
 
     defp assert_value(_step, _key, actual, {:large, size, sha}) do
       assert byte_size(actual) == size
-      # The external term format is another one from OTP 26 on.
+      # The external term format differs from OTP 26 on.
       if :erlang.system_info(:otp_release) == ~c"25",
         do: assert(:crypto.hash(:sha256, actual) == sha)
     end
@@ -222,7 +222,7 @@ defmodule EctoFoundationDB.FormatTest do
       assert ids(TestAccount, tenant) == [-7, 1, 300, 9_000_000_000]
       assert ids(TestAccount, tenant, where: [balance: {:<, 10}]) == [300, -7, 9_000_000_000]
       assert ids(TestUser, tenant, where: [dept: "eng"]) == ["big", "m1", "m2"]
-      # By an entry of the recorded error.
+      # With an entry of the recorded error.
       assert ids(TestUser, tenant, where: [dept: "ops"]) == ["u1"]
 
       assert ids(TestUser, tenant, where: [seen_at: {:>, ~U[2024-01-01 00:00:00.000000Z]}]) == [
@@ -238,7 +238,7 @@ defmodule EctoFoundationDB.FormatTest do
                FormatRepo.get_by!(TestUser, [name: "Other tenant"], prefix: beta)
     end
 
-    test "have the directories that ours have" do
+    test "have the same directories as ours" do
       Transaction.run_database(FormatRepo, fn ->
         Transaction.write([{:clear_range, "", <<0xFF>>}])
       end)
@@ -253,8 +253,7 @@ defmodule EctoFoundationDB.FormatTest do
           swap = fn bytes ->
             bytes
             |> String.split(<<0x15, 0x10>>)
-            |> Enum.map(&String.replace(&1, <<0x15, 0x15>>, tenant.prefix))
-            |> Enum.join(root)
+            |> Enum.map_join(root, &String.replace(&1, <<0x15, 0x15>>, tenant.prefix))
           end
 
           {swap.(key), swap.(value)}
@@ -263,7 +262,7 @@ defmodule EctoFoundationDB.FormatTest do
       assert Enum.sort(recorded) == Enum.sort(ours)
     end
 
-    test "are kept right by our writes: no entry stays behind, neither right nor wrong" do
+    test "stay right under our writes: no entry is left behind, right or wrong" do
       for write <- [
             fn tenant ->
               FormatRepo.update!(%TestUser{id: "u1"}, [name: "Ada4"], prefix: tenant)
@@ -312,7 +311,7 @@ defmodule EctoFoundationDB.FormatTest do
                    end
     end
 
-    test "of an entry whose record is gone, or has other values, are no result" do
+    test "entries whose record is gone, or has other values, are not results" do
       load_until("migrate_2")
       tenant = Tenant.open!(FormatRepo, "acme", migrator: Migrator2)
       entry = {<<0xFD>>, "users", "i", "users_dept_joined_index", 2, "ops", nil}

@@ -1,6 +1,8 @@
 defmodule EctoFoundationDB.PlainGuideTest do
-  # The examples of the guide to the plain Repo, run.
+  # Runs the examples of the guide to the plain Repo.
   use ExUnit.Case, async: true
+
+  import ExUnit.CaptureIO, only: [with_io: 1]
 
   alias EctoFoundationDB.{Guides, Sync}
 
@@ -11,17 +13,28 @@ defmodule EctoFoundationDB.PlainGuideTest do
     assert ["Ada", "Cy"] = state.assigns.users |> Enum.map(& &1.name) |> Enum.sort()
     Sync.cancel_all(state, Module.concat(namespace, Repo))
   end
+
+  # The notebook's database is embedded.
+  @tag :embedded
+  test "the notebook" do
+    {values, output} = with_io(fn -> Guides.notebook("guides/sync.livemd") end)
+    assert ["London", "Paris"] = for(city <- values, city in ["London", "Paris"], do: city)
+    assert ["Ada", "Bea", "Cid", "Eva"] in values
+    assert "Lima" in values
+    assert List.last(values) == false
+    assert output =~ "Ada in Paris, Bea in Madrid, Cid in Oslo, Eva in Oslo\n"
+  end
 end
 
 if Code.ensure_loaded?(Ecto.Adapter) do
   defmodule EctoFoundationDB.GuidesTest do
-    # The guides' examples, run.
+    # Runs the examples of the guides.
     use ExUnit.Case, async: true
 
     alias EctoFoundationDB.{Guides, Migrator, Sync, Tenant}
     alias EctoFoundationDB.Exception.Unsupported
 
-    # What an application has that the guides do not show.
+    # Parts of an application that the guides do not show.
     @schemas """
     defmodule MyApp.Account do
       use Ecto.Schema
@@ -278,8 +291,8 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       assert %{modules: []} = Guides.run("guides/testing.md", MyApp.Testing, [])
     end
 
-    # The tests in the guide are tests of this suite. Faults are for all who use a Repo: those who cope with
-    # them have another.
+    # The tests in the guide become tests of this suite. Faults affect all users of a Repo, so the tests that expect
+    # them use another Repo.
     @indexed """
     defmodule MyApp.Repo do
       use Ecto.Repo, otp_app: :my_app, adapter: Ecto.Adapters.FoundationDB
@@ -295,14 +308,14 @@ if Code.ensure_loaded?(Ecto.Adapter) do
     """
 
     given = [@schemas, @user, @indexed]
-    # A page's test takes an application of Phoenix: test/live_view has it.
+    # A page's test needs a Phoenix application: test/live_view has it.
     runs? = &(not (&1 =~ "faults(" or &1 =~ "Phoenix.LiveViewTest"))
     Guides.tests("guides/testing.md", MyApp.Tests, given, runs?)
 
     goes_on = ~S"""
     @moduletag :embedded
 
-    test "on a bad day everything goes on", %{tenant: tenant} do
+    test "everything continues despite faults", %{tenant: tenant} do
       for i <- 1..20, do: MyApp.Repo.insert!(%MyApp.User{id: i}, prefix: tenant)
       assert length(MyApp.Repo.all(MyApp.User, prefix: tenant)) == 20
     end

@@ -33,13 +33,13 @@ defmodule EctoFoundationDB.HealthTest do
   end
 
   @tag :embedded
-  test "of the embedded engine says so" do
+  test "of the embedded engine names it" do
     assert %{library: :embedded, database: :memory, coordinators: [], connections: []} =
              EctoFoundationDB.health(Repo)
   end
 
   @tag :embedded
-  test "of a database that does not answer is told within its timeout, and until when it did" do
+  test "of a database that does not answer returns within its timeout, and says until when it did" do
     Tenant.list(Repo)
     %{last_answer: answered} = EctoFoundationDB.health(Repo)
     Embedded.faults(Repo, seed: 1, slow_read_version: 1, read_delay_ms: 3_600_000)
@@ -47,7 +47,7 @@ defmodule EctoFoundationDB.HealthTest do
     assert %{status: :unreachable, round_trip_us: nil} = health
     assert health.since == health.last_answer
     assert DateTime.compare(health.since, answered) in [:gt, :eq]
-    # The client itself still tells what it knows.
+    # The client itself still reports its status.
     assert %{client_error: nil, failed_connections: 0} = health
 
     Embedded.faults(Repo, nil)
@@ -56,7 +56,7 @@ defmodule EctoFoundationDB.HealthTest do
   end
 
   @tag :embedded
-  test "of a database that answers with errors names the last one, and conflicts are none" do
+  test "of a database that answers with errors names the last one, but no conflicts" do
     tenant = Tenant.open!(Repo, "health-#{System.os_time()}")
     Embedded.faults(Repo, seed: 1, not_committed: 1)
 
@@ -77,7 +77,7 @@ defmodule EctoFoundationDB.HealthTest do
   end
 
   @tag :embedded
-  test "shows what waits where reads hang" do
+  test "shows the queue when reads hang" do
     tenant = Tenant.open!(Repo, "health-#{System.os_time()}")
     state = %{assigns: %{}, private: %{tenant: tenant}}
     Embedded.faults(Repo, seed: 1, slow_read: 1, read_delay_ms: 3_600_000)
@@ -101,7 +101,7 @@ defmodule EctoFoundationDB.HealthTest do
     Embedded.faults(Repo, nil)
   end
 
-  test "is refused a timeout that is none" do
+  test "refuses an invalid timeout" do
     assert_raise ArgumentError, ~r/timeout: expected a positive number/, fn ->
       EctoFoundationDB.health(Repo, timeout: :infinity)
     end

@@ -29,7 +29,7 @@ defmodule EctoFoundationDB.IndexerTest do
     for post <- Indexer.all(tenant, TestPost, :posts_title_index, [word]), do: post.title
   end
 
-  test "an own indexer is built, kept up, read and dropped", %{tenant: tenant} do
+  test "a custom index is built, maintained, read and dropped", %{tenant: tenant} do
     TestRepo.insert!(%TestPost{id: "1", title: "Hello, World"}, prefix: tenant)
     tenant = migrate(tenant, 1)
     assert find(tenant, "hello") == ["Hello, World"]
@@ -52,7 +52,7 @@ defmodule EctoFoundationDB.IndexerTest do
     assert_raise Unsupported, ~r/has no index :posts_title_index/, fn -> find(tenant, "hello") end
   end
 
-  test "is no default index: queries do not use it", %{tenant: tenant} do
+  test "is not a default index: queries do not use it", %{tenant: tenant} do
     tenant = migrate(tenant, 1)
 
     assert_raise Unsupported, fn ->
@@ -60,7 +60,7 @@ defmodule EctoFoundationDB.IndexerTest do
     end
   end
 
-  test "that this version does not have keeps it from writing", %{tenant: tenant} do
+  test "if this version lacks the indexer, it can't write", %{tenant: tenant} do
     alias EctoFoundationDB.Layer.{Keys, Metadata}
 
     index = %EctoFoundationDB.Index{

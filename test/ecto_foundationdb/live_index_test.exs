@@ -52,11 +52,11 @@ defmodule EctoFoundationDB.LiveIndexTest do
     assert SyncPage.await(page, &(&1.list == []))
   end
 
-  test "with a limit, beside entries that are out of date", %{tenant: tenant} do
+  test "with a limit, beside outdated entries", %{tenant: tenant} do
     for i <- 1..6,
         do: TestRepo.insert!(%TestUser{id: "u#{i}", dept: "d", age: i}, prefix: tenant)
 
-    # As ecto_foundationdb left them: entries that end in the wrong id, of values that were, and one
+    # As ecto_foundationdb left them: entries that end in the wrong id, of earlier values, and one
     # that leads to no record at all.
     entry = fn values, last, value ->
       {:set, {:pack, Keys.index_entry(tenant, "users", "users_dept_age_index", values, last)},
@@ -83,7 +83,7 @@ defmodule EctoFoundationDB.LiveIndexTest do
     assert ids.(limit: 2, order_by: [desc: :age]) == ~w(u6 u5)
     assert ids.(order_by: :age) == ~w(u1 u2 u3 u4 u5 u6)
 
-    # Without an order the limit is kept all the same.
+    # Without an order the limit still applies.
     for limit <- 1..7, do: assert(length(ids.(limit: limit)) == min(limit, 6))
 
     # A stream shows the same, from the beginning and after each change.
@@ -120,7 +120,7 @@ defmodule EctoFoundationDB.LiveIndexTest do
     for page <- streams, do: GenServer.stop(page)
   end
 
-  test "by a range, which records leave and come to", %{tenant: tenant} do
+  test "by a range, which records leave and enter", %{tenant: tenant} do
     for {id, age} <- [{"u1", 10}, {"u2", 20}, {"u3", nil}],
         do: TestRepo.insert!(%TestUser{id: id, dept: "d", age: age}, prefix: tenant)
 
@@ -134,14 +134,14 @@ defmodule EctoFoundationDB.LiveIndexTest do
     assert SyncPage.await(adults, &(ids.(&1) == ["u1", "u2"]))
     assert SyncPage.await(young, &(ids.(&1) == []))
 
-    # As another client leaves it: an entry of a value that its record has no more.
+    # As another client leaves it: an entry of a value that its record no longer has.
     entry = Keys.index_entry(tenant, "users", "users_dept_age_index", ["d", 99], "u3")
     operations(tenant, [{:set, {:pack, entry}, Native.pack(Keys.record(tenant, "users", "u3"))}])
     TestRepo.delete!(%TestUser{id: "u1"}, prefix: tenant)
     assert SyncPage.await(adults, &(ids.(&1) == ["u2"]))
   end
 
-  test "tell records apart whose ids go on with a zero byte", %{tenant: tenant} do
+  test "distinguish records whose ids continue with a zero byte", %{tenant: tenant} do
     ids = ["u1", "u1\0", "u1\0x"]
     for id <- ids, do: TestRepo.insert!(%TestUser{id: id, dept: "d"}, prefix: tenant)
     page = page(tenant, TestUser, where: [dept: "d"])
@@ -150,7 +150,7 @@ defmodule EctoFoundationDB.LiveIndexTest do
     assert SyncPage.await(page, &(for(user <- &1.list, do: user.id) == tl(ids)))
   end
 
-  test "one record of which is asked for by its primary key and a value", %{tenant: tenant} do
+  test "by the primary key and a value", %{tenant: tenant} do
     TestRepo.insert!(%TestUser{id: "u1", dept: "d"}, prefix: tenant)
     TestRepo.insert!(%TestUser{id: "u2", dept: "d"}, prefix: tenant)
     page = page(tenant, TestUser, where: [id: "u1", dept: "d"])
@@ -164,7 +164,7 @@ defmodule EctoFoundationDB.LiveIndexTest do
     {2, [create(index(TestNote, [:tag, :text])), drop(index(TestNote, [:tag]))]}
   ])
 
-  test "are planned anew where their indexes have changed since they were last asked for",
+  test "are planned again if their indexes have changed since the last plan",
        %{tenant: tenant} do
     tenant = Tenant.open!(TestRepo, tenant.id <> "-versions")
     migrate(tenant, 1)
@@ -172,13 +172,13 @@ defmodule EctoFoundationDB.LiveIndexTest do
     page = page(tenant, TestNote, where: [tag: "t"])
     assert SyncPage.assigns(page).list == [note]
 
-    # The node's indexes of before are those that the next page is planned with.
+    # The next page is planned with the node's earlier indexes.
     migrate(tenant, 2)
     assert SyncPage.assigns(page(tenant, TestNote, where: [tag: "t"])).list == [note]
     assert [] = SyncPage.assigns(page(tenant, TestNote, where: [tag: "t", text: "x"])).list
   end
 
-  test "come in another order where another index answers, changed or not", %{tenant: tenant} do
+  test "come in a different order if a different index answers, changed or not", %{tenant: tenant} do
     tenant = Tenant.open!(TestRepo, tenant.id <> "-order")
     migrate(tenant, 1)
 
@@ -192,7 +192,7 @@ defmodule EctoFoundationDB.LiveIndexTest do
     migrate(tenant, 2)
     assert SyncPage.await(page, &(&1.list == Enum.reverse(notes)))
 
-    # Out of the middle to the end.
+    # From the middle to the end.
     moved = TestRepo.update!(Enum.at(notes, 7), text: "99")
     expected = notes |> List.delete_at(7) |> Enum.reverse() |> Kernel.++([moved])
     assert SyncPage.await(page, &(&1.list == expected))

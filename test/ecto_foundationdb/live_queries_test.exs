@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.LiveQueriesTest do
-  # The NIF's live queries by themselves, below the layer: keys and values are made by hand.
+  # The NIF's live queries alone, without the layer: the tests make keys and values.
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.Native
@@ -30,7 +30,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       assert three == [{key(["r", 3]), "three"}]
     end
 
-    test "a key with a zero byte is no part of the key before it", %{db: db} do
+    test "a key with a zero byte is not a part of the key before it", %{db: db} do
       write(db, [{:set, key(["r", "a"]), "1"}, {:set, key(["r", "a\0"]), "2"}])
       sub = subscribe(db, all(db, "r"))
       assert [{:rows, [[{_, "1"}], [{_, "2"}]]}] = take(sub)
@@ -58,7 +58,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       end
     end
 
-    test "of a change only the changed records come", %{db: db} do
+    test "a change returns only the changed records", %{db: db} do
       write(db, for(id <- 1..1000, do: {:set, key(["r", id]), "#{id}"}))
       sub = subscribe(db, all(db, "r"))
       assert [{:rows, records}] = take(sub)
@@ -81,7 +81,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       assert [{:rows, [[{_, "zero"}], {:keep, 1, 999}, [{_, "last"}]]}] = take(sub)
     end
 
-    test "a change that leaves the records as they were wakes nobody", %{db: db} do
+    test "a change that leaves the records as they were notifies nobody", %{db: db} do
       write(db, [{:set, key(["r", 1]), "one"}])
       sub = subscribe(db, all(db, "r"))
       take(sub)
@@ -100,7 +100,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     end
   end
 
-  test "many subscribers take what one would: all of it, and changes of it" do
+  test "many subscribers take what one would: all of it, and its changes" do
     unknown = <<131, 108, 0, 0, 0, 1, 104, 2, 119, 9, "atom x!y.", 97, 1, 106>>
     assert_raise ArgumentError, fn -> :erlang.binary_to_term(unknown, [:safe]) end
     many_fields = for i <- 1..40, do: {:"field_#{i}", i}
@@ -150,7 +150,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
   defp data(fields), do: :erlang.term_to_binary(fields)
 
   describe "records of an index" do
-    test "come in its order; an entry without a record is none", %{db: db} do
+    test "come in order; an entry without a record is not a result", %{db: db} do
       write(db, [
         {:set, key(["d", 1]), "b"},
         {:set, key(["d", 2]), "a"},
@@ -176,7 +176,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
   end
 
   describe "a limit on entries" do
-    # Every third entry's record is gone, and one has an entry that is out of date, too.
+    # Every third entry's record is gone, and one also has an outdated entry.
     setup %{db: db} do
       ops =
         for i <- 1..300, rem(i, 3) > 0 or i == 300 do
@@ -203,7 +203,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       end
     end
 
-    test "does not count entries whose values are no keys", %{db: db, prefix: prefix} do
+    test "does not count entries whose values are not keys", %{db: db, prefix: prefix} do
       write(db, [{:set, key(["i", 1, "odd"]), "no tuple"}])
 
       for {limit, reverse, ids} <- [{3, false, ["1", "2", "4"]}, {2, true, ["300", "299"]}] do
@@ -217,7 +217,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       assert length(records) == 201
     end
 
-    test "does not take a record for one whose key it continues", %{db: db} do
+    test "does not confuse a record with one whose key it continues", %{db: db} do
       write(db, [
         {:set, key(["d", "a\0b"]), "another"},
         {:set, key(["j", 1]), {:pack, ["d", "a"]}},
@@ -230,7 +230,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
   end
 
   describe "a subscription that takes over" do
-    test "neither reads nor watches again what both have", %{db: db} do
+    test "neither reads nor watches queries again that both have", %{db: db} do
       write(db, for(id <- 1..3, do: {:set, key(["r", id]), "#{id}"}))
       ref = make_ref()
       [old] = Native.subscribe(db, ref, [{nil, [one(1), one(2)], nil}])
@@ -281,7 +281,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       refute_received {^new, :ready}
     end
 
-    test "gives everything again that was taken and got lost", %{db: db} do
+    test "returns everything again if the last results were lost", %{db: db} do
       write(db, for(id <- 1..3, do: {:set, key(["r", id]), "#{id}"}))
       sub = subscribe(db, all(db, "r"))
       assert [{:rows, [_, _, _] = rows}] = take(sub)
@@ -328,7 +328,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       :ok
     end
 
-    test "made from other indexes is refused at the beginning", %{db: db} do
+    test "made from outdated indexes is refused at the beginning", %{db: db} do
       basis = indexes(db, "one")
       outdated = indexes(db, "two")
       ref = make_ref()
@@ -339,7 +339,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       assert [{:rows, []}] = take(sub)
     end
 
-    test "holds as long as its indexes are the same, whatever the metadata version is", %{db: db} do
+    test "is valid while its indexes are the same, whatever the metadata version", %{db: db} do
       basis = indexes(db, "one")
       sub = subscribe(db, {:planned, all(db, "a"), :question}, basis)
       assert [{:rows, [[{_, "a"}]]}] = take(sub)
@@ -353,12 +353,12 @@ defmodule EctoFoundationDB.LiveQueriesTest do
         assert [{:rows, [[{_, ^value}]]}] = take(sub)
       end
 
-      # Somebody else subscribes with what was right five metadata versions ago.
+      # Another process subscribes with a basis that was right five metadata versions ago.
       other = subscribe(db, {:planned, all(db, "a"), :question}, basis)
       assert [{:rows, [[{_, "a5"}]]}] = take(other)
       refute_received {:replan, _, _}
       now = Native.stats(db)
-      # At most one look for each change of the version.
+      # At most one check for each change of the version.
       assert now.basis_checks - before.basis_checks <= 5
       assert now.live_queries == 1
     end
@@ -399,7 +399,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       assert %{subscriptions: 1, live_queries: 1, pending_watches: 1} = Native.stats(db)
     end
 
-    test "that is missing is not taken for one by a read under way", %{db: db} do
+    test "that is missing is not replaced by a read in progress", %{db: db} do
       sub = subscribe(db, {:planned, all(db, "a"), :question}, indexes(db, "one"))
       assert [{:rows, [[{_, "a"}]]}] = take(sub)
       basis = indexes(db, "two", [touch()])
@@ -418,14 +418,14 @@ defmodule EctoFoundationDB.LiveQueriesTest do
       refute_receive {^sub, :ready}, 500
     end
 
-    test "of a tenant that is gone is an error, and the end of what is shown", %{db: db} do
+    test "of a tenant that is gone is an error, and the end of the data shown", %{db: db} do
       write(db, [{:set, "entry", "prefix"}])
       {nil, source, version} = indexes(db, "one")
       basis = {{"entry", "prefix", "acme"}, source, version}
       sub = subscribe(db, {:planned, all(db, "a"), :question}, basis)
       assert [{:rows, [[{_, "a"}]]}] = take(sub)
 
-      # Made again under the same name: it has another prefix.
+      # Created again under the same name: it has a different prefix.
       stamp(db, [{:set, "entry", "another prefix"}])
       assert_receive {^sub, :ready}, 20_000
       assert [{:rows, []}] = take(sub)
@@ -439,7 +439,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     end
   end
 
-  # Describes the indexes of a source otherwise than before; the basis of plans made from that.
+  # Changes the index descriptions of a source; returns the basis of plans made from them.
   defp indexes(db, description, ops \\ []) do
     index = key(["indexes", 1])
     version = stamp(db, [{:set, index, description} | ops])
@@ -476,10 +476,10 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     sub
   end
 
-  # Bumps the metadata version; its new value.
+  # Changes the metadata version; returns its new value.
   defp stamp(db, ops \\ []) do
     bump = {:atomic, :set_versionstamped_value, "\xff/metadataVersion", <<0::112>>}
-    write(db, [{:option, :access_system_keys, nil}, bump | ops])
+    write(db, [bump | ops])
   end
 
   # The commit's versionstamp.
@@ -497,7 +497,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
     answer
   end
 
-  # What there is for each live query, in order, whether it is taken first or as news.
+  # The results of each live query, in order, first ones or news.
   defp take(sub) do
     case Native.take(sub) do
       {:first, taken} -> taken
@@ -508,7 +508,7 @@ defmodule EctoFoundationDB.LiveQueriesTest do
 
   defp armed?(db), do: match?(%{pending_watches: n, live_queries: n}, Native.stats(db))
 
-  # Until every message that is due has been sent: one of a later change comes after them.
+  # Until every due message has been sent: a message of a later change comes after them.
   defp delivered(db) do
     other = subscribe(db, one("other"))
     take(other)

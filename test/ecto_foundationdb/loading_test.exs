@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.LoadingTest do
-  # Values that a field's type does not load: a newer version of the application has written them.
+  # Values that a field's type does not load, written by a newer version of the application.
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.{DecodeError, Sync, SyncPage}
@@ -51,7 +51,7 @@ defmodule EctoFoundationDB.LoadingTest do
 
   defp statuses(%{orders: orders}), do: Enum.map(orders, &{&1.id, &1.status})
 
-  test "reads name the schema, the field and the record", %{tenant: tenant} do
+  test "errors of reads name the schema, the field and the record", %{tenant: tenant} do
     TestRepo.update!(%New{id: "o2"}, [status: "refunded"], prefix: tenant)
 
     for read <- [
@@ -68,11 +68,11 @@ defmodule EctoFoundationDB.LoadingTest do
       assert error.key == Tenant.pack(tenant, {<<0xFD>>, "orders", "d", "o2"})
 
       assert Exception.message(error) =~
-               ~s(the field :status of the #{inspect(Old)} with primary key "o2" holds "refunded", ) <>
+               ~s(the field :status of the #{inspect(Old)} with primary key "o2" contains "refunded", ) <>
                  "which cannot be loaded as :integer. Another version of the application may have written it"
     end
 
-    # Other records are not concerned, and the record can be repaired and deleted.
+    # Other records are not affected, and the record can be repaired and deleted.
     assert %Old{status: 1} = TestRepo.get(Old, "o1", prefix: tenant)
     TestRepo.update!(%Old{id: "o2"}, [status: 4], prefix: tenant)
     assert [1, 4, 3] = TestRepo.all(Old, prefix: tenant) |> Enum.map(& &1.status)
@@ -86,7 +86,7 @@ defmodule EctoFoundationDB.LoadingTest do
 
     TestRepo.update!(%Old{id: "o3"}, [status: 33], prefix: tenant)
     TestRepo.insert!(%Old{id: "o4", status: 4}, prefix: tenant)
-    # One that this process has never seen has no last data.
+    # A record that this process has never read has no last data.
     TestRepo.insert!(%New{id: "o5", status: "new"}, prefix: tenant)
     assigns = SyncPage.await(page, &({"o4", 4} in statuses(&1)))
     assert statuses(assigns) == [{"o1", 1}, {"o2", 2}, {"o3", 33}, {"o4", 4}]
@@ -97,7 +97,7 @@ defmodule EctoFoundationDB.LoadingTest do
     assert statuses(assigns) == [{"o1", 1}, {"o2", 22}, {"o3", 33}, {"o4", 4}, {"o5", 5}]
   end
 
-  test "so do single records, each by itself", %{tenant: tenant} do
+  test "single records do the same, each separately", %{tenant: tenant} do
     one = page(tenant, &Sync.sync_one(&1, TestRepo, :order, Old, "o2"))
     many = page(tenant, &Sync.sync_many(&1, TestRepo, :orders, Old, ["o1", "o2"]))
     TestRepo.update!(%New{id: "o2"}, [status: "refunded"], prefix: tenant)

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.MessagesTest do
-  # What the errors of the public functions say: what was expected, what was got, what to do. Those
-  # that belong to a longer story have their tests there.
+  # Error messages of the public functions: what was expected, what was got, what to do. Messages
+  # that need a longer setup have tests elsewhere.
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.{Future, Indexer, Migrator, Rebuild, Schema, Sync, Versionstamp}
@@ -113,7 +113,7 @@ defmodule EctoFoundationDB.MessagesTest do
 
   defp state(tenant), do: %{assigns: %{}, private: %{tenant: tenant}}
 
-  # Each a function of the tenant, the error and its words.
+  # Each is a function of the tenant, the error and its message.
   defp all_raise(tenant, table) do
     for {fun, error, message} <- table do
       raised =
@@ -129,7 +129,7 @@ defmodule EctoFoundationDB.MessagesTest do
     end
   end
 
-  # Raises what a task raises that is started inside a transaction.
+  # Raises the error of a task that is started inside a transaction.
   defp in_task(tenant, fun) do
     caught = fn ->
       try do
@@ -151,7 +151,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.delete(%NoField{}, opts(&1)), ArgumentError,
        ~r/NoField declares the primary key :id, but its struct has no such field/},
       {&TestRepo.all(NoSource, opts(&1)), ArgumentError,
-       ~r/__schema__\(:source\) gave nil, expected a string/},
+       ~r/__schema__\(:source\) returned nil, expected a string/},
       {&TestRepo.all(String, opts(&1)), ArgumentError,
        ~r/String is not a schema: expected a module with __schema__\/1/},
       {&TestRepo.insert(%Serial{}, opts(&1)), Unsupported,
@@ -225,7 +225,7 @@ defmodule EctoFoundationDB.MessagesTest do
           {[conflict_target: [:nope]], ArgumentError,
            ~r/conflict_target: .*TestUser has no fields \[:nope\]/},
           {[conflict_target: [], on_conflict: :nothing], Unsupported,
-           ~r/on_conflict: :nothing needs to know what is there; with `conflict_target: \[\]`/},
+           ~r/on_conflict: :nothing requires reading the existing record, but with `conflict_target: \[\]`/},
           {[nope: 1], ArgumentError, ~r/unknown options \[:nope\]/}
         ] do
       all_raise(tenant, [
@@ -244,7 +244,7 @@ defmodule EctoFoundationDB.MessagesTest do
        Unsupported,
        ~r/conflict_target: \[:name\]; .*create index\(.*TestUser, \[:name\], unique: true\)/},
       {&TestRepo.insert(%TestReading{id: "a"}, opts(&1, on_conflict: :nothing)), Unsupported,
-       ~r/on_conflict: :nothing needs to know what is there; .*`write_primary: false`/}
+       ~r/on_conflict: :nothing requires reading the existing record.*`write_primary: false`/}
     ])
 
     assert dump(tenant) == []
@@ -264,19 +264,19 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, where: :all}), ArgumentError,
        ~r/where: expected a keyword list or map of fields and values, got: :all/},
       {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, wher: []}), ArgumentError,
-       ~r/a list's options: unknown options \[:wher\], known are: \[:where, :order_by, :limit\]/},
+       ~r/unknown options of a list: \[:wher\], known are: \[:where, :order_by, :limit\]/},
       {&Sync.sync_all(state(&1), TestRepo, :users, {TestUser, key_limit: 1}), ArgumentError,
-       ~r/a list's options: unknown options \[:key_limit\]/},
+       ~r/unknown options of a list: \[:key_limit\]/},
       {&TestRepo.all(TestUser, opts(&1, where: [{"name", 1}])), ArgumentError,
        ~r/where: expected {field, value} pairs, got: {"name", 1}/},
       {&TestRepo.all(Priced, opts(&1, where: [price: {:>, 1}])), Unsupported,
        ~r/a range on :price of type :decimal: .* Compare with equality/},
       {&TestRepo.all(TestUser, opts(&1, where: [age: {:>, 1}, dept: {:>, "a"}])), Unsupported,
-       ~r/it has ranges on \[:age, :dept\], and can have one/},
+       ~r/it has ranges on \[:age, :dept\], but only one is possible/},
       {&TestRepo.stream(TestUser, opts(&1, max_rows: 0)), ArgumentError,
        ~r/max_rows: expected a positive integer, got: 0/},
       {&TestRepo.stream(TestUser, opts(&1, key_limit: 1)), Unsupported,
-       ~r/stream: key_limit is not supported; a page is of `max_rows:`/},
+       ~r/stream: key_limit is not supported; a page has `max_rows:`/},
       {&TestRepo.stream(TestUser, opts(&1, order_by: :name)), Unsupported,
        ~r/stream: order_by is not supported; a stream is in the order of/},
       {fn tenant ->
@@ -309,7 +309,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {fn _ -> TestRepo.reload(:user) end, ArgumentError,
        ~r/reload: expected a struct or a list of them, got: :user/},
       {fn _ -> TestRepo.aggregate(TestUser, :sum, :age) end, Unsupported,
-       ~r/aggregate: of :sum and :age; only :count, without a field, is supported/}
+       ~r/aggregate: :sum with :age is not supported; only :count, without a field/}
     ])
   end
 
@@ -329,7 +329,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Tenant.pack(&1, {"a", {:x, [[] | 2]}}), ArgumentError,
        ~r/expected an element of a tuple/},
       {&Tenant.pack(&1, {<<1::3>>}), ArgumentError,
-       ~r/expected an element of a tuple, got: .*, which is a bitstring and no binary/},
+       ~r/expected an element of a tuple, got: .*, which is a bitstring, not a binary/},
       {&Tenant.pack(&1, {{:float, "1"}}), ArgumentError,
        ~r/expected a float in {:float, float}, got: <<"1">>/},
       {&Tenant.pack(&1, {{:uuid, 1}}), ArgumentError,
@@ -361,7 +361,7 @@ defmodule EctoFoundationDB.MessagesTest do
        end, Unsupported, ~r/a transaction can make at most 65,536 versionstamp ids/},
       {fn tenant ->
          tenant |> TestRepo.transactional(fn -> Versionstamp.get() end) |> Future.result()
-       end, Unsupported, ~r/the transaction wrote nothing, and so has no versionstamp/},
+       end, Unsupported, ~r/the transaction wrote nothing, so it has no versionstamp/},
       {fn tenant ->
          TestRepo.transactional(tenant, fn ->
            TestRepo.async_insert_all!(TestEvent, [%TestEvent{}])
@@ -372,7 +372,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&TestRepo.transactional(&1, fn -> 1 end, prefix: %{&1 | id: "other"}), ArgumentError,
        ~r/transactional: expected one tenant, got #EctoFoundationDB.Tenant<.* and `prefix: #Ecto/},
       {&TestRepo.insert(%TestEvent{}, opts(&1)), ArgumentError,
-       ~r/is nil.*made by the commit: insert .* Repo.async_insert_all!\(.*TestEvent, \[struct\]\) inside/},
+       ~r/is nil.*commit creates ids .* insert .* Repo.async_insert_all!\(.*TestEvent, \[struct\]\) inside/},
       {fn tenant ->
          TestRepo.transactional(tenant, fn ->
            future = TestRepo.async_get(TestUser, "a")
@@ -424,7 +424,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&SchemaMetadata.changes_by(TestUser, %{dept: 1}, opts(&1)), ArgumentError,
        ~r/expected the counted fields and their values as a keyword list, got: %{dept: 1}/},
       {&SchemaMetadata.changes_by(TestUser, [dept: "d"], opts(&1)), Unsupported,
-       ~r/keeps no counter :changes .* by \[:dept\]. .*create metadata\(.*TestUser, \[:dept\]\)/},
+       ~r/has no counter :changes .* by \[:dept\]. .*create metadata\(.*TestUser, \[:dept\]\)/},
       {fn _ -> TestRepo.watch(:user) end, ArgumentError,
        ~r/watch: expected a struct, got: :user/},
       {&TestRepo.watch(%TestReading{id: "r"}, opts(&1)), Unsupported,
@@ -439,7 +439,7 @@ defmodule EctoFoundationDB.MessagesTest do
   test "of migrations and indexes", %{tenant: tenant} do
     all_raise(tenant, [
       {&Tenant.open!(TestRepo, &1.id, migrator: Twice), ArgumentError,
-       ~r/Twice.migrations\/0: a version is there twice: \[1, 1\]/},
+       ~r/Twice.migrations\/0: a version occurs twice: \[1, 1\]/},
       {&Tenant.open!(TestRepo, &1.id, migrator: NoPairs), ArgumentError,
        ~r/migrations\/0: expected {version, module} pairs, got: :first/},
       {&Tenant.open!(TestRepo, &1.id, migrator: Nowhere), ArgumentError,
@@ -447,7 +447,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {&Tenant.open!(TestRepo, &1.id, migrator: NoList), ArgumentError,
        ~r/NoList.migrations\/0: expected a list of {version, module} pairs, got: :none/},
       {&Tenant.open!(TestRepo, &1.id, migrator: NoMigration), ArgumentError,
-       ~r/Nowhere is no migration: expected a module with `use EctoFoundationDB.Migration`/},
+       ~r/Nowhere is not a migration: expected a module with `use EctoFoundationDB.Migration`/},
       {&migrate(&1, 4), ArgumentError,
        ~r/change\/0 of a migration: expected a list of create.* got: :oops/},
       {&Tenant.open!(TestRepo, &1.id, migrator: NoCommands), ArgumentError,
@@ -510,7 +510,7 @@ defmodule EctoFoundationDB.MessagesTest do
       {fn tenant ->
          describe(tenant, "broken", :erlang.term_to_binary(%{}))
          TestRepo.all(TestUser, opts(tenant, where: [name: "a"]))
-       end, DecodeError, ~r/users.*broken.*it is no description of an index/s},
+       end, DecodeError, ~r/users.*broken.*it is not a description of an index/s},
       {fn tenant ->
          describe(tenant, "broken", "no term")
          TestRepo.all(TestUser, opts(tenant, where: [name: "a"]))
@@ -519,7 +519,7 @@ defmodule EctoFoundationDB.MessagesTest do
          claim = {:set, {:pack, Keys.claim(tenant, "accounts")}, :erlang.term_to_binary(1)}
          operations(tenant, [claim])
          TestRepo.insert(%TestAccount{id: 1}, opts(tenant))
-       end, DecodeError, ~r/claim.*accounts.*it is no claim of a migration/s}
+       end, DecodeError, ~r/claim.*accounts.*it is not a claim of a migration/s}
     ])
   end
 
@@ -527,7 +527,7 @@ defmodule EctoFoundationDB.MessagesTest do
     Tenant.open!(TestRepo, tenant.id, migrator: __MODULE__.Counted, log: false)
   end
 
-  test "of ids that are no versionstamps: as of values in a URL, not of programs" do
+  test "of invalid versionstamp ids: cast errors, as for values in a URL" do
     assert Versionstamp.cast("4295098371", %{partition_by: nil}) ==
              {:ok, {:versionstamp, 1, 2, 3}}
 
@@ -541,7 +541,7 @@ defmodule EctoFoundationDB.MessagesTest do
     operations(tenant, [{:set, {:pack, key}, value}, changed])
   end
 
-  test "of values that are damaged", %{tenant: tenant} do
+  test "of damaged values", %{tenant: tenant} do
     text = String.duplicate("x", 250_000)
     TestRepo.insert!(%TestNote{id: "a", text: text}, prefix: tenant)
     {first, _} = Keys.record_range(tenant, "notes", "a")

@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.MetadataTest do
-  # What a node keeps of tenants' indexes, and what it costs to know that it holds.
+  # A node's cache of tenants' indexes, and the cost of validating it.
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{Embedded, LayerCase, Tenant, Transaction}
@@ -52,7 +52,7 @@ defmodule EctoFoundationDB.MetadataTest do
     Embedded.stats(Repo).reads - before
   end
 
-  test "a bump by others costs a source one look, and what is cached stays", context do
+  test "a version change by others costs a source one check, and the cache stays", context do
     %{tenant: tenant, other: other} = context
 
     for use <- [
@@ -64,7 +64,7 @@ defmodule EctoFoundationDB.MetadataTest do
       {version, metadata} = Metadata.cached(tenant, "users")
       bump(other)
 
-      # Of the tenant: its entry, its latest migration. Of the source: the indexes' descriptions, the claim.
+      # Of the tenant: its entry, its latest migration. Of the source: the index descriptions, the claim.
       assert reads(use) == usual + 4
       assert {newer, ^metadata} = Metadata.cached(tenant, "users")
       assert newer > version
@@ -72,7 +72,7 @@ defmodule EctoFoundationDB.MetadataTest do
     end
   end
 
-  test "what a node has seen is looked at beside the transaction's own reads", context do
+  test "a known version change is checked beside the transaction's own reads", context do
     %{tenant: tenant, other: other} = context
     one_call = fn fun -> LayerCase.assert_calls([:run], fn _ -> fun.() end) end
 
@@ -85,9 +85,9 @@ defmodule EctoFoundationDB.MetadataTest do
     end
   end
 
-  test "what really changes is read, and planned again", %{tenant: tenant} do
+  test "a real change is read, and planned again", %{tenant: tenant} do
     {_, %{fingerprint: before}} = Metadata.cached(tenant, "users")
-    # By another node: this one knows nothing of it.
+    # By another node: this one does not know of it.
     known = Metadata.cached(tenant, "users")
     Tenant.open!(Repo, "here", migrator: Another)
     Tenants.delete(Repo, {tenant.prefix, "users"}, Metadata.cached(tenant, "users") || known)
@@ -105,7 +105,7 @@ defmodule EctoFoundationDB.MetadataTest do
     assert [%User{id: "u1"}, %User{id: "u4"}] = named(tenant)
   end
 
-  test "the fingerprint is of the source's keys as they are stored", %{tenant: tenant} do
+  test "the fingerprint covers the source's keys as they are stored", %{tenant: tenant} do
     {first, last} = Keys.range(Keys.indexes(tenant, "users"))
 
     [rows] = Transaction.run(tenant, fn -> Transaction.read([{:get_range, first, last, %{}}]) end)
@@ -125,7 +125,7 @@ defmodule EctoFoundationDB.MetadataTest do
     assert Metadata.fingerprint([{"a", "bc"}], nil) != Metadata.fingerprint([{"ab", "c"}], nil)
   end
 
-  test "what is found wrong is forgotten, and nothing that was learnt since", context do
+  test "a wrong entry is dropped, but not one that was learnt since", context do
     %{tenant: tenant, other: other} = context
     {_, metadata} = wrong = Metadata.cached(tenant, "users")
     bump(other)
@@ -143,14 +143,14 @@ defmodule EctoFoundationDB.MetadataTest do
     Metadata.forget(tenant, "users", Metadata.cached(tenant, "users"))
     assert Metadata.cached(tenant, "users") == nil
 
-    # What a transaction has read earlier takes nobody's place who has read later.
+    # An earlier read never replaces the result of a later one.
     named(tenant)
     {version, metadata} = Metadata.cached(tenant, "users")
     older = {<<0::80>>, %{metadata | indexes: []}}
     Tenants.put(Repo, {tenant.prefix, "users"}, older)
     assert Metadata.cached(tenant, "users") == {version, metadata}
 
-    # The same of tenants.
+    # The same for tenants.
     known = Tenants.find(tenant)
     Tenants.learn(Repo, "here", {<<0::80>>, "other", "entry", -1})
     assert Tenants.find(tenant) == known
@@ -160,7 +160,7 @@ defmodule EctoFoundationDB.MetadataTest do
     assert Tenants.find(tenant) == nil
   end
 
-  test "many learn at once, while the metadata version is set all the time", context do
+  test "concurrent readers learn while the metadata version changes all the time", context do
     %{tenant: tenant, other: other} = context
     bumper = Task.async(fn -> for _ <- 1..200, do: bump(other) end)
 
@@ -184,7 +184,7 @@ defmodule EctoFoundationDB.MetadataTest do
     assert LayerCase.stray_entries(tenant, User) == []
   end
 
-  test "what a transaction has written itself is not kept", %{tenant: tenant} do
+  test "a transaction's own writes are not cached", %{tenant: tenant} do
     known = Metadata.cached(tenant, "users")
     key = Keys.index_description(tenant, "users", "users_name_index")
     Metadata.forget(tenant, "users", known)

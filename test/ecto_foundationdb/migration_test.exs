@@ -17,7 +17,7 @@ defmodule EctoFoundationDB.MigrationTest do
      [create(index(TestUser, [:name], options: [indexer: EctoFoundationDB.MigrationTest.Count]))]}
   ])
 
-  # An index that is nothing but the number of records.
+  # An index that only counts records.
   defmodule Count do
     @behaviour EctoFoundationDB.Indexer
 
@@ -54,7 +54,7 @@ defmodule EctoFoundationDB.MigrationTest do
   defp claims(tenant),
     do: for({{_, "schema_migrations", "claim", _}, value} <- dump(tenant), do: value)
 
-  test "build and drop indexes of what is there", %{tenant: tenant} do
+  test "build and drop indexes of existing records", %{tenant: tenant} do
     fill(tenant, 25)
     tenant = migrate(tenant, 1, migration_step: 4)
     assert stray_entries(tenant, TestUser) == []
@@ -97,7 +97,7 @@ defmodule EctoFoundationDB.MigrationTest do
   end
 
   describe "a step" do
-    test "that is too large for a transaction is taken in smaller ones", %{tenant: tenant} do
+    test "that is too large for a transaction is split", %{tenant: tenant} do
       notes = String.duplicate("x", 90_000)
 
       for ids <- Enum.chunk_every(1..150, 50) do
@@ -111,11 +111,11 @@ defmodule EctoFoundationDB.MigrationTest do
       assert length(users) == 150
     end
 
-    test "that loses against writers again and again is taken in smaller ones",
+    test "that conflicts with writers again and again is split",
          %{tenant: tenant} do
       TestRepo.insert_all(TestUser, for(i <- 1..8, do: [id: "u#{i}", name: "n"]), prefix: tenant)
 
-      # Whoever has read the record before in the same transaction loses against this writer.
+      # A transaction that has read the record before conflicts with this writer.
       TestIndexer.tell(fn data ->
         "u" <> i = data[:id]
         before = %TestUser{id: "u#{String.to_integer(i) - 1}"}
@@ -128,7 +128,7 @@ defmodule EctoFoundationDB.MigrationTest do
     end
   end
 
-  describe "the migrations of years" do
+  describe "a long history of migrations" do
     defp migrator(name, migrations) do
       name = Module.concat(__MODULE__, name)
       body = quote do: def(migrations, do: unquote(Macro.escape(migrations)))
@@ -155,10 +155,10 @@ defmodule EctoFoundationDB.MigrationTest do
 
     @fields [:dept, :age, :active, :score, :joined, :seen_at, :notes]
 
-    test "are more than a claim can hold, and done all the same", %{tenant: tenant} do
+    test "that does not fit into a claim is migrated all the same", %{tenant: tenant} do
       fill(tenant, 3)
       years = migration("Years", @fields)
-      # The same commands again and again: what is there is not built again.
+      # The same commands again and again: existing indexes are not built again.
       migrator = migrator("Years.Migrator", for(version <- 1..40, do: {version, years}))
       tenant = Tenant.open!(TestRepo, tenant.id, migrator: migrator, log: false)
       assert Migrator.pending_versions(TestRepo, tenant) == []
@@ -172,19 +172,19 @@ defmodule EctoFoundationDB.MigrationTest do
                )
     end
 
-    test "cannot be one", %{tenant: tenant} do
+    test "cannot be a single migration", %{tenant: tenant} do
       all = migration("AtOnce", List.flatten(List.duplicate(@fields, 40)))
       migrator = migrator("AtOnce.Migrator", [{1, all}])
 
       assert_raise ArgumentError,
-                   ~r/migration 1 has \d+ commands left to do, .* Make several migrations/,
+                   ~r/migration 1 has \d+ remaining commands, .* Split it into several migrations/,
                    fn ->
                      Tenant.open!(TestRepo, tenant.id, migrator: migrator, log: false)
                    end
     end
   end
 
-  test "nodes that open a tenant at once do the work once", %{tenant: tenant} do
+  test "nodes that open a tenant at once do the work only once", %{tenant: tenant} do
     fill(tenant, 60)
     before = counter(tenant)
 
@@ -199,7 +199,7 @@ defmodule EctoFoundationDB.MigrationTest do
 
   defp counter(tenant), do: for({{_, "users", "m", _}, value} <- dump(tenant), do: value)
 
-  test "indexes are right when records are written while they are built", %{tenant: tenant} do
+  test "indexes are right when records are written during the build", %{tenant: tenant} do
     fill(tenant, 200)
     writers = for seed <- 1..3, do: writer(TestRepo, tenant, seed)
     migrate(tenant, 1, migration_step: 7)
@@ -254,7 +254,7 @@ defmodule EctoFoundationDB.MigrationTest do
   end
 
   @tag :embedded
-  test "indexes are right when builders are killed and the database has a bad day", %{id: id} do
+  test "indexes are right when builders are killed and the database has faults", %{id: id} do
     start_supervised!({FaultyRepo, embedded: true, log: false})
     tenant = Tenant.open!(FaultyRepo, id)
 
@@ -287,11 +287,11 @@ defmodule EctoFoundationDB.MigrationTest do
         do: name
   end
 
-  test "a migration whose process is killed is finished by another", %{tenant: tenant} do
+  test "another process finishes a migration whose process was killed", %{tenant: tenant} do
     fill(tenant, 200)
     TestIndexer.die_at("u00100", fn -> migrate(tenant, 6, migration_step: 7) end)
 
-    # Records written meanwhile are in the index that nobody builds at the moment.
+    # Records written meanwhile are in the index that no process is building.
     TestRepo.insert!(%TestUser{id: "a", age: 1}, prefix: tenant)
     TestRepo.delete!(%TestUser{id: "u00001"}, prefix: tenant)
     migrate(tenant, 6)
@@ -299,7 +299,7 @@ defmodule EctoFoundationDB.MigrationTest do
     assert stray_entries(tenant, TestUser) == []
   end
 
-  test "an own indexer that counts does not count twice what is written while it is built",
+  test "a custom indexer that counts does not count records twice that are written during the build",
        %{tenant: tenant} do
     fill(tenant, 200)
     TestIndexer.die_at("u00100", fn -> migrate(tenant, 8, migration_step: 9) end)
@@ -319,7 +319,7 @@ defmodule EctoFoundationDB.MigrationTest do
   end
 
   describe "claims" do
-    test "of the recorded library are read: its index is written to, and its migration finished",
+    test "of the recorded library are read: its index is written, and its migration finished",
          %{tenant: tenant} do
       fill(tenant, 30)
       # The recorded claim of the step that builds users_name_index, for this tenant.
@@ -348,7 +348,7 @@ defmodule EctoFoundationDB.MigrationTest do
         TestRepo.all(TestUser, where: [name: "x"], prefix: tenant)
       end
 
-      # Nobody moves the claim any more.
+      # No node works on the claim any more.
       migrate(tenant, 1)
       assert claims(tenant) == []
       assert stray_entries(tenant, TestUser) == []
@@ -379,7 +379,7 @@ defmodule EctoFoundationDB.MigrationTest do
       end
     end
 
-    test "that are none, or have nothing left, do not stop a migration", %{tenant: tenant} do
+    test "that are invalid or have nothing left do not stop a migration", %{tenant: tenant} do
       migrate(tenant, 1)
 
       [{command, key_and_data, range}] = [
@@ -431,7 +431,7 @@ defmodule EctoFoundationDB.MigrationTest do
   end
 
   describe "another node's migrations" do
-    test "are seen by transactions that began with the old indexes", %{tenant: tenant} do
+    test "are noticed by transactions that began with the old indexes", %{tenant: tenant} do
       parent = self()
       migrate(tenant, 1)
       TestRepo.insert!(%TestUser{id: "warm", name: "x"}, prefix: tenant)
@@ -456,7 +456,7 @@ defmodule EctoFoundationDB.MigrationTest do
       assert [%{id: "late"}] = TestRepo.all(TestUser, where: [dept: "d"], prefix: tenant)
     end
 
-    test "of other tenants make nobody conflict", %{tenant: tenant, id: id} do
+    test "of other tenants cause no conflicts", %{tenant: tenant, id: id} do
       migrate(tenant, 1)
       TestRepo.insert!(%TestUser{id: "u", name: "x"}, prefix: tenant)
       attempts = :counters.new(1, [])
@@ -475,8 +475,8 @@ defmodule EctoFoundationDB.MigrationTest do
       assert :counters.get(attempts, 1) == 1
     end
 
-    test "of indexes this version does not know are kept up", %{tenant: tenant} do
-      # As a newer version of the application wrote them: atoms that do not exist here.
+    test "of indexes that this version does not know are maintained", %{tenant: tenant} do
+      # As a newer version of the application wrote them: with unknown atoms.
       field = etf_atom("field_from_the_future")
       name = etf_atom("users_field_from_the_future_index")
       <<131, indexer::binary>> = :erlang.term_to_binary(EctoFoundationDB.Indexer.Default)
@@ -528,7 +528,7 @@ defmodule EctoFoundationDB.MigrationTest do
     defp etf_atom(name), do: <<119, byte_size(name), name::binary>>
   end
 
-  test "what was done is logged, and what fails for which tenant", %{tenant: tenant} do
+  test "progress is logged, and errors name the tenant", %{tenant: tenant} do
     fill(tenant, 3)
 
     log =
@@ -547,10 +547,10 @@ defmodule EctoFoundationDB.MigrationTest do
         end
       end)
 
-    assert log =~ ~s(tenant "nobody's" of EctoFoundationDB.TestRepo is not migrated)
+    assert log =~ ~s(the migration of tenant "nobody's" of EctoFoundationDB.TestRepo failed)
   end
 
-  test "an own transaction sees what is being migrated as it is", %{tenant: tenant} do
+  test "a transaction sees its own writes to an index being migrated", %{tenant: tenant} do
     migrate(tenant, 1)
 
     Transaction.run(tenant, fn ->

@@ -1,9 +1,9 @@
 defmodule EctoFoundationDB.ModelTest do
   # Random operations of several processes, compared with a map.
   #
-  # Every transaction takes the next number of one sequence and writes what it did, and what it saw,
-  # under that number: the log in the database holds exactly the transactions that were committed, in
-  # their order, whatever was retried or lost its answer. Replayed on a map, every result must be the
+  # Every transaction takes the next number of one sequence and writes its operations, and their
+  # results, under that number. So the log in the database contains exactly the committed transactions
+  # in order, whatever was retried or lost its answer. Replayed on a map, every result must be the
   # same, and so must the records, indexes and counters in the end.
   use EctoFoundationDB.LayerCase, async: true
 
@@ -33,7 +33,7 @@ defmodule EctoFoundationDB.ModelTest do
   end
 
   @tag :embedded
-  test "also where the database has a bad day", %{id: id} do
+  test "also with faults", %{id: id} do
     start_supervised!({FaultyRepo, embedded: true, log: false})
     seed = System.os_time()
 
@@ -53,7 +53,7 @@ defmodule EctoFoundationDB.ModelTest do
   end
 
   @tag :embedded
-  test "single operations succeed where commits lose their answers", %{id: id} do
+  test "single operations succeed when commits lose their answers", %{id: id} do
     start_supervised!({FaultyRepo, embedded: true, log: false})
     Embedded.faults(FaultyRepo, seed: System.os_time(), commit_unknown_result: 0.5)
 
@@ -76,7 +76,7 @@ defmodule EctoFoundationDB.ModelTest do
   end
 
   @tag :embedded
-  test "a database that does not answer is given up after the timeout", %{id: id} do
+  test "a call gives up after the timeout if the database does not answer", %{id: id} do
     start_supervised!({FaultyRepo, embedded: true, log: false, timeout: 60_000})
     tenant = Tenant.open!(FaultyRepo, id)
     Embedded.faults(FaultyRepo, slow_read: 1, read_delay_ms: 3_600_000)
@@ -134,7 +134,7 @@ defmodule EctoFoundationDB.ModelTest do
 
       repo.transactional(tenant, fn ->
         number = next_number(tenant)
-        # Half of the operations see what another of the same transaction did.
+        # Half of the operations see the writes of others in the same transaction.
         results =
           for operation <- operation,
               do: {operation, run(repo, operation), Transaction.maybe_committed?()}
@@ -217,7 +217,7 @@ defmodule EctoFoundationDB.ModelTest do
     end
   end
 
-  # By their size: some are kept in parts. The log holds no large values.
+  # By size: some are kept in parts. The log contains no large values.
   defp notes, do: if(:rand.uniform(8) == 1, do: 150_000 + :rand.uniform(100_000))
 
   defp expand(%{notes: size} = fields) when is_integer(size),
@@ -284,7 +284,7 @@ defmodule EctoFoundationDB.ModelTest do
     end)
   end
 
-  # What an earlier attempt whose commit's result was unknown has done already.
+  # Changes that an earlier attempt with an unknown result has already made.
   defp done_before?({:insert, id, fields, :raise}, :ok, model), do: model.records[id] == fields
   defp done_before?({:delete, id}, :ok, model), do: model.records[id] == nil
   defp done_before?(_operation, _result, _model), do: false
@@ -333,7 +333,7 @@ defmodule EctoFoundationDB.ModelTest do
     {length(ids), Enum.reduce(ids, model, &delete(&2, &1))}
   end
 
-  # A row of insert_all stores its nils, too.
+  # A row of insert_all also stores its nils.
   defp step({:insert_all, rows}, model) do
     model =
       Enum.reduce(rows, model, fn row, model ->

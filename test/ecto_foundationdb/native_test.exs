@@ -4,7 +4,7 @@ defmodule EctoFoundationDB.NativeTest do
   alias EctoFoundationDB.Native
 
   describe "the tuple layer" do
-    # Keys that ecto_foundationdb 0.6.1 wrote: test/format.
+    # Keys written by ecto_foundationdb 0.6.1: test/format.
     test "packs the bytes that other clients pack" do
       for {tuple, hex} <- [
             {{<<0x15, 0x15>>, <<0xFD>>, "users", "d", "u1"},
@@ -20,7 +20,7 @@ defmodule EctoFoundationDB.NativeTest do
       end
     end
 
-    test "gives every element back" do
+    test "round-trips every element" do
       for element <- [
             nil,
             true,
@@ -62,12 +62,12 @@ defmodule EctoFoundationDB.NativeTest do
       assert <<1, "p", 0, 0x33, -1::80, 1::16, 4::little-32>> == packed
     end
 
-    test "says what it can't pack or unpack" do
+    test "reports terms that it can't pack or unpack" do
       assert_raise ErlangError, ~r/expected an element of a tuple, got: surprise/, fn ->
         Native.pack({:surprise})
       end
 
-      assert_raise ErlangError, ~r/at most 255 bytes, got: one of 2101 bits/, fn ->
+      assert_raise ErlangError, ~r/at most 255 bytes, got: an integer of 2101 bits/, fn ->
         Native.pack({Integer.pow(2, 2100)})
       end
 
@@ -78,7 +78,7 @@ defmodule EctoFoundationDB.NativeTest do
 
   describe "a transaction" do
     @tag :embedded
-    test "answers, though nobody holds it any more" do
+    test "answers although its handle was garbage collected" do
       :ok = Native.client_start(%{library: :embedded, options: []})
       {:ok, db} = Native.database_open("collected", {:memory, "collected"}, [])
       parent = self()
@@ -100,7 +100,7 @@ defmodule EctoFoundationDB.NativeTest do
     end
 
     @tag :embedded
-    test "that is cancelled answers no more" do
+    test "that is cancelled sends no more answers" do
       :ok = Native.client_start(%{library: :embedded, options: []})
       {:ok, db} = Native.database_open("cancelled", {:memory, "cancelled"}, [])
 

@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.OutageTest do
-  # Servers that do not answer, through the Repo. A database of its own: an outage is for all who use it.
+  # Servers that do not answer, through the Repo. A separate database, because an outage affects all users.
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{Embedded, Future, SyncRepo, Tenant, TimeoutError}
@@ -23,7 +23,7 @@ defmodule EctoFoundationDB.OutageTest do
     {:ok, tenant: tenant}
   end
 
-  # The call waits for an answer: it runs on when the outage ends.
+  # The call waits for an answer: it continues when the outage ends.
   defp waits!(fun) do
     task = Task.async(fun)
     assert Task.yield(task, 50) == nil
@@ -42,7 +42,7 @@ defmodule EctoFoundationDB.OutageTest do
     assert_raise TimeoutError, fn -> Repo.get!(User, "b", prefix: tenant, timeout: 50) end
 
     Embedded.outage(Repo, nil)
-    # What it reads is of the version at which it began.
+    # It reads at the version at which it began.
     assert Task.await(get).name == "b"
     assert Enum.map(Task.await(all), & &1.name) == ~w(a b c)
     assert Repo.aggregate(User, :count, prefix: tenant) == 4
@@ -60,10 +60,10 @@ defmodule EctoFoundationDB.OutageTest do
     end
   end
 
-  test "a silent watch tells at the end of the outage that its record has changed", context do
+  test "a silent watch fires at the end of the outage if its record has changed", context do
     %{tenant: tenant} = context
     user = Repo.get!(User, "a", prefix: tenant)
-    # An update writes the same bytes that a later one writes.
+    # An update writes the same bytes as a later one.
     kept = Repo.update!(Repo.get!(User, "b", prefix: tenant), name: "new")
     kept = Repo.update!(kept, name: "b")
     changed = Future.ref(Repo.watch(user))
@@ -88,7 +88,7 @@ defmodule EctoFoundationDB.OutageTest do
     assert Task.await(insert).id == "d"
   end
 
-  test "a silent database answers when it is there again", %{tenant: tenant} do
+  test "a silent database answers when it is back", %{tenant: tenant} do
     Embedded.outage(Repo, all: true)
     get = waits!(fn -> Repo.get!(User, "a", prefix: tenant) end)
     insert = waits!(fn -> Repo.insert!(%User{id: "d"}, prefix: tenant) end)
@@ -98,7 +98,7 @@ defmodule EctoFoundationDB.OutageTest do
     assert Task.await(insert).id == "d"
   end
 
-  test "what is no outage is refused" do
+  test "invalid outages are refused" do
     for {wrong, said} <- [
           {[all: 1], "an outage as a keyword list"},
           {[silent: true], "an outage as a keyword list"},

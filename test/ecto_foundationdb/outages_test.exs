@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.OutagesTest do
-  # Pages while a part of the database, or all of it, gives no answer. The database is one of its own:
-  # outages are for all who use it.
+  # Pages while part of the database, or all of it, gives no answer. The database is a separate one, because
+  # outages affect all of its users.
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{Embedded, Sync, SyncRepo, Tenant, TimeoutError}
@@ -20,7 +20,7 @@ defmodule EctoFoundationDB.OutagesTest do
   setup do
     start_supervised!({Repo, embedded: true, log: false, timeout: 60_000, stale_after: 500})
     Embedded.outage(Repo, nil)
-    # Those of a test that failed.
+    # Those of a failed test.
     SyncRepo.eventually(fn -> Sync.stats(Repo).live_queries end, &(&1 == 0))
     tenant = Tenant.open!(Repo, "outages-#{System.unique_integer([:positive])}")
     {:ok, tenant: tenant}
@@ -31,7 +31,7 @@ defmodule EctoFoundationDB.OutagesTest do
   defp rename!(tenant, id, name),
     do: Repo.update!(%User{id: id}, [name: name], prefix: tenant)
 
-  # A page that syncs a record, and tells the test when it is stale and why, or fresh (`nil`).
+  # A page that syncs a record, and informs the test when it is stale and why, or fresh (`nil`).
   defp page(tenant, id, opts \\ []) do
     test = self()
 
@@ -49,7 +49,7 @@ defmodule EctoFoundationDB.OutagesTest do
 
   defp await_name(page, name), do: Page.await(page, &match?(%{user: %{name: ^name}}, &1))
 
-  # A mount of its own process, which is told of as `{:mounted, id, result}`.
+  # A mount in a separate process, reported as `{:mounted, id, result}`.
   defp mount_async(tenant, id, opts \\ []) do
     test = self()
 
@@ -77,18 +77,18 @@ defmodule EctoFoundationDB.OutagesTest do
     end
   end
 
-  # The database outlives its Repo: pages of a test that fails must not.
+  # The database outlives its Repo; pages of a failed test must not.
   defp linked(page), do: tap(page, &Process.link/1)
 
-  test "reads that get no answer hold up nobody else", %{tenant: tenant} do
+  test "reads that get no answer delay no others", %{tenant: tenant} do
     dead = for n <- 1..20, do: "dead#{n}"
     for id <- ["well", "other" | dead], do: insert!(tenant, id)
     [well | _] = pages = [page(tenant, "well") | Enum.map(dead, &page(tenant, &1))]
     Embedded.outage(Repo, reads: Enum.map(dead, &{tenant, User, &1}))
 
-    # Changes of what cannot be read, and mounts of it, one batch after the other.
+    # Changes of unreadable records, and mounts of them, one batch after the other.
     for id <- dead do
-      # What cannot be read can be written.
+      # Unreadable records can be written.
       Repo.insert!(%User{id: id, name: "after"}, [prefix: tenant] ++ blind())
       mount_async(tenant, id)
       rename!(tenant, "well", "while #{id} hangs")
@@ -99,7 +99,7 @@ defmodule EctoFoundationDB.OutagesTest do
     assert %{user: %{name: "before"}} = Page.assigns(other)
     refute_received {:mounted, _, _}
 
-    # Those who look at it are told, and nobody else.
+    # Only the pages that show them are notified.
     for id <- dead, do: assert_receive({:told, ^id, reason} when is_binary(reason), 60_000)
     refute_received {:told, "well", _}
     assert Sync.stats(Repo).stale == length(dead)
@@ -115,7 +115,7 @@ defmodule EctoFoundationDB.OutagesTest do
 
   defp blind, do: [on_conflict: :replace_all, conflict_target: []]
 
-  test "a call that needs a key without an answer waits, and shares what it has", %{
+  test "a call that needs a key without an answer waits, and shares the rest", %{
     tenant: tenant
   } do
     for id <- ["a", "b", "dead"], do: insert!(tenant, id)
@@ -151,7 +151,7 @@ defmodule EctoFoundationDB.OutagesTest do
     stop(pages)
     assert SyncRepo.eventually(&waiting/0, &(&1 == 0))
 
-    # The same where only some keys give no answer.
+    # The same if only some keys give no answer.
     Embedded.outage(Repo, reads: [{tenant, User, "dead"}])
     mount_async(tenant, "dead", timeout: 100)
     assert_receive {:mounted, "dead", %TimeoutError{}}, 60_000
@@ -162,7 +162,7 @@ defmodule EctoFoundationDB.OutagesTest do
     assert SyncRepo.eventually(fn -> Sync.stats(Repo) end, &(&1.waiting == 0)).subscriptions == 0
   end
 
-  test "a watch that neither fires nor fails is found out", %{tenant: tenant} do
+  test "a watch that neither fires nor fails is detected", %{tenant: tenant} do
     insert!(tenant, "u1")
     page = page(tenant, "u1")
     Embedded.outage(Repo, watches: [{tenant, User, "u1"}])
@@ -173,7 +173,7 @@ defmodule EctoFoundationDB.OutagesTest do
     stop(page)
   end
 
-  test "a record whose server gives no answer is stale, though nothing has changed", %{
+  test "a record whose server gives no answer is stale, although nothing has changed", %{
     tenant: tenant
   } do
     for id <- ["u1", "u2"], do: insert!(tenant, id)
@@ -188,7 +188,7 @@ defmodule EctoFoundationDB.OutagesTest do
     stop(pages)
   end
 
-  test "each watched key is looked at once in stale_after, and not if it was read", %{
+  test "each watched key is checked once in stale_after, unless it was read", %{
     tenant: tenant
   } do
     pages = for n <- 1..50, do: page(tenant, "u#{n}")
@@ -197,14 +197,15 @@ defmodule EctoFoundationDB.OutagesTest do
     SyncRepo.eventually(fn -> Sync.stats(Repo).probes end, &(&1 >= before + 100))
     %{probes: now} = Sync.stats(Repo)
     periods = div(System.monotonic_time(:millisecond) - started, 500) + 1
-    # Those of the last period may be under way.
+    # Checks of the last period may still be in flight.
     assert now - before <= 50 * (periods + 1)
     stop(pages)
   end
 
-  test "an outage of everything is told once, and so is its end, whatever changes meanwhile", %{
-    tenant: tenant
-  } do
+  test "an outage of everything is reported once, and so is its end, despite changes meanwhile",
+       %{
+         tenant: tenant
+       } do
     for n <- 1..20, do: insert!(tenant, "u#{n}")
     pages = for n <- 1..20, do: page(tenant, "u#{n}")
 
@@ -240,7 +241,7 @@ defmodule EctoFoundationDB.OutagesTest do
     stop(page)
   end
 
-  test "a page that mounts after an outage that nobody saw the end of is fresh", %{tenant: tenant} do
+  test "a page that mounts after an outage whose end was not observed is fresh", %{tenant: tenant} do
     page = page(tenant, "u1")
     Embedded.outage(Repo, all: true)
     assert_receive {:told, "u1", <<_, _::binary>>}, 60_000
@@ -256,7 +257,7 @@ defmodule EctoFoundationDB.OutagesTest do
     stop(page)
   end
 
-  test "lists whose records give no answer are stale, and end on the truth", %{tenant: tenant} do
+  test "lists whose records give no answer are stale, and end up right", %{tenant: tenant} do
     for id <- ["u1", "u2"], do: insert!(tenant, id)
     list = linked(Page.start(Repo, tenant, &Sync.sync_all(&1, Repo, :users, User)))
     well = page(tenant, "missing")

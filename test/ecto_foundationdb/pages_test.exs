@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.PagesTest do
-  # Streams and operations in steps, each page of which is a transaction, while indexes change.
+  # Streams, and operations in steps, while indexes change. Each page is a transaction.
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.Exception.Unsupported
@@ -16,7 +16,7 @@ defmodule EctoFoundationDB.PagesTest do
     {5, [drop(index(TestUser, [:dept])), drop(index(TestUser, [:dept, :name]))]}
   ])
 
-  # In each index the records are in another order.
+  # Each index has the records in a different order.
   defp fill(tenant) do
     rows =
       for i <- 10..39 do
@@ -27,7 +27,7 @@ defmodule EctoFoundationDB.PagesTest do
     for row <- rows, do: row[:id]
   end
 
-  # What happens to the indexes after so many records of a stream.
+  # Changes the indexes after this many records of a stream.
   defp ids(tenant, events) do
     TestRepo.stream(TestUser, where: [dept: "eng"], max_rows: 3, prefix: tenant)
     |> Stream.with_index(1)
@@ -37,7 +37,7 @@ defmodule EctoFoundationDB.PagesTest do
     end)
   end
 
-  test "a stream goes on when its index is dropped, and another answers its query",
+  test "a stream continues when its index is dropped, and another answers its query",
        %{tenant: tenant} do
     all = fill(tenant)
     migrate(tenant, 1)
@@ -48,7 +48,7 @@ defmodule EctoFoundationDB.PagesTest do
     assert ids != all
   end
 
-  test "a stream goes on by its index where another would be planned now", %{tenant: tenant} do
+  test "a stream stays on its index if another would be planned now", %{tenant: tenant} do
     all = fill(tenant)
     migrate(tenant, 3)
 
@@ -57,15 +57,15 @@ defmodule EctoFoundationDB.PagesTest do
 
     assert Enum.sort(by_name) == all and by_name != all
     assert ids(tenant, %{4 => 4}) == by_name
-    # A new one is planned anew.
+    # A new one is planned again.
     assert ids(tenant, %{}) == all
   end
 
-  test "a large record that is written anew between two pages is met once", %{tenant: tenant} do
+  test "a large record that is rewritten between two pages is returned once", %{tenant: tenant} do
     note = fn id, text -> %TestNote{id: id, text: String.duplicate(text, 150_000)} end
     for id <- ["a", "b"], do: TestRepo.insert!(note.(id, "x"), prefix: tenant)
 
-    # Whatever its parts are called then: their names hold a checksum, and a page may end with one of them.
+    # The names of its parts contain a checksum, and a page may end with one of them.
     for rows <- 1..6, letter <- ["k", "l", "m", "n"] do
       ids =
         TestRepo.stream(TestNote, max_rows: rows, prefix: tenant)
@@ -83,7 +83,9 @@ defmodule EctoFoundationDB.PagesTest do
     end
   end
 
-  test "a stream whose query no index answers any more says so", %{tenant: tenant} do
+  test "a stream whose query no index answers any more raises an error that says so", %{
+    tenant: tenant
+  } do
     fill(tenant)
     migrate(tenant, 4)
 
@@ -92,7 +94,9 @@ defmodule EctoFoundationDB.PagesTest do
     end
   end
 
-  test "steps go on when their index is dropped, and take every record once", %{tenant: tenant} do
+  test "steps continue when their index is dropped, and process every record once", %{
+    tenant: tenant
+  } do
     fill(tenant)
     migrate(tenant, 1)
     # While the second step updates its third record, another node migrates.

@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.QueryModelTest do
-  # Random queries, compared with what a list of the same records gives.
+  # Random queries, compared with the result of filtering a list of the same records.
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.Exception.Unsupported
@@ -29,7 +29,7 @@ defmodule EctoFoundationDB.QueryModelTest do
     seen_at: [nil, ~U[2020-01-01 00:00:00.000000Z], ~U[2020-01-01 00:00:00.000001Z]]
   }
 
-  test "a query gives what it asks for, in its order, or is refused", %{tenant: tenant} do
+  test "a query returns the matching records in order, or is refused", %{tenant: tenant} do
     seed = System.os_time()
     :rand.seed(:exsss, {seed, 0, 0})
     random = fn -> for {field, values} <- @values, do: {field, Enum.random(values)} end
@@ -74,7 +74,7 @@ defmodule EctoFoundationDB.QueryModelTest do
     expected = Enum.sort(such, &(order(&1, &2, order) != :gt))
     expected = if limit, do: Enum.take(expected, limit), else: expected
 
-    # Where several are equal in the order, any of them.
+    # If several are equal in the order, any of them.
     keys = &for user <- &1, do: for({_, field} <- order, do: Map.fetch!(user, field))
     assert {seed, query, keys.(given)} == {seed, query, keys.(expected)}
     assert {seed, query, given -- such} == {seed, query, []}

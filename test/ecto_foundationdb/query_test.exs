@@ -84,7 +84,7 @@ defmodule EctoFoundationDB.QueryTest do
       assert ids(tenant, where: [active: true, id: {:>=, "c"}]) == ~w(c d)
     end
 
-    test "by an index whose entries hold the records", %{tenant: tenant} do
+    test "by an index whose entries contain the records", %{tenant: tenant} do
       assert ids(tenant, where: [joined: ~D[2023-01-01]]) == ["b"]
       assert ids(tenant, where: [joined: {:>, ~D[2023-01-01]}]) == ~w(a e)
       TestRepo.update!(%TestUser{id: "b"}, [name: "Bobby"], prefix: tenant)
@@ -109,13 +109,15 @@ defmodule EctoFoundationDB.QueryTest do
       assert ids(tenant, where: [dept: "eng"], order_by: :name) == ~w(a b c)
     end
 
-    test "with a limit on keys read", %{tenant: tenant} do
+    test "with a limit on the keys read", %{tenant: tenant} do
       assert ids(tenant, key_limit: 2) == ~w(a b)
       assert ids(tenant, where: [dept: "eng"], key_limit: 2) == ~w(c b)
       assert ids(tenant, key_limit: 3, limit: 1) == ["a"]
     end
 
-    test "that no range answers are refused, with the index that would", %{tenant: tenant} do
+    test "that no range answers are refused, and the error names an index that would", %{
+      tenant: tenant
+    } do
       for {opts, message} <- [
             {[where: [notes: "x"]], ~r/create index\(.*TestUser, \[:notes\]\)/},
             {[where: [age: 1]], ~r/create index\(.*TestUser, \[:age\]\)/},
@@ -124,7 +126,7 @@ defmodule EctoFoundationDB.QueryTest do
             {[order_by: :score, limit: 1], ~r/\[:score\]/},
             {[where: [dept: "eng"], order_by: :name, limit: 1], ~r/\[:dept, :name\]/},
             {[order_by: [asc: :name, desc: :id], limit: 1], ~r/one direction/},
-            {[where: [dept: {:>, "a"}, age: {:>, 1}]], ~r/ranges on .*, and can have one/}
+            {[where: [dept: {:>, "a"}, age: {:>, 1}]], ~r/ranges on .*, but only one is possible/}
           ] do
         assert_raise Unsupported, message, fn -> ids(tenant, opts) end
       end
@@ -139,14 +141,14 @@ defmodule EctoFoundationDB.QueryTest do
       assert_raise ArgumentError, ~r/order_by: expected/, fn -> ids(tenant, order_by: ["x"]) end
     end
 
-    test "of several conditions on a field all hold", %{tenant: tenant} do
+    test "with several conditions on a field fulfil all of them", %{tenant: tenant} do
       assert ids(tenant, where: [id: "a", id: "b"]) == []
       assert ids(tenant, where: [id: {:>, "a"}, id: "b"]) == ["b"]
       assert ids(tenant, where: [id: {:>, "b"}, id: "b"]) == []
       assert ids(tenant, where: [id: [>: "a", >=: "b"], id: {:<, "c"}]) == ["b"]
     end
 
-    test "by a range with bounds in either order, or one", %{tenant: tenant} do
+    test "by a range with bounds in either order, or one bound", %{tenant: tenant} do
       for age <- [[<: 40, >=: 25], [>=: 25, <: 40], {:between, 25, 30}, 25..30] do
         assert ids(tenant, where: [dept: "eng", age: age]) == ["a"]
       end
@@ -181,7 +183,9 @@ defmodule EctoFoundationDB.QueryTest do
       end
     end
 
-    test "after own writes, where FoundationDB refuses mapped ranges", %{tenant: tenant} do
+    test "after writes in the same transaction, where FoundationDB refuses mapped ranges", %{
+      tenant: tenant
+    } do
       TestRepo.transactional(tenant, fn ->
         TestRepo.insert!(%TestUser{id: "f", name: "Flo", dept: "eng", age: 1})
         TestRepo.delete!(%TestUser{id: "a"})
@@ -209,7 +213,7 @@ defmodule EctoFoundationDB.QueryTest do
       end
     end
 
-    test "futures are in flight at once", %{tenant: tenant} do
+    test "futures are in flight together", %{tenant: tenant} do
       assert [%{id: "a"}, nil, ["a", "e"], %{id: "b"}] =
                TestRepo.transactional(tenant, fn ->
                  [
@@ -229,13 +233,13 @@ defmodule EctoFoundationDB.QueryTest do
     end
   end
 
-  test "an index that holds the records holds no large ones", %{tenant: tenant} do
+  test "an index that contains the records refuses large ones", %{tenant: tenant} do
     assert_raise ArgumentError, ~r/users_joined_index holds the records themselves/, fn ->
       TestRepo.insert!(%TestUser{id: "a", notes: String.duplicate("x", 100_000)}, prefix: tenant)
     end
   end
 
-  test "large records are read by limits and backwards", %{tenant: tenant} do
+  test "large records are read with limits and in reverse", %{tenant: tenant} do
     big = String.duplicate("x", 250_000)
 
     for {id, value} <- [{"a", "1"}, {"b", big}, {"c", "2"}, {"d", big}],
@@ -264,7 +268,7 @@ defmodule EctoFoundationDB.QueryTest do
              ~w(a b c d)
   end
 
-  test "index entries whose values are no keys, which FoundationDB cannot follow, are no results",
+  test "index entries whose values are not keys, which FoundationDB cannot follow, are not results",
        %{tenant: tenant} do
     for {value, tag} <- [{"no key", "a"}, {Native.pack({"short"}), "b"}] do
       TestRepo.insert!(%TestNote{id: tag, tag: tag}, prefix: tenant)
@@ -283,12 +287,12 @@ defmodule EctoFoundationDB.QueryTest do
     end
   end
 
-  test "an entry of a type without an order counts only where its record has the value",
+  test "an entry of a type without an order counts only if its record has the value",
        %{tenant: tenant} do
     old = [1]
     TestRepo.insert!(%Priced{id: "p", price: [2]}, prefix: tenant)
 
-    # As a version of the application leaves it that does not know the field's type.
+    # Written by a version of the application that does not know the field's type.
     key =
       Keys.index_entry(tenant, "priced", "priced_price_index", [:erlang.term_to_binary(old)], "p")
 
@@ -299,7 +303,7 @@ defmodule EctoFoundationDB.QueryTest do
     assert [%{id: "p"}] = TestRepo.all(Priced, where: [price: {:==, [2]}], prefix: tenant)
   end
 
-  test "a type whose keys have no order is sorted by its values, and has no limit",
+  test "a type whose keys are unordered is sorted by its values, and can have no limit",
        %{tenant: tenant} do
     amounts = for n <- [-1, 300, 2, 70_000, -5], do: [n]
     rows = for [n] = amount <- amounts, do: [id: "#{n}", price: amount]
@@ -320,7 +324,7 @@ defmodule EctoFoundationDB.QueryTest do
     end
   end
 
-  test "records whose ids go on with a zero byte are told apart by an index", %{tenant: tenant} do
+  test "an index distinguishes records whose ids continue with a zero byte", %{tenant: tenant} do
     ids = ["u1", "u1\0", "u1\0\0", "u1\0x"]
     for id <- ids, do: TestRepo.insert!(%TestNote{id: id, tag: "n"}, prefix: tenant)
     tagged = &for(note <- TestRepo.all(TestNote, where: [tag: &1], prefix: tenant), do: note.id)
@@ -334,13 +338,13 @@ defmodule EctoFoundationDB.QueryTest do
     TestRepo.delete!(%TestNote{id: "u1"}, prefix: tenant)
     assert tagged.("n") == tl(ids)
 
-    # An entry whose record is gone leads to no other.
+    # An entry whose record is gone leads to no other record.
     entry = Keys.index_entry(tenant, "notes", "notes_tag_index", ["m"], "u1")
     operations(tenant, [{:set, {:pack, entry}, Native.pack(Keys.record(tenant, "notes", "u1"))}])
     assert tagged.("m") == []
   end
 
-  test "by the primary key alone: streams and steps have one record, or none", %{tenant: tenant} do
+  test "by the primary key alone: streams and steps have at most one record", %{tenant: tenant} do
     for id <- ["u1", "u2"], do: TestRepo.insert!(%TestUser{id: id}, prefix: tenant)
     stream = &Enum.to_list(TestRepo.stream(TestUser, where: [id: &1], prefix: tenant))
     assert [%{id: "u1"}] = stream.("u1")
@@ -352,7 +356,7 @@ defmodule EctoFoundationDB.QueryTest do
     assert [%{id: "u1"}] = TestRepo.all(TestUser, prefix: tenant)
   end
 
-  test "a limit backwards goes on beyond a large record", %{tenant: tenant} do
+  test "a limit in reverse continues beyond a large record", %{tenant: tenant} do
     for {id, size} <- [{"a", 1}, {"b", 250_000}, {"c", 1}],
         do: TestRepo.insert!(%TestNote{id: id, text: String.duplicate("x", size)}, prefix: tenant)
 
@@ -362,7 +366,7 @@ defmodule EctoFoundationDB.QueryTest do
     end
   end
 
-  test "streams page through", %{tenant: tenant} do
+  test "streams read pages", %{tenant: tenant} do
     rows = for i <- 1..50, do: [id: String.pad_leading("#{i}", 3, "0"), name: "n#{rem(i, 2)}"]
     TestRepo.insert_all(TestUser, rows, prefix: tenant)
     all = Enum.map(rows, & &1[:id])
@@ -419,7 +423,7 @@ defmodule EctoFoundationDB.QueryTest do
       assert stray_entries(tenant, TestThing) == []
     end
 
-    test "of date-times are in their order, whatever their precision", %{tenant: tenant} do
+    test "of date-times are ordered, with any precision", %{tenant: tenant} do
       times = [
         ~U[2024-01-01 00:00:00.000000Z],
         ~U[2024-01-01 00:00:00.000001Z],
@@ -435,7 +439,7 @@ defmodule EctoFoundationDB.QueryTest do
   end
 
   describe "versionstamp ids" do
-    test "are made by the commit", %{tenant: tenant} do
+    test "are created by the commit", %{tenant: tenant} do
       future =
         TestRepo.transactional(tenant, fn ->
           future =
@@ -478,7 +482,9 @@ defmodule EctoFoundationDB.QueryTest do
       assert [%{data: ^data}] = TestRepo.all(TestEvent, where: [kind: "x"], prefix: tenant)
     end
 
-    test "lead from index entries to records also after own writes", %{tenant: tenant} do
+    test "lead from index entries to records, also after writes in the same transaction", %{
+      tenant: tenant
+    } do
       event = %TestEvent{kind: "x", data: "a"}
 
       future =
@@ -492,7 +498,9 @@ defmodule EctoFoundationDB.QueryTest do
       end)
     end
 
-    test "of a transaction may be asked for by the handle it gives", %{tenant: tenant} do
+    test "of a transaction are available from the handle passed to its function", %{
+      tenant: tenant
+    } do
       {id, stamp} =
         TestRepo.transactional(tenant, fn transaction ->
           id = Versionstamp.next(transaction)
@@ -504,7 +512,7 @@ defmodule EctoFoundationDB.QueryTest do
       assert [%{id: ^id}] = TestRepo.all(TestEvent, prefix: tenant)
     end
 
-    test "may be the application's own where it says that nothing is to be looked at",
+    test "may be set by the application if it asks to write without checking",
          %{tenant: tenant} do
       users = [%TestUser{id: "a"}, %TestUser{id: "b"}]
 
@@ -517,7 +525,7 @@ defmodule EctoFoundationDB.QueryTest do
       assert ids(tenant, []) == ["a", "b"]
     end
 
-    test "have their errors", %{tenant: tenant} do
+    test "have errors", %{tenant: tenant} do
       assert_raise Unsupported, ~r/inside a transaction/, fn ->
         TestRepo.async_insert_all!(TestEvent, [%TestEvent{}], prefix: tenant)
       end

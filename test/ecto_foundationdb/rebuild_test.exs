@@ -14,7 +14,7 @@ defmodule EctoFoundationDB.RebuildTest do
   end
 
   setup context do
-    # Tenants of their own: these tasks go through all of them.
+    # Separate tenants, because these tasks visit all of them.
     config = TestRepo.test_config() ++ [storage_id: inspect(TaskRepo)]
     start_supervised!({TaskRepo, config})
     Application.put_env(:ecto_fdb_sync, TaskRepo, config)
@@ -41,7 +41,7 @@ defmodule EctoFoundationDB.RebuildTest do
     ])
   end
 
-  test "sets what is missing and clears what is wrong", %{tenant: tenant} do
+  test "adds missing entries and clears wrong ones", %{tenant: tenant} do
     damage(tenant)
     assert [_, _, _, _, _] = stray_entries(tenant, TestUser)
     assert Rebuild.index(tenant, TestUser, :users_name_index, step: 3) == %{missing: 2, wrong: 3}

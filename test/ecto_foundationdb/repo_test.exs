@@ -32,7 +32,7 @@ defmodule EctoFoundationDB.RepoTest do
                TestRepo.update(%TestUser{id: "none"}, %{}, prefix: tenant)
     end
 
-    test "of one tenant are not another's", %{tenant: tenant, id: id} do
+    test "are visible only in their tenant", %{tenant: tenant, id: id} do
       other = Tenant.open!(TestRepo, id <> "-other")
       TestRepo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
       assert TestRepo.all(TestUser, prefix: other) == []
@@ -100,7 +100,7 @@ defmodule EctoFoundationDB.RepoTest do
       end
     end
 
-    test "whose keys begin alike are told apart", %{tenant: tenant} do
+    test "whose keys have a common prefix are distinguished", %{tenant: tenant} do
       ids = ["a", "a\0", "a\0b", "ab", "", "\0", <<0xFF>>]
       for id <- ids, do: TestRepo.insert!(%TestThing{id: id, value: id}, prefix: tenant)
       for id <- ids, do: assert(%{value: ^id} = TestRepo.get(TestThing, id, prefix: tenant))
@@ -162,7 +162,7 @@ defmodule EctoFoundationDB.RepoTest do
       assert %{name: "Ada"} = TestRepo.get(TestUser, "u1", prefix: tenant)
     end
 
-    test ":replace_all replaces what the struct has", %{tenant: tenant} do
+    test ":replace_all replaces the struct's fields", %{tenant: tenant} do
       bob = %TestUser{id: "u1", name: "Bob"}
       TestRepo.insert!(bob, prefix: tenant, on_conflict: :replace_all)
 
@@ -177,7 +177,7 @@ defmodule EctoFoundationDB.RepoTest do
       assert %{name: "Bob", dept: "ops", age: 36} = TestRepo.get(TestUser, "u1", prefix: tenant)
     end
 
-    test "the primary key may be named as the target, and [] overwrites", %{tenant: tenant} do
+    test "the primary key may be the target, and [] overwrites", %{tenant: tenant} do
       for target <- [:id, [:id]] do
         assert {:error, %ConflictError{}} =
                  TestRepo.insert(%TestUser{id: "u1"}, prefix: tenant, conflict_target: target)
@@ -187,7 +187,7 @@ defmodule EctoFoundationDB.RepoTest do
       assert %{name: "Bob", age: nil} = TestRepo.get(TestUser, "u1", prefix: tenant)
     end
 
-    test "[] leaves nothing of a large record that was there", %{tenant: tenant} do
+    test "[] leaves nothing of an existing large record", %{tenant: tenant} do
       large = %TestNote{id: "a", text: String.duplicate("x", 250_000)}
       larger = %{large | text: large.text <> "y"}
       small = %{large | text: "small"}
@@ -203,7 +203,7 @@ defmodule EctoFoundationDB.RepoTest do
       end
     end
 
-    test "of many rows: a conflict leaves none of them, also where the transaction goes on",
+    test "of many rows: a conflict leaves none of them, also if the transaction continues",
          %{tenant: tenant} do
       rows = fn ids -> for id <- ids, do: [id: id, name: "Bob"] end
 
@@ -274,7 +274,7 @@ defmodule EctoFoundationDB.RepoTest do
                    end
     end
 
-    test "runs again after a conflict, and its result is right", %{tenant: tenant} do
+    test "runs again after a conflict, with the right result", %{tenant: tenant} do
       TestRepo.insert!(%TestAccount{id: 1, balance: 0}, prefix: tenant)
 
       tasks =
@@ -293,7 +293,7 @@ defmodule EctoFoundationDB.RepoTest do
       assert TestRepo.get!(TestAccount, 1, prefix: tenant).balance == 200
     end
 
-    test "of two that conflict exactly one commits at first", %{tenant: tenant} do
+    test "of two that conflict, exactly one commits at first", %{tenant: tenant} do
       TestRepo.insert!(%TestAccount{id: 1, balance: 0}, prefix: tenant)
       parent = self()
 
@@ -321,7 +321,7 @@ defmodule EctoFoundationDB.RepoTest do
       assert TestRepo.get!(TestAccount, 1, prefix: tenant).balance == 15
     end
 
-    test "of a process that is killed leaves nothing", %{tenant: tenant} do
+    test "of a killed process leaves nothing", %{tenant: tenant} do
       parent = self()
 
       pid =
@@ -389,7 +389,7 @@ defmodule EctoFoundationDB.RepoTest do
       end
     end
 
-    test "a key that is too large is the database's", %{tenant: tenant} do
+    test "a key that is too large is an error of the database", %{tenant: tenant} do
       assert_raise EctoFoundationDB.Error, ~r/2102/, fn ->
         TestRepo.insert!(%TestThing{id: String.duplicate("k", 20_000)}, prefix: tenant)
       end
@@ -416,7 +416,7 @@ defmodule EctoFoundationDB.RepoTest do
   end
 
   describe "reload" do
-    test "gives structs as they are now", %{tenant: tenant} do
+    test "returns structs as they are now", %{tenant: tenant} do
       [a, b] =
         for id <- ["a", "b"], do: TestRepo.insert!(%TestUser{id: id, name: "1"}, prefix: tenant)
 
@@ -441,7 +441,7 @@ defmodule EctoFoundationDB.RepoTest do
       end
     end
 
-    test "reads in the transaction it is called in", %{tenant: tenant} do
+    test "reads in the surrounding transaction", %{tenant: tenant} do
       user = TestRepo.insert!(%TestUser{id: "a", name: "1"}, prefix: tenant)
 
       TestRepo.transactional(tenant, fn ->
@@ -451,7 +451,7 @@ defmodule EctoFoundationDB.RepoTest do
     end
   end
 
-  test "aggregate counts, and says what it does not", %{tenant: tenant} do
+  test "aggregate counts, and its error names what it does not support", %{tenant: tenant} do
     for i <- 1..3, do: TestRepo.insert!(%TestUser{id: "u#{i}"}, prefix: tenant)
     assert TestRepo.aggregate(TestUser, :count, prefix: tenant) == 3
     assert TestRepo.aggregate(TestUser, :count, where: [id: {:>, "u1"}], prefix: tenant) == 2
@@ -472,7 +472,7 @@ defmodule EctoFoundationDB.RepoTest do
     def default_options(_operation), do: []
   end
 
-  test "options go before the Repo's default ones", context do
+  test "options override the Repo's defaults", context do
     start_supervised!({Defaults, TestRepo.test_config()})
     tenant = Tenant.open!(Defaults, tenant_id(context))
     for i <- 1..3, do: Defaults.insert!(%TestUser{id: "u#{i}"}, prefix: tenant)
@@ -484,14 +484,14 @@ defmodule EctoFoundationDB.RepoTest do
 
   defmodule OfEcto do
     defstruct [:id]
-    # What tells a schema of Ecto's.
+    # The function that identifies an Ecto schema.
     def __changeset__, do: %{}
     def __schema__(:source), do: "of_ecto"
     def __schema__(:primary_key), do: [:id]
     def __schema__(:fields), do: [:id]
   end
 
-  test "given a schema of Ecto it names the adapter", %{tenant: tenant} do
+  test "its error for an Ecto schema names the adapter", %{tenant: tenant} do
     for call <- [
           fn -> TestRepo.insert(%OfEcto{id: 1}, prefix: tenant) end,
           fn -> TestRepo.update(%OfEcto{id: 1}, [], prefix: tenant) end,
@@ -501,7 +501,9 @@ defmodule EctoFoundationDB.RepoTest do
           fn -> TestRepo.all(OfEcto, prefix: tenant) end,
           fn -> TestRepo.delete_all(OfEcto, prefix: tenant) end
         ] do
-      assert_raise ArgumentError, ~r/OfEcto is of Ecto.*adapter: Ecto.Adapters.FoundationDB/, call
+      assert_raise ArgumentError,
+                   ~r/OfEcto belongs to Ecto.*adapter: Ecto.Adapters.FoundationDB/,
+                   call
     end
   end
 
@@ -517,7 +519,7 @@ defmodule EctoFoundationDB.RepoTest do
     for ids <- ids, do: assert(ids == Enum.sort(ids))
     assert ids |> List.flatten() |> Enum.uniq() |> length() == 320
 
-    # Those of records that were there before the first was generated are not given again.
+    # Ids of records that existed before the first generated one are not reused.
     other = Tenant.open!(TestRepo, tenant.id <> "-other")
     TestRepo.insert!(%TestSerial{id: 1000, name: "given"}, prefix: other)
     assert TestRepo.insert!(%TestSerial{name: "n"}, prefix: other).id == 1001
@@ -525,7 +527,7 @@ defmodule EctoFoundationDB.RepoTest do
     assert length(TestRepo.all(TestSerial, prefix: other)) == 4
   end
 
-  test "returning: gives what is stored, whatever was given", %{tenant: tenant} do
+  test "returning: returns the stored values, whatever was given", %{tenant: tenant} do
     TestRepo.insert!(%TestUser{id: "u1", name: "Ada", dept: "eng", age: 1}, prefix: tenant)
     opts = fn more -> [prefix: tenant, returning: true] ++ more end
 
@@ -544,11 +546,11 @@ defmodule EctoFoundationDB.RepoTest do
                opts.(on_conflict: {:replace_all_except, [:name]})
              )
 
-    # There is a record already: it is what is stored.
+    # A record exists: its values are the stored ones.
     assert %{name: "Eve", dept: "eng", age: 3} =
              TestRepo.insert!(%TestUser{id: "u1", name: "Bob"}, opts.(on_conflict: :nothing))
 
-    # Only the named fields; and none without the option.
+    # Only the named fields, or no fields without the option.
     assert %{name: nil, dept: "eng", age: 4} =
              TestRepo.insert!(
                %TestUser{id: "u1", age: 4},
@@ -571,7 +573,7 @@ defmodule EctoFoundationDB.RepoTest do
                opts.(on_conflict: :replace_all)
              )
 
-    # Also where one row meets another, and where a row is left out.
+    # Also if one row conflicts with another, and if a row is left out.
     assert {2, [%{name: "a", dept: "x"}, %{name: "b", dept: "x"}]} =
              TestRepo.insert_all(
                TestUser,

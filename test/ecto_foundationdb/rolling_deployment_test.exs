@@ -6,7 +6,7 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
 
   @told [indexer: TestIndexer]
 
-  # The migrations until 1 are those of the older version.
+  # The migrations up to 1 belong to the older version.
   versions([
     {1,
      [
@@ -17,7 +17,7 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
   ])
 
   def accounts do
-    # What another node does after this one has seen what is left to do.
+    # Runs another node's steps after this one has read the remaining work.
     Process.get(:meanwhile, fn -> :ok end).()
 
     import EctoFoundationDB.Migration
@@ -40,9 +40,9 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
   defp wrong_entries(tenant),
     do: stray_entries(tenant, TestUser) ++ stray_entries(tenant, TestAccount)
 
-  test "what another node has done meanwhile is not done again", %{tenant: tenant} do
+  test "steps that another node has done meanwhile are not repeated", %{tenant: tenant} do
     fill(tenant)
-    # An entry that only building the index anew would clear.
+    # An entry that only building the index again would clear.
     mark = Keys.index_entry(tenant, "users", "users_name_index", ["mark"], "mark")
 
     Process.put(:meanwhile, fn ->
@@ -63,7 +63,7 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
   end
 
   @tag :embedded
-  test "nodes of both versions and writers, all at once on a bad day", %{id: id} do
+  test "nodes of both versions and writers, all at once, with faults", %{id: id} do
     start_supervised!({FaultyRepo, embedded: true, log: false})
     tenant = Tenant.open!(FaultyRepo, id)
     fill(tenant)
@@ -107,7 +107,7 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
     |> Enum.find(&(&1 == :stopped))
   end
 
-  test "the older version ends its part of what a newer one began, and leaves the rest to it",
+  test "the older version finishes its part of a newer one's work, and leaves the rest to it",
        %{tenant: tenant} do
     fill(tenant)
     TestIndexer.die_at("u150", fn -> migrate(tenant, 2, migration_step: 7) end)
@@ -123,7 +123,7 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
     assert wrong_entries(tenant) == []
   end
 
-  test "writers of either version keep up what a dead node of the newer one was building",
+  test "writers of either version maintain an index that a dead node of the newer one was building",
        %{tenant: tenant} do
     fill(tenant)
     write(tenant)
@@ -139,12 +139,12 @@ defmodule EctoFoundationDB.RollingDeploymentTest do
     assert wrong_entries(tenant) == []
   end
 
-  test "what the older version cannot read of a newer one's claim does not stop it",
+  test "unreadable commands in a newer version's claim do not stop the older version",
        %{tenant: tenant} do
     fill(tenant)
     TestIndexer.die_at("u150", fn -> migrate(tenant, 2, migration_step: 7) end)
 
-    # As it is where this version has no such schema.
+    # The state if this version has no such schema.
     for {source, claim} <- claims(tenant) do
       unknown = :binary.replace(claim, "DB.TestAccount", "DB.TestUnknown")
       assert byte_size(unknown) == byte_size(claim)

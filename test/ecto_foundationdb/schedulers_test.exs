@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.SchedulersTest do
-  # No function of the NIF holds a scheduler, whatever is cancelled or killed while the largest answers are
-  # under way. The VM's own monitor tells; there is one in a VM.
+  # No function of the NIF blocks a scheduler, whatever is cancelled or killed while the largest answers are
+  # in flight. The VM's own monitor reports it; a VM has only one.
   use ExUnit.Case, async: false
 
   alias EctoFoundationDB.{Connection, Native, Sync, SyncRepo, Tenant}
@@ -33,15 +33,15 @@ defmodule EctoFoundationDB.SchedulersTest do
     {:ok, tenant: tenant}
   end
 
-  # A machine that is busy takes a scheduler's thread off its core now and then, which looks the same. So
-  # these are tried a few times, and one time without any long schedule of ours is the proof. What holds a
+  # A busy machine occasionally takes a scheduler's thread off its core, which looks the same. So each test
+  # is tried a few times, and one run without a long schedule in our code is the proof. Code that blocks a
   # scheduler does so each time.
   defp never_long!(work) do
     clean? =
       Enum.any?(1..10, fn _ ->
         previous = :erlang.system_monitor(self(), [{:long_schedule, @long_ms}])
         work.()
-        # What a dying process leaves is done on a scheduler after it.
+        # Cleanup after a dying process runs on a scheduler later.
         Process.sleep(50)
         :erlang.system_monitor(previous)
         long_schedules() == []
@@ -50,7 +50,7 @@ defmodule EctoFoundationDB.SchedulersTest do
     assert clean?, "a scheduler was held for #{@long_ms} ms each time"
   end
 
-  # Those that were in our NIF, or in the end of a process.
+  # Long schedules in our NIF, or in the end of a process.
   defp long_schedules do
     receive do
       {:monitor, _pid, :long_schedule, info} ->
@@ -62,7 +62,7 @@ defmodule EctoFoundationDB.SchedulersTest do
     end
   end
 
-  test "cancelling a transaction while an answer is made", %{tenant: tenant} do
+  test "cancelling a transaction while its answer is built", %{tenant: tenant} do
     database = Connection.fetch!(Repo).database
     {first, last} = Keys.range(Keys.records(tenant, "users"))
 
@@ -84,7 +84,7 @@ defmodule EctoFoundationDB.SchedulersTest do
     end)
   end
 
-  test "killing processes that read, and such that sync a large list", %{tenant: tenant} do
+  test "killing processes that read, or that sync a large list", %{tenant: tenant} do
     never_long!(fn ->
       pages =
         for wait <- 0..40//4 do
@@ -126,7 +126,7 @@ defmodule EctoFoundationDB.SchedulersTest do
 
     {_first, state} = reductions.(state, "a")
     {cost, state} = reductions.(state, "b")
-    # The list is copied up to the place: no id is looked at.
+    # The list is copied up to the place: no id is examined.
     assert cost < 5_000
     assert length(state.assigns.users) == @records
     Sync.cancel_all(state, Repo)

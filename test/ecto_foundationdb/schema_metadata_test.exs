@@ -41,7 +41,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
     assert counters(tenant, dept: nil) == [0, 0, 0, 0, 0]
   end
 
-  test "a field that is stored under another name is counted, queried and synced by its own", %{
+  test "a field with a different stored name is counted, queried and synced by its field name", %{
     tenant: tenant
   } do
     state = %{assigns: %{}, private: %{tenant: tenant}}
@@ -61,7 +61,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
     assert {:halt, %{assigns: %{members: []}}} = Sync.handle_ready(TestRepo, message, state)
   end
 
-  test "delete_all moves them on, never back", %{tenant: tenant} do
+  test "delete_all increases them, never decreases", %{tenant: tenant} do
     users = [[id: "a", dept: "eng"], [id: "b", dept: "eng"]]
     TestRepo.insert_all(TestUser, users, prefix: tenant)
 
@@ -89,14 +89,14 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
     assert counters(tenant, dept: "eng") == [0, 0, 0, 0, 0]
   end
 
-  test "that are not kept are an error that says how to", %{tenant: tenant} do
+  test "that do not exist are an error that says how to create them", %{tenant: tenant} do
     assert_raise Unsupported, ~r/create metadata\(.*TestUser, \[:name\]\)/, fn ->
       SchemaMetadata.changes_by(TestUser, [name: "x"], prefix: tenant)
     end
 
     assert SchemaMetadata.changes(TestAccount, prefix: tenant) == 0
 
-    assert_raise Unsupported, ~r/keeps no counter :inserts/, fn ->
+    assert_raise Unsupported, ~r/has no counter :inserts/, fn ->
       SchemaMetadata.inserts(TestAccount, prefix: tenant)
     end
 
@@ -104,7 +104,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
     assert_raise IncorrectTenancy, fn -> SchemaMetadata.watch_changes(TestUser) end
   end
 
-  # What follows the migration of all tests, version 1.
+  # Follows the migration of all tests, version 1.
   versions([
     {1, [create(metadata(TestUser)), create(metadata(TestUser, [:dept]))]},
     {2, [drop(index(TestUser, [:dept])), create(index(TestUser, [:dept, :name]))]},
@@ -123,15 +123,15 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
     assert keys.() == [4, 4, 4]
     assert SchemaMetadata.inserts(TestUser, prefix: tenant) == 1
 
-    assert_raise Unsupported, ~r/keeps no counter/, fn ->
+    assert_raise Unsupported, ~r/has no counter/, fn ->
       SchemaMetadata.inserts_by(TestUser, [dept: "eng"], prefix: tenant)
     end
 
-    # Those of all records stay: made anew, they go on, and never have a value again that they had.
+    # The counters of all records stay: created again, they continue and never repeat a value.
     migrate(tenant, 4)
     assert keys.() == [4, 4, 4]
 
-    assert_raise Unsupported, ~r/keeps no counter/, fn ->
+    assert_raise Unsupported, ~r/has no counter/, fn ->
       SchemaMetadata.inserts(TestUser, prefix: tenant)
     end
   end
@@ -154,7 +154,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       assert {[user: nil], [], []} = TestRepo.assign_ready([again], [ref], prefix: tenant)
     end
 
-    test "of nothing are none, and other futures have no reference to end", %{tenant: tenant} do
+    test "of nothing are empty, and other futures have no reference to cancel", %{tenant: tenant} do
       assert TestRepo.watch(nil) == nil
 
       TestRepo.transactional(tenant, fn ->
@@ -169,7 +169,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       use EctoFoundationDB.Repo, otp_app: :ecto_fdb_sync
     end
 
-    test "that fail say so, and are made anew by who hears it", %{id: id} do
+    test "that fail report it, and the process can set them again", %{id: id} do
       start_supervised!({Watching, TestRepo.test_config() ++ [max_watches: 1]})
       tenant = Tenant.open!(Watching, id)
       user = Watching.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant)
@@ -183,7 +183,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       assert Watching.await(again) == :ready
     end
 
-    # The place of a watch that was cancelled is free a moment later.
+    # The slot of a cancelled watch is free a moment later.
     defp made_anew(future, tenant) do
       assert {[user: %{name: "Ada"}], [again], []} =
                Watching.assign_ready([future], [Future.ref(future)], watch?: true, prefix: tenant)
@@ -218,7 +218,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       refute_receive {^ref, _}, 50
     end
 
-    test "of every counter, by functions of their own; a process may wait for them",
+    test "of every counter, with their own functions; a process may await them",
          %{tenant: tenant} do
       user = TestRepo.insert!(%TestUser{id: "u1", dept: "eng"}, prefix: tenant)
 
@@ -351,7 +351,7 @@ defmodule EctoFoundationDB.SchemaMetadataTest do
       EctoFoundationDB.Native.unsubscribe(subscription)
     end
 
-    # The rows may come before the plan, or with it.
+    # The rows may arrive before the plan, or with it.
     defp eventually(subscription, query, records) do
       records =
         case EctoFoundationDB.Native.take(subscription) do

@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.SettleTest do
-  # Not beside others: what it waits for is what every page of the node has to know.
+  # Not async: it waits for all pages of the node.
   use ExUnit.Case, async: false
 
   alias EctoFoundationDB.{Embedded, LiveQuery, Native, Sync, SyncPage, Tenant, TimeoutError}
@@ -30,10 +30,10 @@ defmodule EctoFoundationDB.SettleTest do
   defp pages(number, tenant, mount),
     do: for(_ <- 1..number, do: SyncPage.start(Repo, tenant, mount))
 
-  # Once, right after: what the page has handled by then is what counts.
+  # Immediately after: only what the page has handled by then counts.
   defp name(page), do: SyncPage.assigns(page).user.name
 
-  test "2,000 of 2,000 updates are on the page when settle has returned", %{tenant: tenant} do
+  test "2,000 of 2,000 updates are on the page when settle returns", %{tenant: tenant} do
     user = Repo.insert!(%User{id: "1", name: "0"}, prefix: tenant)
     [page] = pages(1, tenant, &Sync.sync_one(&1, Repo, :user, User, "1"))
 
@@ -74,7 +74,7 @@ defmodule EctoFoundationDB.SettleTest do
 
   defp find(users, id), do: Enum.find(users, &(&1.id == id))
 
-  test "while others write all the time", %{tenant: tenant} do
+  test "while others write continuously", %{tenant: tenant} do
     user = Repo.insert!(%User{id: "1", name: "0"}, prefix: tenant)
     Repo.insert!(%User{id: "2", name: "0"}, prefix: tenant)
 
@@ -142,7 +142,7 @@ defmodule EctoFoundationDB.SettleTest do
     assert SyncPage.assigns(zeros).all == []
   end
 
-  test "what a process is syncing has its results when settle has returned", %{tenant: tenant} do
+  test "an async sync has its results when settle returns", %{tenant: tenant} do
     Repo.insert!(%User{id: "1", name: "Ada"}, prefix: tenant)
     test = self()
 
@@ -180,7 +180,7 @@ defmodule EctoFoundationDB.SettleTest do
     assert :ok = Sync.settle(Repo)
   end
 
-  test "a tenant that is gone is known to be", %{tenant: tenant} do
+  test "knows that a tenant is gone", %{tenant: tenant} do
     [page] = pages(1, tenant, &Sync.sync_all(&1, Repo, :all, User))
     Repo.insert!(%User{id: "1"}, prefix: tenant)
     assert :ok = Sync.settle(Repo)
@@ -190,7 +190,7 @@ defmodule EctoFoundationDB.SettleTest do
     assert [] = SyncPage.assigns(page).all
   end
 
-  describe "on a bad day" do
+  describe "with faults" do
     @describetag :embedded
 
     test "watches that do not fire are not needed", %{tenant: tenant} do
@@ -203,7 +203,7 @@ defmodule EctoFoundationDB.SettleTest do
       assert name(page) == "1"
     end
 
-    test "faults only make it take longer", %{tenant: tenant} do
+    test "faults only delay it", %{tenant: tenant} do
       user = Repo.insert!(%User{id: "1", name: "0"}, prefix: tenant)
       [page] = pages(1, tenant, &Sync.sync_one(&1, Repo, :user, User, "1"))
       on_exit(fn -> Embedded.faults(Repo, nil) end)
@@ -231,7 +231,7 @@ defmodule EctoFoundationDB.SettleTest do
       assert Exception.message(error) =~ "within 100 ms while settling, which begins with a read"
     end
 
-    test "keys that give no answer are named", %{tenant: tenant} do
+    test "the error names keys that give no answer", %{tenant: tenant} do
       [page] = pages(1, tenant, &Sync.sync_one(&1, Repo, :user, User, "1"))
       on_exit(fn -> Embedded.outage(Repo, nil) end)
       Embedded.outage(Repo, reads: [{tenant, User, "1"}])
@@ -245,7 +245,7 @@ defmodule EctoFoundationDB.SettleTest do
     end
   end
 
-  test "options are checked" do
+  test "options are validated" do
     assert_raise ArgumentError, ~r/unknown keys/, fn -> Sync.settle(Repo, patience: 1) end
     assert_raise ArgumentError, ~r/milliseconds/, fn -> Sync.settle(Repo, timeout: -1) end
   end

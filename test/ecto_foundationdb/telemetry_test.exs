@@ -38,7 +38,7 @@ defmodule EctoFoundationDB.TelemetryTest do
             [:ecto_foundationdb, :migration, :done]
           ] ++ for(name <- @names, do: [:ecto_foundationdb, :sync, name])
 
-  # The application, where only the stand-in for its module is there.
+  # Starts the application, if only the stand-in for its module exists.
   setup_all do
     with {:error, {~c"no such file or directory", _}} <- Application.load(:telemetry),
          do: :application.load({:application, :telemetry, vsn: ~c"0", modules: [:telemetry]})
@@ -63,7 +63,7 @@ defmodule EctoFoundationDB.TelemetryTest do
     measurements
   end
 
-  test "a Repo's live queries are told of, with the Repo" do
+  test "a Repo's live queries are reported, with the Repo" do
     attach()
     start_supervised!({Repo, TestRepo.test_config()})
     tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
@@ -76,7 +76,7 @@ defmodule EctoFoundationDB.TelemetryTest do
     Repo.update!(note, text: "b")
     assert measured(:watch_fired) == %{}
 
-    # The read that the sync began with may be told of, too; it counts as a change.
+    # The read that the sync began with may also be reported; it counts as a change.
     assert %{duration: duration, records: 1, subscribers: 1, changed: 1} = measured(:refreshed)
     assert is_integer(duration) and duration >= 0
     Tenant.clear_delete!(Repo, tenant.id)
@@ -111,7 +111,7 @@ defmodule EctoFoundationDB.TelemetryTest do
   end
 
   @tag :embedded
-  test "what goes wrong is told of, and that it is over" do
+  test "problems are reported, and their end" do
     attach()
     start_supervised!({Repo, [stale_after: 200] ++ TestRepo.test_config()})
     tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
@@ -161,7 +161,7 @@ defmodule EctoFoundationDB.TelemetryTest do
       {:ok, tenant: tenant}
     end
 
-    test "are told of with what they did", %{tenant: tenant} do
+    test "are reported with their counts", %{tenant: tenant} do
       Repo.insert!(%TestUser{id: "u1", name: "Ada"}, prefix: tenant, tag: "web")
       {measurements, metadata} = told([:transaction])
       assert %{attempts: 1, conflicts: 0, unknown_results: 0} = measurements
@@ -180,7 +180,7 @@ defmodule EctoFoundationDB.TelemetryTest do
       assert reads > 0 and bytes > 10
     end
 
-    test "that fail are told of with why", %{tenant: tenant} do
+    test "that fail are reported with the reason", %{tenant: tenant} do
       catch_throw(Repo.transactional(tenant, fn -> throw(:over) end))
       assert {_, %{result: :cancelled, error: {:throw, :over}}} = told([:transaction])
 
@@ -200,7 +200,7 @@ defmodule EctoFoundationDB.TelemetryTest do
     end
 
     @tag :embedded
-    test "that are tried again are told of with how often and why", %{tenant: tenant} do
+    test "that are retried are reported with how often and why", %{tenant: tenant} do
       Embedded.faults(Repo, seed: 3, not_committed: 0.5, commit_unknown_result: 0.4)
 
       told =
@@ -241,7 +241,7 @@ defmodule EctoFoundationDB.TelemetryTest do
       assert Repo.get(TestUser, "by handler", prefix: tenant)
     end
 
-    test "gauges are told of when they are asked for", %{tenant: tenant} do
+    test "gauges are reported on request", %{tenant: tenant} do
       Repo.insert!(%TestNote{id: "n1", text: "a"}, prefix: tenant)
       state = %{assigns: %{}, private: %{tenant: tenant}}
       Sync.sync_one(state, Repo, :note, TestNote, "n1")
@@ -252,7 +252,7 @@ defmodule EctoFoundationDB.TelemetryTest do
     end
   end
 
-  test "a migration is told of and logged, by the node that does it" do
+  test "a migration is reported and logged by the node that runs it" do
     attach()
     start_supervised!({Repo, [log: false] ++ TestRepo.test_config()})
     id = "telemetry-#{System.os_time()}"
@@ -277,14 +277,14 @@ defmodule EctoFoundationDB.TelemetryTest do
     refute_received {[:ecto_foundationdb, :migration, _], _, _}
   end
 
-  test "every event of the table is documented, with each of its facts" do
+  test "every event of the table is documented, with all of its facts" do
     {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Telemetry)
     for event <- @events, do: assert(doc =~ "`#{inspect(event)}`")
     assert doc =~ "  * `unknown_results`: "
   end
 
   @tag :embedded
-  test "a limit of watches that is met is told of and logged, and the page follows all the same" do
+  test "reaching the limit of watches is reported and logged, and the page still follows" do
     attach()
     start_supervised!({Repo, [log: false, max_watches: 1] ++ TestRepo.test_config()})
     tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
@@ -301,7 +301,7 @@ defmodule EctoFoundationDB.TelemetryTest do
         SyncRepo.eventually(fn -> :sys.get_state(reporter()).logged end, &(&1 != %{}))
       end)
 
-    assert log =~ "the database takes no more than"
+    assert log =~ "the database accepts no more than"
     Tenant.clear_delete!(Repo, tenant.id)
   end
 
@@ -316,7 +316,7 @@ defmodule EctoFoundationDB.TelemetryTest do
   end
 
   @tag :embedded
-  test "a lock and its end are told of and logged, once" do
+  test "a lock and its end are reported and logged, once" do
     attach()
     start_supervised!({Repo, [log: false] ++ TestRepo.test_config()})
     tenant = Tenant.open!(Repo, "telemetry-#{System.os_time()}")
@@ -349,7 +349,7 @@ defmodule EctoFoundationDB.TelemetryTest do
 
   @tag :embedded
   @tag :capture_log
-  test "where the application does not run, incidents are logged and nobody is told of the rest" do
+  test "without the application, incidents are logged and nothing else is reported" do
     attach()
     :ok = Application.stop(:telemetry)
     on_exit(fn -> {:ok, _started} = Application.ensure_all_started(:telemetry) end)

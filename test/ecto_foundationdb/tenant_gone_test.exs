@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.TenantGoneTest do
-  # Tenants that are cleared, deleted and created again, by this node and by others. Nodes are Repos of the
+  # Tenants that are cleared, deleted and created again, by this node and by others. Nodes are Repos on the
   # same file: each has its own cache.
   use ExUnit.Case, async: true
 
@@ -41,7 +41,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
 
   defp user(id, name \\ "Ada"), do: %User{id: id, name: name, team: "red"}
 
-  # What the functions of a Repo do with a tenant.
+  # The functions of a Repo for a tenant.
   defp uses(tenant) do
     repo = tenant.repo
 
@@ -90,7 +90,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
 
         assert LayerCase.dump(tenant) == []
 
-        # Opening it again is all that is to be done.
+        # Opening it again is all that is needed.
         again = Tenant.open!(Here, id)
         Here.insert!(user("u1"), prefix: again)
         assert [%User{id: "u1"}] = Here.all(User, where: [team: "red"], prefix: again)
@@ -99,7 +99,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     end
   end
 
-  test "nothing is committed where the application has rescued the error" do
+  test "nothing is committed if the application rescues the error" do
     tenant = Tenant.open!(Here, "rescued")
     Tenant.clear_delete!(There, "rescued")
 
@@ -116,7 +116,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert LayerCase.dump(tenant) == []
   end
 
-  test "no answer comes before it is known that the tenant is there, in whatever order they are awaited" do
+  test "no answer comes before the tenant is confirmed, in any order of awaiting" do
     tenant = Tenant.open!(Here, "order")
     for i <- 1..3, do: Here.insert!(user("u#{i}"), prefix: tenant)
     test = self()
@@ -141,7 +141,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     refute_received _
   end
 
-  # Runs `meanwhile` in another process after the transaction has read, in its first attempt.
+  # Runs `meanwhile` in another process after the first attempt of the transaction has read.
   defp interrupted(tenant, meanwhile, write) do
     attempts = :counters.new(1, [])
 
@@ -156,7 +156,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     {result, :counters.get(attempts, 1)}
   end
 
-  test "a writer conflicts with whoever deletes its tenant, and then finds that it is gone" do
+  test "a writer conflicts with a transaction that deletes its tenant, and then finds that it is gone" do
     for {name, write} <- [
           insert: fn -> Here.insert!(user("u2")) end,
           blind: fn -> Here.insert!(user("u2"), conflict_target: []) end,
@@ -164,7 +164,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
         ] do
       id = "writer-#{name}"
       tenant = Tenant.open!(Here, id)
-      # From now on the metadata version says enough: the transaction does not read the entry.
+      # From now on the metadata version suffices: the transaction does not read the entry.
       Here.get(User, "u1", prefix: tenant)
       assert Tenant.confirmed_version(tenant) == Tenants.seen(Here)
 
@@ -178,7 +178,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     end
   end
 
-  test "what happens to other tenants makes nobody conflict" do
+  test "changes of other tenants cause no conflicts" do
     tenant = Tenant.open!(Here, "calm")
     Here.insert!(user("u1"), prefix: tenant)
 
@@ -196,7 +196,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert {%User{}, 1} = interrupted(tenant, meanwhile, fn -> Here.insert!(user("u2")) end)
   end
 
-  test "a tenant that was cleared is migrated by its next use, whatever that is" do
+  test "a cleared tenant is migrated by its next use, of any kind" do
     names = fn tenant -> for {{_, "indexes", _, name}, _} <- LayerCase.dump(tenant), do: name end
 
     for node <- [Here, There],
@@ -206,7 +206,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
           {3, &Here.all(User, where: [name: "Ada"], prefix: &1)},
           {4, fn _tenant -> Tenant.open!(Here, "cleared") end}
         ],
-        # Opening asks nobody; what is done then does.
+        # Opening reads nothing; the next operation does.
         not (node == There and n == 4) do
       tenant = Tenant.open!(Here, "cleared")
       Here.insert!(user("u1"), prefix: tenant)
@@ -218,14 +218,14 @@ defmodule EctoFoundationDB.TenantGoneTest do
       Tenant.clear_delete!(Here, "cleared")
     end
 
-    # Migrations that are pending are told, and not run.
+    # Pending migrations are listed, but not run.
     tenant = Tenant.open!(Here, "cleared")
     Tenant.clear(There, "cleared")
     assert Migrator.pending_versions(Here, tenant) == [0]
     assert LayerCase.dump(tenant) == []
   end
 
-  test "a tenant that is cleared under writers and readers ends right" do
+  test "a tenant that is cleared under writers and readers ends up right" do
     tenant = Tenant.open!(Here, "busy")
 
     workers =
@@ -248,7 +248,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert LayerCase.stray_entries(tenant, User) == []
   end
 
-  test "opening a tenant that is known costs nothing, and its first use one call" do
+  test "opening a known tenant costs nothing, and its first use one call" do
     tenant = Tenant.open!(Here, "known")
     Here.insert!(user("u1"), prefix: tenant)
     cost = fn -> Map.take(Embedded.stats(Here), [:reads, :read_versions, :commits]) end
@@ -259,7 +259,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert Tenant.open(Here, "known") == tenant
     assert Tenant.open!(Here, "known", max_value_size: 10).options == [max_value_size: 10]
 
-    # Also after others have been created, by another node: the entry is read beside the record.
+    # Also after another node has created other tenants: the entry is read beside the record.
     Tenant.open!(There, "another")
     Here.get(User, "u1", prefix: Tenant.open!(Here, "another"))
 
@@ -272,7 +272,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert Tenant.confirmed_version(tenant) == Tenants.seen(Here)
   end
 
-  test "a bump of the metadata version by others costs a tenant one look at its entry" do
+  test "a metadata version changed by others costs a tenant one check of its entry" do
     tenant = Tenant.open!(Here, "looks")
     other = Tenant.open!(There, "bumps")
     Here.insert!(user("u1"), prefix: tenant)
@@ -292,7 +292,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     Embedded.stats(Here).reads - before
   end
 
-  test "who creates, clears or deletes a tenant sets the metadata version", context do
+  test "creating, clearing or deleting a tenant sets the metadata version", context do
     database = fn ->
       Transaction.run_database(Here, fn -> Transaction.read([Metadata.version_op()]) end)
     end
@@ -309,7 +309,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
       assert {name, database.() > before} == {name, true}
     end
 
-    # Opening one that is there does not.
+    # Opening an existing one does not.
     start_supervised!({Single, embedded: context.database, log: false})
     Tenant.open!(Here, "b")
     before = database.()
@@ -339,7 +339,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
 
     for open <- [&Tenant.open!(Single, &1), &Tenant.open(Single, &1), &Tenant.create(Single, &1)] do
       assert_raise IncorrectTenancy,
-                   ~r/Single has one tenant, "main".*"other" was to be opened/,
+                   ~r/Single has one tenant, "main".*can.t open "other"/,
                    fn ->
                      open.("other")
                    end
@@ -360,7 +360,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
         answers
       end)
 
-    # As another client of the directory layer makes one.
+    # As another client of the directory layer creates one.
     layer = <<0xFE>> <> Native.pack({prefix}) <> Native.pack({"layer"})
     Transaction.run_database(There, fn -> Transaction.write([{:set, layer, "partition"}]) end)
     start_supervised!({Single, config})
@@ -373,7 +373,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert_raise TenantGone, fn -> Single.all(User, prefix: tenant) end
   end
 
-  test "what is known goes with the Repo, and values of tenants do not", context do
+  test "the cache ends with the Repo, but values of tenants do not", context do
     tenant = Tenant.open!(Here, "outlives")
     Here.insert!(user("u1"), prefix: tenant)
     stop_supervised!(Here)
@@ -382,7 +382,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert [%User{id: "u1"}] = Here.all(User, prefix: tenant)
     assert Tenant.confirmed_version(tenant) != nil
 
-    # Without a cache every transaction looks.
+    # Without a cache every transaction checks.
     stop_supervised!(Here)
     start_supervised!({Here, embedded: context.database, log: false, metadata_cache: :disabled})
     assert Tenant.open!(Here, "outlives") == tenant
@@ -396,7 +396,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
     assert Tenant.forget(tenant) == :ok
   end
 
-  # As a library does that does not know the metadata version.
+  # As a library that does not know the metadata version does.
   defp delete_in_silence(tenant) do
     {first, last} = Keys.range({tenant.prefix})
 
@@ -427,7 +427,7 @@ defmodule EctoFoundationDB.TenantGoneTest do
       Here.insert!(user("u1"), prefix: Tenant.open!(Here, "silent"))
     end
 
-    # Without a cache it is noticed at once.
+    # Without a cache it is noticed immediately.
     stop_supervised!(Here)
     start_supervised!({Here, embedded: context.database, log: false, metadata_cache: :disabled})
     tenant = Tenant.open!(Here, "silent")

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.TenantPagesTest do
   # Pages whose tenant is cleared, deleted, or deleted and created again, by their node and by another one:
-  # a Repo of the same file, with a cache of its own.
+  # a Repo on the same file, with a separate cache.
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{Embedded, Sync, SyncRepo, Tenant}
@@ -30,7 +30,7 @@ defmodule EctoFoundationDB.TenantPagesTest do
 
   defp user(id, name \\ "Ada"), do: %User{id: id, name: name, team: "red"}
 
-  # A page that syncs a record, records, a list of all and a list by an index, and tells what gets stale.
+  # A page that syncs a record, records, a list of all and a list by an index, and reports stale labels.
   defp page(repo, tenant) do
     test = self()
 
@@ -57,7 +57,7 @@ defmodule EctoFoundationDB.TenantPagesTest do
       )
 
   for {node, who} <- [{Here, "its node"}, {There, "another node"}] do
-    test "a page of a tenant that #{who} clears is empty, not stale, and goes on" do
+    test "a page of a tenant that #{who} clears is empty, not stale, and continues" do
       tenant = Tenant.open!(Here, "cleared")
       Here.insert!(user("u1"), prefix: tenant)
       page = page(Here, tenant)
@@ -73,7 +73,7 @@ defmodule EctoFoundationDB.TenantPagesTest do
       refute_received {:stale, ^page, _reasons}
     end
 
-    test "a page of a tenant that #{who} deletes is empty, and told why" do
+    test "a page of a tenant that #{who} deletes is empty, and gets the reason" do
       node = unquote(node)
       tenant = Tenant.open!(Here, "deleted")
       Here.insert!(user("u1"), prefix: tenant)
@@ -86,7 +86,7 @@ defmodule EctoFoundationDB.TenantPagesTest do
       assert Enum.sort(Map.keys(labels)) == [:all, :many, :one, :team]
       for {_label, reason} <- labels, do: assert(%TenantGone{tenant: ^tenant} = reason)
 
-      # One of the same name is another one: a page that opens it follows that.
+      # A new one of the same name is a different one: a page that opens it follows that.
       again = Tenant.open!(node, "deleted")
       node.insert!(user("u1", "Bea"), prefix: again)
       another = page(Here, Tenant.open!(Here, "deleted"))
@@ -98,7 +98,7 @@ defmodule EctoFoundationDB.TenantPagesTest do
     end
   end
 
-  # The reasons that a page is told, until there is one for each of its labels.
+  # The reasons that a page gets, until there is one for each of its labels.
   defp told(_page, labels) when map_size(labels) == 4, do: labels
 
   defp told(page, labels) do
@@ -122,7 +122,7 @@ defmodule EctoFoundationDB.TenantPagesTest do
     end
   end
 
-  test "pages that open their tenant when they mount share what that reads" do
+  test "pages that open their tenant when they mount share the reads" do
     tenant = Tenant.open!(Here, "mounted")
     for i <- 1..20, do: Here.insert!(user("u#{i}"), prefix: tenant)
     cost = fn -> Map.take(Embedded.stats(Here), [:reads, :read_versions, :commits]) end

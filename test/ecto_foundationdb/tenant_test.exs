@@ -26,7 +26,7 @@ defmodule EctoFoundationDB.TenantTest do
     assert :ok = Tenant.clear_delete!(TestRepo, id)
     assert :ok = Tenant.clear_delete!(TestRepo, id)
     assert dump(tenant) == []
-    # A new one is another one.
+    # A new one is a different one.
     assert TestRepo.all(TestUser, prefix: Tenant.open!(TestRepo, id)) == []
     Tenant.clear_delete!(TestRepo, id)
   end
@@ -54,7 +54,7 @@ defmodule EctoFoundationDB.TenantTest do
     assert [_] = Enum.uniq(Enum.map(tenants, & &1.prefix))
   end
 
-  test "have keys of the application's own", %{tenant: tenant, id: id} do
+  test "contain keys of the application", %{tenant: tenant, id: id} do
     key = Tenant.pack(tenant, {"app", 1})
     assert Tenant.unpack(tenant, key) == {"app", 1}
     {first, last} = Tenant.range(tenant, {"app"})

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.TimeoutTest do
-  # `timeout:` bounds a whole call, whatever the database does meanwhile. The database is one of its own: it
-  # is locked, and has faults, for all who use it.
+  # `timeout:` bounds a whole call, whatever the database does. The database is a separate one, because locks
+  # and faults affect all users.
   use ExUnit.Case, async: true
 
   import ExUnit.CaptureLog
@@ -40,7 +40,7 @@ defmodule EctoFoundationDB.TimeoutTest do
   defp lock, do: Embedded.outage(Repo, locked: true)
   defp unlock, do: Embedded.outage(Repo, nil)
 
-  test "a locked database is named, with what to do, by every kind of call", %{tenant: tenant} do
+  test "the errors of every kind of call name a lock and say what to do", %{tenant: tenant} do
     user = Repo.get!(TestUser, "u1", prefix: tenant)
 
     capture_log(fn ->
@@ -71,7 +71,7 @@ defmodule EctoFoundationDB.TimeoutTest do
     end)
   end
 
-  test "what waits for the lock's end succeeds when it comes", %{tenant: tenant} do
+  test "calls that wait for the end of a lock succeed when it comes", %{tenant: tenant} do
     capture_log(fn ->
       lock()
 
@@ -87,7 +87,7 @@ defmodule EctoFoundationDB.TimeoutTest do
     end)
   end
 
-  test "the Repo's timeout bounds what takes none of its own", %{tenant: tenant} do
+  test "the Repo's timeout bounds calls without their own", %{tenant: tenant} do
     capture_log(fn ->
       lock()
       stop_supervised!(Repo)
@@ -110,7 +110,7 @@ defmodule EctoFoundationDB.TimeoutTest do
     end)
   end
 
-  test "attempts that keep losing are an end, too", %{tenant: tenant} do
+  test "repeated conflicts end with the timeout, too", %{tenant: tenant} do
     Embedded.faults(Repo, seed: 1, not_committed: 1)
 
     error =
@@ -119,11 +119,11 @@ defmodule EctoFoundationDB.TimeoutTest do
       end
 
     assert %Error{code: 1020} = error.last_error
-    assert Exception.message(error) =~ "Others keep changing what it reads"
+    assert Exception.message(error) =~ "Other transactions keep changing what it reads"
   end
 
   test "the waits of a function add up", %{tenant: tenant} do
-    # No wait of its own is as long as the timeout.
+    # No single wait is as long as the timeout.
     Embedded.faults(Repo, seed: 1, slow_read: 1, read_delay_ms: 30)
 
     assert_raise TimeoutError, ~r/within 300 ms while reading/, fn ->
@@ -133,7 +133,7 @@ defmodule EctoFoundationDB.TimeoutTest do
 
   defp read(tenant), do: Transaction.read([{:get, Tenant.pack(tenant, {"k"}), true}])
 
-  test "a call inside a transaction ends with the earlier of both times", %{tenant: tenant} do
+  test "a call inside a transaction ends with the earlier of both timeouts", %{tenant: tenant} do
     Embedded.faults(Repo, seed: 1, slow_read: 1, read_delay_ms: 3_600_000)
     within = fn ms -> ~r/did not answer within #{ms} ms/ end
 
@@ -153,7 +153,7 @@ defmodule EctoFoundationDB.TimeoutTest do
 
     Embedded.faults(Repo, nil)
 
-    # What is over has no timeout any more.
+    # A finished transaction has no timeout any more.
     assert %TestUser{} =
              Repo.transactional(tenant, fn ->
                assert %TestUser{} = Repo.get(TestUser, "u1", timeout: 100)
@@ -162,11 +162,11 @@ defmodule EctoFoundationDB.TimeoutTest do
              end)
   end
 
-  test "each step has the time of its own", %{tenant: tenant} do
+  test "each step has its own timeout", %{tenant: tenant} do
     Repo.insert_all(TestUser, for(i <- 1..20, do: [id: "s#{i}", name: "x"]), prefix: tenant)
     Embedded.faults(Repo, seed: 1, slow_read: 1, read_delay_ms: 100)
 
-    # Twenty steps, each of two reads or more that take 50 ms on average, are longer than one may be.
+    # Twenty steps, each with two or more reads that take 50 ms on average, take longer than one may.
     assert {21, nil} =
              Repo.update_all(TestUser, [set: [name: "y"]], prefix: tenant, step: 1, timeout: 1000)
 
@@ -176,10 +176,10 @@ defmodule EctoFoundationDB.TimeoutTest do
     assert length(Repo.all(TestUser, where: [name: "y"], prefix: tenant)) == 21
   end
 
-  test "a step whose time is over since others win is taken in halves", %{tenant: tenant} do
+  test "a step that times out because of conflicts is halved", %{tenant: tenant} do
     test = self()
 
-    # Loses as long as it takes more than two.
+    # Conflicts as long as it takes more than two.
     step = fn size ->
       send(test, {:took, size})
       if size > 2, do: raise(Error, {:fdb, 1020, "lost"}), else: size
@@ -191,7 +191,7 @@ defmodule EctoFoundationDB.TimeoutTest do
   end
 
   describe "tags and priorities" do
-    test "of a call are the transaction's", %{tenant: tenant} do
+    test "of a call apply to its transaction", %{tenant: tenant} do
       call = fn ->
         opts = [tag: ["web", "users"], priority: :batch]
 
@@ -214,8 +214,8 @@ defmodule EctoFoundationDB.TimeoutTest do
              ]
     end
 
-    # One that can be seen to hold.
-    test "hold in all attempts" do
+    # A tag whose effect is visible.
+    test "apply to all attempts" do
       database = EctoFoundationDB.Repo.database(Repo)
       {:ok, transaction} = Native.transaction_new(database, lock_aware: nil)
       lock()
@@ -256,7 +256,7 @@ defmodule EctoFoundationDB.TimeoutTest do
       end
     end
 
-    # With which ones this function's transactions are made.
+    # The tags and priorities of this function's transactions.
     defp options(fun) do
       :erlang.trace_pattern({Native, :transaction_new, 2}, true, [:global])
 
@@ -283,7 +283,9 @@ defmodule EctoFoundationDB.TimeoutTest do
     end
   end
 
-  test "a versionstamp's transaction with a tag is none that wrote nothing", %{tenant: tenant} do
+  test "a transaction that only writes a versionstamped key, with a tag, is not empty", %{
+    tenant: tenant
+  } do
     stamped =
       Repo.transactional(
         tenant,

@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.TLSTest do
-  # The files of TLS, made by openssl: each mistake has a message of its own, before libfdb_c reads them.
+  # TLS files, created by openssl: each mistake has its own message, before libfdb_c reads the files.
   use ExUnit.Case, async: true
 
   alias EctoFoundationDB.{OtherVM, TLS}
@@ -71,8 +71,8 @@ defmodule EctoFoundationDB.TLSTest do
 
   @good [cert: "client.pem", key: "client.key", ca: "ca.pem"]
 
-  describe "files that are right" do
-    test "are taken, with keys of all kinds", %{dir: dir} do
+  describe "correct files" do
+    test "are accepted, with keys of all kinds", %{dir: dir} do
       secret = [tls_password: "secret"]
 
       for {files, more} <- [
@@ -80,7 +80,7 @@ defmodule EctoFoundationDB.TLSTest do
             {[ca: "ca.pem"], []},
             {[cert: "client.pem", key: "sealed.key"], secret},
             {[cert: "client.pem", key: "sealed_old.key"], secret},
-            # Not all ways to encrypt are known here: libfdb_c may know it.
+            # Some kinds of encryption are unknown to OTP, but libfdb_c may know them.
             {[cert: "client.pem", key: "scrypt.key"], secret},
             {[cert: "ec.pem", key: "ec.key"], []},
             {[cert: "ed.pem", key: "ed.key"], []},
@@ -108,18 +108,18 @@ defmodule EctoFoundationDB.TLSTest do
       assert TLS.check([], env) == {:ok, []}
       assert {:error, message} = TLS.check([], %{env | "FDB_TLS_PASSWORD" => "x"})
       assert message =~ "FDB_TLS_KEY_FILE, #{dir}/sealed.key, can't be decrypted"
-      # An option comes first.
+      # An option takes precedence.
       assert TLS.check(options(dir, key: "client.key"), %{env | "FDB_TLS_PASSWORD" => "x"}) ==
                {:ok, []}
     end
 
-    test "are warned of where the certificate has expired", %{dir: dir} do
+    test "log a warning if the certificate has expired", %{dir: dir} do
       assert {:ok, [warning]} = TLS.check(options(dir, cert: "old.pem", key: "old.key"), %{})
       assert warning =~ "the certificate of tls_cert_path, #{dir}/old.pem, has expired"
     end
   end
 
-  describe "a mistake is named:" do
+  describe "the error names" do
     for {what, files, more, message} <- [
           {"a missing certificate", [cert: "none.pem", key: "client.key"], [],
            ~r"tls_cert_path: can't read the certificate .*/none.pem: no such file"},
@@ -129,41 +129,41 @@ defmodule EctoFoundationDB.TLSTest do
            ~r"tls_ca_path: can't read the certificate of a CA .*/none.pem: no such file"},
           {"a directory", [ca: ""], [],
            ~r"tls_ca_path: can't read .*illegal operation on a directory"},
-          {"a certificate that is none", [cert: "text", key: "client.key"], [],
-           ~r"tls_cert_path, .*/text, holds no certificate"},
+          {"a file that is not a certificate", [cert: "text", key: "client.key"], [],
+           ~r"tls_cert_path, .*/text, contains no certificate"},
           {"a damaged certificate", [cert: "damaged.pem", key: "client.key"], [],
-           ~r"tls_cert_path, .*, holds a damaged certificate"},
-          {"a CA that is none", [ca: "client.key"], [],
-           ~r"tls_ca_path, .*, holds no certificate"},
-          {"a key that is none", [cert: "client.pem", key: "client.pem"], [],
-           ~r"tls_key_path, .*, holds no private key"},
+           ~r"tls_cert_path, .*, contains a damaged certificate"},
+          {"a file that is not a CA", [ca: "client.key"], [],
+           ~r"tls_ca_path, .*, contains no certificate"},
+          {"a file that is not a key", [cert: "client.pem", key: "client.pem"], [],
+           ~r"tls_key_path, .*, contains no private key"},
           {"a damaged key", [cert: "client.pem", key: "damaged.key"], [],
-           ~r"tls_key_path, .*, holds a damaged private key"},
+           ~r"tls_key_path, .*, contains a damaged private key"},
           {"a key without its password", [cert: "client.pem", key: "sealed.key"], [],
-           ~r"tls_key_path, .*, is encrypted, and no password is given. Set tls_password"},
+           ~r"tls_key_path, .*, is encrypted, but no password is given. Set tls_password"},
           {"a key of the older kind without its password",
            [cert: "client.pem", key: "sealed_old.key"], [],
-           ~r"is encrypted, and no password is given"},
-          {"a key that is encrypted otherwise, without its password",
+           ~r"is encrypted, but no password is given"},
+          {"a differently encrypted key without its password",
            [cert: "client.pem", key: "scrypt.key"], [],
-           ~r"is encrypted, and no password is given"},
+           ~r"is encrypted, but no password is given"},
           {"a wrong password", [cert: "client.pem", key: "sealed.key"], [tls_password: "wrong"],
            ~r"tls_key_path, .*, can't be decrypted: tls_password is wrong"},
-          {"a wrong password of a key of the older kind",
+          {"a wrong password for a key of the older kind",
            [cert: "client.pem", key: "sealed_old.key"], [tls_password: "wrong"],
            ~r"can't be decrypted: tls_password is wrong"},
-          {"another's key", [cert: "client.pem", key: "other.key"], [],
-           ~r"the key of tls_key_path, .* is not that of the certificate of tls_cert_path"},
-          {"another's key of another kind", [cert: "client.pem", key: "ec.key"], [],
-           ~r"is not that of the certificate"},
+          {"a different certificate's key", [cert: "client.pem", key: "other.key"], [],
+           ~r"the key of tls_key_path, .* doesn.t match the certificate of tls_cert_path"},
+          {"a different certificate's key of a different kind",
+           [cert: "client.pem", key: "ec.key"], [], ~r"doesn.t match the certificate"},
           {"a certificate without key", [cert: "client.pem"], [],
-           ~r"tls_cert_path, .* is given, and its private key is not. Set tls_key_path"},
+           ~r"tls_cert_path, .* is given without its private key. Set tls_key_path"},
           {"a key without certificate", [key: "client.key"], [],
-           ~r"tls_key_path, .* is given, and its certificate is not. Set tls_cert_path"},
-          {"rules that are none", [], [tls_verify_peers: "CN"],
+           ~r"tls_key_path, .* is given without its certificate. Set tls_cert_path"},
+          {"invalid rules", [], [tls_verify_peers: "CN"],
            ~r"tls_verify_peers: expected rules such as .*got: \"CN\""},
-          {"a rule about nothing", [], [tls_verify_peers: "Check.Valid=2"], ~r"tls_verify_peers"},
-          {"a field that is none", [], [tls_verify_peers: "S.XY=a"], ~r"tls_verify_peers"}
+          {"an unknown rule", [], [tls_verify_peers: "Check.Valid=2"], ~r"tls_verify_peers"},
+          {"an unknown field", [], [tls_verify_peers: "S.XY=a"], ~r"tls_verify_peers"}
         ] do
       test what, %{dir: dir} do
         assert {:error, message} = TLS.check(options(dir, unquote(files), unquote(more)), %{})
@@ -172,7 +172,7 @@ defmodule EctoFoundationDB.TLSTest do
     end
   end
 
-  test "a Repo with a mistake does not start, and says which", %{dir: dir} do
+  test "a Repo with a mistake does not start, and its error names the mistake", %{dir: dir} do
     for {files, more, expected} <- [
           {[cert: "client.pem", key: "none.key"], [], "tls_key_path: can't read the private key"},
           {[cert: "client.pem", key: "sealed.key"], [tls_password: "no"], "tls_password is wrong"}

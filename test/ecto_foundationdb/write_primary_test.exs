@@ -1,5 +1,5 @@
 defmodule EctoFoundationDB.WritePrimaryTest do
-  # `write_primary: false`: records that are in an index alone.
+  # `write_primary: false`: records that are only in an index.
   use EctoFoundationDB.LayerCase, async: true
 
   alias EctoFoundationDB.Exception.Unsupported
@@ -28,7 +28,7 @@ defmodule EctoFoundationDB.WritePrimaryTest do
 
   defp primary(tenant), do: for({{_, "readings", "d", _}, _} = row <- dump(tenant), do: row)
 
-  test "are written to the index alone, and read by it", %{tenant: tenant} do
+  test "are written only to the index, and read by it", %{tenant: tenant} do
     assert primary(tenant) == []
     assert ids(tenant, where: [sensor: "a"]) == ~w(r1 r2)
     assert ids(tenant, where: [sensor: "a", at: {:>, 10}]) == ~w(r2)
@@ -54,7 +54,7 @@ defmodule EctoFoundationDB.WritePrimaryTest do
     assert primary(tenant) == []
   end
 
-  test "are updated by queries of the index", %{tenant: tenant} do
+  test "are updated by queries on the index", %{tenant: tenant} do
     assert {2, nil} =
              TestRepo.update_all(TestReading, [set: [value: 7]],
                where: [sensor: "a"],
@@ -76,7 +76,7 @@ defmodule EctoFoundationDB.WritePrimaryTest do
     assert SchemaMetadata.updates(TestReading, prefix: tenant) == 3
   end
 
-  test "are deleted by queries of the index", %{tenant: tenant} do
+  test "are deleted by queries on the index", %{tenant: tenant} do
     assert {1, nil} =
              TestRepo.delete_all(TestReading, where: [sensor: "a", at: 20], prefix: tenant)
 
@@ -94,14 +94,14 @@ defmodule EctoFoundationDB.WritePrimaryTest do
     Sync.cancel_all(state, TestRepo)
   end
 
-  test "stay what they are when the index is rebuilt", %{tenant: tenant} do
+  test "do not change when the index is rebuilt", %{tenant: tenant} do
     assert Rebuild.index(tenant, TestReading, :readings_sensor_at_index) ==
              %{missing: 0, wrong: 0}
 
     assert ids(tenant, []) == ~w(r1 r2 r3)
   end
 
-  test "cannot be found by their primary key, and the errors say what can be done", %{
+  test "cannot be found by their primary key, and the errors say what to do", %{
     tenant: tenant
   } do
     [reading | _] = TestRepo.all(TestReading, where: [sensor: "a"], prefix: tenant)

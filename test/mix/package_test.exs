@@ -1,5 +1,5 @@
 defmodule EctoFdbSync.PackageTest do
-  # What the package and its documentation consist of.
+  # The contents of the package and its documentation.
   use ExUnit.Case, async: true
 
   @project Mix.Project.config()
@@ -38,7 +38,7 @@ defmodule EctoFdbSync.PackageTest do
 
     for {_group, patterns} <- @docs[:groups_for_modules],
         module when is_atom(module) <- List.wrap(patterns),
-        # It is compiled where Ecto is.
+        # Compiled only with Ecto.
         module != Ecto.Adapters.FoundationDB,
         do: assert(module in modules)
   end
@@ -91,7 +91,7 @@ defmodule EctoFdbSync.PackageTest do
   defp in_group?(module, %Regex{} = pattern), do: inspect(module) =~ pattern
   defp in_group?(module, name), do: module == name
 
-  test "the package has what cargo needs, without the engine's checks" do
+  test "the package contains what cargo needs, without the engine's checks" do
     excluded = @project[:package][:exclude_patterns]
 
     files =
@@ -118,13 +118,13 @@ defmodule EctoFdbSync.PackageTest do
       File.cp!(file, copy)
     end
 
-    # Cargo reads every manifest of the workspace, and looks for the sources that each names.
+    # Cargo reads every manifest of the workspace, and checks that the sources exist.
     args = ~w(metadata --format-version 1 --no-deps --offline)
     {output, status} = System.cmd("cargo", args, cd: directory, stderr_to_stdout: true)
     assert {0, _output} = {status, output}
   end
 
-  test "links between the documents lead to a file, and to a heading of it" do
+  test "links between the documents lead to an existing file and heading" do
     documents =
       ~w(*.md guides/*.{md,livemd} priv/*.md native/*/*.md)
       |> Enum.flat_map(&Path.wildcard/1)

@@ -32,7 +32,7 @@ defmodule EctoFdbSync.ReleaseTest do
       def __schema__(:type, :id), do: :string
     end
 
-    # Follows a record, counts this start in it, and shuts the VM down.
+    # Follows a record, counts this start in it, and shuts down the VM.
     defmodule Work do
       use Task, restart: :temporary
 
@@ -71,7 +71,7 @@ defmodule EctoFdbSync.ReleaseTest do
     bin = path_with(directory, [])
     refute File.exists?(Path.join(bin, "cargo"))
 
-    # Only what the package lists: a file that is missing from the list is missed here.
+    # Only the files that the package lists: a missing one shows here.
     package = Path.join(directory, "ecto_fdb_sync")
     for file <- Mix.Project.config()[:package][:files], do: copy(file, package)
     refute File.exists?(Path.join(package, "priv/native"))
@@ -107,16 +107,16 @@ defmodule EctoFdbSync.ReleaseTest do
     refute output =~ "cargo"
     refute output =~ "warning"
 
-    # Elsewhere, and nothing of what it was built from is left.
+    # In a different place, with nothing left of the build.
     release = Path.join(directory, "elsewhere")
     File.rename!(Path.join(project, "_build/prod/rel/throwaway"), release)
     for built_from <- [project, package, library], do: File.rm_rf!(built_from)
 
     assert start(release, directory) =~ "followed nil -> 1"
-    # The database's file was closed by the shutdown, with what was acknowledged.
+    # The shutdown closed the database's file, with every acknowledged commit.
     assert start(release, directory) =~ "followed 1 -> 2"
 
-    # A NIF of another version, as after a deployment that replaced only half of it.
+    # A NIF of another version, as after a deployment that replaced only half of the files.
     [installed] =
       Path.wildcard(Path.join(release, "lib/ecto_fdb_sync-*/priv/native/libecto_fdb.so"))
 
@@ -134,7 +134,7 @@ defmodule EctoFdbSync.ReleaseTest do
     output
   end
 
-  # What the release's script needs of a system; its own Erlang runs.
+  # The commands that the release's script needs; its own Erlang runs.
   defp run(release, directory) do
     bin = Path.join(directory, "system")
     File.mkdir_p!(bin)

@@ -1,4 +1,4 @@
-# What the documentation's examples run with: a Repo, a schema, a tenant with two users.
+# The environment of the documentation's examples: a Repo, a schema, a tenant with two users.
 defmodule MyApp.User do
   @moduledoc false
   use EctoFoundationDB.TestSchema,
@@ -31,7 +31,7 @@ defmodule MyApp.Repo do
     tenant = Tenant.open_empty!(__MODULE__, @tenant)
     insert!(%User{id: "u1", name: "Ada", team: "red"}, prefix: tenant)
     insert!(%User{id: "u2", name: "Bea", team: "blue"}, prefix: tenant)
-    # The process of the example before this one may only just have ended.
+    # The process of the previous example may only just have ended.
     SyncRepo.eventually(fn -> Sync.stats(__MODULE__) end, &(&1.subscriptions == 0))
     :ok
   end

@@ -195,7 +195,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       Application.put_env(:ecto_fdb_sync, Repo, TestRepo.test_config())
 
       case Repo.start_link() do
-        # It outlives the test that comes first.
+        # It outlives the first test.
         {:ok, pid} -> Process.unlink(pid)
         {:error, {:already_started, _pid}} -> :ok
       end

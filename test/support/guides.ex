@@ -1,8 +1,8 @@
 defmodule EctoFoundationDB.Guides do
   @moduledoc false
-  # The examples of a guide as a program: its blocks are run one after the other, in a namespace that
-  # takes the place of `MyApp`. What a block is shows in its first lines: settings, functions of a
-  # LiveView, migrations, tests, or what an application does.
+  # Runs the examples of a guide as a program: its blocks run one after the other, in a namespace that replaces
+  # `MyApp`. The first lines of a block tell its kind: settings, functions of a LiveView, migrations, tests, or
+  # application code.
 
   alias EctoFoundationDB.{Connection, Migration, Tenant, TestRepo}
 
@@ -25,6 +25,24 @@ defmodule EctoFoundationDB.Guides do
       code = binary_part(text, first, length)
       {String.replace(code, ~r/^ {#{indent}}/m, ""), line}
     end
+  end
+
+  @doc """
+  Runs a notebook as Livebook does: cell by cell in one process, without the cell that installs packages. Returns
+  the values of the cells in order.
+  """
+  def notebook(file) do
+    {values, _state} =
+      for {code, line} <- blocks(file),
+          not (code =~ "Mix.install("),
+          reduce: {[], {[], __ENV__}} do
+        {values, {binding, env}} ->
+          forms = Code.string_to_quoted!(code, line: line, file: file)
+          {value, binding, env} = Code.eval_quoted_with_env(forms, binding, %{env | file: file})
+          {[value | values], {binding, env}}
+      end
+
+    Enum.reverse(values)
   end
 
   @doc """
@@ -85,7 +103,7 @@ defmodule EctoFoundationDB.Guides do
         state
 
       code =~ ~r/^(def|defp|use) /m ->
-        # None of them is called by another of the same block.
+        # None of them is called by another one of the same block.
         code = String.replace(code, ~r/^defp /m, "def ")
         module = Module.concat(namespace, "Line#{line}")
 
@@ -137,7 +155,7 @@ defmodule EctoFoundationDB.Guides do
     Code.eval_quoted({:__block__, [], prelude ++ imports ++ forms}, state.binding, file: file)
   end
 
-  # Each setting stands for itself: they are alternatives.
+  # Each setting is evaluated separately: they are alternatives.
   defp settings(code, file) do
     settings = for form <- parse(code, 1, file), do: Macro.to_string(form)
 
@@ -147,7 +165,7 @@ defmodule EctoFoundationDB.Guides do
     end
   end
 
-  @doc "A Repo's configuration, with tenants of its own."
+  @doc "A Repo's configuration, with separate tenants."
   def config(namespace),
     do: TestRepo.test_config() ++ [storage_id: "#{inspect(namespace)}-#{System.os_time()}"]
 
@@ -158,7 +176,7 @@ defmodule EctoFoundationDB.Guides do
       do: {:ok, _} = repo.start_link(config(namespace))
   end
 
-  # What the guide has defined as a migration, or as a command of one, the tenant has from then on.
+  # Runs the guide's migrations, or commands of one, in the tenant.
   defp migrate(%{namespace: namespace} = state, value, defined) do
     defined = Enum.filter(defined, &function_exported?(&1, :change, 0))
 

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.LayerCase do
   @moduledoc false
-  # One tenant per test: they run at the same time.
+  # One tenant per test, so that tests can run at the same time.
   use ExUnit.CaseTemplate
 
   alias EctoFoundationDB.{Native, Tenant, TestRepo}
@@ -39,7 +39,7 @@ defmodule EctoFoundationDB.LayerCase do
   def start_repo do
     case Process.whereis(TestRepo) do
       nil ->
-        # Not linked: it outlives the test that comes first.
+        # Not linked: it outlives the first test.
         spawn(fn ->
           TestRepo.start_link(TestRepo.test_config())
           Process.sleep(:infinity)
@@ -71,7 +71,7 @@ defmodule EctoFoundationDB.LayerCase do
   def dump(tenant) do
     {first, last} = Keys.range({tenant.prefix})
 
-    # Also of one that was deleted.
+    # Also the cache of a deleted one.
     rows =
       EctoFoundationDB.Transaction.run_database(tenant.repo, fn ->
         [rows] = EctoFoundationDB.Transaction.read([{:get_range, first, last, %{}}])
@@ -108,7 +108,7 @@ defmodule EctoFoundationDB.LayerCase do
       for index <- indexes, record <- loaded, into: MapSet.new() do
         id = EctoFoundationDB.Layer.Record.get(record.data, described.id)
         tuple = EctoFoundationDB.Indexer.Default.entry(tenant, index, described, record.data, id)
-        # As the tuple layer gives it back.
+        # As the tuple layer returns it.
         {tuple |> Native.pack() |> Native.unpack() |> Tuple.delete_at(0), record.key}
       end
 

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.OtherVM do
   @moduledoc false
-  # Repos in VMs of their own: a VM has one client library, and a file one VM that has it open.
+  # Repos in separate VMs: a VM has one client library, and only one VM can have a file open.
 
   @doc """
   Starts `Away.Repo` with this configuration in another VM and runs code there. Gives what that gave,

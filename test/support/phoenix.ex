@@ -1,4 +1,4 @@
-# What Sync uses of Phoenix LiveView, for machines that don't have it: LiveView keeps hooks in the
+# The parts of Phoenix LiveView that Sync uses, for machines without it: LiveView keeps hooks in the
 # same place, and refuses the same things.
 unless Code.ensure_loaded?(Phoenix.LiveView) do
   defmodule Phoenix.LiveComponent.CID do

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Recording do
   @moduledoc false
-  # test/format: what ecto_foundationdb left in a database, step by step.
+  # Reads test/format: the contents that ecto_foundationdb left in a database, step by step.
 
   alias EctoFoundationDB.Native
 
@@ -87,7 +87,7 @@ defmodule EctoFoundationDB.Recording do
 
   def bytes(hex), do: Base.decode16!(hex, case: :lower)
 
-  # What of JSON the recordings use; numbers are whole.
+  # The part of JSON that the recordings use; numbers are integers.
   def json(path) do
     {value, _rest} = path |> File.read!() |> skip() |> parse()
     value

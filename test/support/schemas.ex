@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.TestSchema do
   @moduledoc false
-  # Schemas as a module without Ecto writes them.
+  # Schemas as modules without Ecto define them.
   #
   #     use TestSchema, source: "users", fields: [id: :binary_id, name: :string]
 
@@ -95,7 +95,7 @@ end
 
 defmodule EctoFoundationDB.TestMember do
   @moduledoc false
-  # A field that is stored under another name.
+  # A field with a different stored name.
   use EctoFoundationDB.TestSchema,
     source: "members",
     fields: [id: :string, name: :string, team: :string],
@@ -111,7 +111,7 @@ end
 
 defmodule EctoFoundationDB.TestThing do
   @moduledoc false
-  # Any term as any field.
+  # Any term in any field.
   use EctoFoundationDB.TestSchema, source: "things", fields: [id: nil, value: nil]
 end
 
@@ -122,7 +122,7 @@ end
 
 defmodule EctoFoundationDB.TestReading do
   @moduledoc false
-  # Records that are in an index alone.
+  # Records that are only in an index.
   use EctoFoundationDB.TestSchema,
     source: "readings",
     fields: [id: :string, sensor: :string, at: :integer, value: :integer],

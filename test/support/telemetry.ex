@@ -1,4 +1,4 @@
-# Where `:telemetry` is not there: what a Repo calls of it, to test that it does.
+# Replaces `:telemetry` if it is missing: the functions that a Repo calls, to test that it does.
 unless Code.ensure_loaded?(:telemetry) do
   defmodule :telemetry do
     @moduledoc false

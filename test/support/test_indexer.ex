@@ -1,7 +1,7 @@
 defmodule EctoFoundationDB.TestIndexer do
   @moduledoc false
-  # A default index by another name. In the middle of the transaction that writes it, it calls what
-  # the process wants to have done there.
+  # A default index under another name. In the middle of the transaction that writes it, it calls a function
+  # that the process has set.
 
   alias EctoFoundationDB.Indexer.Default
 

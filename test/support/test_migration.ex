@@ -1,12 +1,12 @@
 defmodule EctoFoundationDB.TestMigration do
   @moduledoc false
-  # The indexes and counters that the tenants of a test module have.
+  # The indexes and counters in the tenants of a test module.
   #
   #     migration do
   #       [create(index(TestUser, [:name])), create(metadata(TestUser))]
   #     end
   #
-  # makes the modules `Migration` and `Migrator` within the test module, and its tenants are opened
+  # defines the modules `Migration` and `Migrator` within the test module, and its tenants are opened
   # with them.
 
   defmacro migration(do: commands) do

@@ -1,6 +1,6 @@
 defmodule EctoFdbSync.ThrowawayProject do
   @moduledoc false
-  # A Mix project in a folder of its own, for tests that run `mix` as a user does.
+  # A Mix project in a separate folder, for tests that run `mix` as a user does.
 
   @doc "A new folder; the test removes it at its end."
   def new do

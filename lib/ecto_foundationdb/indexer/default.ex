@@ -1,18 +1,17 @@
 defmodule EctoFoundationDB.Indexer.Default do
   @moduledoc """
-  The index that `create index(User, [:dept, :joined])` makes: one key per record, in the order of
-  the indexed fields' values.
+  The index that `create index(User, [:dept, :joined])` makes: one key per record, ordered by the values of
+  the indexed fields.
 
-  It answers queries with equalities on the first fields of the index, and at most one range on the
-  field that follows them. Ranges and ordering follow the values' order for integers, floats,
-  booleans, strings, binaries, ids, dates, times and date-times; values of other types are found by
-  equality only. `nil` comes first.
+  It answers queries with equalities on its first fields, and at most one range on the field that follows.
+  Ranges and ordering follow the order of values for integers, floats, booleans, strings, binaries, ids, dates,
+  times and date-times; for other types only equality works. `nil` comes first.
 
-  With `options: [mapped?: false]` an entry holds the record itself instead of pointing to it: one
-  read less for each record of a result, and one more copy of each record.
+  With `options: [mapped?: false]` an entry holds the record itself instead of pointing to it: a query needs one
+  read less for each record, and each record is stored once more.
 
-  With `unique: true` no two records have the same values of the indexed fields, unless one of those is `nil`.
-  The transaction that writes a record reads the entries of its values, one range for each such index.
+  With `unique: true`, no two records have the same values of the indexed fields, unless one of them is `nil`.
+  The transaction that writes a record reads the entries of its values, one range per unique index.
   """
   @behaviour EctoFoundationDB.Indexer
 
@@ -26,8 +25,8 @@ defmodule EctoFoundationDB.Indexer.Default do
     entry = {:pack, entry(tenant, index, source, data, id)}
     value = if mapped?(index), do: key, else: whole(index, data)
 
-    # FoundationDB fills in a versionstamp in the key or in the value, not in both: the value keeps
-    # the incomplete one, and mapped ranges take the id from the entry's key.
+    # FoundationDB fills in a versionstamp in the key or in the value, not in both. The value keeps the
+    # incomplete one, and mapped ranges take the id from the entry's key.
     if Versionstamp.incomplete?(id),
       do: [{:atomic, :set_versionstamped_key, entry, value}],
       else: [{:set, entry, value}]
@@ -63,8 +62,8 @@ defmodule EctoFoundationDB.Indexer.Default do
     do: [Keys.range(Keys.index(tenant, source, name))]
 
   @doc false
-  # The entry that ecto_foundationdb wrote for a record whose primary key is not its first field: it
-  # took the first field for the primary key.
+  # The entry that ecto_foundationdb wrote for a record whose primary key is not its first field: it took
+  # the first field for the primary key.
   def mistaken_entry(tenant, index, source, [{_, first} | _] = data),
     do: entry(tenant, index, source, data, first)
 
@@ -72,7 +71,7 @@ defmodule EctoFoundationDB.Indexer.Default do
   def mapped?(index), do: Index.option(index, :mapped?, true)
 
   @doc false
-  # The stored fields in an entry's key: the primary key's value comes last anyway.
+  # The stored fields in an entry's key; the primary key's value comes last anyway.
   def key_fields(%Index{fields: fields}, source) do
     for field <- fields, name = Source.stored(source, field), name != source.id, do: name
   end
@@ -89,7 +88,7 @@ defmodule EctoFoundationDB.Indexer.Default do
     do: for(name <- names, do: encode(Record.get(data, name), Source.type(source, name)))
 
   @doc false
-  # What a mapped range makes keys from: an entry's value is the record's key.
+  # The mapper of a mapped range: an entry's value is the record's key.
   def mapper(index, source) do
     if Source.versionstamps?(source) do
       count = length(key_fields(index, source))

@@ -1,20 +1,20 @@
 defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   @moduledoc """
-  Counters of what happens to a schema's records, made to be watched.
+  Counters of changes to a schema's records, made to be watched.
 
       create metadata(User)            # of all users
       create metadata(User, [:dept])   # of the users of each department
 
   | counter | counts |
   | --- | --- |
-  | `:inserts` | inserts, and records that came to have these indexed values |
-  | `:deletes` | deletes, and records that ceased to have them |
+  | `:inserts` | inserts, and records that gained these indexed values |
+  | `:deletes` | deletes, and records that lost them |
   | `:collection` | both |
-  | `:updates` | updates, and upserts of records that were there |
+  | `:updates` | updates, and upserts of existing records |
   | `:changes` | all of these |
 
-  A counter only ever grows; compare it with an earlier value. (A commit of unknown result may count
-  twice.) `options: [signals: [:changes]]` keeps only some of them.
+  A counter only grows; compare it with an earlier value. (A commit of unknown result may count twice.)
+  `options: [signals: [:changes]]` keeps only some of the counters.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> before = SchemaMetadata.changes(User, prefix: tenant)
@@ -44,6 +44,9 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   alias EctoFoundationDB.Repo.Watches
 
   @signals [:inserts, :deletes, :collection, :updates, :changes]
+
+  @typedoc "A schema, or an `Ecto.Query` of one."
+  @type queryable :: module() | struct()
 
   @typedoc "The name of a counter."
   @type signal :: :inserts | :deletes | :collection | :updates | :changes
@@ -93,7 +96,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     do: [Keys.range(Keys.append(Keys.counters(tenant, source), ["#{name}"]))]
 
   @doc false
-  # The key of a counter: what a live query of a list watches.
+  # The key of a counter, which a live query of a list watches.
   def key(tenant, index, values, signal),
     do: {:pack, Keys.counter(tenant, index.source, index.name, values, signal)}
 
@@ -123,8 +126,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   end
 
   @doc false
-  # The same for values that a caller gives by the fields' names: records hold them under the
-  # fields' sources, and dumped.
+  # The same for values given by the fields' names: records store them, dumped, under the fields' sources.
   def values_by(index, schema, by), do: values(index, schema, Values.all_stored(schema, by))
 
   defp add(tenant, index, values, signals) do
@@ -139,7 +141,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
   ## Reading
 
-  # What the counters are in the examples, where two users were inserted, one of them in the red team.
+  # The counters in the examples, where two users were inserted, one of them in the red team.
   for {signal, {all, red}} <- [
         inserts: {2, 1},
         deletes: {0, 0},
@@ -169,7 +171,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
       do: sync(schema, by, unquote(signal), opts)
 
     @doc """
-    As `#{signal}/2`, a future; inside a transaction.
+    As `#{signal}/2`, but returns a future. Call it inside a transaction.
 
         iex> tenant = Tenant.open!(Repo, "docs")
         iex> Repo.transactional(tenant, fn -> Repo.await(SchemaMetadata.async_#{signal}(User)) end)
@@ -178,32 +180,32 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     @spec unquote(:"async_#{signal}")(module()) :: Future.t()
     def unquote(:"async_#{signal}")(schema), do: async(schema, [], unquote(signal))
 
-    @doc "As `#{signal}_by/3`, a future; inside a transaction."
+    @doc "As `#{signal}_by/3`, but returns a future. Call it inside a transaction."
     @spec unquote(:"async_#{signal}_by")(module(), keyword()) :: Future.t()
     def unquote(:"async_#{signal}_by")(schema, by), do: async(schema, by, unquote(signal))
 
     @doc "As `watch(schema, :#{signal}, opts)`."
-    @spec unquote(:"watch_#{signal}")(Queryable.t(), keyword()) :: Future.t()
+    @spec unquote(:"watch_#{signal}")(queryable(), keyword()) :: Future.t()
     def unquote(:"watch_#{signal}")(schema, opts \\ []),
       do: watch(schema, unquote(signal), opts)
 
     @doc "As `watch_by(schema, by, :#{signal}, opts)`."
-    @spec unquote(:"watch_#{signal}_by")(Queryable.t(), keyword(), keyword()) ::
+    @spec unquote(:"watch_#{signal}_by")(queryable(), keyword(), keyword()) ::
             Future.t()
     def unquote(:"watch_#{signal}_by")(schema, by, opts \\ []),
       do: watch_by(schema, by, unquote(signal), opts)
   end
 
   @doc """
-  Watches a counter: when it moves, this process gets `{ref, :ready}`. Inside a transaction that reads, so
-  that no change is missed; else with `prefix: tenant`. With `label:`
-  `Repo.assign_ready/3` then gives all of the schema's records, or those of the query, under it.
+  Watches a counter: when it changes, this process gets `{ref, :ready}`. Call it inside a transaction that also
+  reads, so that no change is missed, or with `prefix: tenant`. With `label:`, `Repo.assign_ready/3` then returns
+  all of the schema's records, or those of the query, under it.
   """
-  @spec watch(Queryable.t(), signal(), keyword()) :: Future.t()
+  @spec watch(queryable(), signal(), keyword()) :: Future.t()
   def watch(queryable, signal, opts \\ []), do: watch_by(queryable, [], signal, opts)
 
-  @doc "As `watch/3`, of the records with these values: `watch_by(User, [dept: \"eng\"], :changes)`."
-  @spec watch_by(Queryable.t(), keyword(), signal(), keyword()) :: Future.t()
+  @doc "As `watch/3`, for the records with these values: `watch_by(User, [dept: \"eng\"], :changes)`."
+  @spec watch_by(queryable(), keyword(), signal(), keyword()) :: Future.t()
   def watch_by(queryable, by, signal, opts \\ []) do
     opts = Keyword.validate!(opts, [:prefix, :label, :query])
     queryable = opts[:query] || queryable
@@ -226,7 +228,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
   end
 
   @doc """
-  Clears a schema's counters, inside a transaction. A watch may miss what happens then.
+  Clears a schema's counters, inside a transaction. A watch may miss changes of that time.
 
       iex> tenant = Tenant.open!(Repo, "docs")
       iex> Repo.transactional(tenant, fn -> SchemaMetadata.clear(User) end)
@@ -283,7 +285,7 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
     do: index!(Metadata.load(tenant, Schema.source(schema)), tenant, schema, by, signal)
 
   @doc false
-  # The same in a tenant's metadata that are known.
+  # The same in a tenant's known metadata.
   def index!(metadata, tenant, schema, by, signal) do
     unless is_nil(signal) or signal in @signals do
       raise ArgumentError,
@@ -305,9 +307,9 @@ defmodule EctoFoundationDB.Indexer.SchemaMetadata do
 
     found ||
       raise Unsupported,
-            "tenant #{inspect(tenant.id)} keeps no counter #{inspect(signal)} of #{inspect(schema)}" <>
+            "tenant #{inspect(tenant.id)} has no counter #{inspect(signal)} of #{inspect(schema)}" <>
               if(fields == [], do: "", else: " by #{inspect(Keyword.keys(by))}") <>
-              ". This migration would make it: create metadata(#{inspect(schema)}" <>
+              ". This migration would create it: create metadata(#{inspect(schema)}" <>
               if(fields == [], do: ")", else: ", #{inspect(Keyword.keys(by))})")
   end
 end

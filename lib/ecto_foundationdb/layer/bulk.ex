@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Layer.Bulk do
   @moduledoc false
-  # Updating and deleting the records of a query, or of several (`Layer.Reader.start/1`).
+  # Updates and deletes the records of a query, or of several (`Layer.Reader.start/1`).
 
   alias EctoFoundationDB.{Schema, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
@@ -8,7 +8,7 @@ defmodule EctoFoundationDB.Layer.Bulk do
   alias EctoFoundationDB.Repo.Options
 
   @doc """
-  Sets what `change` gives of each record's fields, in the current transaction; gives the fields of all then.
+  Sets the fields that `change` returns for each record, in the current transaction. Returns the new fields of all.
   """
   @spec update([Query.t()], (Schema.data() -> Schema.data())) :: [Schema.data()]
   def update([query | _] = queries, change) do
@@ -16,7 +16,7 @@ defmodule EctoFoundationDB.Layer.Bulk do
     update_records(query, records, change)
   end
 
-  @doc "The same of records that were read."
+  @doc "The same for records that were read."
   @spec update_records(Query.t(), [Record.t()], (Schema.data() -> Schema.data())) :: [
           Schema.data()
         ]
@@ -38,7 +38,7 @@ defmodule EctoFoundationDB.Layer.Bulk do
     end
   end
 
-  @doc "Deletes the records, in the current transaction; gives their fields."
+  @doc "Deletes the records, in the current transaction. Returns their fields."
   @spec delete([Query.t()]) :: [Schema.data()]
   def delete([query | _] = queries) do
     all? = match?([%Query{where: [], filter: nil}], queries) and not Query.limited?(query)
@@ -46,7 +46,7 @@ defmodule EctoFoundationDB.Layer.Bulk do
     delete_records(query, records, all?)
   end
 
-  @doc "The same of records that were read, which may be all of the source."
+  @doc "The same for records that were read, possibly all of the source."
   @spec delete_records(Query.t(), [Record.t()], boolean()) :: [Schema.data()]
   def delete_records(query, records, all? \\ false) do
     writer = writer(query)
@@ -64,7 +64,7 @@ defmodule EctoFoundationDB.Layer.Bulk do
   end
 
   @doc """
-  Updates the records of a query in steps, each a transaction of its own; gives their number. `set` are the
+  Updates the records of a query in steps, each in its own transaction. Returns their number. `set` are the
   fields that get the same values in all records.
   """
   @spec update_in_steps(Query.t(), pos_integer(), Schema.data(), keyword()) :: non_neg_integer()
@@ -76,8 +76,8 @@ defmodule EctoFoundationDB.Layer.Bulk do
       Enum.all?(set, fn {name, value} -> Record.get(data, name) === value end)
     end
 
-    # A record that moves on in the index it is found by would be met again. So those that are already what
-    # they are to be come first, for they do not move, and then those that are not.
+    # A record that moves in the index it is found by would be visited again. So records that already have the
+    # new values come first, because they don't move, and then those that don't have them.
     rounds =
       if Enum.any?(set, fn {name, _} -> name in index_fields end),
         do: [done?, &(not done?.(&1))],
@@ -92,7 +92,7 @@ defmodule EctoFoundationDB.Layer.Bulk do
     )
   end
 
-  @doc "Deletes the records of a query in steps, each a transaction of its own; gives their number."
+  @doc "Deletes the records of a query in steps, each in its own transaction. Returns their number."
   @spec delete_in_steps(Query.t(), pos_integer(), keyword()) :: non_neg_integer()
   def delete_in_steps(query, step, opts) do
     check_step!(query, step)
@@ -121,7 +121,7 @@ defmodule EctoFoundationDB.Layer.Bulk do
 
     if Query.limited?(query) or query.order_by != [] do
       raise ArgumentError,
-            "step: goes through all records of a query; leave `limit:`, `key_limit:` and `order_by:` out"
+            "step: visits all records of a query; leave out `limit:`, `key_limit:` and `order_by:`"
     end
 
     if Transaction.in?() do

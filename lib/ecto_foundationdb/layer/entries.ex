@@ -1,21 +1,21 @@
 defmodule EctoFoundationDB.Layer.Entries do
   @moduledoc false
-  # From the entries of a default index to records. An entry counts if its record has these values:
-  # entries that ecto_foundationdb wrote end in the wrong id after an upsert, and those count where
-  # the right one is missing.
+  # From the entries of a default index to records. An entry counts if its record has these values.
+  # Entries that ecto_foundationdb wrote end in the wrong id after an upsert; those count if the right
+  # one is missing.
 
   alias EctoFoundationDB.{Index, Indexer, Native, Transaction}
   alias EctoFoundationDB.Layer.{Keys, Order, Query, Record, Source}
 
   @typedoc """
-  An entry's key and value, and the rows of the record it leads to; without those where the value is
+  An entry's key and value, and the rows of the record it leads to; no rows if the value is
   the record.
   """
   @type entry ::
           {binary(), binary(), [Record.row()]}
           | {binary(), binary() | EctoFoundationDB.Schema.data()}
 
-  @doc "The operation that reads entries, with the records where FoundationDB follows them."
+  @doc "The operation that reads entries, with their records if FoundationDB can follow them."
   @spec operation(Query.t(), Index.t(), EctoFoundationDB.Layer.Plan.range(), map()) ::
           EctoFoundationDB.Native.op()
   def operation(query, index, {first, last}, options) do
@@ -23,7 +23,7 @@ defmodule EctoFoundationDB.Layer.Entries do
       not Indexer.Default.mapped?(index) ->
         Record.read(first, last, options)
 
-      # Where records lie by partitions, and without a schema, it is not known how keys are made.
+      # With partitions, and without a schema, the keys of records are unknown.
       is_nil(query.source.partition_by) and query.source.fields != nil and
           Transaction.mapped_ranges?() ->
         mapper = {:pack, Indexer.Default.mapper(index, query.source)}
@@ -34,7 +34,7 @@ defmodule EctoFoundationDB.Layer.Entries do
     end
   end
 
-  @doc "Reads the records that entries lead to, where the answer to `operation/4` has none."
+  @doc "Reads the records that entries lead to, if the answer to `operation/4` has none."
   @spec follow(Query.t(), Index.t(), [entry() | {binary(), binary()}]) :: [entry()]
   def follow(query, index, [{_entry, _value} | _] = entries) do
     if Indexer.Default.mapped?(index) do
@@ -43,7 +43,7 @@ defmodule EctoFoundationDB.Layer.Entries do
       reads =
         for {entry, value} <- entries do
           key = record_key(query, entry, value)
-          # What is no key of a record leads nowhere.
+          # A value that is not the key of a record leads nowhere.
           key = if key > first and key < last, do: key, else: first
           Record.read(key, key <> <<0xFF>>)
         end
@@ -91,7 +91,7 @@ defmodule EctoFoundationDB.Layer.Entries do
         {judge.(key, record.data), record}
       end
 
-    # Entries with a wrong last element count where there is no right one.
+    # Entries with a wrong last element count if there is no right one.
     questions = for {{:unless, right}, _} <- judged, do: {:get, right, false}
     answers = if questions == [], do: [], else: Transaction.read(questions)
     right = Map.new(Enum.zip(for({:get, key, _} <- questions, do: key), answers))
@@ -102,8 +102,8 @@ defmodule EctoFoundationDB.Layer.Entries do
   end
 
   @doc """
-  How many entries count, without reading their records: those that end in the id that their value does.
-  The others are given back.
+  How many entries count, without reading their records: those whose key ends in the id of their value. The
+  others are returned.
   """
   @spec count([{binary(), binary()}]) :: {non_neg_integer(), [{binary(), binary()}]}
   def count(entries) do
@@ -115,7 +115,7 @@ defmodule EctoFoundationDB.Layer.Entries do
     {length(right), others}
   end
 
-  @doc "The keys of the entries that no record has so. Right entries must all be there."
+  @doc "The keys of the entries that match no record. All right entries must exist."
   @spec wrong(Query.t(), Index.t(), [entry()]) :: [binary()]
   def wrong(query, index, entries) do
     judge = judge(query, index)
@@ -138,7 +138,7 @@ defmodule EctoFoundationDB.Layer.Entries do
         [{entry, record}]
 
       {[], _cut} ->
-        # The servers read only so much for one entry.
+        # The servers read only a limited amount per entry.
         key = record_key(query, entry, value)
         [rows] = Transaction.read([Record.read(key, key <> <<0xFF>>)])
         for record <- Record.decode(rows, query.source), do: {entry, record}
@@ -153,8 +153,8 @@ defmodule EctoFoundationDB.Layer.Entries do
     [{entry, %Record{key: key, data: data}}]
   end
 
-  # The servers follow an entry to all keys that begin with the record's: also to those of another one whose
-  # id goes on with a zero byte. (Versionstamps are all of one length.)
+  # The servers follow an entry to all keys that begin with the record's, also to those of another record
+  # whose id continues with a zero byte. (All versionstamps have the same length.)
   defp own(_entry, key, [{key, _}] = rows), do: rows
 
   defp own(entry, key, rows) do
@@ -166,8 +166,8 @@ defmodule EctoFoundationDB.Layer.Entries do
     end
   end
 
-  # A function that says of an entry's key and its record's fields: `:right`, `:stale`, or
-  # `{:unless, key}`, right unless there is that entry. What all records have in common is done once.
+  # A function that decides by an entry's key and its record's fields: `:right`, `:stale`, or
+  # `{:unless, key}`, right unless that entry exists. The common part of all records is computed once.
   defp judge(%Query{tenant: tenant, source: source} = query, index) do
     names = Indexer.Default.key_fields(index, source)
     types = for name <- names, do: Source.type(source, name)
@@ -189,7 +189,7 @@ defmodule EctoFoundationDB.Layer.Entries do
             else: :stale
 
         true ->
-          # Keys of such types depend on the release that wrote them: the values tell what is out of date.
+          # Keys of such types depend on the release that wrote them: the values decide whether they are outdated.
           cond do
             not Order.matches?(data, query.where) -> :stale
             String.ends_with?(entry, Native.pack({id})) -> :right
@@ -199,7 +199,7 @@ defmodule EctoFoundationDB.Layer.Entries do
     end
   end
 
-  # 0xFF after a string's end means that the string goes on.
+  # 0xFF after a string's end means that the string continues.
   defp starts_with?(entry, prefix) do
     size = byte_size(prefix)
 

@@ -1,8 +1,8 @@
 defmodule EctoFoundationDB.Layer.Ids do
   @moduledoc false
-  # Integer primary keys that are generated. A node claims them in blocks from a counter of the tenant, in
-  # transactions of their own: so writers don't conflict. What is left of a block when the Repo stops is never
-  # used: ids rise, with gaps. Those of several nodes come from different blocks.
+  # Generated integer primary keys. A node claims them in blocks from a counter of the tenant, in separate
+  # transactions, so writers don't conflict. The rest of a block is never used after the Repo stops: ids rise,
+  # with gaps. Nodes have different blocks.
 
   use GenServer
 
@@ -14,7 +14,7 @@ defmodule EctoFoundationDB.Layer.Ids do
   @doc false
   def start_link(repo), do: GenServer.start_link(__MODULE__, repo)
 
-  @doc "So many ids that no record of the source has, in ascending order."
+  @doc "This many ids that no record of the source has, in ascending order."
   @spec take(Tenant.t(), String.t(), pos_integer()) :: [pos_integer()]
   def take(%Tenant{repo: repo, prefix: prefix} = tenant, source, count) do
     # The claim would be another process's transaction.
@@ -65,7 +65,7 @@ defmodule EctoFoundationDB.Layer.Ids do
     %{state | waiting: waiting}
   end
 
-  # Another process claims, one for each source, so that one tenant's trouble is nobody else's.
+  # A separate process claims, one for each source, so that a failing tenant does not affect others.
   defp claim(%{claims: claims, waiting: waiting} = state, key, tenant, source) do
     if Enum.any?(claims, fn {_monitor, {claimed, _, _}} -> claimed == key end) do
       state
@@ -86,7 +86,7 @@ defmodule EctoFoundationDB.Layer.Ids do
 
     case result do
       {:ok, last} ->
-        # Those that came after the claim began may want more than it has.
+        # Requests that came after the claim began may want more than it has.
         {served, left} = split(Enum.reverse(callers), size)
         give(state.repo, key, last, size, served)
         waiting = if left == [], do: waiting, else: Map.put(waiting, key, left)
@@ -101,7 +101,7 @@ defmodule EctoFoundationDB.Layer.Ids do
   def handle_info({:DOWN, monitor, :process, _pid, _reason}, state) do
     {{key, tenant, source}, claims} = Map.pop!(state.claims, monitor)
     state = %{state | claims: claims}
-    # Those that came after the claim was made.
+    # Requests that came after the claim was made.
     {:noreply, if(state.waiting[key], do: claim(state, key, tenant, source), else: state)}
   end
 
@@ -126,7 +126,7 @@ defmodule EctoFoundationDB.Layer.Ids do
     :ets.insert(repo, {{:ids, key}, counter, last + size})
   end
 
-  # The last id before the block. Records may be there that brought their own ids.
+  # The last id before the block. There may be records with ids of their own.
   defp reserve(tenant, source, size) do
     last =
       Transaction.run(tenant, fn ->

@@ -59,13 +59,13 @@ defmodule EctoFoundationDB.Layer.Keys do
 
   def append(tuple, elements), do: List.to_tuple(Tuple.to_list(tuple) ++ elements)
 
-  @doc "The keys of all tuples that begin with this one, itself aside."
+  @doc "The keys of all tuples that begin with this one, except itself."
   def range(tuple) do
     packed = Native.pack(tuple)
     {packed <> <<0>>, packed <> <<0xFF>>}
   end
 
-  @doc "A record's keys: its own, and those of its parts."
+  @doc "A record's keys: its own key, and those of its parts."
   def record_range(tenant, source, id) do
     packed = Native.pack(record(tenant, source, id))
     {packed, packed <> <<0xFF>>}
@@ -81,7 +81,7 @@ defmodule EctoFoundationDB.Layer.Keys do
     end
   end
 
-  @doc "The elements of a record's key that are its primary key: in a partition, that and the id."
+  @doc "The elements of a record's key that are its primary key; with a partition, the partition and the id."
   def id_elements({partition, {:versionstamp, _, _, _} = id}), do: [encode_id(partition), id]
   def id_elements(id), do: [encode_id(id)]
 

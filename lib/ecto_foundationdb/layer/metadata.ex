@@ -1,16 +1,15 @@
 defmodule EctoFoundationDB.Layer.Metadata do
   @moduledoc false
-  # What indexes a tenant has for a source. It is cached on the node; `\xff/metadataVersion`, which
-  # comes with every read version at no cost, says whether the cache still holds for sure.
+  # The indexes that a tenant has for a source, cached on the node. `\xff/metadataVersion`, which comes with
+  # every read version at no cost, tells whether the cache is certainly valid.
   #
-  # That key is global: another value says only that something has changed somewhere. Then the transaction
-  # reads the source's own keys, and goes on with what is cached where they are the same bytes, by their
-  # fingerprint. Where the node has seen already that the version is another one, they are read beside the
-  # transaction's own reads.
+  # That key is global: a different value only means that something has changed somewhere. Then the transaction
+  # reads the source's own keys, and keeps the cache if they are the same bytes, by their fingerprint. If the
+  # node already knows that the version is different, it reads them beside the transaction's own reads.
   #
-  # The version is read as a snapshot (`Transaction.version/0`): otherwise every migration of any tenant
-  # would conflict with every transaction. What writers must not miss is a migration of their own tenant and
-  # source, and that always writes the source's claim: so writers conflict with the claim.
+  # The version is read as a snapshot (`Transaction.version/0`); otherwise every migration of any tenant would
+  # conflict with every transaction. Writers must not miss a migration of their own tenant and source, which
+  # always writes the source's claim: so writers conflict with the claim.
 
   alias EctoFoundationDB.{DecodeError, Index, Indexer, Native, Tenant, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
@@ -19,8 +18,8 @@ defmodule EctoFoundationDB.Layer.Metadata do
   defstruct indexes: [], building: [], fingerprint: nil
 
   @typedoc """
-  `building`: an index that a migration is building, and the key it has come to; written to, but not read
-  from. `fingerprint`: of the bytes this was made from (`fingerprint/2`).
+  `building`: an index that a migration is building, and the key it has reached. It is written, but not read.
+  `fingerprint`: of the bytes this was made from (`fingerprint/2`).
   """
   @type t :: %__MODULE__{
           indexes: [Index.t()],
@@ -28,17 +27,17 @@ defmodule EctoFoundationDB.Layer.Metadata do
           fingerprint: binary() | nil
         }
 
-  @typedoc "Metadata, and the metadata version at which they were last found right."
+  @typedoc "Metadata, and the metadata version at which they were last confirmed."
   @type cached :: {binary(), t()}
 
   @version_key "\xff/metadataVersion"
 
-  @doc "The operation that tells every node that indexes have changed."
+  @doc "The operation that notifies every node of changed indexes."
   def changed, do: {:atomic, :set_versionstamped_value, @version_key, <<0::112>>}
 
   @doc """
-  The indexes to keep in step with the record of this key. Of records that a builder is still to come to,
-  entries may be there already; an own indexer may count, and must not do so twice.
+  The indexes to update with the record of this key. Entries of records that a builder has not reached may exist
+  already; a custom indexer may count, and must not count twice.
   """
   @spec writable(t(), binary()) :: [Index.t()]
   def writable(%__MODULE__{indexes: indexes, building: building}, key) do
@@ -79,8 +78,8 @@ defmodule EctoFoundationDB.Layer.Metadata do
   defp read(operations), do: Transaction.read(operations)
 
   @doc """
-  Starts reads that depend on the metadata: `plan` gives a plan and its reads. What was cached serves as
-  a guess, which the answers confirm. `collect/1` gives the plan and the answers.
+  Starts reads that depend on the metadata: `plan` returns a plan and its reads. The cache serves as a guess,
+  which the answers confirm. `collect/1` returns the plan and the answers.
   """
   def start(%Tenant{} = tenant, source, plan) do
     with nil <- Transaction.metadata(source),
@@ -96,7 +95,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
     end
   end
 
-  # An index that the cache does not know may be there by now.
+  # An index that is missing in the cache may exist by now.
   defp guess(plan, metadata) do
     plan.(metadata)
   rescue
@@ -118,7 +117,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
     end
   end
 
-  @doc "The metadata of a source, read where it must be."
+  @doc "The metadata of a source, read if necessary."
   def load(tenant, source) do
     with nil <- Transaction.metadata(source) do
       cached = cached(tenant, source)
@@ -127,7 +126,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
     end
   end
 
-  # What is cached is checked by the version alone as long as the node has seen no other.
+  # While the node has seen no other version, the version alone validates the cache.
   defp doubtful_ops(%Tenant{repo: repo} = tenant, source, cached) do
     with {version, _metadata} <- cached,
          ^version <- Tenants.seen(repo),
@@ -135,7 +134,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
          else: (_unknown_or_doubtful -> source_ops(tenant, source))
   end
 
-  # What the metadata are, given what is cached and the source's keys where they were read.
+  # The metadata, given the cache and the source's keys if they were read.
   defp settle(tenant, source, cached, own) do
     version = Transaction.version()
 
@@ -148,14 +147,14 @@ defmodule EctoFoundationDB.Layer.Metadata do
 
       {_none_or_doubtful, [rows, claim]} ->
         metadata = made_of(tenant, source, cached, rows, claim)
-        # What this transaction has written itself may never be committed.
+        # Metadata that this transaction has written itself may never be committed.
         keep? = is_nil(claim) and is_binary(version) and not Transaction.dirty?()
         if keep?, do: Tenants.put(tenant.repo, {tenant.prefix, source}, {version, metadata})
         Transaction.put_metadata(source, metadata)
     end
   end
 
-  # What is cached, where the bytes are the same.
+  # The cache, if the bytes are the same.
   defp made_of(tenant, source, cached, rows, claim) do
     fingerprint = fingerprint(rows, claim)
 
@@ -172,8 +171,8 @@ defmodule EctoFoundationDB.Layer.Metadata do
   end
 
   @doc """
-  The fingerprint of a source's keys: of the descriptions of its indexes, `{key, value}` in order, and of
-  the claim of a migration or `nil`. The NIF computes the same of the same reads.
+  The fingerprint of a source's keys: of the descriptions of its indexes, `{key, value}` in order, and of the
+  claim of a migration, or `nil`. The NIF computes the same from the same reads.
   """
   @spec fingerprint([{binary(), binary()}], binary() | nil) :: binary()
   def fingerprint(rows, claim) do
@@ -187,7 +186,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
   def decode_index({key, value}) do
     case Term.decode_foreign(value) do
       {:ok, data} when is_list(data) -> Index.from_data(data)
-      {:ok, _} -> raise DecodeError, key: key, reason: "it is no description of an index"
+      {:ok, _} -> raise DecodeError, key: key, reason: "it is not a description of an index"
       {:error, reason} -> raise DecodeError, key: key, reason: reason
     end
   end
@@ -201,11 +200,11 @@ defmodule EctoFoundationDB.Layer.Metadata do
 
       _ ->
         key = Native.pack(Keys.claim(tenant, source))
-        raise DecodeError, key: key, reason: "it is no claim of a migration"
+        raise DecodeError, key: key, reason: "it is not a claim of a migration"
     end
   end
 
-  # The first step that is left is the one under way.
+  # The first remaining step is the current one.
   defp building([{_version, [{{{:create, _}, {_key, data}}, {_first, cursor, _last}} | _]} | _])
        when is_list(data) and is_binary(cursor),
        do: [{Index.from_data(data), cursor}]
@@ -216,7 +215,7 @@ defmodule EctoFoundationDB.Layer.Metadata do
   @doc "The operation that reads the metadata version."
   def version_op, do: {:get, @version_key, true}
 
-  # What `fingerprint/2` is of.
+  # The input of `fingerprint/2`.
   defp source_ops(tenant, source) do
     {first, last} = Keys.range(Keys.indexes(tenant, source))
     [{:get_range, first, last, %{}}, {:get, {:pack, Keys.claim(tenant, source)}, false}]
@@ -227,14 +226,14 @@ defmodule EctoFoundationDB.Layer.Metadata do
     {:read_conflict, key, key <> <<0>>}
   end
 
-  @doc "What is known of a source without reading, and the metadata version it was read at, or `nil`."
+  @doc "The cache of a source, and the metadata version it was read at, or `nil`."
   @spec cached(Tenant.t(), String.t()) :: cached() | nil
   def cached(%Tenant{repo: repo, prefix: prefix}, source),
     do: Tenants.lookup(repo, {prefix, source})
 
   @doc """
-  Forgets what is known of a source if it is what was found to hold no longer: these metadata, or those of
-  this fingerprint.
+  Drops the cache of a source if it is what was found invalid: these metadata, or those with this
+  fingerprint.
   """
   @spec forget(Tenant.t(), String.t(), cached() | binary()) :: :ok
   def forget(%Tenant{repo: repo, prefix: prefix}, source, {_version, %__MODULE__{}} = cached),

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Layer.Order do
   @moduledoc false
-  # Conditions and order, judged by values in memory; as keys are ordered: `nil` comes first.
+  # Conditions and order, evaluated on values in memory, in the order of keys: `nil` comes first.
 
   alias EctoFoundationDB.Layer.{Query, Record}
 
@@ -26,7 +26,7 @@ defmodule EctoFoundationDB.Layer.Order do
   defp below?(value, {high, inclusive?}),
     do: compare(value, high) in if(inclusive?, do: [:lt, :eq], else: [:lt])
 
-  @doc "Sorts by several values of each element: `get` is given an element and what an order names."
+  @doc "Sorts by several values of each element: `get` receives an element and a field of the order."
   @spec sort([element], [{:asc | :desc, name}], (element, name -> term())) :: [element]
         when element: term(), name: term()
   def sort(list, [], _get), do: list

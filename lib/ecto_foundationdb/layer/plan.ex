@@ -1,7 +1,7 @@
 defmodule EctoFoundationDB.Layer.Plan do
   @moduledoc false
-  # How to answer a query: by one get, or by one range, of records or of an index. What needs more is
-  # refused, with the index that would do.
+  # How to answer a query: by one get or one range, of records or of an index. Other queries are refused, with
+  # the index that would answer them.
 
   alias EctoFoundationDB.{Index, Indexer, Native, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
@@ -10,8 +10,8 @@ defmodule EctoFoundationDB.Layer.Plan do
   import EctoFoundationDB.Layer.Query, only: [limited?: 1]
 
   @typedoc """
-  `filter`: conditions that are left to judge by. `sort`: what is left to sort by. `{:nothing}`: no
-  record fulfils the conditions.
+  `filter`: remaining conditions to check. `sort`: the remaining order. `{:nothing}`: no record fulfils the
+  conditions.
   """
   @type t ::
           {:nothing}
@@ -20,7 +20,7 @@ defmodule EctoFoundationDB.Layer.Plan do
           | {:index, Index.t(), range(), reverse? :: boolean(), sort :: [{:asc | :desc, atom()}]}
   @type range :: {begin :: binary(), finish :: binary()}
 
-  @doc "The plan of a query, given what indexes its tenant has."
+  @doc "The plan of a query, given its tenant's indexes."
   @spec new(Query.t(), Metadata.t() | nil) :: t()
   def new(%Query{limit: 0}, _metadata), do: {:nothing}
 
@@ -39,7 +39,7 @@ defmodule EctoFoundationDB.Layer.Plan do
     end
   end
 
-  @doc "Whether a plan needs to know the tenant's indexes; without, metadata can be `nil`."
+  @doc "Whether a plan needs the tenant's indexes; if not, metadata can be `nil`."
   @spec needs_metadata?(Query.t()) :: boolean()
   def needs_metadata?(%Query{limit: 0}), do: false
 
@@ -55,7 +55,7 @@ defmodule EctoFoundationDB.Layer.Plan do
   defp unsorted_limit?(query),
     do: limited?(query) and not sorted?(query, query.order_by, [query.source.id])
 
-  # Where records lie by partitions, a primary key is of both.
+  # With partitions, a primary key consists of both.
   defp check_id!(%{partition_by: nil}, id), do: id
   defp check_id!(_source, {_partition, {:versionstamp, _, _, _}} = id), do: id
 
@@ -103,7 +103,7 @@ defmodule EctoFoundationDB.Layer.Plan do
   defp check_sides!(%{partition_by: field} = source, low, high)
        when field != nil and (is_nil(low) or is_nil(high)) do
     raise Unsupported,
-          "Single-sided range queries are not supported where records lie by partitions: it is not clear where " <>
+          "Single-sided range queries are not supported if records lie by partitions, because it is unknown where " <>
             "the range of #{Source.describe(source)} ends. Give both bounds; " <>
             "EctoFoundationDB.Versionstamp.min() and max() are the first and the last of a partition"
   end
@@ -126,17 +126,17 @@ defmodule EctoFoundationDB.Layer.Plan do
 
   defp rank(index), do: {not Index.unique?(index), length(index.fields)}
 
-  # Entries that point to records lead nowhere where there are none.
+  # Entries that point to records lead nowhere if there are none.
   defp answers?(index, source),
     do: source.write_primary? or not Indexer.Default.mapped?(index)
 
-  # The entries of an index are in the order of its fields, then of the primary key.
+  # The entries of an index are ordered by its fields, then by the primary key.
   defp index_plan(%{source: source} = query, index) do
     key_fields = Indexer.Default.key_fields(index, source)
     equal = for {field, {:eq, _}} <- query.where, do: field
 
     if one?(query, index, key_fields) do
-      # There is at most one such record: other conditions are judged by it.
+      # There is at most one such record, which is checked for other conditions.
       range = index_range(query, index, key_fields, [], key_fields)
       {:index, index, range, false, []}
     else
@@ -167,7 +167,7 @@ defmodule EctoFoundationDB.Layer.Plan do
     end
   end
 
-  @doc "Whether at most one record has what a query asks for of a unique index."
+  @doc "Whether at most one record matches a query on a unique index."
   @spec one?(Query.t(), Index.t()) :: boolean()
   def one?(query, index),
     do: one?(query, index, Indexer.Default.key_fields(index, query.source))
@@ -219,12 +219,12 @@ defmodule EctoFoundationDB.Layer.Plan do
         {value, false} -> Native.pack(Keys.append(base, encode.(value)))
       end
 
-    # An empty range may not be written the wrong way round.
+    # An empty range must not be inverted.
     {min(first, last), last}
   end
 
-  # Whether keys in the order of `fields`, or in its reverse, are in this order. What comes after the
-  # last of the fields, the primary key, orders nothing any more.
+  # Whether keys ordered by `fields`, or in reverse, are in this order. The primary key, which follows the last
+  # field, no longer matters.
   defp sorted?(query, order, fields) do
     directions = order |> Enum.uniq_by(&elem(&1, 0)) |> length()
     names = fields(order)
@@ -233,7 +233,7 @@ defmodule EctoFoundationDB.Layer.Plan do
       (List.starts_with?(fields, names) or List.starts_with?(names, fields))
   end
 
-  # The fields of an order whose keys are not in the order of their values.
+  # The fields of an order whose keys are not ordered like their values.
   defp unordered(%{source: source}, order) do
     for field <- fields(order),
         type = Source.type(source, field),
@@ -254,7 +254,7 @@ defmodule EctoFoundationDB.Layer.Plan do
     Enum.uniq(equal ++ ranged ++ order)
   end
 
-  @doc "Raises: no get or range answers the query, with words about what would."
+  @doc "Raises: no get or range answers the query. The message says what would."
   @spec refuse(Query.t(), [atom()]) :: no_return()
   def refuse(%{source: source} = query, fields) do
     same_direction? = query.order_by |> Enum.uniq_by(&elem(&1, 0)) |> length() <= 1
@@ -264,11 +264,11 @@ defmodule EctoFoundationDB.Layer.Plan do
       cond do
         query.filter != nil ->
           "FoundationDB Adapter has not implemented support for your query: the condition #{elem(query.filter, 0)} can " <>
-            "only be judged by records that have been read. Read them with the other conditions, and filter in Elixir"
+            "only be checked on records that have been read. Read them with the other conditions, and filter in Elixir"
 
         match?([_, _ | _], ranges) ->
-          "Default Index query mismatch: it has ranges on #{inspect(ranges)}, and can have one. Read with one of them, " <>
-            "and filter by the others"
+          "Default Index query mismatch: it has ranges on #{inspect(ranges)}, but only one is possible. Read with one of " <>
+            "them, and filter by the others"
 
         limited?(query) and not same_direction? ->
           "Order by fields in one direction, or sort without a limit"
@@ -280,7 +280,7 @@ defmodule EctoFoundationDB.Layer.Plan do
         not source.write_primary? ->
           fields = with [] <- fields -- [source.id], do: [:field]
 
-          "With `write_primary: false` records are in indexes that hold them, alone; this one would " <>
+          "With `write_primary: false` records are only in indexes that contain them; this one would " <>
             "answer it: create index(#{Source.describe(source)}, #{inspect(fields)}, " <>
             "options: [mapped?: false])"
 

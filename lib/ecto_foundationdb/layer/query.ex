@@ -1,8 +1,8 @@
 defmodule EctoFoundationDB.Layer.Query do
   @moduledoc false
-  # What is asked for: the records of a source that fulfil conditions, in an order, up to a limit. Fields
-  # are given by their stored names, values as they are stored. `Layer.Plan` says how to answer a query,
-  # `Layer.Reader` does.
+  # The records of a source that fulfil conditions, in an order, up to a limit. Fields are given by their
+  # stored names, values as they are stored. `Layer.Plan` decides how to answer a query, `Layer.Reader` reads
+  # it.
 
   alias EctoFoundationDB.{Indexer, Tenant}
   alias EctoFoundationDB.Exception.Unsupported
@@ -16,7 +16,7 @@ defmodule EctoFoundationDB.Layer.Query do
     :key_limit,
     # Conditions that no range can answer: `{description, function of a record's fields}`, or nil.
     :filter,
-    # What makes results of the records; the caller's.
+    # The caller's: makes results of the records.
     :select,
     where: [],
     order_by: []
@@ -24,7 +24,7 @@ defmodule EctoFoundationDB.Layer.Query do
 
   @typedoc "`{value, inclusive?}`, or `nil` for no bound."
   @type bound :: {term(), boolean()} | nil
-  @typedoc "A range without bounds is of all values but `nil`."
+  @typedoc "A range without bounds contains all values but `nil`."
   @type constraint :: {:eq, term()} | {:range, bound(), bound()}
   @type t :: %__MODULE__{
           tenant: Tenant.t(),
@@ -37,7 +37,7 @@ defmodule EctoFoundationDB.Layer.Query do
           select: term()
         }
 
-  @doc "A query with these conditions, all of which must hold, and options: the other fields."
+  @doc "A query with these conditions, all of which must hold, and options for the other fields."
   @spec new(Tenant.t(), Source.t(), [{atom(), constraint()}], keyword()) :: t()
   def new(tenant, source, where \\ [], opts \\ []) do
     query = struct!(%__MODULE__{tenant: tenant, source: source}, opts)
@@ -49,7 +49,7 @@ defmodule EctoFoundationDB.Layer.Query do
     end
   end
 
-  # Any values may be told apart from nil.
+  # Any value can be distinguished from nil.
   defp check_range!(_source, _field, {:range, nil, nil}), do: :ok
 
   defp check_range!(source, field, _range) do
@@ -62,7 +62,7 @@ defmodule EctoFoundationDB.Layer.Query do
     end
   end
 
-  # One condition for each field, or `:none` where no value fulfils all.
+  # One condition for each field, or `:none` if no value fulfils all.
   defp merge(where) do
     Enum.reduce_while(where, [], fn {field, constraint}, merged ->
       case both(merged[field], constraint) do

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Layer.Reader do
   @moduledoc false
-  # What a transaction reads to answer a query.
+  # Reads the data that answer a query.
 
   alias EctoFoundationDB.{Future, Index, Indexer, Native, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
@@ -18,8 +18,8 @@ defmodule EctoFoundationDB.Layer.Reader do
   }
 
   @doc """
-  Starts a query in the current transaction: a future of its records. Of several, all of one source and with
-  one order and limit, it is a future of the records of all, each once; they are in flight together.
+  Starts a query in the current transaction: returns a future of its records. Of several queries, all of one source
+  with the same order and limit, it is a future of the records of all, each once; they are in flight together.
   """
   @spec start(Query.t() | [Query.t(), ...]) :: Future.t()
   def start([%Query{} = query]), do: start(query)
@@ -49,7 +49,7 @@ defmodule EctoFoundationDB.Layer.Reader do
     end)
   end
 
-  # Starts the reads of a plan, which `plan` gives with it; a function that gives the plan and the answers.
+  # Starts the reads that `plan` returns with its plan. Returns a function that returns the plan and the answers.
   defp planned(query, plan) do
     collect = collect_planned(query, plan)
 
@@ -89,7 +89,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   @spec run(Query.t()) :: [Record.t()]
   def run(query), do: query |> start() |> Future.result()
 
-  @doc "Starts to count the records of a query in the current transaction; of an index only the entries are read."
+  @doc "Starts to count the records of a query in the current transaction; with an index, only entries are read."
   @spec start_count(Query.t()) :: Future.t()
   def start_count(%Query{filter: nil, limit: nil, key_limit: nil} = query) do
     query = %{query | order_by: []}
@@ -127,7 +127,7 @@ defmodule EctoFoundationDB.Layer.Reader do
 
   def start_count(query), do: Future.apply(start(query), &length/1)
 
-  # The commit completes versionstamps in keys only: such values do not tell what their entries end in.
+  # The commit completes versionstamps in keys only, so such values don't tell what their entries end in.
   defp countable?(query, index) do
     Indexer.Default.mapped?(index) and query.source.fields != nil and
       not Source.versionstamps?(query.source) and not Plan.one?(query, index)
@@ -197,7 +197,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   defp take(records, nil), do: records
   defp take(records, limit), do: Enum.take(records, limit)
 
-  # A limit on rows may cut a large record in two, and large records take several rows.
+  # A row limit can cut a large record in two, and large records take several rows.
   defp complete_records(query, range, reverse?, rows, requested, found) do
     last? = requested == 0 or length(rows) < requested
     rows = if reverse?, do: rows |> Enum.reverse() |> drop_parts(not last?), else: rows
@@ -220,11 +220,11 @@ defmodule EctoFoundationDB.Layer.Reader do
   defp rest({_first, last}, false, record), do: {record.key <> <<0xFF>>, last}
   defp rest({first, _last}, true, record), do: {first, record.key}
 
-  # Read backwards, a record's parts come before its own key; without that they are cut off.
+  # In reverse, a record's parts come before its own key; without that key they are dropped.
   defp drop_parts(rows, false), do: rows
   defp drop_parts(rows, true), do: Enum.drop_while(rows, fn {key, _} -> Record.part?(key) end)
 
-  # Entries whose records are gone, or carry other values, are no results: more may have to be read.
+  # Entries whose records are gone, or have other values, are not results: more may have to be read.
   defp complete_entries(query, index, {first, last}, reverse?, entries, found) do
     options = options(query, reverse?)
     records = Entries.records(query, index, entries)
@@ -247,7 +247,7 @@ defmodule EctoFoundationDB.Layer.Reader do
   end
 
   @typedoc """
-  Where the next page begins: in a range of records, or of an index. `given` says what pages gave by
+  Where the next page begins: in a range of records, or of an index. `given` describes what pages returned by
   indexes that have been dropped since: the records whose entry came before this key.
   """
   @type position ::
@@ -255,8 +255,8 @@ defmodule EctoFoundationDB.Layer.Reader do
           | {Index.t(), Plan.range(), given :: [{Index.t(), binary()}]}
 
   @doc """
-  A page of a query without ordering, from its beginning or from a position: `{records, position}`, where
-  that is of the next page, or `nil`. Each page may be read in a transaction of its own.
+  A page of a query without ordering, from its beginning or from a position: `{records, position}`, with the
+  position of the next page, or `nil`. Each page may be read in a separate transaction.
   """
   @spec page(Query.t(), position() | nil, pos_integer()) :: {[Record.t()], position() | nil}
   def page(%Query{limit: 0}, _position, _rows), do: {[], nil}
@@ -317,7 +317,7 @@ defmodule EctoFoundationDB.Layer.Reader do
     end)
   end
 
-  @doc "The stored fields of the index that a query goes through; none where it goes through records."
+  @doc "The stored fields of the index that a query uses; none if it reads records directly."
   @spec index_fields(Query.t()) :: [atom()]
   def index_fields(query) do
     case planned(query, &{Plan.new(query, &1), []}).() do
@@ -326,7 +326,7 @@ defmodule EctoFoundationDB.Layer.Reader do
     end
   end
 
-  @doc "A page of a range of records, as `page/3` gives it."
+  @doc "A page of a range of records, in the form of `page/3`."
   @spec page_of_records(Source.t(), Plan.range(), pos_integer()) ::
           {[Record.t()], Plan.range() | nil}
   def page_of_records(source, {first, last}, rows) do
@@ -338,7 +338,7 @@ defmodule EctoFoundationDB.Layer.Reader do
       not full? -> {records, nil}
       # One record takes more rows than a page.
       records == [] -> page_of_records(source, {first, last}, rows * 2)
-      # Its parts have other names by the time of the next page, if it is updated.
+      # If the record is updated, its parts have different names by the time of the next page.
       left == [] -> {records, {List.last(records).key <> <<0xFF>>, last}}
       true -> {records, {left |> hd() |> elem(0), last}}
     end
@@ -356,7 +356,7 @@ defmodule EctoFoundationDB.Layer.Reader do
     if length(entries) >= rows, do: {(entries |> List.last() |> elem(0)) <> <<0>>, last}
   end
 
-  @doc "The records that the entries of a range point to, by their values; each once."
+  @doc "The records that the entries of a range point to with their values; each once."
   @spec by_entries(Query.t(), Plan.range(), map()) :: [Record.t()]
   def by_entries(query, {first, last}, options) do
     Dependencies.record(query, :entries)

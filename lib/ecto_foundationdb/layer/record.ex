@@ -1,8 +1,8 @@
 defmodule EctoFoundationDB.Layer.Record do
   @moduledoc false
-  # A record as key-values, and back. A value over `max_single_value_size` is kept in parts: the
-  # record's own key then holds `{:multikey, {n, -1, crc}}`, so that it changes with every update
-  # and can be watched, and the parts follow it under `{…, id, {n, i, crc}}`.
+  # Encodes and decodes records as key-values. A value over `max_single_value_size` is kept in parts. The
+  # record's own key then holds `{:multikey, {n, -1, crc}}`, so that it changes with every update and can be
+  # watched, and the parts follow it under `{…, id, {n, i, crc}}`.
 
   alias EctoFoundationDB.{DecodeError, Native, Schema, Versionstamp}
   alias EctoFoundationDB.Layer.{Keys, Source, Term}
@@ -11,8 +11,8 @@ defmodule EctoFoundationDB.Layer.Record do
   defstruct [:key, :data, parts: 0]
 
   @typedoc """
-  `key`: the packed key. `data`: the fields in stored order; a field this version does not know has
-  its name as a string, and its value as undecoded bytes. `parts`: 0 for a value in one piece.
+  `key`: the packed key. `data`: the fields in stored order; an unknown field has its name as a string, and its
+  value as undecoded bytes. `parts`: 0 for a value in one piece.
   """
   @type t :: %__MODULE__{
           key: binary(),
@@ -20,7 +20,7 @@ defmodule EctoFoundationDB.Layer.Record do
           parts: non_neg_integer()
         }
 
-  @typedoc "A key and its value, or the value's fields where it came decoded (`read/3`)."
+  @typedoc "A key and its value, or the value's fields if it arrived decoded (`read/3`)."
   @type row :: {binary(), binary() | keyword()}
 
   @doc "The operation that reads the records of a range; for options see `Native.op()`."
@@ -60,7 +60,7 @@ defmodule EctoFoundationDB.Layer.Record do
     end
   end
 
-  # What cannot be read again is not written. Fields that this version does not know stay as they are.
+  # Values that cannot be read back are not written. Unknown fields stay as they are.
   defp check_data!(value, data) do
     with true <- Enum.all?(data, fn {name, _} -> is_atom(name) end),
          {:error, reason} <- Term.skip(value, 1) do
@@ -83,7 +83,7 @@ defmodule EctoFoundationDB.Layer.Record do
   end
 
   @doc """
-  As `decode/2`, for rows that may end within a record: gives the rows left over, unless `last?`.
+  As `decode/2`, for rows that may end within a record: returns the remaining rows, unless `last?`.
   """
   @spec decode_some([row()], Source.t(), boolean()) :: {[t()], [row()]}
   def decode_some(rows, source, last?), do: decode_some(rows, source, last?, [])
@@ -118,7 +118,7 @@ defmodule EctoFoundationDB.Layer.Record do
 
   defp multikey(_value), do: nil
 
-  @doc "Whether a key is of a part of a record's value."
+  @doc "Whether a key is that of a part of a record's value."
   @spec part?(binary()) :: boolean()
   def part?(key) do
     tuple = Native.unpack(key)
@@ -164,7 +164,7 @@ defmodule EctoFoundationDB.Layer.Record do
     end
   end
 
-  # The commit filled a versionstamp id in where it is the last element of a key, not in the value.
+  # The commit fills in a versionstamp id in a key, as its last element, but not in the value.
   defp complete(key, data) do
     if Enum.any?(data, fn {_, value} -> Versionstamp.incomplete?(value) end) do
       tuple = Native.unpack(key)
@@ -178,7 +178,7 @@ defmodule EctoFoundationDB.Layer.Record do
   end
 
   # A newer version of the application may have written fields that this one does not know, with
-  # values it cannot decode: those are carried along as they are.
+  # values that it cannot decode: these are carried along as they are.
   defp data_by_field(key, value, source) do
     known = source.fields && MapSet.new(source.fields, &"#{&1}")
 
@@ -204,7 +204,7 @@ defmodule EctoFoundationDB.Layer.Record do
     end
   end
 
-  # Without a schema every field that can be decoded is known.
+  # Without a schema, every field that can be decoded is known.
   defp any_field(name, etf) do
     case Term.decode(<<131, etf::binary>>) do
       {:ok, value} -> {String.to_existing_atom(name), value}
@@ -222,7 +222,7 @@ defmodule EctoFoundationDB.Layer.Record do
 
   defp keyword(_data), do: {:error, "it is not a keyword list"}
 
-  @doc "The fields with the primary key, whose name is given, in front: as indexers get them."
+  @doc "The fields with the primary key, whose name is given, in front: the form that indexers receive."
   @spec to_front(Schema.data(), atom()) :: Schema.data()
   def to_front([{field, _} | _] = data, field), do: data
 
@@ -233,12 +233,12 @@ defmodule EctoFoundationDB.Layer.Record do
     end
   end
 
-  @doc "The value that a record's key ends in: its primary key, after its partition where it has one."
+  @doc "The last element of a record's key: its primary key, after its partition if it has one."
   @spec id(Schema.data(), Source.t()) :: term()
   def id(data, %Source{id: id, partition_by: nil}), do: get(data, id)
   def id(data, %Source{id: id, partition_by: field}), do: {get(data, field), get(data, id)}
 
-  @doc "Sets fields: those that were there leave their place and go to the end."
+  @doc "Sets fields; existing ones move to the end."
   @spec merge(Schema.data(), Schema.data()) ::
           Schema.data()
   def merge(data, changes) do
@@ -246,7 +246,7 @@ defmodule EctoFoundationDB.Layer.Record do
     Enum.reject(data, fn {name, _} -> "#{name}" in names end) ++ changes
   end
 
-  @doc "A field's value; `nil` where it is not there."
+  @doc "A field's value, or `nil`."
   @spec get(Schema.data(), atom() | String.t()) :: term()
   def get(data, name) do
     case List.keyfind(data, name, 0) ||
@@ -257,7 +257,7 @@ defmodule EctoFoundationDB.Layer.Record do
     end
   end
 
-  # An index of a newer version may be on a field that only that version knows.
+  # A newer version's index may be on a field that only that version knows.
   defp foreign(etf) do
     case Term.decode_foreign(<<131, etf::binary>>) do
       {:ok, value} -> value

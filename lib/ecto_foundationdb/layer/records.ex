@@ -1,14 +1,14 @@
 defmodule EctoFoundationDB.Layer.Records do
   @moduledoc false
-  # Updating and deleting one record by its primary key.
+  # Updates and deletes one record by its primary key.
 
   alias EctoFoundationDB.{Schema, Transaction}
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Record, Source, Unique, Writer}
 
   @doc """
-  Sets fields of the record with this id, if it has the values of `filters`; gives its fields then. `own` are
-  those of the changes that tell whether an earlier attempt of this transaction has made them already.
+  Sets fields of the record with this id, if it has the values of `filters`. Returns its new fields. `own` are the
+  changes that show whether an earlier attempt of this transaction has made them already.
   """
   @spec update(Writer.t(), term(), Schema.data(), Schema.data(), Schema.data()) ::
           {:ok, Schema.data()} | {:error, :stale | {:stale, :filters} | Exception.t()}
@@ -23,7 +23,7 @@ defmodule EctoFoundationDB.Layer.Records do
     end
   end
 
-  @doc "Deletes the record with this id, if it has the values of `filters`; gives its fields."
+  @doc "Deletes the record with this id, if it has the values of `filters`. Returns its fields."
   @spec delete(Writer.t(), term(), Schema.data()) ::
           {:ok, Schema.data()} | {:error, :stale | {:stale, :filters}}
   def delete(writer, id, filters \\ []) do
@@ -32,7 +32,7 @@ defmodule EctoFoundationDB.Layer.Records do
         Writer.delete(writer, record)
         {:ok, record.data}
 
-      # Gone already: an earlier attempt of this very transaction may have deleted it.
+      # Gone already: an earlier attempt of this transaction may have deleted it.
       {:error, :stale} ->
         if Transaction.maybe_committed?(), do: {:ok, []}, else: {:error, :stale}
 
@@ -41,8 +41,8 @@ defmodule EctoFoundationDB.Layer.Records do
     end
   end
 
-  # The record, if it is there with the filters' values; or with its `own`, where an earlier attempt of
-  # this very transaction may have written those.
+  # The record, if it exists with the values of `filters`; or with those of `own`, which an earlier attempt of
+  # this transaction may have written.
   defp find(%{source: source} = writer, action, id, filters, own) do
     check_found!(source, action)
     {first, last} = Keys.record_range(writer.tenant, source.name, id)
@@ -62,14 +62,14 @@ defmodule EctoFoundationDB.Layer.Records do
 
   defp check_found!(%{write_primary?: false} = source, action) do
     raise Unsupported,
-          "#{action}: #{Source.describe(source)} has `write_primary: false`, so no record is found by its " <>
+          "#{action}: #{Source.describe(source)} has `write_primary: false`, so its records can't be found by " <>
             "primary key. Use #{action}_all with a `where:` that its index answers"
   end
 
   defp check_found!(%{partition_by: field} = source, action) when field != nil do
     raise Unsupported,
           "Repo.#{action} is not supported for #{Source.describe(source)}, whose records lie by the values of " <>
-            "#{inspect(field)}, which it isn't told. Use Repo.#{action}_all with a query of the pair: " <>
+            "#{inspect(field)}, which the call does not have. Use Repo.#{action}_all with a query of the pair: " <>
             "from(s in #{Source.describe(source)}, where: s.#{source.id} == ^{#{field}, id})"
   end
 

@@ -1,31 +1,31 @@
 defmodule EctoFoundationDB.Layer.Tenants do
   @moduledoc false
-  # What this node knows of a Repo's tenants, in the table of the Repo's connection: it goes with the Repo.
+  # This node's cache of a Repo's tenants, in the table of the Repo's connection, with which it ends.
   #
-  # What the node has learnt of a tenant holds while `\xff/metadataVersion` is what it was then: a transaction
-  # that creates, clears or deletes a tenant, or changes its indexes, also sets that key. Under another version
-  # the database has to confirm it: `evidence/2` reads what it takes. Metadata versions are versionstamps, so
-  # the greater of two is the later one.
+  # An entry is valid while `\xff/metadataVersion` is the same: a transaction that creates, clears or deletes a
+  # tenant, or changes its indexes, also sets that key. Under a different version the database has to confirm
+  # the entry, with the reads of `evidence/2`. Metadata versions are versionstamps, so the greater of two is
+  # the later one.
   #
-  # An entry is removed only if it is the one that was found wrong, so no process throws away what another has
-  # just learnt.
+  # An entry is removed only if it is the one that was found wrong, so no process discards what another has just
+  # learnt.
 
   alias EctoFoundationDB.{Connection, Native, Tenant}
   alias EctoFoundationDB.Layer.Keys
 
-  # Tenants come and go: with too many the cache begins again.
+  # Tenants come and go: a cache with too many entries is emptied.
   @most_cached 100_000
 
   @typedoc """
-  The metadata version under which it was confirmed (`nil`: it is to be confirmed), the prefix, the key of
-  the directory's entry, and the version of the latest migration (-1: there is none).
+  The metadata version under which it was confirmed (`nil`: not confirmed), the prefix, the key of the
+  directory's entry, and the version of the latest migration (-1: none).
   """
   @type known :: {binary() | nil, prefix :: binary(), entry :: binary(), latest :: integer()}
 
   @spec find(module(), Tenant.id()) :: known() | nil
   def find(repo, id), do: lookup(repo, {:tenant, id})
 
-  @doc "What is known of this very tenant, not of another one of its name."
+  @doc "The cached entry of this exact tenant, not of another of the same name."
   @spec find(Tenant.t()) :: known() | nil
   def find(%Tenant{repo: repo, id: id, prefix: prefix}) do
     with {_version, ^prefix, _entry, _latest} = known <- find(repo, id),
@@ -33,25 +33,25 @@ defmodule EctoFoundationDB.Layer.Tenants do
          else: (_other -> nil)
   end
 
-  @doc "Keeps what a transaction has learnt, unless a later one has learnt more."
+  @doc "Stores what a transaction has learnt, unless a later one has learnt more."
   @spec learn(module(), Tenant.id(), known()) :: :ok
   def learn(repo, id, known), do: put(repo, {:tenant, id}, known)
 
-  @doc "Forgets a tenant that was found to be gone; not another one of its name."
+  @doc "Drops a tenant that was found to be gone, but not another of the same name."
   @spec forget(Tenant.t()) :: :ok
   def forget(%Tenant{repo: repo, id: id} = tenant) do
     with known when known != nil <- find(tenant), do: delete(repo, {:tenant, id}, known)
     :ok
   end
 
-  @doc "Forgets a tenant that this node has changed itself."
+  @doc "Drops a tenant that this node has changed itself."
   @spec forget(module(), Tenant.id()) :: :ok
   def forget(repo, id) do
     :ets.delete(repo, {:tenant, id})
     :ok
   end
 
-  @doc "Forgets all tenants, and what indexes they have."
+  @doc "Drops all tenants and their indexes."
   @spec forget_all(module()) :: :ok
   def forget_all(repo) do
     :ets.match_delete(repo, {{:_, :_}, :_})
@@ -63,7 +63,7 @@ defmodule EctoFoundationDB.Layer.Tenants do
   @spec confirmed_version(Tenant.t()) :: binary() | nil
   def confirmed_version(tenant), do: with({version, _, _, _} <- find(tenant), do: version)
 
-  @doc "The metadata version that a transaction of this node has seen last, or `nil`."
+  @doc "The latest metadata version that a transaction of this node has seen, or `nil`."
   @spec seen(module()) :: binary() | nil
   def seen(repo), do: lookup(repo, :seen)
 
@@ -76,7 +76,7 @@ defmodule EctoFoundationDB.Layer.Tenants do
   ## The directory layer's entries
   #
   # `(0xFE)(parent's prefix, 0, name)` holds a directory's prefix; the root's prefix is 0xFE, and a
-  # partition keeps the entries of what is in it under its own prefix.
+  # partition keeps the entries of its directories under its own prefix.
 
   @node <<0xFE>>
 
@@ -84,7 +84,7 @@ defmodule EctoFoundationDB.Layer.Tenants do
   @spec root_entry(String.t()) :: binary()
   def root_entry(name), do: @node <> Native.pack({@node, 0, {:utf8, name}})
 
-  @doc "The keys that may be the entry of a directory in this one: the second one where it is a partition."
+  @doc "The keys that may hold the entry of a directory in this one: the second one if this one is a partition."
   @spec entries(parent :: binary(), String.t()) :: [binary()]
   def entries(parent, name) do
     nodes = parent <> @node
@@ -95,14 +95,14 @@ defmodule EctoFoundationDB.Layer.Tenants do
     ]
   end
 
-  @doc "The operations that read whether a tenant is what it was: its entry, and its latest migration."
+  @doc "The operations that read whether a tenant is unchanged: its entry, and its latest migration."
   @spec evidence(Tenant.t(), boolean()) :: [Native.op()]
   def evidence(%Tenant{entry: entry} = tenant, migrations?),
     do: [{:get, entry, false} | if(migrations?, do: [latest_op(tenant)], else: [])]
 
   @doc """
   Reads a tenant's latest migration: the last key of the records of migrations. As a snapshot, unless the
-  transaction is to conflict with migrations.
+  transaction should conflict with migrations.
   """
   @spec latest_op(Tenant.t(), boolean()) :: Native.op()
   def latest_op(tenant, snapshot? \\ true) do
@@ -119,7 +119,7 @@ defmodule EctoFoundationDB.Layer.Tenants do
   #
   # Values are tuples whose first element is the metadata version.
 
-  @doc "What is kept under a key, or `nil`."
+  @doc "The value under a key, or `nil`."
   @spec lookup(module(), term()) :: term()
   def lookup(repo, key) do
     case :ets.lookup(repo, key) do
@@ -127,7 +127,7 @@ defmodule EctoFoundationDB.Layer.Tenants do
       [] -> nil
     end
   rescue
-    # The Repo is not running: it knows nothing.
+    # The Repo is not running, so nothing is cached.
     ArgumentError -> nil
   end
 
@@ -162,7 +162,7 @@ defmodule EctoFoundationDB.Layer.Tenants do
     if :ets.select_replace(repo, replace) == 1, do: :ok, else: put(repo, key, value)
   end
 
-  @doc "Removes what is cached under a key if it is this."
+  @doc "Removes the value under a key if it is this one."
   @spec delete(module(), tuple(), tuple()) :: :ok
   def delete(repo, key, value) do
     :ets.delete_object(repo, {key, value})

@@ -1,16 +1,15 @@
 defmodule EctoFoundationDB.Layer.Term do
   @moduledoc false
-  # Erlang's external term format, read without trusting it. Stored bytes create no atoms and bring
-  # no funs, pids, ports or references into the system: the NIF walks over the bytes and refuses those
-  # before `binary_to_term/2` sees them. Records that are read come decoded from the NIF, if they can
-  # be; this is for all others.
+  # Reads Erlang's external term format without trusting it. Stored bytes must create no atoms and contain no
+  # funs, pids, ports or references: the NIF checks the bytes and refuses those before `binary_to_term/2` sees
+  # them. Most records arrive decoded from the NIF; this module is for the others.
 
   alias EctoFoundationDB.Native
 
   @typedoc "The bytes of a term without the version byte."
   @type etf :: binary()
 
-  @doc "Decodes a term made of data alone, all of whose atoms exist."
+  @doc "Decodes a term that is plain data and whose atoms all exist."
   @spec decode(binary()) :: {:ok, term()} | {:error, String.t()}
   def decode(<<131, _::binary>> = binary) do
     case skip(binary, 1) do
@@ -22,14 +21,14 @@ defmodule EctoFoundationDB.Layer.Term do
 
   def decode(_binary), do: {:error, "it is not an Erlang term"}
 
-  # The VM's own decoder takes breaks, however large a term is.
+  # The VM's own decoder yields, however large a term is.
   defp safe(binary) do
     {:ok, :erlang.binary_to_term(binary, [:safe])}
   rescue
-    ArgumentError -> {:error, "it holds an atom that this system does not know, or is damaged"}
+    ArgumentError -> {:error, "it has an atom that this system does not know, or is damaged"}
   end
 
-  @doc "Where the term that begins at a position ends; an error where it holds what is not allowed."
+  @doc "Where the term that begins at a position ends; an error if it contains what is not allowed."
   @spec skip(binary(), non_neg_integer(), :data | :anything) ::
           {:ok, non_neg_integer()} | {:error, String.t()}
   def skip(binary, position, allowed \\ :data), do: skip(binary, position, 1, allowed)
@@ -40,23 +39,22 @@ defmodule EctoFoundationDB.Layer.Term do
   end
 
   @doc """
-  The fields of an encoded keyword list as `{name, etf}`, values not decoded: the way into a list
-  that holds what `decode/1` refuses.
+  The fields of an encoded keyword list as `{name, etf}`, with encoded values. This also works for lists that
+  `decode/1` refuses.
   """
   @spec fields(binary()) :: {:ok, [{String.t(), etf()}]} | {:error, String.t()}
   def fields(binary), do: Native.etf_fields(binary)
 
   @doc """
-  Decodes a term in which atoms that do not exist become strings and references become
-  `{:reference, etf}`: records about indexes, which a newer version of the application may have
-  written.
+  Decodes a term, turning unknown atoms into strings and references into `{:reference, etf}`: records about
+  indexes, which a newer version of the application may have written.
   """
   @spec decode_foreign(binary()) :: {:ok, term()} | {:error, String.t()}
   def decode_foreign(binary) do
     with {:ok, known} <- Native.etf_foreign(binary), do: safe(known)
   end
 
-  @doc "Encodes what `fields/1` gave, or a mixture of such fields and of decoded ones."
+  @doc "Encodes the result of `fields/1`, or a mixture of such fields and decoded ones."
   @spec encode_fields([{atom(), term()} | {String.t(), etf()}]) :: binary()
   def encode_fields(fields) do
     if Enum.any?(fields, fn {name, _} -> is_binary(name) end) do

@@ -1,18 +1,18 @@
 defmodule EctoFoundationDB.Layer.Unique do
   @moduledoc false
-  # Unique indexes: default indexes. A transaction that writes an entry reads the range of all entries with the
-  # same values, and so conflicts with every other that writes one.
+  # Unique indexes, which are default indexes. A transaction that writes an entry reads the range of all entries
+  # with the same values, and so conflicts with every other transaction that writes one.
 
   alias EctoFoundationDB.{Index, Indexer, Native, Schema, Transaction, UniqueError}
   alias EctoFoundationDB.Layer.{Entries, Keys, Metadata, Query, Record, Source, Writer}
 
-  # More need not be known of an entry's rivals.
+  # The maximum number of conflicting records to name.
   @few 5
 
-  @typedoc "A record before, or nil, and what it becomes."
+  @typedoc "A record before, or nil, and after the change."
   @type change :: {Schema.data() | nil, Schema.data()}
 
-  @doc "Whether a source has unique indexes, one that is being built included."
+  @doc "Whether a source has unique indexes, including one that is being built."
   @spec any?(Metadata.t()) :: boolean()
   def any?(metadata), do: indexes(metadata) != []
 
@@ -22,7 +22,7 @@ defmodule EctoFoundationDB.Layer.Unique do
         do: index
   end
 
-  @doc "Checks changes that are to be written together, before any of them is."
+  @doc "Checks changes that will be written together, before the first of them is written."
   @spec check(Writer.t(), [change()]) :: :ok | {:error, UniqueError.t()}
   def check(writer, changes) do
     case rivals(writer, changes) do
@@ -31,7 +31,7 @@ defmodule EctoFoundationDB.Layer.Unique do
     end
   end
 
-  @doc "The unique index and the records that stand in the way of each change: `{change, index, records}`."
+  @doc "The unique index and the records that conflict with each change: `{change, index, records}`."
   @spec rivals(Writer.t(), [change()]) :: [{change(), Index.t(), [Record.t()]}]
   def rivals(%Writer{metadata: metadata} = writer, changes) do
     case indexes(metadata) do
@@ -40,7 +40,7 @@ defmodule EctoFoundationDB.Layer.Unique do
     end
   end
 
-  # Of the changes themselves. One record that is changed twice is no rival of itself.
+  # Conflicts among the changes themselves. A record that is changed twice does not conflict with itself.
   defp in_batch(writer, indexes, changes) do
     for index <- indexes,
         {values, same} when values != nil <-
@@ -50,7 +50,7 @@ defmodule EctoFoundationDB.Layer.Unique do
     end
   end
 
-  # Of the records that are there, and do not change so that they give way.
+  # Conflicts with existing records that the changes don't move out of the way.
   defp stored(writer, indexes, changes) do
     wanted =
       for {old, new} = change <- changes,
@@ -84,7 +84,7 @@ defmodule EctoFoundationDB.Layer.Unique do
     Entries.records(query, index, Entries.follow(query, index, entries))
   end
 
-  # The values of an entry's key, or nil where one of them is: those never collide.
+  # The values of an entry's key, or nil if one of them is nil: those never conflict.
   defp values(%Writer{source: source}, index, data) do
     names = Indexer.Default.key_fields(index, source)
     values = Indexer.Default.values(source, names, data)
@@ -111,7 +111,7 @@ defmodule EctoFoundationDB.Layer.Unique do
     }
   end
 
-  @doc "The unique index of these stored fields, whatever their order."
+  @doc "The unique index of these stored fields, in any order."
   @spec find(Writer.t(), [atom()]) :: Index.t() | nil
   def find(%Writer{metadata: metadata, source: source}, names) do
     Enum.find(indexes(metadata), fn index ->

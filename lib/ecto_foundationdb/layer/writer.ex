@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Layer.Writer do
   @moduledoc false
-  # What a transaction writes when a record comes, changes or goes.
+  # The operations of a transaction that adds, changes or removes a record.
 
   alias EctoFoundationDB.{Connection, Indexer, Native, Schema, Tenant, Transaction, Versionstamp}
   alias EctoFoundationDB.Layer.{Keys, Metadata, Record, Source}
@@ -11,11 +11,11 @@ defmodule EctoFoundationDB.Layer.Writer do
   @type t :: %__MODULE__{
           tenant: Tenant.t(),
           source: Source.t(),
-          metadata: Metadata.t(),
+          metadata: Metadata.t() | nil,
           options: keyword()
         }
 
-  @doc "A writer of a source's records, with options that say how they are laid out. Without metadata, which `read/2` brings, it writes none."
+  @doc "A writer of a source's records, with options for their layout. It needs the metadata from `read/2` to write."
   @spec new(Tenant.t(), Source.t(), keyword()) :: t()
   def new(%Tenant{repo: repo, options: options} = tenant, source, more \\ []) do
     layout =
@@ -27,14 +27,14 @@ defmodule EctoFoundationDB.Layer.Writer do
     %__MODULE__{tenant: tenant, source: source, metadata: nil, options: layout}
   end
 
-  @doc "Runs reads, and learns the indexes with them; the transaction conflicts with migrations of the source."
+  @doc "Runs reads and learns the indexes with them; the transaction conflicts with migrations of the source."
   @spec read(t(), [Native.op()]) :: {t(), [term()]}
   def read(%__MODULE__{} = writer, operations) do
     {metadata, answers} = Metadata.read_for_write(writer.tenant, writer.source.name, operations)
     {%{writer | metadata: metadata}, answers}
   end
 
-  @doc "A record has come."
+  @doc "Adds a record."
   @spec insert(t(), Schema.data()) :: :ok
   def insert(%__MODULE__{} = writer, data) do
     tuple = key(writer, data)
@@ -52,7 +52,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     Transaction.write(rows ++ entries)
   end
 
-  @doc "A record comes, whatever is there: of a large one, that is parts."
+  @doc "Adds a record or replaces an existing one, including a large one's parts."
   @spec overwrite(t(), Schema.data()) :: :ok
   def overwrite(%__MODULE__{} = writer, data) do
     unless incomplete?(writer, data) or not writer.source.write_primary?,
@@ -65,19 +65,19 @@ defmodule EctoFoundationDB.Layer.Writer do
 
   defp stamped(key, value), do: {:atomic, :set_versionstamped_key, key, value}
 
-  @doc "A record has changed: fields are set, others keep their values."
+  @doc "Changes a record: sets fields, others keep their values."
   @spec update(t(), Record.t(), Schema.data()) :: :ok
   def update(%__MODULE__{} = writer, %Record{data: old} = record, changes),
     do: replace(writer, record, old |> Record.to_front(writer.source.id) |> Record.merge(changes))
 
-  @doc "A record has these fields now, in this order."
+  @doc "Replaces a record's fields, in this order."
   @spec replace(t(), Record.t(), Schema.data()) :: :ok
   def replace(%__MODULE__{} = writer, %Record{key: key} = old, data) do
     in_front = Record.to_front(old.data, writer.source.id)
     check_partition!(writer.source, in_front, data)
     rows = Record.encode(key(writer, in_front), data, writer.options)
 
-    # The names of parts hold the checksum: those of the old value are not overwritten.
+    # The names of parts contain the checksum, so those of the old value are not overwritten.
     clear = if old.parts > 0, do: [clear_parts(key)], else: []
     set = for {key, value} <- rows, do: {:set, key, value}
     records = if writer.source.write_primary?, do: clear ++ set, else: [clear_record(old)]
@@ -101,7 +101,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     Transaction.write(records ++ entries)
   end
 
-  @doc "A record has gone."
+  @doc "Removes a record."
   @spec delete(t(), Record.t()) :: :ok
   def delete(%__MODULE__{} = writer, %Record{key: key} = record) do
     data = Record.to_front(record.data, writer.source.id)
@@ -109,7 +109,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     Transaction.write([clear_record(record) | mistaken(writer, record) ++ entries])
   end
 
-  @doc "These are all records of the schema, and have gone; counters move, and never go back."
+  @doc "Removes all records of the schema; counters change, and never go back."
   @spec delete_all(t(), [Record.t()]) :: :ok
   def delete_all(%__MODULE__{tenant: tenant, source: source} = writer, records) do
     records_range = {first, _last} = Keys.range(Keys.records(tenant, source.name))
@@ -127,7 +127,7 @@ defmodule EctoFoundationDB.Layer.Writer do
     Transaction.write(clears ++ add_up(entries))
   end
 
-  # Counters by one are one addition for all records.
+  # The counters' additions of one, merged for all records.
   defp add_up(operations) do
     {additions, others} =
       Enum.split_with(operations, &match?({:atomic, :add, _, <<1::little-64>>}, &1))
@@ -142,8 +142,8 @@ defmodule EctoFoundationDB.Layer.Writer do
   defp clear_record(%Record{key: key, parts: 0}), do: {:clear, key}
   defp clear_record(%Record{key: key}), do: {:clear_range, key, key <> <<0xFF>>}
 
-  # ecto_foundationdb took a record's first field for its primary key, and wrote index entries that
-  # end in it. Two records can share such an entry: only the record it points to may clear it.
+  # ecto_foundationdb took a record's first field for its primary key, and wrote index entries that end in
+  # it. Two records can share such an entry: only the record it points to may clear it.
   defp mistaken(writer, %Record{key: key, data: [{first, _} | _] = data}) do
     if first == writer.source.id do
       []
@@ -173,7 +173,7 @@ defmodule EctoFoundationDB.Layer.Writer do
   defp check_partition!(%{partition_by: field}, old, new) do
     if Record.get(old, field) !== Record.get(new, field) do
       raise EctoFoundationDB.Exception.Unsupported,
-            "Cannot change the partition_by field #{inspect(field)}: it says where the record lies. Delete the " <>
+            "Cannot change the partition_by field #{inspect(field)}: it determines where the record lies. Delete the " <>
               "record, and insert it with the other value"
     end
   end

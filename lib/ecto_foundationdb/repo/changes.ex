@@ -1,7 +1,6 @@
 defmodule EctoFoundationDB.Repo.Changes do
   @moduledoc false
-  # What the plain Repo stores of a struct: which fields, in what order, with which ids and timestamps
-  # generated.
+  # What the plain Repo stores of a struct: which fields, in which order, with generated ids and timestamps.
 
   alias EctoFoundationDB.{Schema, Tenant, Values, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
@@ -20,7 +19,7 @@ defmodule EctoFoundationDB.Repo.Changes do
     {Record.to_front(data, id_name), Map.new(generated)}
   end
 
-  @doc "The struct with its id, generated where it has none."
+  @doc "The struct with its id, generated if it has none."
   @spec generate_id(struct(), Tenant.t()) :: struct()
   def generate_id(%schema{} = struct, tenant) do
     primary_key = Schema.primary_key(schema)
@@ -53,8 +52,8 @@ defmodule EctoFoundationDB.Repo.Changes do
 
   defp made_by_commit!(schema) do
     raise ArgumentError,
-          "the primary key of this #{inspect(schema)} is nil. Ids of EctoFoundationDB.Versionstamp are made by the " <>
-            "commit: insert the struct with Repo.async_insert_all!(#{inspect(schema)}, [struct]) inside " <>
+          "the primary key of this #{inspect(schema)} is nil. The commit creates ids of EctoFoundationDB.Versionstamp: " <>
+            "insert the struct with Repo.async_insert_all!(#{inspect(schema)}, [struct]) inside " <>
             "Repo.transactional(tenant, fun), and await the future after it"
   end
 
@@ -76,7 +75,7 @@ defmodule EctoFoundationDB.Repo.Changes do
     Enum.join([a, b, c, d, e], "-")
   end
 
-  @doc "What an update sets, in stored order, [] where nothing changes; and the fields that changed."
+  @doc "The fields that an update sets, in stored order, or []; and the fields that changed."
   @spec update(Schema.t(), map()) :: {Schema.data(), map()}
   def update(_schema, changes) when changes == %{}, do: {[], %{}}
 
@@ -86,7 +85,7 @@ defmodule EctoFoundationDB.Repo.Changes do
     {data, Map.merge(changes, Map.new(generated))}
   end
 
-  @doc "The changes of an update as a map, checked."
+  @doc "The changes of an update as a map, validated."
   @spec check!(Schema.t(), map() | keyword()) :: map()
   def check!(schema, changes) do
     changes = fields!(changes, "expected changes, a keyword list or a map")
@@ -95,7 +94,7 @@ defmodule EctoFoundationDB.Repo.Changes do
 
     if is_map_key(changes, id) do
       raise ArgumentError,
-            "the primary key #{inspect(id)} cannot be changed: delete the record, and insert it with another"
+            "the primary key #{inspect(id)} cannot be changed: delete the record, and insert it with another one"
     end
 
     changes
@@ -148,14 +147,13 @@ defmodule EctoFoundationDB.Repo.Changes do
     with_id = struct!(schema, Map.take(row, [primary_key]))
     id = with_id |> generate_id(tenant) |> Map.fetch!(primary_key)
 
-    # The order of the stored names, where that of an insert is of the fields' names.
+    # In the order of the stored names; an insert uses the order of the fields' names.
     data = schema |> Values.dump(:insert_all, Map.put(row, primary_key, id)) |> List.keysort(0)
     data = Record.to_front(data, id_name)
     {data, if(random_id?(with_id), do: [Record.get(data, id_name)], else: [])}
   end
 
-  # The order of a small map's keys before OTP 26, which made it arbitrary: the order that stored
-  # values have.
+  # The order of a small map's keys before OTP 26, which made it arbitrary. Stored values have this order.
   defp in_order(changes) when map_size(changes) <= 32, do: Enum.sort_by(changes, &elem(&1, 0))
   defp in_order(changes), do: Map.to_list(changes)
 

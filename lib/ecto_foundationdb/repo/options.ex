@@ -7,7 +7,7 @@ defmodule EctoFoundationDB.Repo.Options do
 
   @common [:prefix | Transaction.options()]
 
-  @doc "The options with the Repo's defaults, or an error that names those known."
+  @doc "The options with the Repo's defaults, or an error that names the known ones."
   def validate!(opts, known) do
     known = @common ++ known
 
@@ -24,7 +24,7 @@ defmodule EctoFoundationDB.Repo.Options do
     end
   end
 
-  @doc "The value of an option that is a number of something."
+  @doc "The value of a positive integer option."
   @spec positive!(atom(), term()) :: pos_integer()
   def positive!(_name, value) when is_integer(value) and value > 0, do: value
 
@@ -32,8 +32,8 @@ defmodule EctoFoundationDB.Repo.Options do
     do: raise(ArgumentError, "#{name}: expected a positive integer, got: #{inspect(value)}")
 
   @doc """
-  The tenant a call is about: its option, its struct's, its transaction's, the Repo's only one. A Repo is here
-  its instance (`Connection.instance/1`).
+  The tenant of a call: from its option, its struct, its transaction, or the Repo's only one. A Repo here means its
+  instance (`Connection.instance/1`).
   """
   def tenant!(repo, opts, struct \\ nil) do
     case opts[:prefix] || Schema.tenant(struct) || Transaction.tenant() || single(repo) do
@@ -42,7 +42,7 @@ defmodule EctoFoundationDB.Repo.Options do
 
       %Tenant{repo: other, id: id} ->
         raise IncorrectTenancy,
-              "tenant #{inspect(id)} was opened with #{inspect(other)}, and is used with #{inspect(repo)}"
+              "tenant #{inspect(id)} was opened with #{inspect(other)}, but is used with #{inspect(repo)}"
 
       nil ->
         raise IncorrectTenancy,
@@ -56,7 +56,7 @@ defmodule EctoFoundationDB.Repo.Options do
     end
   end
 
-  @doc "The tenant of a Repo with `tenant_id:`, opened when it is first needed; nil of others."
+  @doc "The tenant of a Repo with `tenant_id:`, opened when it is first needed; nil for other Repos."
   @spec single(module()) :: Tenant.t() | nil
   def single(repo) do
     with id when is_binary(id) <- Connection.fetch!(repo).config[:tenant_id],
@@ -64,8 +64,8 @@ defmodule EctoFoundationDB.Repo.Options do
   end
 
   @doc """
-  Runs a call of a Repo. Where a Repo with `tenant_id:` finds that its tenant was deleted, which nothing was
-  read from or written to then, it opens the one that is there now, and the call runs again.
+  Runs a call of a Repo. If a Repo with `tenant_id:` finds that its tenant was deleted, in which case nothing was
+  read or written, it opens the current tenant and runs the call again.
   """
   @spec follow_single(module(), (() -> result)) :: result when result: term()
   def follow_single(repo, fun) do
@@ -77,13 +77,13 @@ defmodule EctoFoundationDB.Repo.Options do
         else: reraise(error, __STACKTRACE__)
   end
 
-  @doc "Raises for what belongs to an Ecto repository: its schemas, changesets and queries."
+  @doc "Raises for arguments that need an Ecto repository: Ecto's schemas, changesets and queries."
   @spec plain!(term()) :: :ok
   def plain!(%{__struct__: struct}) when struct in [Ecto.Changeset, Ecto.Query], do: ecto!(struct)
   def plain!(%schema{}), do: plain!(schema)
 
   def plain!(schema) when is_atom(schema) do
-    # Raises where it is no schema.
+    # Raises if it is not a schema.
     Schema.source(schema)
     if Schema.ecto?(schema), do: ecto!(schema), else: :ok
   end
@@ -94,7 +94,7 @@ defmodule EctoFoundationDB.Repo.Options do
 
   defp ecto!(what) do
     raise ArgumentError,
-          "#{inspect(what)} is of Ecto, and this Repo is a plain one. Make it an Ecto repository: " <>
+          "#{inspect(what)} belongs to Ecto, but this Repo is a plain one. Make it an Ecto repository: " <>
             "`use Ecto.Repo, otp_app: :my_app, adapter: Ecto.Adapters.FoundationDB`"
   end
 end

@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Repo.Queries do
   @moduledoc false
-  # The plain Repo's functions that read.
+  # The read functions of the plain Repo.
 
   alias EctoFoundationDB.{
     Future,
@@ -30,8 +30,8 @@ defmodule EctoFoundationDB.Repo.Queries do
   defp future(query, opts), do: start(query.tenant, opts, fn -> loaded(query) end)
 
   @doc """
-  A future that `start` gives in a transaction. Inside one, reads are in flight until they are awaited;
-  outside there is none to await them in.
+  A future returned by `start` in a transaction. Inside a transaction, reads are in flight until they are awaited;
+  outside there is no transaction in which to await them.
   """
   @spec start(EctoFoundationDB.Tenant.t(), keyword(), (() -> Future.t())) :: Future.t()
   def start(tenant, opts, start) do
@@ -58,7 +58,7 @@ defmodule EctoFoundationDB.Repo.Queries do
   end
 
   defp by_id(_schema, nil, _opts),
-    do: raise(ArgumentError, "get: the primary key is nil, and no record has such a one")
+    do: raise(ArgumentError, "get: the primary key is nil, which no record has")
 
   defp by_id(schema, id, opts) do
     Options.plain!(schema)
@@ -81,14 +81,14 @@ defmodule EctoFoundationDB.Repo.Queries do
   defp at_most_one(repo, schema, opts) do
     {query, opts} = query(repo, schema, opts)
 
-    # Two are enough to know that there is not one alone.
+    # Two are enough to know that there is more than one.
     query = if is_nil(query.limit) and query.order_by == [], do: %{query | limit: 2}, else: query
 
     Future.apply(future(query, opts), fn
       [_, _ | _] ->
         raise MultipleResultsError,
               "expected at most one result of #{inspect(schema)}, got more. " <>
-                "`all` gives them all, `limit: 1` the first of them"
+                "`all` returns them all, `limit: 1` the first one"
 
       none_or_one ->
         none_or_one
@@ -109,7 +109,7 @@ defmodule EctoFoundationDB.Repo.Queries do
     async_all(repo, schema, by(opts, where))
   end
 
-  @doc "The conditions that all_range's arguments and options are, and the other options."
+  @doc "The conditions from all_range's arguments and options, and the other options."
   @spec range(term(), term(), keyword()) :: {[{:> | :>= | :< | :<=, term()}], keyword()}
   def range(first, last, opts) do
     {bounds, opts} = Keyword.split(opts, [:inclusive_left?, :inclusive_right?])
@@ -137,8 +137,8 @@ defmodule EctoFoundationDB.Repo.Queries do
 
   def aggregate(_repo, _schema, aggregate, field_or_opts) do
     raise Unsupported,
-          "aggregate: of #{inspect(aggregate)} and #{inspect(field_or_opts)}; only :count, without a " <>
-            "field, is supported. Read the records, with all or stream, and compute in Elixir; a " <>
+          "aggregate: #{inspect(aggregate)} with #{inspect(field_or_opts)} is not supported; only :count, without a " <>
+            "field, is. Read the records, with all or stream, and compute in Elixir; the " <>
             "least or greatest value is the first one with `order_by:` and `limit: 1`"
   end
 
@@ -158,7 +158,7 @@ defmodule EctoFoundationDB.Repo.Queries do
         {run, opts} = Keyword.split(opts, Transaction.options())
         opts = Keyword.put(opts, :prefix, tenant)
 
-        # In one transaction, and all in flight at once.
+        # In one transaction, all in flight together.
         Transaction.run(
           tenant,
           fn -> structs |> Enum.map(&async_reload(repo, &1, opts)) |> await() end,
@@ -196,7 +196,7 @@ defmodule EctoFoundationDB.Repo.Queries do
   defp take(stream, nil), do: stream
   defp take(stream, limit), do: Stream.take(stream, limit)
 
-  @doc "The records of a query, a page at a time: each is read in a transaction of its own, or in the one it is in."
+  @doc "The records of a query, one page at a time. Each page is read in a separate transaction, or in the current one."
   @spec pages(EctoFoundationDB.Layer.Query.t(), pos_integer(), keyword()) :: Enumerable.t()
   def pages(query, rows, opts) do
     Options.positive!(:max_rows, rows)
@@ -208,7 +208,7 @@ defmodule EctoFoundationDB.Repo.Queries do
 
     if query.key_limit do
       raise Unsupported,
-            "stream: key_limit is not supported; a page is of `max_rows:`, and Enum.take ends a stream"
+            "stream: key_limit is not supported; a page has `max_rows:`, and Enum.take ends a stream"
     end
 
     Stream.unfold(:start, fn

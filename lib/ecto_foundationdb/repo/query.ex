@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Repo.Query do
   @moduledoc false
-  # Queries by options: `:where`, `:order_by`, `:limit` and `:key_limit`, of a schema's fields.
+  # Queries by options: `:where`, `:order_by`, `:limit` and `:key_limit`, on a schema's fields.
 
   alias EctoFoundationDB.{Schema, Tenant, Values}
   alias EctoFoundationDB.Layer.{Query, Source}
@@ -11,7 +11,7 @@ defmodule EctoFoundationDB.Repo.Query do
   @doc "The options of a query."
   def options, do: @options
 
-  @doc "The query of a schema with these options, others aside."
+  @doc "The query of a schema with these options; ignores others."
   @spec new(Tenant.t(), Schema.t(), keyword()) :: Query.t()
   def new(tenant, schema, opts) do
     where = opts |> Keyword.get(:where, []) |> pairs() |> Enum.flat_map(&where(schema, &1))
@@ -24,8 +24,8 @@ defmodule EctoFoundationDB.Repo.Query do
   end
 
   @doc """
-  Options of a query, and more of them: the conditions of both hold, and of the others those that are
-  given later.
+  Combines the options of a query with others: both conditions hold, and for the other options the later ones
+  win.
   """
   @spec merge(keyword(), keyword()) :: keyword()
   def merge(options, more) do
@@ -120,7 +120,7 @@ defmodule EctoFoundationDB.Repo.Query do
     end)
   end
 
-  # Its stored name.
+  # The field's stored name.
   defp known!(schema, field) do
     if field in Schema.fields(schema) do
       Schema.field_source(schema, field)

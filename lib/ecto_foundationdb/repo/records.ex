@@ -1,6 +1,6 @@
 defmodule EctoFoundationDB.Repo.Records do
   @moduledoc false
-  # The plain Repo's functions that write: between structs and `EctoFoundationDB.Layer`'s records.
+  # The write functions of the plain Repo: between structs and the records of `EctoFoundationDB.Layer`.
 
   alias EctoFoundationDB.{Future, Schema, StaleEntryError, Transaction, Values, Versionstamp}
   alias EctoFoundationDB.Exception.Unsupported
@@ -41,7 +41,7 @@ defmodule EctoFoundationDB.Repo.Records do
   defp bang({:ok, result}), do: result
   defp bang({:error, error}), do: raise(error)
 
-  # What an insert is told to do about conflicts: errors come before anything is written.
+  # Validates the conflict options of an insert, before anything is written.
   defp insert_options!(schema, opts, known) do
     Options.plain!(schema)
     opts = Options.validate!(opts, known)
@@ -56,8 +56,8 @@ defmodule EctoFoundationDB.Repo.Records do
       target == [] or not Source.of(schema).write_primary? ->
         if on_conflict not in [:raise, :replace_all] do
           raise Unsupported,
-                "on_conflict: #{inspect(on_conflict)} needs to know what is there; with `conflict_target: []`, " <>
-                  "and with a schema's `write_primary: false`, records are written without looking"
+                "on_conflict: #{inspect(on_conflict)} requires reading the existing record, but with `conflict_target: []`, " <>
+                  "and with a schema's `write_primary: false`, records are written without reading"
         end
 
         {opts, on_conflict, []}
@@ -96,7 +96,7 @@ defmodule EctoFoundationDB.Repo.Records do
         {:ok, struct}
 
       {data, values} ->
-        # What an earlier attempt would have written, timestamps aside.
+        # The record that an earlier attempt would have written, except for timestamps.
         own = Values.dump(schema, :update, changes)
 
         Transaction.run(
@@ -164,8 +164,8 @@ defmodule EctoFoundationDB.Repo.Records do
     end
   end
 
-  # The struct with the values that are stored in place of its own, in the fields that `returning:` names. An
-  # id that the commit makes stays as it is.
+  # The struct with the stored values in place of its own, in the fields of `returning:`. An id that the commit
+  # creates stays as it is.
   defp returning(%schema{} = struct, stored, tenant, opts) do
     case Keyword.get(opts, :returning, false) do
       false ->
@@ -205,7 +205,7 @@ defmodule EctoFoundationDB.Repo.Records do
             stored = for {outcome, data} <- outcomes, outcome != :nothing, do: data
 
             loader = if Keyword.get(opts, :returning, false), do: Values.loader(schema, tenant)
-            # The whole records, also where fields are named.
+            # The whole records, even if only some fields are named.
             {length(stored), loader && Enum.map(stored, &Values.load(loader, &1))}
         end
       end,
@@ -233,7 +233,7 @@ defmodule EctoFoundationDB.Repo.Records do
       raise ArgumentError, "update_all: #{inspect(twice)} is set more than once"
     end
 
-    # In the order in which they are given.
+    # In the given order.
     set = Values.dump(schema, :update_all, set)
 
     case Keyword.pop(opts, :step) do
@@ -264,12 +264,12 @@ defmodule EctoFoundationDB.Repo.Records do
   end
 
   @doc """
-  Inserts structs whose ids the commit makes, with `insert`; a future of the structs with their ids.
+  Inserts structs whose ids the commit creates, with `insert`. Returns a future of the structs with their ids.
   """
   def async_insert_all(schema, structs, opts, insert) do
     unless Transaction.in?() do
       raise Unsupported,
-            "async_insert_all! must be called inside a transaction, whose commit makes the ids: " <>
+            "async_insert_all! must be called inside a transaction, whose commit creates the ids: " <>
               "future = Repo.transactional(tenant, fn -> Repo.async_insert_all!(…) end)"
     end
 
@@ -312,7 +312,7 @@ defmodule EctoFoundationDB.Repo.Records do
       raise Unsupported,
             "async_insert_all! takes structs whose #{inspect(id_field)} is nil and of type " <>
               "EctoFoundationDB.Versionstamp, or the option `conflict_target: []`, which " <>
-              "overwrites without looking what is there"
+              "overwrites without checking for an existing record"
     end
 
     struct

@@ -1,13 +1,12 @@
 defmodule EctoFoundationDB.Repo.Watches do
   @moduledoc false
-  # `watch/2` and `assign_ready/3`, of both kinds of Repo.
+  # `watch/2` and `assign_ready/3`, for both kinds of Repo.
 
   alias EctoFoundationDB.{Future, Queryable, Schema, Transaction, Values}
-  alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Query, Reader, Source}
   alias EctoFoundationDB.Repo.Options
 
-  # What a watch is of: `{:record, schema, id}`, or `{:counter, schema, by, signal}` of SchemaMetadata.
+  # The subject of a watch: `{:record, schema, id}`, or `{:counter, schema, by, signal}` of SchemaMetadata.
   defstruct [:of, :label, :queryable]
 
   def watch(_repo, nil, _opts), do: nil
@@ -22,13 +21,7 @@ defmodule EctoFoundationDB.Repo.Watches do
     do: raise(ArgumentError, "watch: expected a struct, got: #{inspect(other)}")
 
   defp watch_record(tenant, schema, id, opts) do
-    source = Source.of(schema)
-
-    unless source.write_primary? do
-      raise Unsupported,
-            "#{inspect(schema)} has `write_primary: false`: there is no record to watch"
-    end
-
+    source = Source.watchable!(schema)
     stored = Values.stored(schema, Schema.primary_key(schema), id)
     key = {:pack, Keys.record(tenant, source.name, stored)}
 

@@ -6,7 +6,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
   in every project that depends on this one.
 
   **With cargo**, by default: builds `native/ecto_fdb` with `cargo build --release`. The task does nothing
-  while no Rust source has changed; `--force` asks cargo all the same. Cargo's target directory is `target/`
+  while no Rust source has changed; `--force` runs cargo anyway. Cargo's target directory is `target/`
   of this project, for all its users and Mix environments, or `CARGO_TARGET_DIR`.
 
   **Without cargo**: copies a library that `mix ecto_fdb.nif.build` made elsewhere. Name its absolute path in
@@ -32,7 +32,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
 
   @impl true
   def run(args) do
-    # In a dependency's compilation, too, this is the directory of the project that has the task.
+    # This is the directory of the project that has the task, also when it is compiled as a dependency.
     root = File.cwd!()
 
     case ready_built() do
@@ -69,7 +69,8 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
   defp from_file(root, path) do
     Nif.check!(path)
     Nif.verify_checksum!(path)
-    # What is installed is not what the sources say: without the setting cargo builds again.
+
+    # The installed library is not built from the sources: without the setting, cargo builds again.
     File.rm(manifest(root))
     if Nif.install!(path, library(root)), do: installed(), else: {:noop, []}
   end
@@ -84,13 +85,13 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
       Nif.check!(artifact)
       Nif.install!(artifact, library(root))
 
-      # Cargo may have written its lock file; a source that changed meanwhile is for the next time.
+      # Cargo may have written its lock file. A source that changed meanwhile is built the next time.
       File.write!(manifest(root), contents(root, sources))
       installed()
     end
   end
 
-  # Mix links priv/ into _build, and copies it where there are no symbolic links.
+  # Mix links priv/ into _build, or copies it if there are no symbolic links.
   defp installed do
     Mix.Project.build_structure()
     {:ok, []}
@@ -102,7 +103,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNif do
 
   defp contents(root, sources), do: sources <> digest(root, ["Cargo.lock"])
 
-  # Contents, not times: a fresh checkout of the same sources is no change.
+  # Compares contents, not times: a fresh checkout of the same sources is not a change.
   defp digest(root, patterns) do
     patterns
     |> Enum.flat_map(&Path.wildcard(Path.join(root, &1), match_dot: true))

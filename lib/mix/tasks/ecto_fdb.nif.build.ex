@@ -35,7 +35,7 @@ defmodule Mix.Tasks.EctoFdb.Nif.Build do
       Mix.raise("expected --target and --output, got: #{Enum.join(args, " ")}")
     end
 
-    # The package's own directory, whether it is the project or a dependency.
+    # The package's own directory, as the project or as a dependency.
     root = Map.get(Mix.Project.deps_paths(), :ecto_fdb_sync, File.cwd!())
     artifact = Nif.build!(root, opts[:target])
     Nif.check!(artifact)

@@ -7,8 +7,8 @@ defmodule Mix.Tasks.EctoFoundationdb.Migrate do
       mix ecto_foundationdb.migrate -r MyApp.Repo
       mix ecto_foundationdb.migrate -r MyApp.Repo --tenant acme --tenant beta --concurrency 4
 
-  Tenants are migrated when they are opened, too: this does it before. The application may run
-  meanwhile. It is safe to interrupt, and goes on where it stopped.
+  Tenants are also migrated when they are opened; this task migrates them before. The application may run
+  meanwhile. Interrupting it is safe; the next run continues where it stopped.
   """
   use Mix.Task
 

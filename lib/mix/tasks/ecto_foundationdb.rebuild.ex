@@ -1,9 +1,9 @@
 defmodule Mix.Tasks.EctoFoundationdb.Rebuild do
-  @shortdoc "Makes an index what its records say"
+  @shortdoc "Rebuilds an index from its records"
 
   @moduledoc """
-  Rebuilds a default index in all tenants of a Repo: sets entries that are missing, clears those that
-  no record has. See `EctoFoundationDB.Rebuild`.
+  Rebuilds a default index in all tenants of a Repo: adds missing entries, and clears those that match no
+  record. See `EctoFoundationDB.Rebuild`.
 
       mix ecto_foundationdb.rebuild -r MyApp.Repo --schema MyApp.User --index users_name_index
       mix ecto_foundationdb.rebuild -r MyApp.Repo --schema MyApp.User --index users_name_index --tenant acme

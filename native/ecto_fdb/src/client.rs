@@ -1,8 +1,8 @@
 //! The one FoundationDB client of this VM: library, network thread, runtime.
 //!
-//! The C API is global to an operating system process, so the choice of the library is too. The
-//! network starts once, after everything that can be checked has been, and is stopped and joined
-//! when the VM exits: Repos may stop and start meanwhile.
+//! The C API is global to an operating system process, and so is the choice of the library. The
+//! network starts once, after all checks, and is stopped and joined when the VM exits; Repos may stop
+//! and start meanwhile.
 
 use std::ffi::{c_void, CStr};
 use std::panic::AssertUnwindSafe;
@@ -25,16 +25,16 @@ use crate::external;
 const NETWORK_ALREADY_SETUP: i32 = 2009;
 /// FoundationDB's `api_version_already_set`.
 const API_VERSION_ALREADY_SET: i32 = 2201;
-/// The longest time between two registrations of the exit handler, of some 32 bytes each.
+/// The longest interval between two registrations of the exit handler, which take some 32 bytes each.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// A network option, as it was given.
+/// A network option as configured.
 pub struct Setting {
     /// Its name.
     pub name: String,
-    /// Its value, to be compared, and shown where it is no secret.
+    /// Its value, for comparison, and for display if it is not secret.
     pub value: String,
-    /// What the client is given.
+    /// The option for the client.
     pub option: NetworkOption,
 }
 
@@ -58,17 +58,17 @@ impl Setting {
     }
 }
 
-/// What is known of the client.
+/// The state of the client.
 #[derive(NifMap)]
 #[rustler(encode)]
 pub struct Facts {
-    /// The library's path; where it is `nil`, the engine inside this VM answers.
+    /// The library's path; `nil` for the embedded engine.
     library: Option<String>,
     version: String,
     api_version: i32,
-    /// Of the library; the cluster's may be another one.
+    /// The library's version; the cluster's may differ.
     protocol: String,
-    /// Names of the network options it was started with, if it was.
+    /// Names of the network options it was started with, if it has been started.
     options: Option<Vec<String>>,
 }
 
@@ -76,7 +76,7 @@ enum State {
     Stopped,
     /// With these options.
     Running(Vec<Setting>),
-    /// The client library can't be set up a second time: the reason stands until the VM restarts.
+    /// The client library can't be set up a second time: the reason holds until the VM restarts.
     Failed(Error),
 }
 
@@ -84,12 +84,12 @@ static STATE: Mutex<State> = Mutex::new(State::Stopped);
 static NETWORK: Mutex<Option<NetworkAutoStop>> = Mutex::new(None);
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
-/// The runtime on which everything waits for the database.
+/// The runtime for everything that waits for the database.
 ///
 /// # Panics
 ///
-/// Where the operating system gives it no threads. `start` calls it first, so that this is an
-/// error of the first Repo's start and of nothing later.
+/// If the operating system provides no threads. `start` calls it first, so that the error occurs when
+/// the first Repo starts, and not later.
 pub fn runtime() -> &'static Runtime {
     RUNTIME.get_or_init(|| {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -116,11 +116,11 @@ pub fn library(cluster: Option<Option<String>>) -> Library {
     }
 }
 
-/// Binds the library, applies the network options, each with its name, and starts the network. Again
-/// with the same library: nothing happens.
+/// Binds the library, applies the network options, each with its name, and starts the network. A second
+/// call with the same library does nothing.
 ///
-/// A Repo without network options takes the client as it is; one with others than those it was started
-/// with is refused, since they would do nothing.
+/// A Repo without network options uses the client as it is. A Repo with different options is refused,
+/// because they would have no effect.
 pub fn start(library: &Library, options: Vec<Setting>) -> Result<(), Error> {
     let mut state = STATE.lock();
     bind(library).map_err(|error| Error::Client(error.to_string()))?;
@@ -170,7 +170,7 @@ fn agree(running: &[Setting], wanted: &[Setting]) -> Result<(), Error> {
     )))
 }
 
-/// What is known of the client, once a Repo has started it.
+/// The state of the client, once a Repo has started it.
 pub fn facts() -> Facts {
     let (version, protocol) = version();
     Facts {
@@ -189,9 +189,9 @@ pub fn facts() -> Facts {
     }
 }
 
-/// The library's release and its protocol.
+/// The library's release and protocol.
 pub fn version() -> (String, String) {
-    // SAFETY: the library gives a C string that lives as long as the process.
+    // SAFETY: the library returns a C string that lives as long as the process.
     let text = unsafe { CStr::from_ptr(foundationdb_sys::fdb_get_client_version()) };
     // release,source,protocol
     let text = text.to_string_lossy();
@@ -212,15 +212,15 @@ fn boot(options: &[Setting]) -> Result<NetworkAutoStop, Error> {
     unsafe { network.boot() }.map_err(failed)
 }
 
-/// `reason`: what is known beside the error, to follow on "did not start".
+/// `reason`: details beside the error, appended to "did not start".
 fn explain(error: FdbError, reason: &str) -> Error {
     match error.code() {
         code @ (NETWORK_ALREADY_SETUP | API_VERSION_ALREADY_SET) => Error::Explained(
             code,
             format!(
                 "{}: another FoundationDB client in this VM (erlfdb, for example) has already set \
-                 up libfdb_c, which allows only one. Remove it from this VM, or start it in a VM of \
-                 its own, and restart",
+                 up libfdb_c, which allows only one. Remove it from this VM, or start it in a separate \
+                 VM, and restart",
                 error.message()
             ),
         ),
@@ -235,17 +235,17 @@ fn explain(error: FdbError, reason: &str) -> Error {
     }
 }
 
-/// Has the network stopped before the process exits.
+/// Stops the network before the process exits.
 ///
-/// libfdb_c makes some of its C++ objects when it first needs them, and its network thread uses them
-/// to the end. What was made or registered last goes first at exit: a handler registered now would
-/// stop that thread only after such objects have been destroyed under it, and the VM would crash while
-/// it exits. So the handler is registered again and again, ever more rarely.
+/// libfdb_c creates some of its C++ objects when it first needs them, and its network thread uses them
+/// until it stops. At exit, the objects created last are destroyed first. A handler registered now would
+/// therefore stop the thread only after some of its objects were destroyed, and the VM would crash while
+/// it exits. So the handler is registered again and again, at growing intervals.
 async fn stop_at_exit() {
     let mut pause = Duration::from_millis(1);
     loop {
-        // SAFETY: `stop_network` takes no arguments, and the library is pinned, so that it is still
-        // there when the process exits.
+        // SAFETY: `stop_network` takes no arguments, and the pinned library is still mapped when the
+        // process exits.
         unsafe { libc::atexit(stop_network) };
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

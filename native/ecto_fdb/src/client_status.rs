@@ -1,11 +1,11 @@
-//! What `fdb_database_get_client_status` says, a JSON object.
+//! The result of `fdb_database_get_client_status`, a JSON object.
 
 use rustler::NifMap;
 use serde::Deserialize;
 
 use crate::error::Error;
 
-/// What is passed on of it.
+/// The fields that are passed on.
 #[derive(NifMap)]
 #[rustler(encode)]
 pub struct ClientStatus {
@@ -13,13 +13,13 @@ pub struct ClientStatus {
     coordinators: Vec<String>,
     coordinator: Option<String>,
     cluster_id: Option<String>,
-    /// Of the cluster that it is connected to.
+    /// Connections to the cluster.
     protocol: Option<String>,
-    /// Releases and protocols of the client libraries that are loaded.
+    /// Releases and protocols of the loaded client libraries.
     clients: Vec<(String, String)>,
     connections: Vec<Connection>,
     failed_connections: u64,
-    /// FoundationDB's code of what has gone wrong while the database was opened.
+    /// FoundationDB's code of the error that occurred while opening the database.
     error: Option<i32>,
 }
 
@@ -39,7 +39,7 @@ pub struct Connection {
     protocol: Option<String>,
 }
 
-/// The status of a client that can be of several versions.
+/// The status of a client that may consist of several versions.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct MultiVersion {
@@ -60,7 +60,7 @@ struct AvailableClient {
     release_version: String,
 }
 
-/// The status of one client library, alone or in that of several.
+/// The status of one client library, alone or among several.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct OfDatabase {
@@ -75,7 +75,8 @@ struct OfDatabase {
 }
 
 impl ClientStatus {
-    /// Reads it; `version` is the bound library's release and protocol, which one alone does not tell.
+    /// Parses it. `version` is the bound library's release and protocol, which a single library's status
+    /// lacks.
     pub fn parse(json: &[u8], version: (String, String)) -> Result<ClientStatus, Error> {
         let wrong = |error: serde_json::Error| {
             Error::Client(format!("the client's status can't be read: {error}"))

@@ -1,4 +1,4 @@
-//! Databases: where they are, and their transactions.
+//! Databases: their location and their transactions.
 
 use std::path::Path;
 
@@ -18,19 +18,19 @@ const IO_ERROR: i32 = 1510;
 /// FoundationDB's `connection_string_invalid`.
 const CONNECTION_STRING_INVALID: i32 = 2104;
 
-/// Where a database is.
+/// The location of a database.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
     /// The embedded engine, in memory, under a name.
     Memory(String),
     /// The embedded engine, in a file.
     File(String),
-    /// A cluster, by its cluster file, or by the one that FoundationDB's clients look for.
+    /// A cluster, by its cluster file, or by the one that FoundationDB's clients use by default.
     Cluster(Option<String>),
 }
 
 impl Target {
-    /// What `fdb_create_database` is given.
+    /// The argument for `fdb_create_database`.
     fn cluster_file(&self) -> Option<String> {
         match self {
             Target::Memory(name) => Some(format!("embedded:memory:{name}")),
@@ -49,19 +49,19 @@ pub struct Database {
     inner: foundationdb::Database,
     embedded: Option<embedded_fdb::admin::Database>,
     facts: Facts,
-    /// What is counted of it.
+    /// Its counters.
     pub stats: Stats,
-    /// How it answers.
+    /// How it responds.
     pub health: Health,
 }
 
-/// Where a database is, as it was when it was opened.
+/// The location of a database when it was opened.
 #[derive(NifMap, Clone, Default)]
 #[rustler(encode)]
 pub struct Facts {
     /// The cluster file that the client reads.
     cluster_file: Option<String>,
-    /// What was in it.
+    /// The file's contents.
     connection_string: Option<String>,
     /// The embedded engine's file.
     file: Option<String>,
@@ -79,7 +79,7 @@ impl Database {
             Target::Memory(_) => Facts::default(),
         };
         let cluster_file = target.cluster_file();
-        // The engine itself says why it can't open a file; the C API has only a number for it.
+        // The engine itself reports why it can't open a file; the C API only has an error code.
         let embedded = match &cluster_file {
             Some(name) if target.is_embedded() => Some(
                 embedded_fdb::admin::Database::open(name)
@@ -96,7 +96,7 @@ impl Database {
         })
     }
 
-    /// Sets options for all of its transactions to come.
+    /// Sets options for all later transactions.
     pub fn set_options(&self, options: Vec<DatabaseOption>) -> Result<(), Error> {
         for option in options {
             self.inner.set_option(option)?;
@@ -109,17 +109,17 @@ impl Database {
         Ok(self.inner.create_trx()?)
     }
 
-    /// Where it is.
+    /// Its location.
     pub fn facts(&self) -> Facts {
         self.facts.clone()
     }
 
-    /// What its client says of itself, in JSON.
+    /// Its client's status in JSON.
     pub async fn client_status_json(&self) -> Result<FdbSlice, Error> {
         Ok(self.inner.get_client_status().await?)
     }
 
-    /// An error of one of its transactions, with what the engine knows of it and the C API does not say.
+    /// An error of one of its transactions, with the engine's details, which the C API does not return.
     pub fn explain(&self, error: Error) -> Error {
         let engine = self.embedded.as_ref();
         match engine.and_then(embedded_fdb::admin::Database::last_storage_failure) {
@@ -130,7 +130,7 @@ impl Database {
         }
     }
 
-    /// The embedded engine's own door, where it is the one that answers.
+    /// The embedded engine's administration, if the engine is in use.
     pub fn engine(&self) -> Result<&embedded_fdb::admin::Database, Error> {
         self.embedded.as_ref().ok_or_else(|| {
             Error::Client("this is a cluster: only the embedded engine can do that".into())
@@ -147,7 +147,7 @@ impl Database {
         }
     }
 
-    /// Has the embedded engine inject faults, given as `name=value,…`, or ends that.
+    /// Makes the embedded engine inject faults, given as `name=value,…`, or ends that.
     pub fn set_faults(&self, faults: Option<&str>) -> Result<(), Error> {
         let explain = |error: embedded_fdb::admin::FaultsError| Error::Client(error.to_string());
         let faults = faults.map(str::parse).transpose().map_err(explain)?;
@@ -155,7 +155,7 @@ impl Database {
     }
 }
 
-/// Looks at the cluster file of this path, or at the one that FoundationDB's clients find.
+/// Checks the cluster file at this path, or the one that FoundationDB's clients use by default.
 pub fn check_cluster(path: Option<&str>) -> Result<Facts, Error> {
     match path {
         Some(path) => check_cluster_file(Path::new(path), "given as cluster_file:"),
@@ -163,7 +163,7 @@ pub fn check_cluster(path: Option<&str>) -> Result<Facts, Error> {
     }
 }
 
-/// Looks for the cluster file where FoundationDB's clients do when they are given none.
+/// Finds the cluster file that FoundationDB's clients use by default.
 fn check_default_cluster_file() -> Result<Facts, Error> {
     if let Some(path) = std::env::var_os("FDB_CLUSTER_FILE") {
         return check_cluster_file(Path::new(&path), "that FDB_CLUSTER_FILE names");
@@ -180,8 +180,8 @@ fn check_default_cluster_file() -> Result<Facts, Error> {
     check_cluster_file(Path::new(system), "of this machine")
 }
 
-/// Looks at a cluster file before the client does, whose errors name no file, and come only with the
-/// first transaction.
+/// Checks a cluster file before the client does: the client's errors name no file, and only occur with
+/// the first transaction.
 fn check_cluster_file(path: &Path, which: &str) -> Result<Facts, Error> {
     let name = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| {
@@ -197,7 +197,7 @@ fn check_cluster_file(path: &Path, which: &str) -> Result<Facts, Error> {
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'));
-    // description:id@host:port,… is the shape; the client checks the rest.
+    // The format is description:id@host:port,…; the client checks the rest.
     let valid = connection_string.filter(|line| {
         line.split_once('@').is_some_and(|(name, addresses)| {
             name.contains(':') && addresses.split(',').all(|address| address.contains(':'))

@@ -14,16 +14,16 @@ mod atoms {
     rustler::atoms! { fdb, tenant_gone, raised }
 }
 
-/// What can go wrong on the way to an answer.
+/// An error of a call.
 #[derive(thiserror::Error, Debug, Clone)]
 pub enum Error {
     /// An error of the database or its client, with FoundationDB's code.
     #[error("{}", .0.message())]
     Fdb(#[from] FdbError),
-    /// An error of this library: no code of FoundationDB's fits.
+    /// An error of this library, which has no FoundationDB code.
     #[error("{0}")]
     Client(String),
-    /// FoundationDB's code with a message that says more than FoundationDB's own.
+    /// FoundationDB's code with a more detailed message than FoundationDB's own.
     #[error("{1}")]
     Explained(i32, String),
     /// A mistake in the Repo's configuration.
@@ -55,7 +55,7 @@ impl Error {
 impl From<DirectoryError> for Error {
     fn from(error: DirectoryError) -> Self {
         match error {
-            // Keeps its code, so that the caller's retry loop can do its work.
+            // Keeps its code, so that the caller's retry loop works.
             DirectoryError::FdbError(error)
             | DirectoryError::HcaError(HcaError::FdbError(error)) => Error::Fdb(error),
             other => Error::Client(format!("directory layer: {other:?}")),

@@ -1,11 +1,11 @@
-//! Erlang's external term format, walked without making terms: stored bytes must not bring functions,
-//! pids, ports or references into the VM, nor atoms that it does not know.
+//! Walks Erlang's external term format without creating terms. Stored bytes must not bring functions,
+//! pids, ports, references or new atoms into the VM.
 //!
-//! The walk needs no stack, however deep a term is: it counts how many terms are still to come.
+//! The walk needs no stack, however deep a term is: it counts the terms still to come.
 
 use thiserror::Error;
 
-/// How a term begins.
+/// The tags that begin a term.
 pub const VERSION: u8 = 131;
 const LIST: u8 = 108;
 const NIL: u8 = 106;
@@ -14,7 +14,7 @@ const BINARY: u8 = 109;
 const SMALL_BIG: u8 = 110;
 const SMALL_ATOM_UTF8: u8 = 119;
 
-/// Why bytes are refused. The layer puts the record's key before it.
+/// Why bytes are refused. The layer prepends the record's key.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     #[error("it is not an Erlang term")]
@@ -31,25 +31,25 @@ pub enum Refused {
     BytesFollow,
 }
 
-/// What a walk may meet.
+/// The kinds of terms that a walk accepts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {
-    /// Data alone.
+    /// Plain data only.
     Data,
-    /// Functions, pids, ports and references, too: bytes that are only carried along.
+    /// Functions, pids, ports and references, too: bytes that are carried along unchanged.
     Anything,
 }
 
-/// How far a walk has come.
+/// The progress of a walk.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The terms end at this position.
     Done(usize),
-    /// From this position on so many terms are still to come.
+    /// From this position on, this many terms are still to come.
     More(usize, usize),
 }
 
-/// Skips `terms` terms from a position on, `budget` of them at most, parts of terms counted.
+/// Skips `terms` terms from a position on, at most `budget` of them, counting parts of terms.
 pub fn skip(
     bytes: &[u8],
     position: usize,
@@ -69,9 +69,9 @@ pub fn skip(
     Ok(Progress::Done(walk.position))
 }
 
-/// Whether these bytes are a keyword list of plain data in which no versionstamp is incomplete: a
-/// record that is what its bytes say. (The layer puts the id in the place of an incomplete
-/// versionstamp.) All records but few are; the others are left to the layer.
+/// Whether these bytes are a keyword list of plain data without an incomplete versionstamp, which is
+/// true of most records. The layer handles the others (and replaces an incomplete versionstamp with the
+/// id).
 pub fn is_plain_record(bytes: &[u8]) -> bool {
     plain_record(bytes) == Ok(true)
 }
@@ -89,7 +89,7 @@ fn plain_record(bytes: &[u8]) -> Result<bool, Refused> {
     Ok(true)
 }
 
-/// A field of an encoded keyword list: its name, and where its encoded value is.
+/// A field of an encoded keyword list: its name, and the position of its encoded value.
 pub type Field = (String, std::ops::Range<usize>);
 
 /// The fields of an encoded keyword list, with values of any kind.
@@ -106,8 +106,8 @@ pub fn fields(bytes: &[u8]) -> Result<Vec<Field>, Refused> {
     Ok(fields)
 }
 
-/// The same term with strings in place of atoms that do not exist, and `{:reference, encoded}` in
-/// place of references. What else is no data is refused.
+/// The same term with strings in place of unknown atoms, and `{:reference, encoded}` in place of
+/// references. Other terms that are not data are refused.
 pub fn foreign(bytes: &[u8], exists: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, Refused> {
     let mut walk = Walk::at(bytes, 0)?;
     if walk.byte() != Ok(VERSION) {
@@ -121,7 +121,7 @@ pub fn foreign(bytes: &[u8], exists: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, 
         let encoded = &bytes[start..walk.position];
         match piece.kind {
             Kind::Atom(name) if !exists(encoded) => {
-                push_binary(&mut result, name.text().as_bytes())
+                push_binary(&mut result, name.text().as_bytes());
             }
             Kind::Data | Kind::Atom(_) => result.extend_from_slice(encoded),
             Kind::Reference => {
@@ -147,7 +147,7 @@ fn push_binary(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend_from_slice(bytes);
 }
 
-/// A walk that stands before the first field, and the number of fields.
+/// A walk at the first field, and the number of fields.
 fn keyword_list(bytes: &[u8]) -> Result<(Walk<'_>, usize), Refused> {
     let mut walk = Walk::at(bytes, 0)?;
     let no_list = |_| Refused::NoKeywordList;
@@ -164,7 +164,7 @@ fn keyword_list(bytes: &[u8]) -> Result<(Walk<'_>, usize), Refused> {
     }
 }
 
-/// What a term is, as far as it matters here.
+/// The relevant kinds of terms.
 #[derive(Clone, Copy)]
 enum Kind<'b> {
     Data,
@@ -211,7 +211,7 @@ impl Name<'_> {
 /// A term without its elements.
 struct Piece<'b> {
     kind: Kind<'b>,
-    /// How many terms follow as its elements.
+    /// The number of its elements, which follow.
     children: usize,
 }
 
@@ -241,7 +241,7 @@ impl<'b> Walk<'b> {
         Ok(())
     }
 
-    /// Skips a piece of a term; how many terms are left then.
+    /// Skips a piece of a term; returns the number of terms left.
     fn step(&mut self, left: usize, allowed: Allowed) -> Result<usize, Refused> {
         let Piece { kind, children } = self.piece()?;
         if allowed == Allowed::Data && !kind.is_data() {
@@ -252,7 +252,7 @@ impl<'b> Walk<'b> {
 
     fn left(&self, left: usize, children: usize) -> Result<usize, Refused> {
         let left = (left - 1).checked_add(children).ok_or(Refused::Damaged)?;
-        // Each takes a byte at least: a wrong count is found out at once.
+        // Each takes at least a byte, so a wrong count is detected early.
         match left <= self.rest().len() {
             true => Ok(left),
             false => Err(Refused::Damaged),
@@ -271,7 +271,7 @@ impl<'b> Walk<'b> {
     }
 
     fn end_of_list(&mut self, count: usize) -> Result<(), Refused> {
-        // The empty list is its own end.
+        // The empty list is its own tail.
         let end: &[u8] = if count == 0 { &[] } else { &[NIL] };
         match self.rest() == end {
             true => Ok(()),
@@ -315,7 +315,7 @@ impl<'b> Walk<'b> {
             116 => children = self.number(4)?.checked_mul(2).ok_or(Refused::Damaged)?,
             113 => (kind, children) = (Kind::Function, 3),
             112 => {
-                // The size counts itself.
+                // The size includes itself.
                 let size = self.number(4)?.checked_sub(4).ok_or(Refused::Damaged)?;
                 self.skip(size)?;
                 kind = Kind::Function;
@@ -347,7 +347,7 @@ impl<'b> Walk<'b> {
         Ok(Kind::Atom(Name { bytes, latin1 }))
     }
 
-    /// The node's name, an atom, and so many bytes.
+    /// The node's name, an atom, and this many bytes.
     fn of_node(&mut self, kind: Kind<'b>, size: usize) -> Result<Kind<'b>, Refused> {
         match self.byte()? {
             115 | SMALL_ATOM_UTF8 => self.skip_sized(1, 0)?,
@@ -357,7 +357,7 @@ impl<'b> Walk<'b> {
         self.skip(size).map(|()| kind)
     }
 
-    /// Skips a length of so many bytes, more bytes, and as many as the length says.
+    /// Skips a length of this many bytes, more bytes, and as many bytes as the length says.
     fn skip_sized(&mut self, length: usize, more: usize) -> Result<(), Refused> {
         let size = self.number(length)?;
         self.skip(size.checked_add(more).ok_or(Refused::Damaged)?)
@@ -367,7 +367,7 @@ impl<'b> Walk<'b> {
         self.take(1).map(|bytes| bytes[0])
     }
 
-    /// An unsigned number of so many bytes, four at most.
+    /// An unsigned number of this many bytes, four at most.
     fn number(&mut self, length: usize) -> Result<usize, Refused> {
         let bytes = self.take(length)?;
         Ok(bytes

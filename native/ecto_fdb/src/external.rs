@@ -1,5 +1,6 @@
-//! Client libraries of other versions, which a cluster's upgrade needs beside the VM's own: looked at
-//! before the client does, which passes over a wrong one, or says nothing of it but a number.
+//! Client libraries of other versions, which an upgrade of the cluster needs beside the VM's own. They
+//! are checked before the client loads them, because the client skips a wrong one or reports only a
+//! number.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use foundationdb_sys::{check_library, DEFAULT_FILE};
 use crate::client::Setting;
 use crate::error::Error;
 
-/// Whether the libraries that an option names can be loaded.
+/// Checks that the libraries that an option names can be loaded.
 pub fn check(setting: &Setting) -> Result<(), Error> {
     let name = &setting.name;
     match &setting.option {
@@ -19,14 +20,14 @@ pub fn check(setting: &Setting) -> Result<(), Error> {
             let directory = Path::new(directory);
             let libraries = libraries(directory).map_err(|reason| {
                 Error::Configuration(format!(
-                    "{name}: can't read the directory {}: {reason}. It holds the {DEFAULT_FILE} of other \
-                     versions of FoundationDB; leave the option out where there are none",
+                    "{name}: can't read the directory {}: {reason}. It contains the {DEFAULT_FILE} of other \
+                     versions of FoundationDB; leave the option out if there are none",
                     directory.display()
                 ))
             })?;
             if libraries.is_empty() {
                 return Err(Error::Configuration(format!(
-                    "{name}: the directory {} holds no client library. Expected files that end in .{}, the \
+                    "{name}: the directory {} contains no client library. Expected files that end in .{}, the \
                      {DEFAULT_FILE} of other versions of FoundationDB",
                     directory.display(),
                     extension()
@@ -42,7 +43,7 @@ fn extension() -> &'static str {
     DEFAULT_FILE.rsplit('.').next().unwrap_or_default()
 }
 
-/// The files in a directory that the client takes for libraries.
+/// The files in a directory that the client loads as libraries.
 fn libraries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut libraries = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -58,7 +59,7 @@ fn libraries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 fn library(option: &str, file: &Path) -> Result<(), Error> {
     check_library(file).map_err(|reason| {
         Error::Configuration(format!(
-            "{option}: {} is no client library that can be used here: {reason}. Remove the file, or put \
+            "{option}: {} is not a usable client library: {reason}. Remove the file, or put \
              the {DEFAULT_FILE} of a version of FoundationDB for this machine in its place",
             file.display()
         ))

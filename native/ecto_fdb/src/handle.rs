@@ -1,4 +1,4 @@
-//! Databases that are open, one for each running Repo, with their live queries.
+//! Open databases, one for each running Repo, with their live queries.
 
 use std::sync::{Arc, Weak};
 
@@ -11,14 +11,14 @@ use crate::error::Error;
 use crate::live::registry::LiveQueries;
 use crate::live::WORKERS;
 
-/// What is open, by the name it was opened under.
+/// The open databases by the name they were opened under.
 static OPEN: Mutex<Vec<(String, Target, Weak<LiveQueries>)>> = Mutex::new(Vec::new());
 
 /// A database's handle in Elixir.
 pub struct DatabaseHandle {
     /// The database.
     pub database: Arc<Database>,
-    /// What its subscriptions read and watch.
+    /// The live queries of its subscriptions.
     pub live: Arc<LiveQueries>,
 }
 
@@ -27,8 +27,8 @@ impl Resource for DatabaseHandle {}
 
 /// Opens a database with these options. Touches the file system.
 ///
-/// If one is in use under this name, it is that one: a Repo that was restarted continues with the live
-/// queries that processes use, and plans them.
+/// If one is in use under this name, returns that one: a restarted Repo continues with the live queries
+/// that processes use, and plans them.
 pub fn open(
     name: String,
     target: Target,

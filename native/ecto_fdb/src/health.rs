@@ -1,5 +1,5 @@
-//! How a database answers: what its transactions have found, and what it and its client say when they
-//! are asked.
+//! The health of a database: what its transactions have found, and what it and its client report on
+//! request.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,26 +17,26 @@ use crate::live::registry::LiveQueries;
 
 /// FoundationDB's `database_locked`.
 const DATABASE_LOCKED: i32 = 1038;
-/// Errors that say nothing of the database: `transaction_too_old`, `not_committed` and
+/// Errors that don't concern the database: `transaction_too_old`, `not_committed` and
 /// `transaction_cancelled`.
 const OF_THE_TRANSACTION: [i32; 3] = [1007, 1020, 1025];
-/// From here on, FoundationDB's codes are of errors in how it is used.
+/// From here on, FoundationDB's codes mean incorrect use.
 const FIRST_OF_THE_CALLER: i32 = 2000;
-/// How long the client may take to tell its own status: it asks nobody.
+/// How long the client may take to return its own status, for which it asks no server.
 const CLIENT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 mod atoms {
     rustler::atoms! { ok, locked, failing, unreachable }
 }
 
-/// What is known of how a database answers, without asking it.
+/// The known health of a database, without asking it.
 ///
-/// Times are microseconds since `begun`, plus one; zero is none.
+/// Times are microseconds since `begun`, plus one; zero means never.
 pub struct Health {
     begun: Instant,
     begun_at: SystemTime,
     answered: AtomicU64,
-    /// When it answered first after it was last found away.
+    /// When it first answered after it was last unavailable.
     up_since: AtomicU64,
     away: AtomicBool,
     locked_since: AtomicU64,
@@ -58,8 +58,8 @@ impl Default for Health {
 }
 
 impl Health {
-    /// The database has answered what was begun at this time. Gives for how long it was locked, where
-    /// this shows that it no longer is.
+    /// The database has answered a request that began at this time. Returns how long it was locked, if this
+    /// shows that it no longer is.
     pub fn answered(&self, begun: Instant) -> Option<Duration> {
         let now = self.at(Instant::now());
         self.answered.store(now, Ordering::Relaxed);
@@ -69,7 +69,7 @@ impl Health {
             self.up_since.store(now, Ordering::Relaxed);
         }
         let locked = self.locked_since.load(Ordering::Relaxed);
-        // What had its read version before the lock may still succeed.
+        // A request that had its read version before the lock may still succeed.
         let ends = locked != 0
             && self.at(begun) > locked
             && self
@@ -79,7 +79,7 @@ impl Health {
         ends.then(|| Duration::from_micros(now - locked))
     }
 
-    /// It has answered with an error. Whether this is the first to say that it is locked.
+    /// It has answered with an error. Returns whether this is the first to report a lock.
     pub fn failed(&self, error: &Error) -> bool {
         let code = error.code();
         if OF_THE_TRANSACTION.contains(&code) || code >= FIRST_OF_THE_CALLER {
@@ -111,12 +111,12 @@ impl Health {
     }
 }
 
-/// What `EctoFoundationDB.health/2` is made of.
+/// The data of `EctoFoundationDB.health/2`.
 #[derive(NifMap)]
 #[rustler(encode)]
 pub struct Report {
     status: Atom,
-    /// What times are in: milliseconds since 1970.
+    /// The base of the times: milliseconds since 1970.
     since: Option<u64>,
     last_answer: Option<u64>,
     last_error: Option<(u64, Error)>,
@@ -125,7 +125,7 @@ pub struct Report {
     queued: usize,
     oldest_waiting_us: u64,
     client: Option<ClientStatus>,
-    /// Why there is no `client`.
+    /// Why `client` is missing.
     client_error: Option<Error>,
 }
 

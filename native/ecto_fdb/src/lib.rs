@@ -1,15 +1,15 @@
 //! The NIF of `ecto_fdb_sync`: transactions, futures and live queries for BEAM processes.
 //!
-//! Mirrors `EctoFoundationDB.Native`, where the functions are documented. No function here waits
-//! for the database: they hand over to the runtime's threads and return. Answers are messages.
+//! Mirrors `EctoFoundationDB.Native`, which documents the functions. No function here waits for the
+//! database: they hand over to the runtime's threads and return. Answers are messages.
 //!
-//! - [`client`]: the library, the network thread, the runtime: one of each in a VM. [`external`]: libraries
-//!   of other versions.
-//! - [`database`]: databases, and [`stats`] about them. [`handle`]: which are open.
-//! - [`health`], [`client_status`]: how a database answers.
-//! - [`transaction`], [`operation`], [`watch`]: transactions that belong to Elixir processes.
-//! - [`live`]: live queries, which processes share.
-//! - [`reply`], [`error`], [`tuple`], [`etf`], [`record`], [`options`]: the way between terms and Rust.
+//! - `client`: the library, the network thread and the runtime, one of each in a VM. `external`:
+//!   libraries of other versions.
+//! - `database`: databases, and `stats` about them. `handle`: the open ones.
+//! - `health`, `client_status`: how a database responds.
+//! - `transaction`, `operation`, `watch`: transactions that belong to Elixir processes.
+//! - `live`: live queries, which processes share.
+//! - `reply`, `error`, `tuple`, `etf`, `record`, `options`: conversion between terms and Rust.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -54,7 +54,7 @@ use crate::transaction::{Attempts, Command, Commit, TransactionHandle};
 use crate::tuple::expected;
 use crate::watch::Watch;
 
-/// What may be taken on a scheduler, in bytes of terms: less than a millisecond's work.
+/// The most bytes of terms to handle on a scheduler: less than a millisecond's work.
 const MOST_ON_A_SCHEDULER: usize = 200_000;
 
 mod atoms {
@@ -342,7 +342,7 @@ fn subscribe<'a>(
         let queries: Vec<Query> = queries.into_iter().map(query).collect::<NifResult<_>>()?;
         decoded.push((basis, queries, earlier));
     }
-    // From here on nothing can fail: subscriptions that exist are told of their end.
+    // From here on nothing can fail: existing subscriptions are notified of their end.
     let open = live.calls.begin();
     let ticket = open.ticket;
     let subscriptions: Vec<Pending> = decoded
@@ -571,7 +571,7 @@ fn replanned<'a>(
         (tag, query) if tag == atom::ok() => planner::Answer::Plan(self::query(query)?, basis),
         (_error, reason) => planner::Answer::Missing(reason.decode()?, basis),
     };
-    // There may be many subscribers to move: not on a scheduler.
+    // There may be many subscribers to move, so not on a scheduler.
     client::runtime().spawn(async move { live.planned(&request, answer) });
     Ok(atom::ok())
 }
@@ -672,7 +672,7 @@ fn pulse(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> Term<'_> {
 fn stats(env: Env<'_>, database: ResourceArc<DatabaseHandle>) -> NifResult<Term<'_>> {
     let mut all = database.database.stats.all();
     if database.live.pulse().0.is_some() {
-        // Nothing that is shown can be confirmed.
+        // No shown data can be confirmed.
         all.insert("stale", all["live_queries"]);
     }
     let (waiting_calls, waiting_refreshes) = database.live.look_at_queue(|queue| queue.lengths());
@@ -768,7 +768,7 @@ fn engine_outage<'a>(
     done_or_error(env, done)
 }
 
-/// Blocks for as long as it takes to write everything.
+/// Blocks until everything is written.
 #[rustler::nif(schedule = "DirtyIo")]
 fn engine_back_up<'a>(
     env: Env<'a>,
@@ -777,7 +777,7 @@ fn engine_back_up<'a>(
 ) -> NifResult<Term<'a>> {
     let backup = database.database.engine().and_then(|engine| {
         let backup = engine.back_up(std::path::Path::new(path));
-        backup.map_err(|error| Error::Client(format!("no backup was made: {error}")))
+        backup.map_err(|error| Error::Client(format!("the backup failed: {error}")))
     });
     match backup {
         Ok(backup) => {
@@ -821,7 +821,7 @@ fn unpack<'a>(env: Env<'a>, bytes: Binary<'a>) -> NifResult<Term<'a>> {
     tuple::unpack(env, bytes.as_slice())
 }
 
-/// Parts of terms that one call walks over: some hundred microseconds at the most.
+/// Parts of terms that one call walks over: a few hundred microseconds at most.
 const WALK_AT_ONCE: usize = 20_000;
 
 #[rustler::nif]
@@ -884,7 +884,7 @@ fn load(_env: Env<'_>, _info: Term<'_>) -> bool {
     }
 }
 
-/// Names this package's version inside the library: `EctoFoundationDB.NifFile` looks for it in the file
+/// Puts this package's version into the library: `EctoFoundationDB.NifFile` searches the file for it
 /// before the VM loads it. Exported, so that the linker keeps it.
 #[no_mangle]
 pub static ECTO_FDB_NIF: &str = concat!("<ecto_fdb_sync NIF ", env!("CARGO_PKG_VERSION"), ">");

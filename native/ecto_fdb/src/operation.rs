@@ -1,12 +1,11 @@
-//! The operations of a transaction: decoded on the caller's scheduler, run on ours.
+//! The operations of a transaction: decoded on the caller's scheduler, run on the runtime's threads.
 
-use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 
 use foundationdb::directory::{Directory, DirectoryLayer, DirectoryOutput};
 use foundationdb::future::{FdbSlice, FdbValues, MappedKeyValues};
-use foundationdb::options::{ConflictRangeType, MutationType, StreamingMode, TransactionOption};
+use foundationdb::options::{ConflictRangeType, MutationType, StreamingMode};
 use foundationdb::{FdbResult, KeySelector, RangeOption, Transaction};
 use futures::future::BoxFuture;
 use futures::FutureExt;
@@ -23,51 +22,30 @@ use crate::watch::Watch;
 
 mod atoms {
     rustler::atoms! {
-        get, get_key, get_range, get_mapped_range, get_read_version, get_estimated_range_size,
-        set, clear, clear_range, atomic, read_conflict, write_conflict, option, watch, pack,
-        directory, create_or_open, create, open, exists, remove, list,
-        // FoundationDB's name for it is a keyword of Rust's.
-        move_ = "move",
-        limit, reverse, snapshot, mode, target_bytes, records,
+        get, get_range, get_mapped_range, set, clear, clear_range, atomic, read_conflict,
+        watch, pack, directory, create_or_open, create, open, exists, remove, list,
+        limit, reverse, snapshot, records,
     }
 }
 
-/// A key selector that owns its key.
-pub struct Selector {
-    key: Vec<u8>,
-    or_equal: bool,
-    offset: i32,
-}
-
-impl Selector {
-    fn borrow(&self) -> KeySelector<'_> {
-        KeySelector::new(Cow::Borrowed(&self.key), self.or_equal, self.offset)
-    }
-}
-
-/// What to read of a range, and how.
+/// The range `[begin, end)`, and how to read it.
 pub struct Range {
-    begin: Selector,
-    end: Selector,
+    begin: Vec<u8>,
+    end: Vec<u8>,
     limit: Option<usize>,
-    target_bytes: usize,
-    mode: StreamingMode,
     reverse: bool,
     snapshot: bool,
-    /// Whether the rows are of records, whose values are to be decoded.
+    /// Whether the rows are records, whose values are to be decoded.
     records: bool,
 }
 
 impl Range {
     fn options(&self) -> RangeOption<'_> {
         RangeOption {
-            begin: self.begin.borrow(),
-            end: self.end.borrow(),
             limit: self.limit,
-            target_bytes: self.target_bytes,
-            mode: self.mode,
+            mode: StreamingMode::WantAll,
             reverse: self.reverse,
-            ..RangeOption::default()
+            ..RangeOption::from((self.begin.as_slice(), self.end.as_slice()))
         }
     }
 
@@ -78,7 +56,7 @@ impl Range {
         }
     }
 
-    /// The whole range, however many batches it comes in.
+    /// The whole range, in as many batches as necessary.
     async fn read(&self, transaction: &Transaction) -> FdbResult<Vec<FdbValues>> {
         let mut batches = Vec::new();
         let mut rest = Some(self.options());
@@ -86,50 +64,37 @@ impl Range {
             let batch = transaction
                 .get_range(&range, batches.len() + 1, self.snapshot)
                 .await?;
-            // A byte target asks for one batch, not for all of them.
-            rest = if self.target_bytes > 0 {
-                None
-            } else {
-                range.next_range(&batch)
-            };
+            rest = range.next_range(&batch);
             batches.push(batch);
         }
         Ok(batches)
     }
 }
 
-/// What a directory operation does.
+/// The action of a directory operation.
 pub enum DirectoryCall {
-    /// Creates or opens it; its prefix.
+    /// Creates or opens it; returns its prefix.
     CreateOrOpen,
-    /// Creates it; its prefix.
+    /// Creates it; returns its prefix.
     Create,
-    /// Opens it; its prefix.
+    /// Opens it; returns its prefix.
     Open,
-    /// Whether it is there.
+    /// Whether it exists.
     Exists,
-    /// Removes it with its contents; whether it was there.
+    /// Removes it with its contents; returns whether it existed.
     Remove,
     /// The names of its subdirectories.
     List,
-    /// Moves it to another path; its prefix.
-    Move(Vec<String>),
 }
 
 /// One operation, as `EctoFoundationDB.Native.op()` describes it.
 pub enum Operation {
     /// A key's value.
     Get { key: Vec<u8>, snapshot: bool },
-    /// The key that a selector selects.
-    GetKey { selector: Selector, snapshot: bool },
     /// The pairs of a range.
     GetRange(Range),
-    /// The entries of a range and the pairs that each of them leads to.
+    /// The entries of a range and the pairs that each entry leads to.
     GetMappedRange { range: Range, mapper: Vec<u8> },
-    /// The read version.
-    GetReadVersion,
-    /// About how many bytes a range holds.
-    GetEstimatedRangeSize { begin: Vec<u8>, end: Vec<u8> },
     /// Sets a key.
     Set { key: Vec<u8>, value: Vec<u8> },
     /// Clears a key.
@@ -142,14 +107,8 @@ pub enum Operation {
         key: Vec<u8>,
         param: Vec<u8>,
     },
-    /// An explicit conflict range.
-    Conflict {
-        begin: Vec<u8>,
-        end: Vec<u8>,
-        kind: ConflictRangeType,
-    },
-    /// A transaction option.
-    Option(TransactionOption),
+    /// Adds a read conflict range.
+    ReadConflict { begin: Vec<u8>, end: Vec<u8> },
     /// A call of the directory layer.
     Directory {
         call: DirectoryCall,
@@ -163,7 +122,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Whether a commit after it has something to write.
+    /// Whether a later commit has something to write.
     pub fn writes(&self) -> bool {
         matches!(
             self,
@@ -175,8 +134,8 @@ impl Operation {
         )
     }
 
-    /// How many bytes of keys and values it writes; `None` where it writes none, or has them written by
-    /// the directory layer.
+    /// How many bytes of keys and values it writes; `None` if it writes none, or the directory layer
+    /// writes them.
     pub fn written(&self) -> Option<usize> {
         match self {
             Operation::Set { key, value } => Some(key.len() + value.len()),
@@ -187,17 +146,13 @@ impl Operation {
         }
     }
 
-    /// Starts it. What needs no answer is done when this returns.
+    /// Starts it. Operations without an answer are done when this returns.
     pub fn start(self, transaction: &Arc<Transaction>) -> Started {
         let done = Started::Done(Ok(Answer::Done));
         match self {
             Operation::Get { key, snapshot } => {
                 reading(transaction.get(&key, snapshot), Answer::Value)
             }
-            Operation::GetKey { selector, snapshot } => reading(
-                transaction.get_key(&selector.borrow(), snapshot),
-                Answer::Key,
-            ),
             Operation::GetRange(range) => {
                 let transaction = Arc::clone(transaction);
                 let rows = range.rows();
@@ -210,11 +165,6 @@ impl Operation {
                 let read = async move { mapped_range(&transaction, &range, &mapper).await };
                 reading(read, move |batches| Answer::MappedRows(batches, rows))
             }
-            Operation::GetReadVersion => reading(transaction.get_read_version(), Answer::Integer),
-            Operation::GetEstimatedRangeSize { begin, end } => reading(
-                transaction.get_estimated_range_size_bytes(&begin, &end),
-                Answer::Integer,
-            ),
             Operation::Set { key, value } => {
                 transaction.set(&key, &value);
                 done
@@ -235,15 +185,9 @@ impl Operation {
                 transaction.atomic_op(&key, &param, mutation);
                 done
             }
-            Operation::Conflict { begin, end, kind } => Started::Done(
+            Operation::ReadConflict { begin, end } => Started::Done(
                 transaction
-                    .add_conflict_range(&begin, &end, kind)
-                    .map(|()| Answer::Done)
-                    .map_err(Error::from),
-            ),
-            Operation::Option(option) => Started::Done(
-                transaction
-                    .set_option(option)
+                    .add_conflict_range(&begin, &end, ConflictRangeType::Read)
                     .map(|()| Answer::Done)
                     .map_err(Error::from),
             ),
@@ -259,13 +203,13 @@ impl Operation {
     }
 }
 
-/// An operation under way.
+/// An operation in progress.
 pub enum Started {
-    /// Its answer is there.
+    /// Its answer is known.
     Done(Result<Answer, Error>),
     /// A read that may be in flight beside others.
     Reading(BoxFuture<'static, Result<Answer, Error>>),
-    /// Reads and writes of its own: nothing may be started before it is done.
+    /// Several reads and writes: nothing else may start before it is done.
     InOrder(BoxFuture<'static, Result<Answer, Error>>),
 }
 
@@ -275,7 +219,7 @@ where
     T: 'static,
 {
     let mut future = future.boxed();
-    // The embedded engine answers at once: saves a task.
+    // The embedded engine answers immediately, which saves a task.
     match (&mut future).now_or_never() {
         Some(result) => Started::Done(result.map(answer).map_err(Error::from)),
         None => {
@@ -300,7 +244,7 @@ async fn mapped_range(
         batches.push(batch);
         let left = options.limit.map(|limit| limit.saturating_sub(count));
         match last {
-            Some(last) if more && left != Some(0) && range.target_bytes == 0 => {
+            Some(last) if more && left != Some(0) => {
                 options.limit = left;
                 if range.reverse {
                     options.end = KeySelector::first_greater_or_equal(last);
@@ -333,11 +277,10 @@ async fn directory(
             layer.remove_if_exists(transaction, path).await?,
         )),
         DirectoryCall::List => Ok(Answer::Names(layer.list(transaction, path).await?)),
-        DirectoryCall::Move(to) => prefix(layer.move_to(transaction, path, &to).await?),
     }
 }
 
-/// What the rows of an answer are, and how they come.
+/// The meaning of the rows of an answer, and their form.
 #[derive(Clone, Copy)]
 pub struct Rows {
     records: bool,
@@ -365,14 +308,10 @@ pub enum Answer {
     Done,
     /// A value, or `nil`.
     Value(Option<FdbSlice>),
-    /// A key.
-    Key(FdbSlice),
     /// `[{key, value}]`
     Rows(Vec<FdbValues>, Rows),
     /// `[{key, value, [{key, value}]}]`
     MappedRows(Vec<MappedKeyValues>, Rows),
-    /// A version or a size.
-    Integer(i64),
     /// `true` or `false`.
     Boolean(bool),
     /// A directory's prefix.
@@ -384,13 +323,12 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// How many keys the database has told of in it, and how many bytes of keys and values; `None` where
+    /// How many keys the database has returned in it, and how many bytes of keys and values; `None` if
     /// it was not asked.
     pub fn read(&self) -> Option<(usize, usize)> {
         match self {
             Answer::Done | Answer::Watch(_) => None,
             Answer::Value(value) => Some((1, value.as_ref().map_or(0, |value| value.len()))),
-            Answer::Key(key) => Some((1, key.len())),
             Answer::Rows(batches, _) => Some(sum(batches
                 .iter()
                 .flat_map(|batch| batch.iter().map(|row| row.key().len() + row.value().len())))),
@@ -404,9 +342,7 @@ impl Answer {
                         .collect::<SmallVec<[usize; 4]>>()
                 })))
             }
-            Answer::Integer(_) | Answer::Boolean(_) | Answer::Prefix(_) | Answer::Names(_) => {
-                Some((0, 0))
-            }
+            Answer::Boolean(_) | Answer::Prefix(_) | Answer::Names(_) => Some((0, 0)),
         }
     }
 }
@@ -421,7 +357,6 @@ impl Encoder for Answer {
             Answer::Done => atom::ok().encode(env),
             Answer::Value(None) => atom::nil().encode(env),
             Answer::Value(Some(value)) => binary(env, value),
-            Answer::Key(key) => binary(env, key),
             Answer::Rows(batches, how) => {
                 let rows = batches.iter().flat_map(|batch| batch.iter());
                 how.encode(env, rows.map(|row| (row.key(), row.value())))
@@ -430,7 +365,7 @@ impl Encoder for Answer {
                 .iter()
                 .flat_map(|batch| batch.iter())
                 .map(|entry| {
-                    // These are in the order of their keys, whichever way the entries were read.
+                    // These are in the order of their keys, even if the entries were read in reverse.
                     let how = Rows {
                         reverse: false,
                         ..*how
@@ -442,7 +377,6 @@ impl Encoder for Answer {
                 })
                 .collect::<Vec<_>>()
                 .encode(env),
-            Answer::Integer(integer) => integer.encode(env),
             Answer::Boolean(boolean) => boolean.encode(env),
             Answer::Prefix(prefix) => binary(env, prefix),
             Answer::Names(names) => names.encode(env),
@@ -473,43 +407,23 @@ fn bytes(term: Term<'_>) -> NifResult<Vec<u8>> {
     }
 }
 
-fn selector(term: Term<'_>) -> NifResult<Selector> {
-    match term.decode::<(Term<'_>, bool, i32)>() {
-        Ok((of, or_equal, offset)) => Ok(Selector {
-            key: key(of)?,
-            or_equal,
-            offset,
-        }),
-        // A key alone: the first key greater than or equal to it.
-        Err(_) => Ok(Selector {
-            key: key(term)?,
-            or_equal: false,
-            offset: 1,
-        }),
-    }
-}
-
-fn range<'a>(env: Env<'a>, begin: Term<'a>, end: Term<'a>, options: Term<'a>) -> NifResult<Range> {
+fn range<'a>(begin: Term<'a>, end: Term<'a>, options: Term<'a>) -> NifResult<Range> {
     let get = |name: Atom| options.map_get(name).ok();
     if options.get_type() != TermType::Map {
         return Err(expected("a map of range options", &format!("{options:?}")));
     }
-    let limit: usize = get(atoms::limit()).map_or(Ok(0), |term| term.decode())?;
+    let limit: usize = get(atoms::limit()).map_or(Ok(0), Term::decode)?;
     Ok(Range {
-        begin: selector(begin)?,
-        end: selector(end)?,
+        begin: key(begin)?,
+        end: key(end)?,
         limit: (limit > 0).then_some(limit),
-        target_bytes: get(atoms::target_bytes()).map_or(Ok(0), |term| term.decode())?,
-        mode: get(atoms::mode()).map_or(Ok(StreamingMode::WantAll), |term| {
-            options::streaming_mode(env, term.decode()?)
-        })?,
-        reverse: get(atoms::reverse()).map_or(Ok(false), |term| term.decode())?,
-        snapshot: get(atoms::snapshot()).map_or(Ok(false), |term| term.decode())?,
-        records: get(atoms::records()).map_or(Ok(false), |term| term.decode())?,
+        reverse: get(atoms::reverse()).map_or(Ok(false), Term::decode)?,
+        snapshot: get(atoms::snapshot()).map_or(Ok(false), Term::decode)?,
+        records: get(atoms::records()).map_or(Ok(false), Term::decode)?,
     })
 }
 
-/// Decodes a list of operations; watches get their resource, which watches the calling process.
+/// Decodes a list of operations. Each watch gets its resource, which monitors the calling process.
 pub fn decode_all<'a>(env: Env<'a>, terms: Term<'a>) -> NifResult<Vec<Operation>> {
     terms
         .into_list_iterator()?
@@ -519,13 +433,6 @@ pub fn decode_all<'a>(env: Env<'a>, terms: Term<'a>) -> NifResult<Vec<Operation>
 
 fn decode<'a>(env: Env<'a>, term: Term<'a>) -> NifResult<Operation> {
     let unknown = || expected("an operation", &format!("{term:?}"));
-    if term.is_atom() {
-        return if term.decode::<Atom>()? == atoms::get_read_version() {
-            Ok(Operation::GetReadVersion)
-        } else {
-            Err(unknown())
-        };
-    }
     let parts = get_tuple(term).map_err(|_| unknown())?;
     let name: Atom = parts
         .first()
@@ -542,7 +449,7 @@ fn decode<'a>(env: Env<'a>, term: Term<'a>) -> NifResult<Operation> {
             snapshot: snapshot.decode()?,
         },
         [begin, end, options] if name == atoms::get_range() => {
-            Operation::GetRange(range(env, begin, end, options)?)
+            Operation::GetRange(range(begin, end, options)?)
         }
         [mutation, k, param] if name == atoms::atomic() => Operation::Atomic {
             mutation: options::mutation(env, mutation.decode()?)?,
@@ -554,35 +461,16 @@ fn decode<'a>(env: Env<'a>, term: Term<'a>) -> NifResult<Operation> {
             begin: key(begin)?,
             end: key(end)?,
         },
-        [of, snapshot] if name == atoms::get_key() => Operation::GetKey {
-            selector: selector(of)?,
-            snapshot: snapshot.decode()?,
-        },
         [begin, end, mapper, options] if name == atoms::get_mapped_range() => {
             Operation::GetMappedRange {
-                range: range(env, begin, end, options)?,
+                range: range(begin, end, options)?,
                 mapper: key(mapper)?,
             }
         }
-        [begin, end] if name == atoms::get_estimated_range_size() => {
-            Operation::GetEstimatedRangeSize {
-                begin: key(begin)?,
-                end: key(end)?,
-            }
-        }
-        [begin, end] if name == atoms::read_conflict() => Operation::Conflict {
+        [begin, end] if name == atoms::read_conflict() => Operation::ReadConflict {
             begin: key(begin)?,
             end: key(end)?,
-            kind: ConflictRangeType::Read,
         },
-        [begin, end] if name == atoms::write_conflict() => Operation::Conflict {
-            begin: key(begin)?,
-            end: key(end)?,
-            kind: ConflictRangeType::Write,
-        },
-        [option, value] if name == atoms::option() => {
-            Operation::Option(options::transaction(env, option.decode()?, value)?)
-        }
         [k] if name == atoms::watch() => Operation::Watch {
             key: key(k)?,
             watch: Watch::new(env),
@@ -591,14 +479,6 @@ fn decode<'a>(env: Env<'a>, term: Term<'a>) -> NifResult<Operation> {
             call: directory_call(call.decode()?).ok_or_else(unknown)?,
             path: path.decode()?,
         },
-        [call, path, to]
-            if name == atoms::directory() && call.decode::<Atom>()? == atoms::move_() =>
-        {
-            Operation::Directory {
-                call: DirectoryCall::Move(to.decode()?),
-                path: path.decode()?,
-            }
-        }
         _ => return Err(unknown()),
     })
 }

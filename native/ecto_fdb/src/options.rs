@@ -1,8 +1,6 @@
 //! FoundationDB's options by their names in `fdb.options`.
 
-use foundationdb::options::{
-    DatabaseOption, MutationType, NetworkOption, StreamingMode, TransactionOption,
-};
+use foundationdb::options::{DatabaseOption, MutationType, NetworkOption, TransactionOption};
 use rustler::{Atom, Binary, Env, NifResult, Term};
 
 use crate::tuple::expected;
@@ -36,12 +34,12 @@ impl<'a> Value<'a> for Vec<u8> {
     }
 }
 
-/// An option without a value: `true`, or `nil`. To leave it out is to say no.
+/// An option without a value: `true`, or `nil`. To switch it off, leave it out.
 fn flag(name: &str, term: Term<'_>) -> NifResult<()> {
     match term.decode::<Option<bool>>() {
         Ok(None | Some(true)) => Ok(()),
         _ => Err(expected(
-            &format!("true for the option :{name}, which is off where it is not given"),
+            &format!("true for the option :{name}, which is off unless given"),
             &format!("{term:?}"),
         )),
     }
@@ -78,7 +76,7 @@ macro_rules! options {
 }
 
 options! {
-    /// A network option: what holds for the client as a whole.
+    /// A network option, which applies to the whole client.
     network -> NetworkOption ("network") {
         flags {
             "disable_multi_version_client_api" => DisableMultiVersionClientApi,
@@ -120,22 +118,11 @@ options! {
 options! {
     /// A database option.
     database -> DatabaseOption ("database") {
-        flags {
-            "snapshot_ryw_enable" => SnapshotRywEnable,
-            "snapshot_ryw_disable" => SnapshotRywDisable,
-            "transaction_causal_read_risky" => TransactionCausalReadRisky,
-            "transaction_automatic_idempotency" => TransactionAutomaticIdempotency,
-            "transaction_report_conflicting_keys" => TransactionReportConflictingKeys,
-        }
+        flags {}
         values {
-            "location_cache_size" => LocationCacheSize,
             "max_watches" => MaxWatches,
-            "machine_id" => MachineId,
-            "datacenter_id" => DatacenterId,
             "transaction_timeout" => TransactionTimeout,
             "transaction_retry_limit" => TransactionRetryLimit,
-            "transaction_max_retry_delay" => TransactionMaxRetryDelay,
-            "transaction_size_limit" => TransactionSizeLimit,
         }
     }
 }
@@ -144,37 +131,11 @@ options! {
     /// A transaction option.
     transaction -> TransactionOption ("transaction") {
         flags {
-            "causal_write_risky" => CausalWriteRisky,
-            "causal_read_risky" => CausalReadRisky,
-            "next_write_no_write_conflict_range" => NextWriteNoWriteConflictRange,
-            "read_your_writes_disable" => ReadYourWritesDisable,
-            "read_server_side_cache_enable" => ReadServerSideCacheEnable,
-            "read_server_side_cache_disable" => ReadServerSideCacheDisable,
-            "read_priority_low" => ReadPriorityLow,
-            "read_priority_normal" => ReadPriorityNormal,
-            "read_priority_high" => ReadPriorityHigh,
-            "priority_system_immediate" => PrioritySystemImmediate,
-            "priority_batch" => PriorityBatch,
-            "access_system_keys" => AccessSystemKeys,
-            "read_system_keys" => ReadSystemKeys,
-            "automatic_idempotency" => AutomaticIdempotency,
-            "snapshot_ryw_enable" => SnapshotRywEnable,
-            "snapshot_ryw_disable" => SnapshotRywDisable,
             "lock_aware" => LockAware,
-            "read_lock_aware" => ReadLockAware,
-            "report_conflicting_keys" => ReportConflictingKeys,
-            "special_key_space_relaxed" => SpecialKeySpaceRelaxed,
-            "special_key_space_enable_writes" => SpecialKeySpaceEnableWrites,
-            "bypass_unreadable" => BypassUnreadable,
-            "use_grv_cache" => UseGrvCache,
+            "priority_batch" => PriorityBatch,
+            "priority_system_immediate" => PrioritySystemImmediate,
         }
         values {
-            "timeout" => Timeout,
-            "retry_limit" => RetryLimit,
-            "max_retry_delay" => MaxRetryDelay,
-            "size_limit" => SizeLimit,
-            "debug_transaction_identifier" => DebugTransactionIdentifier,
-            "tag" => Tag,
             "auto_throttle_tag" => AutoThrottleTag,
         }
     }
@@ -196,20 +157,6 @@ pub fn mutation(env: Env<'_>, name: Atom) -> NifResult<MutationType> {
         "byte_max" => MutationType::ByteMax,
         "compare_and_clear" => MutationType::CompareAndClear,
         other => return Err(expected("the name of an atomic operation", other)),
-    })
-}
-
-/// A streaming mode by its name.
-pub fn streaming_mode(env: Env<'_>, name: Atom) -> NifResult<StreamingMode> {
-    Ok(match name_of(env, name)?.as_str() {
-        "want_all" => StreamingMode::WantAll,
-        "iterator" => StreamingMode::Iterator,
-        "exact" => StreamingMode::Exact,
-        "small" => StreamingMode::Small,
-        "medium" => StreamingMode::Medium,
-        "large" => StreamingMode::Large,
-        "serial" => StreamingMode::Serial,
-        other => return Err(expected("the name of a streaming mode", other)),
     })
 }
 

@@ -5,11 +5,11 @@ use rustler::{Encoder, Env, Term};
 use crate::etf;
 use crate::tuple::binary;
 
-/// How the tuple layer begins a nested tuple.
+/// The tag of a nested tuple in the tuple layer.
 pub const NESTED_TUPLE: u8 = 0x05;
 
-/// Whether a key is of a part of the split value of the record at `record`: then it continues that
-/// one with a nested tuple.
+/// Whether a key is a part of the split value of the record at `record`: then it continues that key
+/// with a nested tuple.
 pub fn is_part_of(key: &[u8], record: &[u8]) -> bool {
     key.strip_prefix(record)
         .is_some_and(|rest| rest.first() == Some(&NESTED_TUPLE))
@@ -29,7 +29,7 @@ pub fn encode_rows<'a, 'r>(
     let mut terms: Vec<Term<'a>> = rows
         .into_iter()
         .map(|(key, value)| {
-            // A part can look like a whole value: its bytes are the application's.
+            // A part can look like a whole value: the application chooses its bytes.
             let value = if record.is_some_and(|record| is_part_of(key, record)) {
                 binary(env, value)
             } else {
@@ -45,7 +45,7 @@ pub fn encode_rows<'a, 'r>(
     terms.encode(env)
 }
 
-/// The fields of a record's value; its bytes where the layer has more to do or to say.
+/// The fields of a record's value; its bytes if the layer must process it further.
 fn encode_value<'a>(env: Env<'a>, value: &[u8]) -> Term<'a> {
     decode(env, value).unwrap_or_else(|| binary(env, value))
 }
@@ -54,6 +54,6 @@ fn decode<'a>(env: Env<'a>, value: &[u8]) -> Option<Term<'a>> {
     if !etf::is_plain_record(value) {
         return None;
     }
-    // Fails where it has an atom that this VM does not know.
+    // Fails if it contains an atom that this VM does not know.
     env.binary_to_term(value).map(|(fields, _size)| fields)
 }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use rustler::env::SavedTerm;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Reference, Term};
 
-/// What answers pass until nobody waits for them any more.
+/// The gate that answers pass through while somebody waits for them.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<Mutex<bool>>);
 
@@ -17,7 +17,7 @@ impl Gate {
     }
 }
 
-/// Who asked, and under which reference. Sent at most once.
+/// The caller and its reference. Sent at most once.
 pub struct Reply {
     gate: Gate,
     env: OwnedEnv,
@@ -38,15 +38,15 @@ impl Reply {
         }
     }
 
-    /// Sends `{ref, answer}`. Must not be called on a scheduler thread. It is no error if nobody is
-    /// there to hear it: the process's monitors clean up after it.
+    /// Sends `{ref, answer}`. Must not be called on a scheduler thread. If the process is gone, nothing
+    /// happens: its monitors clean up after it.
     pub fn send<F>(mut self, answer: F)
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
         let reference = self.reference;
-        // Making the term may take long, and a scheduler may wait for the gate: only the sending, which
-        // hands the environment over, is done inside.
+        // Building the term may take long, and a scheduler may wait for the gate: only the sending, which
+        // hands over the environment, happens inside.
         let owned = &self.env;
         let message = owned.run(|env| owned.save((reference.load(env), answer(env)).encode(env)));
         let shut = self.gate.0.lock();

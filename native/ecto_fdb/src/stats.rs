@@ -1,12 +1,12 @@
-//! Counters of a database, as `EctoFoundationDB.Native.stats/1` shows them.
+//! Counters of a database, as `EctoFoundationDB.Native.stats/1` returns them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is there now, and what has been done since the database was opened.
+/// Current numbers, and totals since the database was opened.
 #[derive(Default)]
 pub struct Stats {
-    /// Transactions of Elixir processes that are alive.
+    /// Live transactions of Elixir processes.
     pub transactions: AtomicU64,
     /// Their commits.
     pub commits: AtomicU64,
@@ -20,7 +20,7 @@ pub struct Stats {
     pub subscriptions: AtomicU64,
     /// Live queries that the subscriptions share.
     pub live_queries: AtomicU64,
-    /// Watches armed and neither fired nor failed.
+    /// Armed watches that have neither fired nor failed.
     pub pending_watches: AtomicU64,
     /// Live queries whose reads have failed for too long.
     pub stale: AtomicU64,
@@ -38,9 +38,9 @@ pub struct Stats {
     pub messages: AtomicU64,
     /// Attempts at a batch that were retried.
     pub retries: AtomicU64,
-    /// Looks at what live queries rely on: a tenant's entry, and a source's indexes.
+    /// Checks of bases: a tenant's entry, and a source's indexes.
     pub basis_checks: AtomicU64,
-    /// Looks at watched keys.
+    /// Checks of watched keys.
     pub probes: AtomicU64,
     /// Evaluations of functions.
     pub evaluations: AtomicU64,
@@ -78,7 +78,7 @@ impl Stats {
     }
 }
 
-/// What a transaction has read and written, in all of its attempts.
+/// A transaction's reads and writes in all of its attempts.
 #[derive(Default)]
 pub struct Sizes {
     read: [AtomicU64; 2],
@@ -86,13 +86,13 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// So many keys were read, and bytes.
+    /// Adds this many keys and bytes read.
     pub fn read(&self, keys: usize, bytes: usize) {
         count(&self.read[0], keys as u64);
         count(&self.read[1], bytes as u64);
     }
 
-    /// A key or a range was written, and so many bytes.
+    /// Adds one written key or range, and this many bytes.
     pub fn wrote(&self, bytes: usize) {
         count(&self.written[0], 1);
         count(&self.written[1], bytes as u64);
@@ -111,11 +111,11 @@ pub fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
-/// Counts one thing for as long as it lives.
+/// Counts one object for as long as it lives.
 pub struct Gauge<'a>(&'a AtomicU64);
 
 impl<'a> Gauge<'a> {
-    /// One more.
+    /// Adds one.
     pub fn new(counter: &'a AtomicU64) -> Self {
         count(counter, 1);
         Gauge(counter)

@@ -1,8 +1,7 @@
 //! Transactions that belong to Elixir processes.
 //!
-//! Each has a task of its own, which owns the database's transaction and takes commands in the
-//! order they were given. Reads go on beside it; a commit waits for them, as FoundationDB's does.
-//! The transaction is gone as soon as its process is.
+//! Each has a task that owns the database's transaction and takes commands in order. Reads continue
+//! beside it; a commit waits for them, as FoundationDB's does. The transaction ends with its process.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,7 +37,7 @@ const USED_DURING_COMMIT: i32 = 2017;
 /// FoundationDB's `transaction_cancelled`.
 const TRANSACTION_CANCELLED: i32 = 1025;
 
-/// What a transaction can be told.
+/// A command to a transaction.
 pub enum Command {
     /// Run operations in order.
     Run(Vec<Operation>, Reply),
@@ -62,7 +61,7 @@ pub struct TransactionHandle {
     commands: mpsc::UnboundedSender<Command>,
     task: Mutex<Task>,
     gate: Gate,
-    /// What it has read and written so far.
+    /// Its reads and writes so far.
     pub sizes: Arc<Sizes>,
 }
 
@@ -119,7 +118,7 @@ impl TransactionHandle {
         handle
     }
 
-    /// Hands a command over, with the answer that the calling process waits for.
+    /// Hands over a command, with the answer that the calling process waits for.
     pub fn tell(
         &self,
         env: Env<'_>,
@@ -146,7 +145,7 @@ impl TransactionHandle {
         };
     }
 
-    /// Drops the transaction and whatever is in flight: when this returns, no answer will be sent.
+    /// Drops the transaction and everything in flight: when this returns, no answer will be sent.
     pub fn cancel(&self) {
         match std::mem::replace(&mut *self.task.lock(), Task::Ended) {
             Task::Runs(task) => {
@@ -175,7 +174,7 @@ pub struct Attempts {
 /// What is to be told of a transaction's attempt.
 #[derive(Clone)]
 struct About {
-    /// Those of its database, which hear how that answers.
+    /// The live queries of its database, which learn how the database responds.
     live: Arc<LiveQueries>,
     sizes: Arc<Sizes>,
     /// When the attempt began.
@@ -217,9 +216,9 @@ impl About {
 /// The transaction between commands.
 enum State {
     Active(Arc<Transaction>),
-    /// A commit failed; `on_error` may make it active again.
+    /// A commit failed; `on_error` may make the transaction active again.
     Failed(TransactionCommitError),
-    /// It was used when it could not be; every further use says so.
+    /// It was used when it was not allowed; every further use returns this error.
     Unusable(Error),
 }
 
@@ -372,7 +371,7 @@ async fn commit(
     reply: Reply,
 ) -> State {
     let Ok(transaction) = Arc::try_unwrap(transaction) else {
-        // Every read holds it only until its answer, and all of them were waited for.
+        // Every read holds it only until its answer, and all of them were awaited.
         let error = Error::from(FdbError::from_code(USED_DURING_COMMIT));
         reply.error(&error);
         return State::Unusable(error);
@@ -383,11 +382,11 @@ async fn commit(
             let version = committed.committed_version().unwrap_or(-1);
             count(&about.live.database.stats.commits, 1);
             let stamp: Option<FdbSlice> = match stamp {
-                // One that wrote nothing in the end has none.
+                // A transaction that wrote nothing has none.
                 Some(stamp) if version >= 0 => stamp.await.ok(),
                 _ => None,
             };
-            // One that wrote nothing asked nobody.
+            // A transaction that wrote nothing asked no server.
             if version >= 0 {
                 about.live.transaction_answered(about.begun);
             }

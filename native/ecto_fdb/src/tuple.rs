@@ -9,7 +9,7 @@
 //! | float, `{:float, f}` | double, single |
 //! | `true`, `false` | boolean |
 //! | `{:uuid, <<_::128>>}` | UUID |
-//! | `{:versionstamp, id, batch, user}` | versionstamp; `id` 0xffffffffffffffff and `batch` 0xffff: to be filled in by the commit |
+//! | `{:versionstamp, id, batch, user}` | versionstamp; the commit fills in `id` 0xffffffffffffffff and `batch` 0xffff |
 //! | tuple, list | nested tuple |
 
 use std::borrow::Cow;
@@ -26,8 +26,8 @@ mod atoms {
 const INCOMPLETE_ID: u64 = u64::MAX;
 const INCOMPLETE_BATCH: u16 = u16::MAX;
 
-/// Packs a tuple or list. With an incomplete versionstamp inside, the offset that
-/// `SET_VERSIONSTAMPED_KEY` wants is appended.
+/// Packs a tuple or list. With an incomplete versionstamp inside, appends the offset that
+/// `SET_VERSIONSTAMPED_KEY` needs.
 pub fn pack(term: Term<'_>) -> NifResult<Vec<u8>> {
     let elements = elements(term)?;
     Ok(if elements.iter().any(is_incomplete) {
@@ -55,7 +55,7 @@ fn is_incomplete(element: &Element<'_>) -> bool {
 fn elements(term: Term<'_>) -> NifResult<Vec<Element<'_>>> {
     match term.get_type() {
         TermType::Tuple => get_tuple(term)?.into_iter().map(element).collect(),
-        // rustler panics where it goes through an improper list.
+        // rustler panics when it traverses an improper list.
         TermType::List if term.list_length().is_err() => {
             Err(expected("a proper list to pack", &format!("{term:?}")))
         }
@@ -73,7 +73,7 @@ fn element(term: Term<'_>) -> NifResult<Element<'_>> {
         TermType::Binary => term.decode::<Binary<'_>>().map(bytes).map_err(|_| {
             expected(
                 "an element of a tuple",
-                &format!("{term:?}, which is a bitstring and no binary"),
+                &format!("{term:?}, which is a bitstring, not a binary"),
             )
         }),
         TermType::Integer => match term.decode::<i64>() {
@@ -104,13 +104,13 @@ fn bytes(binary: Binary<'_>) -> Element<'_> {
 }
 
 fn big_integer(term: Term<'_>) -> NifResult<Element<'_>> {
-    // rustler and the tuple crate use different major versions of num-bigint: over the bytes.
+    // rustler and the tuple crate use different major versions of num-bigint: convert via bytes.
     let big: rustler::BigInt = term.decode()?;
     let big = num_bigint::BigInt::from_signed_bytes_be(&big.to_signed_bytes_be());
     if big.bits() > 255 * 8 {
         return Err(expected(
             "an integer of at most 255 bytes",
-            &format!("one of {} bits", big.bits()),
+            &format!("an integer of {} bits", big.bits()),
         ));
     }
     Ok(Element::BigInt(big))
@@ -215,12 +215,12 @@ fn encode<'a>(env: Env<'a>, element: &Element<'_>) -> NifResult<Term<'a>> {
     })
 }
 
-/// Bytes as a binary term of their own.
+/// Bytes as a separate binary term.
 pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     Term::from(NewBinary::from_slice(env, bytes))
 }
 
-/// `ArgumentError`'s text: what was expected and what was got.
+/// The text of an `ArgumentError`: the expected and the given value.
 pub fn expected(what: &str, got: &str) -> Error {
     Error::RaiseTerm(Box::new(format!("expected {what}, got: {got}")))
 }

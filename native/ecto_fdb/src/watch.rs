@@ -1,4 +1,4 @@
-//! Watches of single keys that a process set in a transaction of its own.
+//! Watches of single keys that a process sets in a transaction.
 //!
 //! The watch *is* the reference of its message: `{watch, :ready}` when it fires, `{watch, {:error,
 //! error}}` when it fails; once, unless it is cancelled before or its process dies.
@@ -19,11 +19,11 @@ mod atoms {
 }
 
 enum State {
-    /// Made, but its transaction has not run the operation yet.
+    /// Created, but its transaction has not run the operation yet.
     New,
     /// Waits for the database.
     Waiting(AbortHandle),
-    /// Its message was sent, or nobody is to hear of it any more.
+    /// Its message was sent, or is not wanted any more.
     Over,
 }
 
@@ -53,7 +53,7 @@ impl Watch {
         watch
     }
 
-    /// Cancels it: when this returns, no message of it will be sent.
+    /// Cancels it: when this returns, it will send no message.
     pub fn cancel(&self) {
         let state = std::mem::replace(&mut *self.state.lock(), State::Over);
         if let State::Waiting(task) = state {
@@ -61,7 +61,7 @@ impl Watch {
         }
     }
 
-    /// Waits for the database's watch in the background. Nothing happens where it was cancelled
+    /// Waits for the database's watch in the background. Does nothing if the watch was cancelled
     /// before.
     pub fn start(
         this: &ResourceArc<Watch>,

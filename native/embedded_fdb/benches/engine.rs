@@ -1,7 +1,7 @@
-//! How fast the engine answers the C functions: `cargo bench -p embedded_fdb --bench engine`.
+//! Measures the engine through the C functions: `cargo bench -p embedded_fdb --bench engine`.
 //!
-//! "8 threads" share a database and its keys. All times are of whole calls: a transaction is made,
-//! used and destroyed, and every future is waited for.
+//! "8 threads" share a database and its keys. All times are of whole calls: a transaction is created,
+//! used and destroyed, and every future is awaited.
 
 mod client;
 
@@ -17,7 +17,7 @@ use criterion::{criterion_group, criterion_main, Criterion, Throughput};
 use embedded_fdb::c_types::FDBFuture;
 use imbl::OrdMap;
 
-/// How many keys there are before anything is measured.
+/// How many keys exist before the measurements.
 const KEYS: u64 = 100_000;
 const VALUE: [u8; 100] = [7; 100];
 const THREADS: [u64; 2] = [1, 8];
@@ -28,7 +28,7 @@ fn key(number: u64) -> [u8; 16] {
     key
 }
 
-/// A sequence that visits all keys, far from each other.
+/// A sequence that visits all keys in scattered order.
 fn scattered(number: u64) -> [u8; 16] {
     key(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % KEYS)
 }
@@ -59,7 +59,7 @@ fn databases(directory: &tempfile::TempDir) -> [(&'static str, Database); 2] {
     databases
 }
 
-/// The time that `threads` need for `times` calls of `work` together, which gets numbers of its own.
+/// The time that `threads` need together for `times` calls of `work`, each with a different number.
 fn on_threads(threads: u64, times: u64, work: impl Fn(u64) + Sync) -> Duration {
     let each = times.div_ceil(threads);
     let ready = Barrier::new(threads as usize + 1);
@@ -80,12 +80,12 @@ fn on_threads(threads: u64, times: u64, work: impl Fn(u64) + Sync) -> Duration {
         }
         start.elapsed()
     });
-    // As if exactly `times` had been asked for.
+    // As if exactly `times` had been requested.
     took.mul_f64(times as f64 / (each * threads) as f64)
 }
 
 fn reads(criterion: &mut Criterion, databases: &[(&str, Database)]) {
-    // Reads are of what is in memory, with a file as well.
+    // Reads are served from memory, also with a file.
     let (_, database) = databases[0];
     let mut group = criterion.benchmark_group("read");
     group.throughput(Throughput::Elements(1));
@@ -159,7 +159,7 @@ fn read_modify_write(criterion: &mut Criterion, databases: &[(&str, Database)]) 
             });
         });
     }
-    // The same map and keys, without transactions: what the above is compared with.
+    // The baseline: the same map and keys, without transactions.
     let shared = |bytes: &[u8]| -> Arc<[u8]> { bytes.into() };
     let map: OrdMap<Arc<[u8]>, Arc<[u8]>> = (0..KEYS)
         .map(|number| (shared(&key(number)), shared(&VALUE)))
@@ -176,7 +176,7 @@ fn read_modify_write(criterion: &mut Criterion, databases: &[(&str, Database)]) 
     group.finish();
 }
 
-/// Sends the time of the call, by a sender that is the callback's own: the receiver may be gone before
+/// Sends the time of the call. The callback owns its sender, because the receiver may be gone before
 /// this returns.
 unsafe extern "C" fn fired(_: *mut FDBFuture, sender: *mut c_void) {
     // SAFETY: the parameter is a boxed sender, and a callback is called once.
@@ -201,7 +201,7 @@ fn watches(criterion: &mut Criterion, databases: &[(&str, Database)]) {
                             let watch = transaction.watch(b"watched");
                             transaction.commit();
                             let sender = Box::into_raw(Box::new(sender));
-                            // SAFETY: the sender is given away, to be used on any thread.
+                            // SAFETY: the sender is given away, and may be used on any thread.
                             unsafe { watch.on_ready(fired, sender.cast()) };
                             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
                             database.put(b"watched", &number.to_be_bytes());
@@ -211,7 +211,7 @@ fn watches(criterion: &mut Criterion, databases: &[(&str, Database)]) {
                         })
                         .collect();
                     latencies.sort_unstable();
-                    // The median, and not 0, which criterion takes for a mistake.
+                    // The median, but not 0, which criterion reports as a mistake.
                     let median = latencies[latencies.len() / 2].max(Duration::from_nanos(1));
                     median * u32::try_from(times).unwrap_or(u32::MAX)
                 });

@@ -1,6 +1,6 @@
 //! A million keys and a million watches: `cargo bench -p embedded_fdb --bench scale`.
 //!
-//! Prints times, and the growth of the process's memory, which the allocator's own is part of.
+//! Prints times, and the growth of the process's memory, including the allocator's overhead.
 
 mod client;
 
@@ -28,7 +28,7 @@ fn resident() -> u64 {
         .expect("a number")
 }
 
-/// Does something a million times and tells how long it took and what it has cost.
+/// Does something a million times; prints the time and the memory it took.
 fn measure<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let (memory, start) = (resident(), Instant::now());
     let result = work();
@@ -54,7 +54,7 @@ fn in_transactions(database: &Database, mut work: impl FnMut(&client::Transactio
 }
 
 fn main() {
-    // Cargo passes options that are for criterion.
+    // Cargo passes options for criterion.
     let database = Database::open("embedded:memory:scale");
     database.set_max_watches(COUNT as i64);
 
@@ -82,7 +82,7 @@ fn main() {
             watches.push(transaction.watch(&key(number)));
         });
     });
-    // The history of old versions goes while others come.
+    // Old versions leave the history while new ones are added.
     std::thread::sleep(Duration::from_secs(6));
     measure("change all of them and wait for all watches", || {
         in_transactions(&database, |transaction, number| {

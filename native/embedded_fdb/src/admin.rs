@@ -1,5 +1,5 @@
-//! What only the process itself can see and do: why a database cannot be opened, counters, and
-//! faults on purpose.
+//! Administration from inside the process: why a database cannot be opened, counters, faults and
+//! outages.
 //!
 //! ```
 //! use embedded_fdb::admin::Database;
@@ -38,16 +38,16 @@ pub struct Stats {
     pub read_versions: u64,
 }
 
-/// A backup that was made.
+/// The result of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backup {
-    /// Keys in it, those of the system included.
+    /// Keys in it, including system keys.
     pub keys: u64,
-    /// The length of its file.
+    /// The length of its file in bytes.
     pub bytes: u64,
 }
 
-/// A compaction that was made.
+/// The result of a compaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compaction {
     /// The length of the file before it.
@@ -57,15 +57,15 @@ pub struct Compaction {
 }
 
 impl Database {
-    /// Opens the database that a cluster file path stands for, or finds it where it is open.
+    /// Opens the database that a cluster file path names, or returns it if it is already open.
     ///
-    /// `fdb_create_database` does the same, and can answer with a number only: call this before it,
-    /// to know why. A file is read as a whole, which takes its time; a new one is made where there
-    /// is none.
+    /// `fdb_create_database` does the same but returns only an error code: call this first to learn the
+    /// cause. It reads the whole file, which takes time for a large one, and creates a missing file.
     ///
     /// # Errors
     ///
-    /// Each says what is wrong and what to do.
+    /// Each error says what is wrong and what to do.
+    ///
     ///
     /// ```
     /// let error = embedded_fdb::admin::Database::open("embedded:disk:x").err().unwrap();
@@ -75,7 +75,7 @@ impl Database {
         registry::open(cluster_file_path).map(Database)
     }
 
-    /// The database that a cluster file path stands for, if a client has opened it.
+    /// The database that a cluster file path names, if a client has opened it.
     pub fn find(cluster_file_path: &str) -> Option<Database> {
         registry::find(cluster_file_path).map(Database)
     }
@@ -94,16 +94,16 @@ impl Database {
 
     /// While `true`, watches that should fire are queued; `false` fires them.
     ///
-    /// This makes "between the change and the notice of it" a place where a test can stand.
+    /// This lets a test run between a change and its notification.
     pub fn hold_watches(&self, hold: bool) {
         self.0.watches.hold(hold);
     }
 
-    /// Puts a new database in the place of this one, as when a cluster is wiped and set up anew: it holds
-    /// nothing, its versions are lower than any before, and watches of before stay pending until their
-    /// keys change. False where the database is in a file: that one has to be deleted.
+    /// Replaces this database with a new one, as when a cluster is wiped and set up again: the new one is
+    /// empty, its versions are lower than any before, and earlier watches stay pending until their keys
+    /// change. Returns false if the database is in a file, which has to be deleted instead.
     ///
-    /// To be called when no transaction is under way: those would be of the old one.
+    /// Call this when no transaction is under way: those would belong to the old database.
     ///
     /// ```
     /// let database = embedded_fdb::admin::Database::open("embedded:memory:scratch")?;
@@ -118,8 +118,7 @@ impl Database {
         in_memory
     }
 
-    /// Makes calls fail or wait on purpose from now on, or ends that with `None`. Begins the sequence
-    /// of faults anew.
+    /// Makes calls fail or wait from now on, or ends that with `None`. Restarts the sequence of faults.
     ///
     /// # Errors
     ///
@@ -130,14 +129,14 @@ impl Database {
         Ok(())
     }
 
-    /// Puts a part of the database, or all of it, out of order until the next call. See [`Outage`].
+    /// Makes part of the database, or all of it, unavailable until the next call. See [`Outage`].
     pub fn set_outage(&self, outage: Outage) {
         self.0.set_outage(outage);
     }
 
-    /// Writes all keys and values to a new file, which can be opened as a database. They are those of one
-    /// moment: of every commit that was answered before the call, and of none that began after it. Commits
-    /// go on meanwhile. The database may be in memory or in a file.
+    /// Writes all keys and values to a new file, which can be opened as a database. The backup is consistent:
+    /// it has every commit that was acknowledged before the call, and no commit that began after it.
+    /// Commits continue meanwhile. The database may be in memory or in a file.
     ///
     /// ```
     /// # let directory = tempfile::tempdir()?;
@@ -152,31 +151,31 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// The file exists, or cannot be made: its directory is missing, the disk is full. Nothing is left
-    /// behind then.
+    /// The file exists, or cannot be created: its directory is missing, the disk is full. Nothing is left
+    /// behind.
     pub fn back_up(&self, path: &Path) -> Result<Backup, BackupError> {
         let (keys, bytes) = storage::back_up(&self.0, path)?;
         Ok(Backup { keys, bytes })
     }
 
-    /// Gives the space back to the file system that nothing uses in the file: what was cleared and
-    /// overwritten stays a part of it otherwise, to be used again. Commits wait meanwhile; reads go on.
+    /// Returns unused space in the file to the file system. Otherwise cleared and overwritten data stay part
+    /// of the file and are reused. Commits wait meanwhile; reads continue.
     ///
     /// # Errors
     ///
-    /// The database is in memory, or its file cannot be written. What was committed stays as it was.
+    /// The database is in memory, or its file cannot be written. Committed data stay as they were.
     pub fn compact(&self) -> Result<Compaction, CompactError> {
         let (before, after) = storage::compact(&self.0)?;
         Ok(Compaction { before, after })
     }
 
-    /// Why the last commits that failed with `io_error` (1510) did, even if others have succeeded since:
+    /// Why the last failed commits failed with `io_error` (1510), even if others have succeeded since:
     /// the file and the cause.
     pub fn last_storage_failure(&self) -> Option<String> {
         self.0.committer.as_ref()?.last_problem()
     }
 
-    /// Why commits fail with `io_error` (1510), if the last one did, or if all will.
+    /// Why commits fail with `io_error` (1510): if the last one failed, or if all of them will.
     pub fn storage_problem(&self) -> Option<String> {
         self.0.committer.as_ref()?.problem()
     }

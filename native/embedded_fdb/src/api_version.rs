@@ -5,9 +5,9 @@
 pub(crate) struct ApiVersion(i32);
 
 impl ApiVersion {
-    /// The newest API version this library speaks.
+    /// The newest API version that this library supports.
     pub(crate) const NEWEST: i32 = 730;
-    /// The oldest one. Clients this old exist; older ones would need functions of other shapes.
+    /// The oldest one. Still older clients would need functions of other shapes.
     #[cfg(feature = "old-api")]
     pub(crate) const OLDEST: i32 = 510;
     /// The oldest one.
@@ -18,13 +18,13 @@ impl ApiVersion {
         ApiVersion(version)
     }
 
-    /// Whether a client of this version has what came with `version`.
+    /// Whether a client of this version has the features introduced with `version`.
     #[cfg(feature = "old-api")]
     pub(crate) fn is_at_least(self, version: i32) -> bool {
         self.0 >= version
     }
 
-    /// Whether a client of this version has what came with `version`.
+    /// Whether a client of this version has the features introduced with `version`.
     #[cfg(not(feature = "old-api"))]
     pub(crate) const fn is_at_least(self, version: i32) -> bool {
         version <= ApiVersion::NEWEST

@@ -1,10 +1,10 @@
-//! The structs of `fdb_c.h` (API version 730), laid out as C lays them out.
+//! The structs of `fdb_c.h` (API version 730) in C layout.
 
 use std::ffi::{c_char, c_int, c_void};
 
 /// Handle of a future.
 pub enum FDBFuture {}
-/// Handle of a result that was computed at once.
+/// Handle of an immediate result.
 pub enum FDBResult {}
 /// Handle of a database.
 pub enum FDBDatabase {}
@@ -66,7 +66,7 @@ pub struct FDBKeySelector {
     pub key: FDBKey,
     /// Whether the key itself counts.
     pub or_equal: FDBBool,
-    /// How many keys to move.
+    /// The number of keys to move.
     pub offset: c_int,
 }
 
@@ -94,9 +94,9 @@ pub struct FDBMappedKeyValue {
     pub key: FDBKey,
     /// The value of the index entry.
     pub value: FDBKey,
-    /// What the entry leads to.
+    /// The records the entry leads to.
     pub get_range: FDBGetRangeReqAndResult,
-    /// Room the C header reserves.
+    /// Space that the C header reserves.
     pub buffer: [u8; 32],
 }
 
@@ -104,7 +104,7 @@ pub struct FDBMappedKeyValue {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct FDBReadBlobGranuleContext {
-    /// Given to the functions.
+    /// Passed to the functions.
     pub user_context: *mut c_void,
     /// Begins to load a part of a file.
     pub start_load:

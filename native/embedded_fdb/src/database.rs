@@ -17,11 +17,11 @@ use crate::sync::{lock, write, Mutex, RwLock};
 use crate::tenants::{self, Lookups};
 use crate::watches::{Allowance, Watches};
 
-/// The first version of a new database: far enough from zero that a client may name versions before
-/// it, as it may on a cluster.
+/// The first version of a new database: far enough from zero that a client may use earlier versions,
+/// as it may on a cluster.
 pub(crate) const FIRST_VERSION: Version = 1_000_000_000;
 
-/// The key that is there while the database is locked.
+/// The key that exists while the database is locked.
 pub(crate) const LOCKED: &[u8] = b"\xff/dbLocked";
 
 /// Versions of the resolver looked at for each range that a commit writes. A key adds one, a range two.
@@ -36,19 +36,19 @@ pub(crate) struct Counters {
     pub(crate) read_versions: AtomicU64,
 }
 
-/// What a transaction asks the committer for.
+/// A transaction's request to the committer.
 #[derive(Default)]
 pub(crate) struct CommitRequest {
-    /// Where the transaction read; a transaction that read nothing commits at any version.
+    /// The read version; a transaction that read nothing commits at any version.
     pub(crate) read_version: Option<Version>,
     /// The tenant that must exist.
     pub(crate) tenant: Option<i64>,
     pub(crate) reads: Vec<KeyRange>,
     pub(crate) writes: Vec<KeyRange>,
     pub(crate) mutations: Vec<Mutation>,
-    /// Commit without making sure that the transaction cannot be committed twice.
+    /// Commit without guarding against a second commit of the same transaction.
     pub(crate) causal_write_risky: bool,
-    /// Commit although the database is locked.
+    /// Commit even if the database is locked.
     pub(crate) lock_aware: bool,
 }
 
@@ -86,7 +86,7 @@ impl CommitRequest {
     }
 }
 
-/// A recovery leaves out so many versions.
+/// A recovery skips this many versions.
 const RECOVERY_VERSIONS: Version = 100_000_000;
 
 /// A committed transaction.
@@ -119,15 +119,15 @@ pub(crate) struct Database {
     pub(crate) counters: Counters,
     pub(crate) faults: Injector,
     pub(crate) lookups: Lookups,
-    /// Whether it was ever locked: if not, nobody needs to look.
+    /// Whether it was ever locked. If not, transactions skip the check.
     lockable: AtomicBool,
-    /// How often the database began to work.
+    /// How often the database has begun to work: once, and once more with each recovery.
     generation: AtomicU64,
-    /// Commits for a database in a file, which [`Database::commit`] is not for.
+    /// Commits for a database in a file; those don't use [`Database::commit`].
     pub(crate) committer: Option<Arc<Committer>>,
 }
 
-/// What a new database holds: no user keys, and the system keys a client may come across.
+/// The initial contents of a database: no user keys, and the system keys that a client may read.
 pub(crate) fn new_map(version: Version) -> Map {
     let text = |s: &str| -> Key { s.as_bytes().into() };
     let mut map: Map = [
@@ -169,9 +169,9 @@ impl Database {
         }
     }
 
-    /// A database that held `map` at version `first`, and whose commits are another thread's.
+    /// A database that held `map` at version `first`, and whose commits happen on another thread.
     ///
-    /// Its read versions do not rise before [`Database::set_lease`].
+    /// Its read versions do not rise before the first [`Database::set_lease`].
     pub(crate) fn with_committer(first: Version, map: Map, committer: Arc<Committer>) -> Self {
         let locked = map.contains_key(LOCKED);
         let versions = Versions::new(first, map);
@@ -184,13 +184,13 @@ impl Database {
         }
     }
 
-    /// A new read version and what the database holds at it.
+    /// A new read version and the contents at it.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.counters.read_versions.fetch_add(1, Ordering::Relaxed);
         self.versions.snapshot()
     }
 
-    /// What the database held at a version named by the client.
+    /// The contents at a version that the client chose.
     pub(crate) fn snapshot_at(&self, version: Version) -> Result<Snapshot> {
         self.versions.snapshot_at(version)
     }
@@ -199,14 +199,14 @@ impl Database {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// What clients see of a cluster's recovery: transactions that have read are too old.
+    /// Simulates a cluster's recovery for clients: transactions that have read are too old.
     pub(crate) fn recover(&self) {
         self.versions.skip(RECOVERY_VERSIONS);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// What clients see of a cluster that is set up anew in the place of another: it holds nothing, and
-    /// its versions are small again, lower than any of the old one.
+    /// Simulates, for clients, a new cluster in the place of this one: it is empty, and its versions are
+    /// small again, lower than any of the old one.
     pub(crate) fn wipe(&self) {
         let mut resolver = lock(&self.resolver);
         *resolver = Resolver::default();
@@ -214,7 +214,7 @@ impl Database {
         self.versions.begin_anew(version, new_map(version));
     }
 
-    /// Fails where a read version is older than the window.
+    /// Fails if a read version is older than the window.
     pub(crate) fn check_age(&self, version: Version) -> Result<()> {
         if version < self.versions.oldest() {
             Err(Error::TRANSACTION_TOO_OLD)
@@ -223,12 +223,12 @@ impl Database {
         }
     }
 
-    /// Versions from now until `version`; negative where it has passed.
+    /// Versions from now until `version`; negative if it is in the past.
     pub(crate) fn versions_until(&self, version: Version) -> Version {
         version - self.versions.now()
     }
 
-    /// The highest version there is now.
+    /// The highest version at present.
     pub(crate) fn newest_version(&self) -> Version {
         self.versions.now()
     }
@@ -239,7 +239,7 @@ impl Database {
         locked || self.faults.is_locked()
     }
 
-    /// What the database holds now.
+    /// The current contents.
     pub(crate) fn newest_map(&self) -> Map {
         self.versions.newest()
     }
@@ -249,17 +249,17 @@ impl Database {
         self.versions.get(key)
     }
 
-    /// The version that the passing of time alone would give.
+    /// The version that time alone would give.
     pub(crate) fn clock(&self) -> Version {
         self.versions.clock()
     }
 
-    /// Lets read versions rise up to `lease`, and no further.
+    /// Allows read versions up to `lease`.
     pub(crate) fn set_lease(&self, lease: Version) {
         self.versions.set_lease(lease);
     }
 
-    /// Commits, or says why not.
+    /// Commits, or returns why not.
     pub(crate) fn commit(&self, request: CommitRequest) -> Answer {
         let mut resolver = lock(&self.resolver);
         self.lookups.before_commit(|| self.newest_map());
@@ -271,7 +271,7 @@ impl Database {
         });
         record(&mut resolver, &request, version, &stamp);
         resolver.sweep(version - WINDOW, SWEEP * (request.writes.len() + 1));
-        // Still under the lock: watches see commits in their order.
+        // Still under the lock, so that watches see commits in order.
         self.tell_watches(&changes);
         self.lookups.after_commit(|| self.newest_map());
         drop(resolver);
@@ -284,7 +284,7 @@ impl Database {
             .changed(changes, self.faults.outage().as_deref());
     }
 
-    /// Begins or ends an outage, and lets go on what waited for the end of the last one.
+    /// Begins or ends an outage, and releases calls that waited for the end of the last one.
     pub(crate) fn set_outage(&self, outage: Outage) {
         self.faults.set_outage(outage);
         let outage = self.faults.outage();
@@ -292,9 +292,9 @@ impl Database {
             .recheck(outage.as_deref(), |key| self.newest(key));
     }
 
-    /// Commits several transactions in order, at one version, and shows them to everybody once
-    /// `persist` has made their changes durable. If it fails, they are not committed, and get its
-    /// error. One batch at a time.
+    /// Commits several transactions in order, at one version, and makes them visible once `persist` has
+    /// made their changes durable. If `persist` fails, they are not committed, and get its error. One
+    /// batch at a time.
     pub(crate) fn commit_batch(
         &self,
         requests: &[CommitRequest],
@@ -310,8 +310,8 @@ impl Database {
             answers.push(resolved.map(|()| {
                 let stamp = versionstamp(version, order);
                 draft.apply(&request.mutations, &stamp);
-                // If persisting fails, the record is one of a write that never was: a transaction
-                // that read before may get a conflict too many.
+                // If persisting fails, this records a write that never happened. A transaction that has
+                // read before may then get an unnecessary conflict.
                 record(&mut resolver, request, version, &stamp);
                 Committed { version, stamp }
             }));
@@ -337,7 +337,7 @@ impl Database {
         answers
     }
 
-    /// Whether a transaction may commit although the database is locked, if it is.
+    /// Whether a transaction may commit while the database is locked.
     fn check_lock(
         &self,
         request: &CommitRequest,
@@ -353,8 +353,7 @@ impl Database {
         Ok(())
     }
 
-    /// Whether a transaction may commit: nothing it read was written meanwhile, and its tenant is still
-    /// there.
+    /// Whether a transaction may commit: nobody has written the data it read, and its tenant still exists.
     fn resolve(
         &self,
         resolver: &Resolver,
@@ -370,8 +369,8 @@ impl Database {
         let Some(version) = request.read_version else {
             return self.check_lock(request, is_there);
         };
-        // A transaction that must not be committed twice conflicts with itself, so that it has
-        // at least one read conflict range, and is held to the window.
+        // A transaction that must not be committed twice conflicts with itself. So it has at least
+        // one read conflict range, and the window applies to it.
         if !request.reads.is_empty() || !request.causal_write_risky {
             self.check_age(version).map_err(Refused::with)?;
         }
@@ -397,7 +396,7 @@ fn locks(request: &CommitRequest) -> bool {
     request.mutations.iter().any(is_lock)
 }
 
-/// Tells the resolver what a commit wrote.
+/// Adds a commit's writes to the resolver.
 fn record(resolver: &mut Resolver, request: &CommitRequest, version: Version, stamp: &[u8; 10]) {
     for range in &request.writes {
         resolver.record(range, version);
@@ -415,14 +414,14 @@ fn record(resolver: &mut Resolver, request: &CommitRequest, version: Version, st
     }
 }
 
-/// What `fdb_create_database` gives: a database with the options of this handle.
+/// The database that `fdb_create_database` returns: a database with the options of this handle.
 pub(crate) struct Handle {
     pub(crate) database: Arc<Database>,
     /// The cluster file path that the client named.
     pub(crate) cluster_file: String,
     pub(crate) allowance: Arc<Allowance>,
     pub(crate) defaults: RwLock<TransactionDefaults>,
-    /// What was wrong with an option: every call that can fail says so from then on.
+    /// The error of a wrong option, which every later call that can fail returns.
     pub(crate) deferred: OnceLock<Error>,
 }
 
@@ -437,8 +436,8 @@ impl Handle {
         }
     }
 
-    /// Sets an option. Only an unknown code is an error at once; a wrong value is the answer to all
-    /// that is asked of the handle later.
+    /// Sets an option. Only an unknown code is an error at once; after a wrong value, all later calls on
+    /// the handle fail.
     pub(crate) fn set_option(&self, code: i32, value: Option<&[u8]>) -> Result<()> {
         if !options::is_of_database(code) {
             return Err(Error::INVALID_OPTION);
@@ -463,12 +462,12 @@ impl Handle {
         Ok(())
     }
 
-    /// Whether no option was wrong.
+    /// Whether all options were valid.
     pub(crate) fn check(&self) -> Result<()> {
         self.deferred.get().map_or(Ok(()), |error| Err(*error))
     }
 
-    /// What `fdb_database_get_client_status` answers.
+    /// The result of `fdb_database_get_client_status`.
     pub(crate) fn client_status(&self) -> Result<Output> {
         let status = format!(
             concat!(

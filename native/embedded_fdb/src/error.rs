@@ -1,6 +1,6 @@
 //! Error codes of the C API: numbers, names and descriptions.
 //!
-//! The numbers are FoundationDB's and part of its interface: clients compare them.
+//! The numbers are FoundationDB's and part of its API: clients compare them.
 
 use std::ffi::CStr;
 
@@ -8,22 +8,22 @@ use std::ffi::CStr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Error(pub(crate) i32);
 
-/// The answer of everything that can fail.
+/// The result of every fallible function.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// One row for each code: constant, number, description.
 macro_rules! errors {
     ($($name:ident $code:literal $text:literal;)*) => {
-        #[allow(dead_code)] // the table is complete, whether or not the engine raises a code
+        #[allow(dead_code)] // the table is complete, whether or not the engine uses a code
         impl Error {
             $(pub(crate) const $name: Error = Error($code);)*
         }
 
-        /// The description `fdb_get_error` gives for a code.
+        /// The description that `fdb_get_error` returns for a code.
         pub(crate) fn describe(code: i32) -> &'static CStr {
             match code {
                 0 => c"Success",
-                // Numbers that no release can use count as an error of unknown kind.
+                // Numbers that no release can use count as unknown errors.
                 i32::MIN..0 | 30_001.. => c"An unknown error occurred",
                 $($code => $text,)*
                 _ => c"UNKNOWN_ERROR",

@@ -1,8 +1,8 @@
-//! Faults on purpose: what a cluster does on a bad day, as often as wished, and repeatably.
+//! Injected faults: the failures of a real cluster, as often as you like, and repeatable.
 //!
 //! Each call that may fail draws from one sequence of random numbers, which the seed determines: the
-//! same seed and the same sequence of calls give the same faults. Off, the only cost is a look at a
-//! flag.
+//! same seed and the same sequence of calls give the same faults. When faults are off, the only cost is
+//! checking a flag.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::sync::{lock, Mutex};
 
-/// Which faults happen, and how often. Probabilities are from `0.0` (never) to `1.0` (always).
+/// The faults to inject and their probabilities, from `0.0` (never) to `1.0` (always).
 ///
 /// | fault                   | hits          | what happens                                           |
 /// |-------------------------|---------------|--------------------------------------------------------|
@@ -29,17 +29,17 @@ use crate::sync::{lock, Mutex};
 /// | `slow_watch`            | watches       | fires up to `watch_delay` after the change             |
 ///
 /// A transaction gets its read version with the first call that needs one: `get_read_version`, a read
-/// or a watch. That call is the one that a fault of the read version hits; after a failure, as on a
-/// cluster, every later call that needs the read version fails in the same way until the transaction
-/// starts again. (1078 is `grv_proxy_memory_limit_exceeded`, 1051 `batch_transaction_throttled`: a
-/// cluster that has more to do than it can.)
+/// or a watch. A fault of the read version hits that call; after a failure, as on a cluster, every later
+/// call that needs the read version fails in the same way until the transaction starts again. (1078 is
+/// `grv_proxy_memory_limit_exceeded`, 1051 `batch_transaction_throttled`: the errors of an overloaded
+/// cluster.)
 ///
-/// Every one of these may happen with a cluster, and all errors are ones that
-/// `fdb_error_predicate` calls retryable: an application that retries as `on_error` tells it lives
-/// through all of them. Commits of transactions that wrote nothing never fail, as on a cluster.
+/// All of these happen on clusters, and all errors are ones that `fdb_error_predicate` calls retryable:
+/// an application that retries with `on_error` survives all of them. Commits of transactions that wrote
+/// nothing never fail, as on a cluster.
 ///
-/// The text form is that of the environment variable `EMBEDDED_FDB_FAULTS`; what is not named is
-/// zero. Delays are in milliseconds.
+/// The text form is that of the environment variable `EMBEDDED_FDB_FAULTS`. Settings that are left out
+/// are zero. Delays are in milliseconds.
 ///
 /// ```
 /// use embedded_fdb::admin::Faults;
@@ -53,11 +53,11 @@ use crate::sync::{lock, Mutex};
 /// ```
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Faults {
-    /// Begins the sequence of random numbers.
+    /// The seed of the sequence of random numbers.
     pub seed: u64,
     /// Probability that a commit fails with `not_committed` (1020).
     pub not_committed: f64,
-    /// Probability that a commit fails with `commit_unknown_result` (1021), done or not.
+    /// Probability that a commit fails with `commit_unknown_result` (1021), whether it happened or not.
     pub commit_unknown_result: f64,
     /// Probability that a commit or a read fails with `transaction_too_old` (1007).
     pub transaction_too_old: f64,
@@ -72,7 +72,7 @@ pub struct Faults {
     /// Probability that a read version is refused: in equal parts with
     /// `grv_proxy_memory_limit_exceeded` (1078) and `batch_transaction_throttled` (1051).
     pub read_version_failure: f64,
-    /// Probability that a read version is delayed, and the call that waits for it.
+    /// Probability that a read version, and the call that waits for it, is delayed.
     pub slow_read_version: f64,
     /// The longest delay of a read or a read version.
     pub read_delay: Duration,
@@ -86,23 +86,23 @@ pub struct Faults {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FaultsError {
-    /// There is no setting of this name.
+    /// No setting has this name.
     #[error("expected name=value with one of the names {}, got {got:?}", names())]
     Name {
-        /// What was given.
+        /// The given name.
         got: String,
     },
-    /// The value cannot be.
+    /// The value is not valid.
     #[error("{name} is expected to be {expected}, got {got:?}")]
     Value {
         /// The setting.
         name: &'static str,
-        /// What it can be.
+        /// The expected value.
         expected: &'static str,
-        /// What was given.
+        /// The given value.
         got: String,
     },
-    /// Faults that exclude each other are more likely than certain.
+    /// The probabilities of mutually exclusive faults add up to more than 1.
     #[error(
         "the probabilities that a {what} fails are expected to add up to at most 1, got {sum}"
     )]
@@ -184,7 +184,7 @@ impl fmt::Display for Faults {
 }
 
 impl Faults {
-    /// Sets what `name` says; `None` where there is no such setting.
+    /// Sets the setting `name`; `None` if there is no such setting.
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), FaultsError>> {
         let wrong = |name, expected| FaultsError::Value {
             name,
@@ -206,7 +206,7 @@ impl Faults {
         Some(set.ok_or_else(|| wrong(name, MILLISECONDS)))
     }
 
-    /// Fails where a probability is none, or faults of a call are more likely than certain.
+    /// Fails if a probability is not valid, or the faults of a call add up to more than 1.
     pub(crate) fn check(&self) -> Result<(), FaultsError> {
         let mut faults = self.clone();
         for (name, field) in PROBABILITIES {
@@ -230,26 +230,26 @@ impl Faults {
     }
 }
 
-/// What happens to a commit.
+/// The fault of a commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CommitFault {
-    /// It is not done, and gets this error.
+    /// It does not happen, and gets this error.
     Refuse(Error),
-    /// It is done, and gets this error where it succeeds.
+    /// It happens, and gets this error if it succeeds.
     Hide(Error),
 }
 
-/// What happens to a read, a read version or a watch.
+/// The fault of a read, a read version or a watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Fault {
     pub(crate) error: Option<Error>,
     pub(crate) delay: Option<Duration>,
 }
 
-/// What of a database is out of order, until it is told that this is over.
+/// The part of a database that is unavailable, until the outage is ended.
 ///
-/// Nothing fails, and nothing answers: that is how a cluster looks when servers are stopped, or cut off.
-/// Time-outs and cancelling work as always. What is asked meanwhile is answered when the outage ends.
+/// Nothing fails and nothing answers, like a cluster whose servers are stopped or unreachable. Timeouts
+/// and cancellation work as always. Calls made meanwhile are answered when the outage ends.
 ///
 /// ```
 /// use embedded_fdb::admin::{Database, Outage};
@@ -264,13 +264,13 @@ pub struct Outage {
     /// Nothing answers: no read version, no read, no commit; and no watch fires.
     pub all: bool,
     /// Every transaction without the option `lock_aware` gets `database_locked` (1038) with its read
-    /// version or its commit, which a client that asks `on_error` retries for as long as it lasts.
+    /// version or its commit. A client that uses `on_error` retries until the lock is released.
     pub locked: bool,
-    /// Reads of keys in these ranges (begin included, end excluded) get no answer. Commits go on, also
-    /// those that write to these keys, and so do read versions.
+    /// Reads of keys in these ranges (begin included, end excluded) get no answer. Read versions and
+    /// commits continue, also commits that write to these keys.
     pub reads: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Watches of keys in these ranges neither fire nor fail. When the outage ends, those whose keys have
-    /// another value than they know fire.
+    /// Watches of keys in these ranges neither fire nor fail. When the outage ends, watches whose keys have
+    /// a different value fire.
     pub watches: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -280,12 +280,12 @@ impl Outage {
         begin < end && ranges.iter().any(meets)
     }
 
-    /// Whether a read of a range is left without an answer.
+    /// Whether reads of a range get no answer.
     pub(crate) fn silences_read(&self, begin: &[u8], end: &[u8]) -> bool {
         self.all || Outage::meets(&self.reads, begin, end)
     }
 
-    /// Whether a watch is left alone.
+    /// Whether a watch neither fires nor fails.
     pub(crate) fn silences_watch(&self, key: &[u8]) -> bool {
         self.all || Outage::meets(&self.watches, key, &[key, &[0]].concat())
     }
@@ -306,7 +306,7 @@ struct Current {
     waiting: Vec<Weak<dyn OutageWaiter>>,
 }
 
-/// Somebody who cannot go on before an outage ends.
+/// Waits for the end of an outage.
 pub(crate) trait OutageWaiter: Send + Sync {
     /// The outage is over, or has changed.
     fn outage_changed(self: Arc<Self>);
@@ -329,13 +329,13 @@ impl Injector {
         };
     }
 
-    /// What is out of order now.
+    /// The current outage.
     pub(crate) fn outage(&self) -> Option<Arc<Outage>> {
         let out = self.out.load(Ordering::Acquire);
         out.then(|| lock(&self.current).outage.clone())
     }
 
-    /// The outage in which nothing at all is answered, if that is so.
+    /// The current outage, if nothing is answered at all.
     pub(crate) fn silence(&self) -> Option<Arc<Outage>> {
         self.outage().filter(|outage| outage.all)
     }
@@ -344,7 +344,7 @@ impl Injector {
         self.outage().is_some_and(|outage| outage.locked)
     }
 
-    /// Begins or ends an outage, and lets those go on who waited for the end of the last one.
+    /// Begins or ends an outage, and releases calls that waited for the end of the last one.
     pub(crate) fn set_outage(&self, outage: Outage) {
         let mut current = lock(&self.current);
         self.out
@@ -357,7 +357,7 @@ impl Injector {
         }
     }
 
-    /// Tells `waiter` when an outage ends. False where it has ended.
+    /// Notifies `waiter` when an outage ends. False if it has ended.
     pub(crate) fn wait_for_end(
         &self,
         outage: Option<Arc<Outage>>,
@@ -368,7 +368,7 @@ impl Injector {
         if lasts {
             let waiting = &mut current.waiting;
             if waiting.len() == waiting.capacity() {
-                // Of those who gave up nothing is kept.
+                // Drops waiters that gave up.
                 waiting.retain(|waiter| waiter.strong_count() > 0);
             }
             waiting.push(waiter);

@@ -1,8 +1,8 @@
-//! Futures: the answers of the C API.
+//! Futures: the results of the C API.
 //!
 //! Most are ready when they are returned. The others are completed later, once: by the engine, by a
-//! cancellation, or by the end of the transaction. Some of these are completed because the client waits
-//! for them: see [`Owner::awaited`].
+//! cancellation, or by the end of the transaction. Some are completed because the client waits for
+//! them: see [`Owner::awaited`].
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ pub(crate) struct Callback {
     pub(crate) parameter: *mut c_void,
 }
 
-// SAFETY: the C API asks the caller for a callback that may run on any thread.
+// SAFETY: the C API requires callbacks that may run on any thread.
 unsafe impl Send for Callback {}
 
-/// Told what the client does with a pending future; dropped when it is done.
+/// Observes what the client does with a pending future; dropped when the future is done.
 pub(crate) trait Owner: Send + Sync {
     /// The client waits for the future, or asks whether it is ready, or sets a callback. Called without
     /// any lock; may complete the future.
@@ -43,7 +43,7 @@ enum State {
     },
     Done {
         result: Result<Output>,
-        /// How often the result was got, less how often it was released.
+        /// How often the result was taken, minus how often it was released.
         uses: i64,
     },
 }
@@ -52,7 +52,7 @@ enum State {
 pub(crate) struct Future {
     state: Mutex<State>,
     ready: Condvar,
-    /// What it is the answer of, where that was known when it was asked.
+    /// The request it answers, if known when it was made.
     trip: Option<Trip>,
 }
 
@@ -70,12 +70,12 @@ impl Future {
         Future::new(State::Done { result, uses: 0 }, None)
     }
 
-    /// A future that is done, with the answer of a request to the database.
+    /// A future that is done, with the answer to a request to the database.
     pub(crate) fn answer(result: Result<Output>, trip: Trip) -> Arc<Future> {
         Future::new(State::Done { result, uses: 0 }, Some(trip))
     }
 
-    /// A future that somebody completes later.
+    /// A future that is completed later.
     pub(crate) fn pending() -> Arc<Future> {
         let pending = State::Pending {
             callbacks: Vec::new(),
@@ -85,7 +85,7 @@ impl Future {
         Future::new(pending, None)
     }
 
-    /// Sets who is told what happens to the future. Does nothing where it is done already.
+    /// Sets the observer. Does nothing if the future is done already.
     pub(crate) fn set_owner(&self, new: Arc<dyn Owner>) {
         if let State::Pending { owner, .. } = &mut *lock(&self.state) {
             *owner = Some(new);
@@ -97,12 +97,12 @@ impl Future {
         matches!(*lock(&self.state), State::Done { .. })
     }
 
-    /// `fdb_future_is_ready`: as [`Future::is_done`], once an answer that can be had has been taken.
+    /// `fdb_future_is_ready`: as [`Future::is_done`], but first takes an answer that is available.
     pub(crate) fn is_ready(&self) -> bool {
         self.take_answer() || self.is_done()
     }
 
-    /// The client waits, and so answers arrive. Whether the future was done before.
+    /// The client waits, so answers arrive. Returns whether the future was done before.
     fn take_answer(&self) -> bool {
         let owner = match &*lock(&self.state) {
             State::Done { .. } => {
@@ -162,15 +162,15 @@ impl Future {
         }
     }
 
-    /// Calls a callback, keeping the future alive meanwhile even if the callback destroys it.
+    /// Calls a callback. Keeps the future alive meanwhile, even if the callback destroys it.
     fn call(self: &Arc<Self>, callback: Callback) {
         let keep = self.clone();
-        // SAFETY: the caller of `fdb_future_set_callback` gave a function that may be called with
+        // SAFETY: the caller of `fdb_future_set_callback` passed a function that may be called with
         // this future and this parameter, from any thread, once.
         unsafe { (callback.function)(Arc::as_ptr(&keep).cast_mut().cast(), callback.parameter) };
     }
 
-    /// Calls `callback` once the future is done: at once where it is.
+    /// Calls `callback` once the future is done, immediately if it is done already.
     pub(crate) fn on_ready(self: &Arc<Self>, callback: Callback) {
         if !self.take_answer() {
             let mut state = lock(&self.state);
@@ -192,7 +192,7 @@ impl Future {
             if network::is_network_thread() {
                 return Err(Error::BLOCKED_FROM_NETWORK_THREAD);
             }
-            // This takes long enough for all answers that are on their way.
+            // This takes long enough for all outstanding answers to arrive.
             round_trips::wait_for_all();
         }
         while let State::Pending { waited_for, .. } = &mut *state {
@@ -202,7 +202,7 @@ impl Future {
         Ok(())
     }
 
-    /// The error of a future that has one.
+    /// The future's error, if it has one.
     pub(crate) fn error(&self) -> Result<()> {
         match &*lock(&self.state) {
             State::Pending { .. } => Err(Error::FUTURE_NOT_SET),
@@ -210,7 +210,7 @@ impl Future {
         }
     }
 
-    /// Hands the result to `take`. Its memory stays where it is until [`Future::release`] has been
+    /// Passes the result to `take`. The result's memory stays in place until [`Future::release`] has been
     /// called as often as this has succeeded.
     pub(crate) fn get<T>(&self, take: impl FnOnce(&Output) -> Result<T>) -> Result<T> {
         match &mut *lock(&self.state) {
@@ -223,8 +223,8 @@ impl Future {
         }
     }
 
-    /// `fdb_future_release_memory`: one use less of the result. With the last one it goes, and is
-    /// `future_released` from then on; an error stays.
+    /// `fdb_future_release_memory`: ends one use of the result. The last one frees it; from then on the
+    /// future has the error `future_released`. An error stays.
     pub(crate) fn release(&self) {
         let mut state = lock(&self.state);
         let State::Done { result, uses } = &mut *state else {

@@ -1,4 +1,4 @@
-//! What threads do to each other, in every order in which they can meet; `checks/loom/run`.
+//! Tests of threads that interact, in every possible order; run by `checks/loom/run`.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     assert!(orders.get() > 3, "threads that do not meet prove nothing");
 }
 
-/// Counts what happens; not a part of what loom explores.
+/// Counts events; not part of what loom explores.
 #[derive(Clone, Default)]
 struct Count(Arc<AtomicUsize>);
 
@@ -57,7 +57,7 @@ impl Count {
     }
 }
 
-/// An owner that counts what it is told, and its end.
+/// An owner that counts the calls it gets, and its drop.
 struct Counted {
     cancelled: Count,
     dropped: Count,
@@ -83,7 +83,7 @@ fn number(future: &Future) -> Result<i64> {
 }
 
 #[test]
-fn a_callback_is_called_once_whoever_ends_the_future() {
+fn a_callback_is_called_once_however_the_future_ends() {
     explore(|| {
         let (called, cancelled, dropped) = (Count::default(), Count::default(), Count::default());
         let future = Future::pending();
@@ -123,7 +123,7 @@ fn who_waits_is_woken_and_sees_the_result() {
                 number(&future)
             }
         });
-        // As `fdb_future_destroy` does: the last reference may go while others use theirs.
+        // As `fdb_future_destroy` does: the last reference may be dropped while other threads use theirs.
         let destroying = thread::spawn({
             let future = future.clone();
             move || future.cancel()

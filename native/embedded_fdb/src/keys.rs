@@ -7,13 +7,13 @@ pub(crate) type Key = Arc<[u8]>;
 /// A value, shared like [`Key`].
 pub(crate) type Value = Arc<[u8]>;
 
-/// End of the keys applications own, and begin of the system keys.
+/// End of the applications' keys, and begin of the system keys.
 pub(crate) const NORMAL_END: &[u8] = b"\xff";
-/// End of everything that is stored; the special keys begin here.
+/// End of all stored keys; the special keys begin here.
 pub(crate) const ALL_END: &[u8] = b"\xff\xff";
 /// End of the special keys.
 pub(crate) const SPECIAL_END: &[u8] = b"\xff\xff\xff";
-/// Versionstamped by layers when their metadata changes; readable without any option.
+/// Layers versionstamp this key when their metadata change; readable without any option.
 pub(crate) const METADATA_VERSION: &[u8] = b"\xff/metadataVersion";
 
 pub(crate) const KEY_SIZE_LIMIT: usize = 10_000;
@@ -29,7 +29,7 @@ pub(crate) fn key_after(key: &[u8]) -> Key {
     next.into()
 }
 
-/// The same among the keys that are stored, after the last of which there is nothing more.
+/// The same among stored keys, of which there is none after the last.
 pub(crate) fn stored_key_after(key: &[u8]) -> Key {
     if key == ALL_END {
         key.into()
@@ -43,7 +43,7 @@ pub(crate) fn is_key_after(next: &[u8], key: &[u8]) -> bool {
     next.len() == key.len() + 1 && next.last() == Some(&0) && next.starts_with(key)
 }
 
-/// The longest key that may be written; with raw access there is room for a tenant's prefix.
+/// The longest key that may be written; raw access leaves space for a tenant's prefix.
 pub(crate) fn max_write_key_size(key: &[u8], raw_access: bool) -> usize {
     if key.starts_with(NORMAL_END) {
         SYSTEM_KEY_SIZE_LIMIT
@@ -59,17 +59,17 @@ pub(crate) fn max_key_size(key: &[u8]) -> usize {
     max_write_key_size(key, true)
 }
 
-/// Cuts a range's boundary that is longer than any key that can exist: the range stays the same.
+/// Truncates a range's boundary that is longer than any possible key: the range stays the same.
 pub(crate) fn clamp_boundary(key: &[u8]) -> &[u8] {
     let max = max_key_size(key);
     if key.len() > max {
-        &key[..max + 1]
+        &key[..=max]
     } else {
         key
     }
 }
 
-/// Names a key by its position: find the last key below `key` (or up to `key` with `or_equal`),
+/// Finds a key by position: take the last key below `key` (or up to `key` with `or_equal`),
 /// then move `offset` keys to the right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeySelector {
@@ -87,8 +87,8 @@ impl KeySelector {
         }
     }
 
-    /// The same selector without `or_equal`: offset 1 is then the first key at or after `key`. To a
-    /// client, nothing comes after the end of what is stored.
+    /// The same selector without `or_equal`: offset 1 is then the first key at or after `key`. For a
+    /// client, the end of the stored keys has no successor.
     pub(crate) fn without_or_equal(self) -> Self {
         if self.or_equal {
             KeySelector {
@@ -106,14 +106,13 @@ impl KeySelector {
     }
 }
 
-/// How much one range read may return. At least `min_rows` rows are returned whatever the byte limit
-/// is.
+/// How much one range read may return. It returns at least `min_rows` rows whatever the byte limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) rows: Option<usize>,
     pub(crate) bytes: Option<usize>,
     pub(crate) min_rows: usize,
-    /// The client gave numbers that mean nothing.
+    /// The client passed meaningless numbers.
     pub(crate) valid: bool,
 }
 
@@ -135,12 +134,12 @@ impl Limits {
         self.rows == Some(0) || (self.bytes == Some(0) && self.min_rows == 0)
     }
 
-    /// Whether the rows that must be returned have been, so that a byte limit may end the read.
+    /// Whether `min_rows` rows have been returned, so that a byte limit may end the read.
     pub(crate) fn has_satisfied_min_rows(&self) -> bool {
         self.bytes.is_some() && self.min_rows == 0
     }
 
-    /// Takes one row from the limits; a client counts 8 bytes for each beside its key and value.
+    /// Subtracts one row from the limits; a client counts 8 bytes for each row beside its key and value.
     pub(crate) fn count(&mut self, key: &[u8], value: &[u8]) {
         self.min_rows = self.min_rows.saturating_sub(1);
         if let Some(rows) = &mut self.rows {
@@ -179,7 +178,7 @@ impl<R> Default for Rows<R> {
 }
 
 impl<R> Rows<R> {
-    /// Adds rows, without a copy where they are the first.
+    /// Adds rows; doesn't copy if they are the first.
     pub(crate) fn append(&mut self, mut rows: Vec<R>) {
         if self.rows.is_empty() {
             self.rows = rows;

@@ -1,4 +1,4 @@
-//! Mapped range reads: for each row of an index, the key or range of a record it leads to.
+//! Mapped range reads: for each row of an index, read the key or range of the record it leads to.
 //!
 //! A mapper is a tuple. `{K[2]}` in it stands for element 2 of the index row's key, `{V[0]}` for
 //! element 0 of its value; `{...}` at the end asks for the range below the mapped key instead of the
@@ -13,13 +13,13 @@ use crate::tuple::{elements, encode_bytes, Element};
 enum Part {
     /// Encoded already.
     Literal(Vec<u8>),
-    /// What is no number shows when there is a row to map, and a number that is too low or too high
-    /// once that row is split.
+    /// An element that is not a number is an error when a row is mapped; a number that is too low or too
+    /// high, when that row is split.
     FromKey(Result<i32>),
     FromValue(Result<i32>),
 }
 
-/// A mapper, checked.
+/// A mapper that has been checked.
 pub(crate) struct Mapper {
     parts: Vec<Part>,
     /// Whether each row leads to a range.
@@ -52,7 +52,7 @@ impl Mapper {
 
     /// The key that an index row leads to.
     pub(crate) fn map(&self, key: &[u8], value: &[u8]) -> Result<Key> {
-        // Split once, where they are needed at all.
+        // Split once, and only if needed.
         let key = LazyCell::new(|| elements(key).ok_or(Error::KEY_NOT_TUPLE));
         let value = LazyCell::new(|| elements(value).ok_or(Error::VALUE_NOT_TUPLE));
         let mut mapped = Vec::new();
@@ -92,7 +92,7 @@ fn parse_string(element: Element, string: &[u8]) -> Part {
     }
 }
 
-/// The number at the beginning of a text, as C's `strtol` finds it: what follows does not matter.
+/// The number at the beginning of a text, as C's `strtol` reads it: the rest is ignored.
 fn leading_number(text: &[u8]) -> Option<i32> {
     let text = text.trim_ascii_start();
     let (negative, digits) = match text {
@@ -106,7 +106,7 @@ fn leading_number(text: &[u8]) -> Option<i32> {
     Some(if negative { -number } else { number })
 }
 
-/// Two of the same brace become one.
+/// Unescapes doubled braces.
 fn unescape(string: &[u8], brace: u8) -> Vec<u8> {
     let mut bytes = string.iter().peekable();
     let mut unescaped = Vec::with_capacity(string.len());
@@ -119,7 +119,7 @@ fn unescape(string: &[u8], brace: u8) -> Vec<u8> {
     unescaped
 }
 
-/// The end of the keys that begin with `prefix`; `None` where there is none.
+/// The end of the keys that begin with `prefix`; `None` if there is none.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Key> {
     let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
     let mut end = prefix[..=last].to_vec();

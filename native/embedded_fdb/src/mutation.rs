@@ -1,4 +1,4 @@
-//! Mutations: what a transaction asks to change, and what atomic operations do to a value.
+//! Mutations: the changes that a transaction asks for, and the effect of atomic operations on a value.
 
 use crate::api_version::ApiVersion;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// The operation of `fdb_transaction_atomic_op`'s code, for an API version.
+    /// The operation for a code of `fdb_transaction_atomic_op`, in an API version.
     pub(crate) fn from_code(code: i32, api_version: ApiVersion) -> Result<Op> {
         Ok(match code {
             2 => Op::Add,
@@ -48,7 +48,7 @@ impl Op {
         })
     }
 
-    /// Whether the result depends on the value before.
+    /// Whether the result depends on the previous value.
     pub(crate) fn is_dependent(self) -> bool {
         !matches!(
             self,
@@ -56,7 +56,7 @@ impl Op {
         )
     }
 
-    /// Whether `a * (b * c) == (a * b) * c` needs operands of equal length.
+    /// Whether `a * (b * c) == (a * b) * c` requires operands of equal length.
     pub(crate) fn is_non_associative(self) -> bool {
         matches!(
             self,
@@ -72,9 +72,9 @@ impl Op {
         )
     }
 
-    /// The value after the operation, `None` where the key is then absent.
+    /// The value after the operation; `None` if the key is then absent.
     ///
-    /// Versionstamp operations count as the set they turn into.
+    /// Versionstamp operations count as the set they become.
     pub(crate) fn apply(self, old: Option<&Value>, operand: &Value) -> Option<Value> {
         let old_bytes: &[u8] = old.map_or(&[], |v| v);
         let zip = |f: fn(u8, u8) -> u8, beyond: fn(u8) -> u8| -> Value {
@@ -152,7 +152,7 @@ fn little_endian_cmp(operand: &[u8], old: &[u8]) -> std::cmp::Ordering {
         .unwrap_or(std::cmp::Ordering::Equal)
 }
 
-/// The first `len` bytes, filled up with zeros.
+/// The first `len` bytes, padded with zeros.
 fn resize(bytes: &[u8], len: usize) -> Value {
     let mut resized = vec![0; len];
     let n = bytes.len().min(len);
@@ -160,7 +160,7 @@ fn resize(bytes: &[u8], len: usize) -> Value {
     resized.into()
 }
 
-/// One change, as handed to the committer. Order matters within a transaction.
+/// One change, as passed to the committer. Order matters within a transaction.
 #[derive(Clone, Debug)]
 pub(crate) enum Mutation {
     Single { op: Op, key: Key, operand: Value },
@@ -168,7 +168,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    /// The size that counts against the transaction's limit: FoundationDB adds the size of its own
+    /// The size that counts towards the transaction's limit: FoundationDB adds the size of its own
     /// record to the two strings.
     pub(crate) fn size(&self) -> usize {
         const RECORD: usize = 44;
@@ -180,9 +180,9 @@ impl Mutation {
     }
 }
 
-/// Where a versionstamp goes: the last four bytes are a little-endian position.
+/// The position of a versionstamp: the last four bytes, little-endian.
 ///
-/// Answers the position and the length without the four bytes.
+/// Returns the position and the length without the four bytes.
 pub(crate) fn versionstamp_position(bytes: &[u8]) -> Result<(usize, usize)> {
     let body = bytes
         .len()
@@ -206,7 +206,7 @@ pub(crate) fn versionstamp(version: i64, batch: u16) -> [u8; 10] {
     stamp
 }
 
-/// `bytes` with `stamp` at the position that its last four bytes name, without these four.
+/// `bytes` with `stamp` at the position given by its last four bytes, without those four.
 pub(crate) fn place_versionstamp(bytes: &[u8], stamp: &[u8; 10]) -> Key {
     match versionstamp_position(bytes) {
         Ok((position, body)) => {

@@ -1,8 +1,8 @@
-//! The keys and values at every version that can still be read.
+//! Keys and values at every version that can still be read.
 //!
 //! The newest version is one persistent ordered map: a snapshot is a clone of it, which shares all
-//! nodes. Older versions are not kept as maps. For each commit of the window there is a record of
-//! what it replaced, from which the few snapshots asked for by number are rebuilt.
+//! nodes. Older versions are not kept as maps. For each commit in the window a record keeps the values
+//! it replaced; the few snapshots requested by number are rebuilt from these.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::mutation::{place_versionstamp, Mutation, Op};
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{lock, read, write, Mutex, RwLock};
 
-/// A version: about a million of them pass in a second, whether or not anything is committed.
+/// A version: about a million of them pass per second, with or without commits.
 pub(crate) type Version = i64;
 
 /// Reads and commits are refused at versions older than this window (five seconds).
@@ -24,14 +24,14 @@ pub(crate) const WINDOW: Version = 5_000_000;
 /// Every key and its value at one version.
 pub(crate) type Map = OrdMap<Key, Value>;
 
-/// A version and what the database held then.
+/// A version and the contents at it.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
     pub(crate) version: Version,
     pub(crate) map: Map,
 }
 
-/// What one commit replaced: each touched key and its value before.
+/// The data that one commit replaced: each touched key and its previous value.
 struct Undo {
     version: Version,
     before: Vec<(Key, Option<Value>)>,
@@ -49,12 +49,12 @@ pub(crate) struct Versions {
     /// The version at `started`.
     first: AtomicI64,
     newest: RwLock<Map>,
-    /// No commit will ever get a version up to this one: it was handed out as a read version.
+    /// No commit will ever get a version up to this one, because it was handed out as a read version.
     latest: AtomicI64,
-    /// No read version above this one is given out: a commit with a higher version is on its way,
+    /// No read version above this one is handed out: a commit with a higher version is in progress,
     /// or a restart could begin there. Written under the lock of `newest`.
     ceiling: AtomicI64,
-    /// The ceiling while no commit is on its way.
+    /// The ceiling while no commit is in progress.
     lease: AtomicI64,
     /// In the order of commits. Locked after `newest`, never before it.
     history: Mutex<VecDeque<Undo>>,
@@ -74,19 +74,19 @@ impl Versions {
         }
     }
 
-    /// The version that the passing of time alone would give.
+    /// The version that time alone would give.
     pub(crate) fn clock(&self) -> Version {
         let first = self.first.load(Ordering::Acquire);
         first + i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX / 2)
     }
 
-    /// Leaves out `versions`: what was read before is out of the window then.
+    /// Skips `versions`, so that earlier read versions are out of the window.
     pub(crate) fn skip(&self, versions: Version) {
         let _newest = write(&self.newest);
         self.first.fetch_add(versions, Ordering::AcqRel);
     }
 
-    /// Begins anew: holds `map`, and counts from `version` again.
+    /// Starts over with `map`, counting from `version` again.
     pub(crate) fn begin_anew(&self, version: Version, map: Map) {
         let mut newest = write(&self.newest);
         *newest = map;
@@ -96,25 +96,25 @@ impl Versions {
         lock(&self.history).clear();
     }
 
-    /// The highest version there is now.
+    /// The highest version at present.
     pub(crate) fn now(&self) -> Version {
         let risen = self.clock().min(self.ceiling.load(Ordering::Acquire));
         risen.max(self.latest.load(Ordering::Acquire))
     }
 
-    /// Lets read versions rise up to `lease`, and no further.
+    /// Allows read versions up to `lease`.
     pub(crate) fn set_lease(&self, lease: Version) {
         let _newest = write(&self.newest);
         self.lease.store(lease, Ordering::Release);
         self.ceiling.store(lease, Ordering::Release);
     }
 
-    /// The lowest version that can be read now.
+    /// The lowest version that can still be read.
     pub(crate) fn oldest(&self) -> Version {
         self.now() - WINDOW
     }
 
-    /// A new read version: sees every commit that was answered before this call.
+    /// A new read version: it sees every commit that was acknowledged before this call.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let newest = read(&self.newest);
         // Under the lock, so that every later commit gets a higher version.
@@ -126,7 +126,7 @@ impl Versions {
         }
     }
 
-    /// The snapshot at a version named by the caller.
+    /// The snapshot at a version chosen by the caller.
     pub(crate) fn snapshot_at(&self, version: Version) -> Result<Snapshot> {
         let newest = read(&self.newest);
         if version > self.now() {
@@ -153,7 +153,7 @@ impl Versions {
         Ok(Snapshot { version, map })
     }
 
-    /// The newest version, which is not counted as read.
+    /// The newest version. This does not count as a read.
     pub(crate) fn newest(&self) -> Map {
         read(&self.newest).clone()
     }
@@ -163,9 +163,9 @@ impl Versions {
         read(&self.newest).get(key).cloned()
     }
 
-    /// Applies the mutations of a commit, in order, at a version of its own.
+    /// Applies the mutations of a commit, in order, at a new version.
     ///
-    /// `stamp` makes the versionstamp of the version. The caller lets one commit in at a time.
+    /// `stamp` makes the versionstamp of the version. The caller allows one commit at a time.
     pub(crate) fn apply(
         &self,
         mutations: &[Mutation],
@@ -190,9 +190,9 @@ impl Versions {
         (version, changes)
     }
 
-    /// Begins commits that nobody sees before [`Draft::publish`].
+    /// Begins commits that stay invisible until [`Draft::publish`].
     ///
-    /// The caller has one draft at a time, and no [`Versions::apply`] meanwhile.
+    /// The caller has one draft at a time, and doesn't call [`Versions::apply`] meanwhile.
     pub(crate) fn draft(&self) -> Draft<'_> {
         let newest = write(&self.newest);
         let version = self.clock().max(self.latest.load(Ordering::Acquire) + 1);
@@ -208,11 +208,11 @@ impl Versions {
     }
 }
 
-/// Adds what a commit replaced to the history, and forgets what has left the window.
+/// Adds the data that a commit replaced to the history, and drops what has left the window.
 fn remember(history: &mut VecDeque<Undo>, undo: Undo) {
     let oldest = undo.version - WINDOW;
-    // Twice of what comes goes, so that history shrinks to the window without a pause, however
-    // much a single commit of long ago has replaced.
+    // Drops two entries for each one added, so that the history shrinks to the window without a
+    // pause, however much a single old commit has replaced.
     let mut budget = 2 * undo.before.len() + 16;
     history.push_back(undo);
     while budget > 0 {
@@ -228,7 +228,7 @@ fn remember(history: &mut VecDeque<Undo>, undo: Undo) {
     }
 }
 
-/// Commits of one version on their way: dropped without [`Draft::publish`], they never were.
+/// Commits of one version in progress; dropping them without [`Draft::publish`] discards them.
 pub(crate) struct Draft<'a> {
     versions: &'a Versions,
     pub(crate) version: Version,
@@ -261,12 +261,12 @@ impl Draft<'_> {
         });
     }
 
-    /// Whether there is a key after the commits so far.
+    /// Whether a key exists after the commits so far.
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         self.map.contains_key(key)
     }
 
-    /// Shows the commits to everybody; read versions may then rise up to `lease`.
+    /// Makes the commits visible; read versions may then rise up to `lease`.
     pub(crate) fn publish(mut self, lease: Version) -> Vec<Change> {
         let versions = self.versions;
         let mut newest = write(&versions.newest);
@@ -291,7 +291,7 @@ impl Drop for Draft<'_> {
     }
 }
 
-/// The mutations of one commit being applied.
+/// The mutations of one commit while they are applied.
 struct Edit<'a> {
     map: &'a mut Map,
     before: Vec<(Key, Option<Value>)>,

@@ -1,21 +1,21 @@
-//! The network thread: the thread that a client lends with `fdb_run_network`.
+//! The network thread, which a client provides with `fdb_run_network`.
 //!
-//! There is no network here. The thread waits for timers (back-off, time-outs) and calls the
+//! There is no network here. The thread waits for timers (back-off, timeouts) and calls the
 //! callbacks of futures that were pending when the callback was set.
 //!
-//! Such a callback never runs inside a call of the client's own, and never while the engine holds a
-//! lock:
+//! Such a callback never runs inside a call of the client, and never while the engine holds a lock:
 //!
-//! - **Before `fdb_run_network`** tasks and timers wait in their queues. Nobody's callback is called.
+//!
+//! - **Before `fdb_run_network`** tasks and timers wait in their queues. No callback is called.
 //! - **While it runs** the thread takes one task at a time and holds no lock meanwhile. A task that
-//!   comes from the network thread itself (a callback that commits, and so fires a watch) is queued as
+//!   comes from the network thread itself (a callback that commits, and so fires a watch) is queued like
 //!   any other: it runs when the callback has returned.
-//! - **From `fdb_stop_network` on** the thread finishes the task it is in, runs the completion hooks
-//!   and returns. Tasks that have not run, and those that come later, are dropped: as on a cluster,
-//!   nobody's callback is called any more.
+//! - **From `fdb_stop_network` on** the thread finishes its current task, runs the completion hooks
+//!   and returns. Waiting and later tasks are dropped: as on a cluster, no callback is called any
+//!   more.
 //!
-//! A callback that is set on a future that is ready is no task: `fdb_future_set_callback` itself calls
-//! it, in the client's own thread.
+//! A callback set on a ready future is not a task: `fdb_future_set_callback` itself calls it, in the
+//! client's thread.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +27,7 @@ use crate::sync::{lock, wait_timeout, Condvar, Mutex, MutexGuard};
 /// Work for the network thread.
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
 
-/// The life of the one network of a process.
+/// The life cycle of the process's only network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     NotSetUp,
@@ -40,7 +40,7 @@ enum Phase {
 struct State {
     phase: Phase,
     tasks: VecDeque<Task>,
-    /// By due time; the number keeps tasks of the same time apart.
+    /// Ordered by due time; the number distinguishes tasks with the same time.
     timers: BTreeMap<(Instant, u64), Task>,
     timers_made: u64,
     at_end: Vec<Task>,
@@ -104,7 +104,7 @@ pub(crate) fn run() -> Result<()> {
     match network.phase {
         Phase::NotSetUp => return Err(Error::NETWORK_NOT_SETUP),
         Phase::Running | Phase::Stopped => return Err(Error::NETWORK_CANNOT_BE_RESTARTED),
-        // A stop that came before the run ends it at once.
+        // A stop before the run ends it immediately.
         Phase::Stopping => {}
         Phase::SetUp => network.phase = Phase::Running,
     }
@@ -140,7 +140,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// A panic of one task must not end the thread that all others depend on.
+/// A panic in one task must not end the thread that all others depend on.
 fn run_guarded(task: Task) {
     let _reported_by_the_panic_hook = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
 }
@@ -168,13 +168,13 @@ pub(crate) fn at_end(task: Task) -> Result<()> {
     Ok(())
 }
 
-/// The queues of the network; `None` once it has ended, when nothing that is queued would run.
+/// The queues of the network; `None` once it has ended and queued tasks would never run.
 fn queues() -> Option<MutexGuard<'static, State>> {
     let network = lock(&NETWORK.state);
     (network.phase != Phase::Stopped).then_some(network)
 }
 
-/// Has the network thread run `task`, after what was queued before.
+/// Runs `task` on the network thread, after all tasks queued before.
 ///
 /// Never runs it in the calling thread, so that callers may hold locks.
 pub(crate) fn on_network_thread(task: Task) {
@@ -185,7 +185,7 @@ pub(crate) fn on_network_thread(task: Task) {
     }
 }
 
-/// Has the network thread run `task` after `delay`.
+/// Runs `task` on the network thread after `delay`.
 pub(crate) fn after(delay: Duration, task: Task) {
     if let Some(mut network) = queues() {
         network.timers_made += 1;
@@ -198,7 +198,7 @@ pub(crate) fn after(delay: Duration, task: Task) {
     }
 }
 
-/// Runs what is queued in the calling thread, in place of a network thread.
+/// Runs queued tasks on the calling thread, in place of a network thread.
 #[cfg(all(loom, test))]
 pub(crate) fn run_queued() {
     loop {

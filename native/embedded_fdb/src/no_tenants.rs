@@ -1,4 +1,5 @@
-//! In place of `tenants` where the feature `management` is off: there are none, and the compiler knows.
+//! Replaces `tenants` when the feature `management` is off. Its types have no values, so the compiler
+//! removes the code for them.
 
 use crate::error::Result;
 use crate::keys::Key;
@@ -17,7 +18,7 @@ impl Tenant {
     }
 }
 
-/// Nobody waits to be looked up.
+/// There is nothing to look up.
 #[derive(Default)]
 pub(crate) struct Lookups;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// A transaction's own settings; `reset` brings back the defaults.
+/// A transaction's settings; `reset` restores the defaults.
 #[derive(Clone, Debug)]
 pub(crate) struct TransactionOptions {
     pub(crate) read_your_writes_disabled: bool,
@@ -64,7 +64,7 @@ impl TransactionOptions {
     }
 }
 
-/// What database options set for every transaction made later.
+/// Settings that database options give to every later transaction.
 #[derive(Clone, Debug)]
 pub(crate) struct TransactionDefaults {
     pub(crate) options: Vec<(i32, Option<Vec<u8>>)>,
@@ -80,7 +80,7 @@ impl Default for TransactionDefaults {
     }
 }
 
-/// The codes of `FDBTransactionOption` that do something here.
+/// The codes of `FDBTransactionOption` that have an effect here.
 pub(crate) mod transaction {
     pub(crate) const CAUSAL_WRITE_RISKY: i32 = 10;
     pub(crate) const INCLUDE_PORT_IN_ADDRESS: i32 = 23;
@@ -115,10 +115,10 @@ pub(crate) mod transaction {
     pub(crate) const BYPASS_UNREADABLE: i32 = 1100;
     pub(crate) const USE_GRV_CACHE: i32 = 1101;
 
-    /// Options that take no value and only matter to a cluster: checked, and without effect.
+    /// Options without a value that only matter to a cluster: checked, but without effect.
     pub(crate) const FLAGS_FOR_A_CLUSTER: &[i32] =
         &[20, 40, 50, 52, 200, 201, 400, 406, 710, 1000, 1102];
-    /// Options of which a cluster ignores the value as well.
+    /// Options whose value a cluster ignores, too.
     pub(crate) const IGNORED: &[i32] =
         &[21, 110, 120, 130, 304, 401, 507, 508, 509, 510, 511, 2000];
 
@@ -130,13 +130,13 @@ pub(crate) mod transaction {
             || matches!(code, 700..=702 | 711..=714 | 800 | 801 | 900 | 1100 | 1101)
     }
 
-    /// Whether `reset` of a retry keeps the option.
+    /// Whether the option survives the `reset` of a retry.
     pub(crate) fn is_persistent(code: i32) -> bool {
         matches!(code, TIMEOUT | RETRY_LIMIT | MAX_RETRY_DELAY | 2000)
     }
 }
 
-/// The value of an option without one: absent or empty.
+/// The value of an option that takes none: absent or empty.
 pub(crate) fn no_value(value: Option<&[u8]>) -> Result<()> {
     match value {
         Some(value) if !value.is_empty() => Err(Error::INVALID_OPTION_VALUE),
@@ -144,7 +144,7 @@ pub(crate) fn no_value(value: Option<&[u8]>) -> Result<()> {
     }
 }
 
-/// The value of an option that must have one.
+/// The value of an option that requires one.
 pub(crate) fn some_value(value: Option<&[u8]>) -> Result<&[u8]> {
     value.ok_or(Error::INVALID_OPTION_VALUE)
 }
@@ -162,7 +162,7 @@ pub(crate) fn integer(value: Option<&[u8]>, min: i64, max: i64) -> Result<i64> {
     }
 }
 
-/// What a database option changes.
+/// The effect of a database option.
 pub(crate) enum DatabaseChange {
     Nothing,
     MaxWatches(u64),
@@ -175,7 +175,7 @@ pub(crate) fn is_of_database(code: i32) -> bool {
     matches!(code, 10 | 20..=22 | 26 | 27 | 405 | 500..=506 | 700..=702 | 800 | 900)
 }
 
-/// Reads a database option.
+/// Decodes a database option.
 pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange> {
     const MAX: i64 = i32::MAX as i64;
     Ok(match code {
@@ -220,10 +220,10 @@ pub(crate) fn database(code: i32, value: Option<&[u8]>) -> Result<DatabaseChange
     })
 }
 
-/// Checks a network option: none has an effect without a network, but mistakes are reported.
+/// Checks a network option. Without a network it has no effect, but mistakes are reported.
 ///
-/// What decides which clients are loaded is too late once the network is set up, which is said after
-/// a wrong value.
+/// Once the network is set up, it is too late for options that decide which clients are loaded. A
+/// wrong value is reported before that.
 pub(crate) fn network(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<()> {
     network_value(code, value, set_up)?;
     if set_up && matches!(code, 60..=66) {
@@ -234,11 +234,10 @@ pub(crate) fn network(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<(
 
 fn network_value(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<()> {
     match code {
-        // An address and a cluster file of long ago; the directory of traces, of which nobody looks
-        // whether it is there; their group;
-        // and switches of which a client ignores the value.
+        // An obsolete address and cluster file; the directory of traces, whose existence is not
+        // checked; their group; and switches whose value a client ignores.
         10 | 20 | 30 | 33 | 38 | 48..=51 | 80 | 81 | 1001 => Ok(()),
-        // Clients beside this one, and what they are told.
+        // Other clients beside this one, and their settings.
         72 if set_up => Err(Error::INTERNAL_ERROR),
         72 => Ok(()),
         1000 if !set_up || value.is_none() => Err(Error::INTERNAL_ERROR),
@@ -254,7 +253,7 @@ fn network_value(code: i32, value: Option<&[u8]>, set_up: bool) -> Result<()> {
         40 => valid(some_value(value)?.contains(&b'=')),
         82 | 83 => integer(value, 0, 100).map(|_| ()),
         62 | 66 => {
-            // To a client the path ends at the first zero; an empty one is where it runs.
+            // A client ends the path at the first zero; an empty path means the working directory.
             let given = path(value)?.as_os_str().as_bytes();
             let name = given.split(|byte| *byte == 0).next().unwrap_or_default();
             let exists = name.is_empty() || Path::new(OsStr::from_bytes(name)).exists();

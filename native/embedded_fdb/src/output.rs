@@ -1,11 +1,11 @@
-//! What futures answer, laid out as C code reads it.
+//! Results of futures, laid out as C code reads them.
 
 use std::ffi::CString;
 
 use crate::c_types::{FDBKey, FDBKeyValue, FDBMappedKeyValue};
 use crate::keys::{Key, Value};
 
-/// What a future answers. Memory that C code sees belongs to it.
+/// The result of a future. It owns the memory that C code sees.
 pub(crate) enum Output {
     Unit,
     Int64(i64),
@@ -28,7 +28,7 @@ pub(crate) enum Output {
 pub(crate) struct KeyValues {
     pub(crate) array: Vec<FDBKeyValue>,
     pub(crate) more: bool,
-    /// What `array` points into.
+    /// The memory that `array` points into.
     _rows: Vec<(Key, Value)>,
 }
 
@@ -76,14 +76,14 @@ impl StringArray {
     }
 }
 
-/// One row of a mapped range, with what its mapped key or range holds.
+/// One row of a mapped range, with the contents of its mapped key or range.
 pub(crate) struct MappedRow {
     pub(crate) key: Key,
     pub(crate) value: Value,
     pub(crate) begin: Key,
     pub(crate) end: Key,
     pub(crate) rows: Vec<(Key, Value)>,
-    /// There are more rows in the mapped range than a server answers with.
+    /// There are more rows in the mapped range than a server returns.
     pub(crate) more: bool,
     /// Whether the row leads to a range.
     pub(crate) is_range: bool,

@@ -1,4 +1,4 @@
-//! Random numbers for back-off and names: no quality is needed, and no dependency.
+//! Random numbers for back-off and names: good enough for that, and without a dependency.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -9,6 +9,6 @@ pub(crate) fn unit() -> f64 {
 
 /// A number of 64 bits.
 pub(crate) fn number() -> u64 {
-    // Every `RandomState` has keys of its own, so that the hash of nothing is random.
+    // Every `RandomState` has its own keys, so even the hash of nothing is random.
     RandomState::new().hash_one(())
 }

@@ -1,16 +1,16 @@
-//! Range reads of the database alone, as a cluster's client and its storage servers share them.
+//! Range reads of the database alone, split between client and storage servers as on a cluster.
 //!
-//! A server answers with rows until a limit of the request is reached; the client asks again where
-//! that is not enough. Where a reply ends, and what it says about what comes after, follows from
-//! both. All keys are on one server, as in a small cluster.
+//! A server returns rows until a limit of the request is reached; if that is not enough, the client
+//! asks again. Both determine where a reply ends, and what it says about the rows that follow. All
+//! keys are on one server, as in a small cluster.
 
 use crate::error::Result;
 use crate::keys::{key_after, Key, KeySelector, Limits, Rows, Value, ALL_END};
 use crate::space::Space;
 
-/// The bytes a reply may have, and its rows.
+/// The bytes and rows that a reply may have.
 pub(crate) const REPLY_LIMIT: usize = 80_000;
-/// What a server counts for each row beside its key and value.
+/// The bytes that a server counts for each row beside its key and value.
 pub(crate) const ROW_RECORD: usize = 24;
 
 /// What one request to a server may return.
@@ -24,7 +24,7 @@ pub(crate) struct Request {
 impl Request {
     fn new(limits: &Limits, reverse: bool) -> Request {
         let (rows, bytes) = match limits.bytes {
-            // More rows than bytes are needed still.
+            // No more rows than bytes are needed.
             Some(0) => (limits.min_rows, REPLY_LIMIT),
             bytes => (
                 limits
@@ -41,7 +41,7 @@ impl Request {
     }
 }
 
-/// What a server answers.
+/// A server's answer.
 pub(crate) struct Reply<R> {
     pub(crate) rows: Vec<R>,
     /// A limit of the request was reached.
@@ -51,7 +51,7 @@ pub(crate) struct Reply<R> {
 /// A row of an answer.
 pub(crate) trait Row {
     fn key(&self) -> &Key;
-    /// Takes the row from the limits of the client.
+    /// Subtracts the row from the client's limits.
     fn count(&self, limits: &mut Limits);
 }
 
@@ -65,7 +65,7 @@ impl Row for (Key, Value) {
     }
 }
 
-/// A server that reads ranges.
+/// A storage server that reads ranges.
 pub(crate) trait Server {
     type Row: Row;
 
@@ -87,7 +87,7 @@ impl Server for &Space {
     }
 }
 
-/// Rows until a limit is reached; at least one, where there is one.
+/// Rows until a limit is reached; at least one, if there is one.
 pub(crate) fn read_rows(
     space: &Space,
     begin: &[u8],
@@ -111,14 +111,14 @@ pub(crate) fn read_rows(
     Reply { rows, more }
 }
 
-/// Where a selector lands in the database, system keys included.
+/// Where a selector resolves to in the database, system keys included.
 pub(crate) struct Landing {
     pub(crate) key: Key,
     /// The selector ran off the first or the last key.
     pub(crate) off_edge: bool,
 }
 
-/// Resolves a selector without regard to a transaction's writes. `""` is before the first key, and
+/// Resolves a selector without the transaction's writes. `""` is before the first key, and
 /// `\xff\xff` after the last.
 pub(crate) fn resolve(space: &Space, selector: &KeySelector) -> Landing {
     let selector = selector.clone().without_or_equal();
@@ -134,7 +134,7 @@ pub(crate) fn resolve(space: &Space, selector: &KeySelector) -> Landing {
                 key,
                 off_edge: false,
             },
-            // The end itself is still an answer that storage gives.
+            // The end itself is still an answer that storage returns.
             None => Landing {
                 key: ALL_END.into(),
                 off_edge: skip > 0,
@@ -155,7 +155,7 @@ pub(crate) fn resolve(space: &Space, selector: &KeySelector) -> Landing {
     }
 }
 
-/// Asks a server for the rows between two selectors; nothing where one of them runs off an edge.
+/// Asks a server for the rows between two selectors; `None` if one of them runs off an edge.
 fn ask<S: Server>(
     server: &S,
     begin: &KeySelector,
@@ -225,7 +225,7 @@ pub(crate) fn get_range<S: Server>(
     }
 }
 
-/// The slow way of a range read: the selectors are resolved first.
+/// The slow path of a range read: resolves the selectors first.
 fn by_keys<S: Server>(
     server: &S,
     begin: &KeySelector,
@@ -240,7 +240,7 @@ fn by_keys<S: Server>(
             resolve(server.space(), selector).key
         }
     };
-    // Both at the same time.
+    // Both in flight at once.
     let lookups = !begin.is_first_greater_or_equal() || !end.is_first_greater_or_equal();
     let (from, to) = (land(begin), land(end));
     let mut output = Rows::default();

@@ -1,4 +1,4 @@
-//! A set of keys as ranges that neither overlap nor touch.
+//! A set of keys as disjoint ranges that don't touch.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -20,7 +20,7 @@ impl RangeSet {
         begin >= end || around.is_some_and(|(_, last)| end <= &last[..])
     }
 
-    /// The range of the set, or the one between two of them, that `key` is in, and whether it is in
+    /// The range of the set, or the gap between two ranges, that contains `key`, and whether it is in
     /// the set.
     pub(crate) fn around(&self, key: &[u8]) -> (bool, &[u8], &[u8]) {
         let before = self
@@ -36,8 +36,8 @@ impl RangeSet {
         (false, begin, after.map_or(ALL_END, |(begin, _)| begin))
     }
 
-    /// The begin of the range, or of what is between two of them, in which the keys right before
-    /// `key` are, and whether they are in the set.
+    /// The begin of the range, or of the gap, that contains the keys right before `key`, and whether
+    /// they are in the set.
     pub(crate) fn before(&self, key: &[u8]) -> (bool, &[u8]) {
         let before = self
             .0
@@ -50,7 +50,7 @@ impl RangeSet {
         }
     }
 
-    /// Adds a range, joined with the ranges it overlaps or touches.
+    /// Adds a range, merging it with the ranges it overlaps or touches.
     pub(crate) fn insert(&mut self, mut begin: Key, mut end: Key) {
         if begin >= end {
             return;

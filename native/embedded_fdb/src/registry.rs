@@ -9,26 +9,26 @@ use crate::faults::Faults;
 use crate::storage::{self, OpenError};
 use crate::sync::{lock, Mutex};
 
-/// What a database is found by.
+/// The name of a database.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Name {
-    /// In memory; the empty name is that of the unnamed database.
+    /// In memory; the unnamed database has the empty name.
     Memory(String),
-    /// In a file, by its one path.
+    /// In a file, by its canonical path.
     File(PathBuf),
 }
 
-/// A database that is open, or being opened by whoever has the lock.
+/// A database that is open, or that the holder of the lock is opening.
 type Place = Arc<Mutex<Option<Arc<Database>>>>;
 
 static DATABASES: LazyLock<Mutex<HashMap<Name, Place>>> = LazyLock::new(Mutex::default);
 
-/// The variable with the faults of the databases that are opened.
+/// The environment variable with the faults of newly opened databases.
 const FAULTS: &str = "EMBEDDED_FDB_FAULTS";
-/// The variable that names a cluster file for whoever names none.
+/// The environment variable that names the default cluster file.
 const CLUSTER_FILE: &str = "FDB_CLUSTER_FILE";
 
-/// The name of the database that a cluster file path stands for.
+/// The name of the database that a cluster file path refers to.
 fn name(cluster_file: &str) -> Result<Name, OpenError> {
     if cluster_file.is_empty() {
         return match std::env::var(CLUSTER_FILE) {
@@ -39,13 +39,13 @@ fn name(cluster_file: &str) -> Result<Name, OpenError> {
     name_in(cluster_file)
 }
 
-/// As [`name`], for a path that was given: it is a name, or that of a cluster file with one.
+/// As [`name`], for a given path: it is a name, or the path of a cluster file with one.
 fn name_in(cluster_file: &str) -> Result<Name, OpenError> {
     if cluster_file.starts_with("embedded:") {
         return parse(cluster_file, Path::new(""));
     }
     let path = Path::new(cluster_file);
-    // Any other file, or none, is as good a name for the unnamed database: there is no cluster.
+    // There is no cluster, so any other file, or none, names the unnamed database.
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().map(str::trim);
     let first = lines
@@ -57,7 +57,7 @@ fn name_in(cluster_file: &str) -> Result<Name, OpenError> {
     }
 }
 
-/// Reads `embedded:memory:NAME` and `embedded:file:PATH`; the latter as seen from `directory`.
+/// Parses `embedded:memory:NAME` and `embedded:file:PATH`; the latter relative to `directory`.
 fn parse(text: &str, directory: &Path) -> Result<Name, OpenError> {
     let kind_and_rest = text
         .strip_prefix("embedded:")
@@ -73,11 +73,11 @@ fn parse(text: &str, directory: &Path) -> Result<Name, OpenError> {
     }
 }
 
-/// Opens a database, the same one for the same name. It lives until the process ends.
+/// Opens a database; the same name gives the same one. It lives until the process ends.
 pub(crate) fn open(cluster_file: &str) -> Result<Arc<Database>, OpenError> {
     let name = name(cluster_file)?;
     let place = lock(&DATABASES).entry(name.clone()).or_default().clone();
-    // Reading a file may take its time; meanwhile others find their databases.
+    // Reading a file may take long; meanwhile others can find their databases.
     let mut place = lock(&place);
     if let Some(database) = &*place {
         return Ok(database.clone());

@@ -1,6 +1,6 @@
-//! Optimistic concurrency: which keys were written at which version.
+//! Optimistic concurrency: at which version each key was last written.
 //!
-//! A transaction may commit if nothing it read was written after its read version.
+//! A transaction may commit if none of the data it read was written after its read version.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -45,7 +45,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// Whether a key of the range was written after `version`.
+    /// Whether any key of the range was written after `version`.
     pub(crate) fn written_after(&self, range: &KeyRange, version: Version) -> bool {
         let (begin, end) = range;
         if begin >= end {
@@ -76,7 +76,7 @@ impl Resolver {
         false
     }
 
-    /// Records that the range was written at `version`, the highest so far.
+    /// Records a write of the range at `version`, the highest so far.
     pub(crate) fn record(&mut self, range: &KeyRange, version: Version) {
         let (begin, end) = range;
         if begin >= end {

@@ -1,13 +1,13 @@
 //! When answers arrive.
 //!
-//! A cluster's client sends a request off and goes on; the answer arrives while the program waits for
-//! one. Here most answers are known at once. What a program may notice of the difference (what its
+//! A cluster's client sends a request and continues; the answer arrives while the program waits for
+//! one. Here most answers are known immediately. The difference that a program may notice (what its
 //! transaction knows when the next read is issued) follows a clock: each request takes a number, and its
-//! answer has arrived once somebody has waited for an answer with this number or a higher one.
+//! answer has arrived once the program has waited for an answer with this number or a higher one.
 //!
-//! Each thread that sends requests has a clock of its own. A thread that waits for one transaction gives
-//! the answers of its others the time to arrive; what other threads do does not matter, so that the
-//! answers of a program do not depend on what else runs in the process.
+//! Each thread that sends requests has its own clock. A thread that waits for one transaction also gives
+//! the answers of its others time to arrive. Other threads don't matter, so that a program's results do
+//! not depend on what else runs in the process.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,14 +20,14 @@ struct Clock {
 
 impl Clock {
     fn wait_for(&self, number: u64) {
-        // Looked at first: the answers of one burst are waited for one after the other.
+        // Checked first, because the answers of one burst are awaited one after the other.
         if self.awaited.load(Ordering::Relaxed) < number {
             self.awaited.fetch_max(number, Ordering::Relaxed);
         }
     }
 }
 
-/// Clocks of threads that have ended, for threads to come: a clock is never freed.
+/// Clocks of ended threads, for reuse by new threads: a clock is never freed.
 static FREE: Mutex<Vec<&'static Clock>> = Mutex::new(Vec::new());
 
 fn free() -> std::sync::MutexGuard<'static, Vec<&'static Clock>> {
@@ -62,7 +62,7 @@ pub(crate) struct Trip {
 }
 
 impl Trip {
-    /// A request is sent by this thread.
+    /// This thread sends a request.
     pub(crate) fn begin() -> Trip {
         CLOCK.with(|OwnClock(clock)| Trip {
             clock,
@@ -70,7 +70,7 @@ impl Trip {
         })
     }
 
-    /// Somebody waits for the answer.
+    /// The program waits for the answer.
     pub(crate) fn wait(self) {
         self.clock.wait_for(self.number);
     }

@@ -1,7 +1,7 @@
-//! The sample of keys from which a storage server estimates how large a range is.
+//! The sample of keys from which a storage server estimates the size of a range.
 //!
-//! Which keys are in it depends on nothing but the key and the sizes, so the estimates are those of
-//! a cluster: 0 for a few small rows, and right on average for many.
+//! Whether a key is in it depends only on the key and the sizes, so the estimates are those of a
+//! cluster: 0 for a few small rows, and right on average for many.
 
 use std::ops::Bound::{Excluded, Included};
 
@@ -10,10 +10,10 @@ use crate::mvcc::Map;
 
 /// About one of this many bytes is in the sample.
 const FACTOR: f64 = 250.0;
-/// What every key counts beside its own bytes.
+/// The bytes that every key counts beside its own.
 const OVERHEAD: usize = 100;
 
-/// The bytes that a row stands for, where it is in the sample.
+/// The bytes that a row represents, if it is in the sample.
 fn sampled(key: &[u8], value: &[u8]) -> Option<u64> {
     let size = key.len() + value.len();
     let probability = (size as f64 / (key.len() + OVERHEAD) as f64 / FACTOR).min(1.0);
@@ -35,7 +35,7 @@ pub(crate) fn estimate(map: &Map, begin: &[u8], end: &[u8]) -> u64 {
     sampled_keys(map, begin, end).map(|(_, bytes)| bytes).sum()
 }
 
-/// Keys after `begin`, up to and including `last`, between which there are more than `chunk` bytes.
+/// Keys after `begin`, up to and including `last`, with more than `chunk` bytes between them.
 pub(crate) fn split_points<'a>(
     map: &'a Map,
     begin: &[u8],
@@ -55,11 +55,11 @@ pub(crate) fn split_points<'a>(
     points
 }
 
-/// Bob Jenkins' lookup3 (`hashlittle`, seed 0), which decides what is in the sample.
+/// Bob Jenkins' lookup3 (`hashlittle`, seed 0), which decides which keys are in the sample.
 fn hash(bytes: &[u8]) -> u32 {
     const MIX: [u32; 6] = [4, 6, 8, 16, 19, 4];
     const FINISH: [u32; 7] = [14, 11, 25, 16, 4, 14, 24];
-    // All arithmetic is meant to wrap, that of the length as well.
+    // All arithmetic is meant to wrap, also that of the length.
     let mut state = [0xdead_beef_u32.wrapping_add(bytes.len() as u32); 3];
     let mut rest = bytes;
     while rest.len() > 12 {
@@ -82,7 +82,7 @@ fn hash(bytes: &[u8]) -> u32 {
     state[2]
 }
 
-/// Adds up to twelve bytes, as numbers whose first byte is the lowest.
+/// Adds up to twelve bytes, as little-endian numbers.
 fn add(state: &mut [u32; 3], bytes: &[u8]) {
     for (word, part) in state.iter_mut().zip(bytes.chunks(4)) {
         let mut number = [0; 4];

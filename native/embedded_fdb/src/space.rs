@@ -1,11 +1,11 @@
-//! The keys a transaction can reach at its read version: all of them, or those of a tenant.
+//! The keys that a transaction can access at its read version: all of them, or those of a tenant.
 
 use std::ops::Bound::{Excluded, Included};
 
 use crate::keys::{Key, Value, METADATA_VERSION};
 use crate::mvcc::Map;
 
-/// A snapshot as seen below a prefix, which is empty outside of tenants.
+/// A snapshot seen through a prefix, which is empty outside of tenants.
 ///
 /// Keys go in and come out without the prefix.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ impl Space {
         Space { map, prefix }
     }
 
-    /// What the keys of a tenant begin with in the database: its number.
+    /// The prefix of a tenant's keys in the database: its number.
     pub(crate) fn tenant_prefix(id: i64) -> Key {
         id.to_be_bytes()[..].into()
     }
@@ -29,12 +29,12 @@ impl Space {
         !self.prefix.is_empty()
     }
 
-    /// The snapshot below the prefix and elsewhere.
+    /// The snapshot below the prefix and outside of it.
     pub(crate) fn everything(&self) -> &Map {
         &self.map
     }
 
-    /// A key as the database knows it.
+    /// A key as stored in the database.
     pub(crate) fn outer(&self, key: &[u8]) -> Key {
         [&self.prefix[..], key].concat().into()
     }

@@ -1,17 +1,17 @@
-//! What the database says of itself under `\xff\xff/status/json`.
+//! The database's status in `\xff\xff/status/json`.
 
 use crate::mvcc::Version;
 
-/// In the place of a cluster's addresses.
+/// Stands in for a cluster's addresses.
 pub(crate) const CONNECTION_STRING: &str = "embedded:embedded@127.0.0.1:4500";
 
 /// The address of the cluster's only process, which is this one.
 pub(crate) const ADDRESS: &str = "127.0.0.1:4500";
 
-/// In the place of what tells one cluster from another.
+/// Stands in for the id of a cluster.
 pub(crate) const CLUSTER_ID: &str = "656d626564646564656d626564646564";
 
-/// The status of a cluster that is this process alone: what holds here, and nothing made up.
+/// The status of a cluster that consists of this process: only fields that are true here.
 pub(crate) fn json(version: Version, generation: u64) -> String {
     let connection_string = CONNECTION_STRING;
     format!(

@@ -1,7 +1,7 @@
-//! Locks that go on after a panic of another holder: panics are reported to the caller as
+//! Locks that ignore a panic of an earlier holder. Panics are reported to the caller as
 //! `internal_error`, and must not turn every later call into one.
 //!
-//! With `--cfg loom` the locks are loom's, which tries the orders in which threads can take them.
+//! With `--cfg loom` the locks are loom's, which tries the orders in which threads can acquire them.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
@@ -33,7 +33,7 @@ pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexG
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until it is woken, for whatever reason, or `timeout` has passed.
+/// Waits for a notification, possibly a spurious one, or until `timeout` has passed.
 pub(crate) fn wait_timeout<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

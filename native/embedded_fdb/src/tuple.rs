@@ -1,4 +1,4 @@
-//! As much of the tuple layer as mapped range reads need: where the elements of a tuple are.
+//! The part of the tuple layer that mapped range reads need: finding the elements of a tuple.
 
 /// One element, still encoded.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -7,10 +7,10 @@ pub(crate) struct Element<'a>(pub(crate) &'a [u8]);
 const BYTES: u8 = 0x01;
 const TEXT: u8 = 0x02;
 
-/// The elements of an encoded tuple, `None` where it is not one.
+/// The elements of an encoded tuple; `None` if it is not one.
 ///
-/// As a storage server sees it: it knows no nested tuples, large integers and UUIDs, and does not mind
-/// if the last element is cut off.
+/// Works like a storage server: it supports no nested tuples, large integers or UUIDs, and accepts a
+/// truncated last element.
 pub(crate) fn elements(tuple: &[u8]) -> Option<Vec<Element<'_>>> {
     let mut elements = Vec::new();
     let mut rest = tuple;
@@ -31,7 +31,7 @@ pub(crate) fn elements(tuple: &[u8]) -> Option<Vec<Element<'_>>> {
     Some(elements)
 }
 
-/// The length of a byte string up to and with its end: a zero that is not escaped.
+/// The length of a byte string including its end: a zero that is not escaped.
 fn string_length(bytes: &[u8]) -> usize {
     let mut at = 0;
     while at + 1 < bytes.len() && (bytes[at] != 0 || bytes[at + 1] == 0xff) {
@@ -41,7 +41,7 @@ fn string_length(bytes: &[u8]) -> usize {
 }
 
 impl Element<'_> {
-    /// The bytes of a byte string or a text, `None` for other elements.
+    /// The bytes of a byte string or a text; `None` for other elements.
     pub(crate) fn string(self) -> Option<Vec<u8>> {
         let (&code, rest) = self.0.split_first()?;
         if code != BYTES && code != TEXT {

@@ -1,4 +1,4 @@
-//! Watches: futures that become ready when the value of a key is no longer what it was.
+//! Watches: futures that become ready when the value of a key has changed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
@@ -14,10 +14,10 @@ use crate::output::Output;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{lock, Mutex};
 
-/// A watch that is to be armed.
+/// A watch to be armed.
 pub(crate) struct Watch {
     pub(crate) key: Key,
-    /// The value that it knows.
+    /// The value it was set with.
     pub(crate) value: Option<Value>,
     pub(crate) future: Arc<Future>,
     pub(crate) owner: Weak<WatchOwner>,
@@ -29,11 +29,11 @@ struct Armed {
     /// The value when the watch was set.
     value: Option<Value>,
     future: Arc<Future>,
-    /// How much later than the change it fires, on purpose.
+    /// The injected delay between the change and firing.
     delay: Option<Duration>,
 }
 
-/// A watch that fires, and how much later.
+/// A watch that fires, and its delay.
 type Fired = (Arc<Future>, Option<Duration>);
 
 #[derive(Default)]
@@ -48,7 +48,7 @@ struct Armory {
 #[derive(Default)]
 pub(crate) struct Watches {
     armory: Mutex<Armory>,
-    /// Watches not done yet, armed or still waiting for their transaction to commit.
+    /// Watches that are not done: armed, or waiting for their transaction to commit.
     outstanding: AtomicU64,
 }
 
@@ -74,7 +74,7 @@ impl Allowance {
     }
 }
 
-/// The right to have one watch; given back when dropped.
+/// A permit for one watch; returned when dropped.
 pub(crate) struct Permit {
     allowance: Arc<Allowance>,
     watches: Arc<Watches>,
@@ -104,8 +104,8 @@ impl Drop for Permit {
     }
 }
 
-/// Belongs to the future of a watch: goes when the watch is done, and takes it off the books when the
-/// client gives it up.
+/// Belongs to the future of a watch. It is dropped when the watch is done, and removes the watch when
+/// the client cancels it.
 pub(crate) struct WatchOwner {
     permit: Permit,
     /// Where to find the watch, once its transaction has committed.
@@ -120,7 +120,7 @@ impl Owner for WatchOwner {
     }
 }
 
-/// A new watch: its future, and what arms it.
+/// A new watch: its future, and the object that arms it.
 pub(crate) fn new_watch(permit: Permit) -> (Arc<Future>, Weak<WatchOwner>) {
     let owner = Arc::new(WatchOwner {
         permit,
@@ -138,10 +138,10 @@ impl Watches {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    /// Arms a watch: it fires when a commit leaves its key with another value than it knows.
+    /// Arms a watch: it fires when a commit leaves its key with a value other than the one it was set with.
     ///
-    /// `current` reads the newest value, to notice a change that came before. `fault` is what goes
-    /// wrong on purpose, and `outage` what does not answer.
+    /// `current` reads the newest value, to detect an earlier change. `fault` is the injected fault, and
+    /// `outage` the injected outage.
     pub(crate) fn arm(
         &self,
         watch: Watch,
@@ -178,14 +178,14 @@ impl Watches {
             // Cancelled before the owner knew where the watch is.
             self.remove(&key, id);
         }
-        // Read only now, so that a commit either finds the watch or is seen here.
+        // Read only now, so that every commit either finds the watch or is seen here.
         let value = current(&key);
         let change = Change { key, value };
         self.changed(&[change], outage);
     }
 
-    /// Fires the watches whose keys have another value than they know: what their servers tell when
-    /// they answer again.
+    /// Fires the watches whose keys have a different value than the one they were set with, as their
+    /// servers do when they answer again.
     pub(crate) fn recheck(&self, outage: Option<&Outage>, current: impl Fn(&Key) -> Option<Value>) {
         let keys: Vec<Key> = lock(&self.armory).by_key.keys().cloned().collect();
         for key in keys {
@@ -204,7 +204,7 @@ impl Watches {
         }
     }
 
-    /// Fires the watches whose key has another value now, except those that an outage silences.
+    /// Fires the watches whose key has a different value now, except those that an outage silences.
     /// `changes` are in the order of commits.
     pub(crate) fn changed(&self, changes: &[Change], outage: Option<&Outage>) {
         if self.outstanding() == 0 {

@@ -1,8 +1,8 @@
-//! What a transaction has written so far, by key: its side of read-your-writes.
+//! A transaction's writes so far, by key: its side of read-your-writes.
 //!
 //! The key space is divided into segments. A segment is untouched, cleared, or one key with a stack
-//! of operations; each may also be in a write conflict range, or unreadable because a versionstamp
-//! that is not known yet would decide what it holds.
+//! of operations. It may also be in a write conflict range, or unreadable, because its contents depend on
+//! a versionstamp that is not known yet.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -11,17 +11,17 @@ use crate::keys::{key_after, Key, Value, ALL_END};
 use crate::mutation::{Mutation, Op};
 use crate::resolver::KeyRange;
 
-/// An operation with its operand; a `Set` of `None` is a clear that an atomic operation caused.
+/// An operation with its operand; a `Set` of `None` is a clear caused by an atomic operation.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Write {
     pub(crate) op: Op,
     pub(crate) operand: Option<Value>,
 }
 
-/// A part of the key space that was treated in one way.
+/// A part of the key space whose keys were treated in the same way.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Segment {
-    /// The keys were cleared (and then written, where there are operations).
+    /// The keys were cleared (and then written, if there are operations).
     pub(crate) cleared: bool,
     /// The keys are in a write conflict range.
     pub(crate) conflict: bool,
@@ -42,19 +42,19 @@ impl Segment {
         self.writes.is_empty() && !self.cleared
     }
 
-    /// Whether what the segment holds is known only together with the database's value.
+    /// Whether the segment's contents also depend on the database's value.
     pub(crate) fn is_dependent(&self) -> bool {
         self.writes
             .first()
             .is_some_and(|first| first.op.is_dependent())
     }
 
-    /// Whether reading the segment reads the database, so that it needs a read conflict range.
+    /// Whether reading the segment reads the database and so needs a read conflict range.
     pub(crate) fn reads_database(&self) -> bool {
         self.is_unmodified() || (self.is_operation() && !self.cleared && self.is_dependent())
     }
 
-    /// The value after the operations, from the value in the database.
+    /// The value after the operations, given the database's value.
     pub(crate) fn value(&self, database: Option<&Value>) -> Option<Value> {
         let start = if self.is_dependent() {
             database.cloned()
@@ -69,7 +69,7 @@ impl Segment {
             })
     }
 
-    /// Adds an operation on top, joined with the one before where that gives the same result.
+    /// Adds an operation on top, merged with the previous one if that gives the same result.
     fn push(&mut self, op: Op, operand: Value) {
         let Some(top) = self.writes.last_mut() else {
             self.writes.push(Write {
@@ -101,7 +101,7 @@ impl Segment {
 /// The segments of a transaction, in the order of keys. Together they cover all keys.
 #[derive(Clone, Debug)]
 pub(crate) struct WriteMap {
-    /// By first key; a segment ends where the next begins. `""` is always there.
+    /// By first key; a segment ends where the next begins. `""` always exists.
     segments: BTreeMap<Key, Segment>,
     empty: bool,
 }
@@ -184,7 +184,7 @@ impl WriteMap {
         }
         let (begin, segment) = self.at(key);
         if begin[..] != *key {
-            // Only ranges are divided: the segment of an operation has no key inside.
+            // Only ranges are divided: the segment of an operation contains only one key.
             let segment = segment.clone();
             self.segments.insert(key.into(), segment);
         }
@@ -217,7 +217,7 @@ impl WriteMap {
         }
     }
 
-    /// Replaces everything in the range by one kind of segment; only conflicts may differ inside.
+    /// Replaces everything in the range with one kind of segment; only conflicts may differ inside.
     fn fill(&mut self, begin: &Key, end: &[u8], fill: impl Fn(&Segment) -> Segment) {
         self.split(begin);
         self.split(end);
@@ -248,7 +248,7 @@ impl WriteMap {
         });
     }
 
-    /// Makes a range unreadable and forgets what was written there.
+    /// Makes a range unreadable and drops the writes in it.
     pub(crate) fn make_unreadable(&mut self, begin: &Key, end: &[u8]) {
         self.fill(begin, end, |_| Segment {
             unreadable: true,
@@ -265,7 +265,7 @@ impl WriteMap {
         });
     }
 
-    /// What the segments in the range amount to: mutations, clears first, and write conflict ranges.
+    /// The effect of the segments in the range: mutations, clears first, and write conflict ranges.
     pub(crate) fn collect(&self, begin: &[u8], end: &[u8]) -> (Vec<Mutation>, Vec<KeyRange>) {
         let mut mutations = Vec::new();
         let mut conflicts: Vec<KeyRange> = Vec::new();

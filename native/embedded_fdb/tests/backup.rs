@@ -36,7 +36,7 @@ fn rows(database: &Database, begin_key: &str, end: &str) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// Moves money from one account to another, and counts that it did, all in one transaction.
+/// Moves money from one account to another, and counts the transfer, all in one transaction.
 fn transfer(database: &Database, thread: u64, number: u64) {
     let account = |i: u64| format!("account/{:02}", i % ACCOUNTS);
     let (from, to) = (account(number * 7 + thread), account(number * 3 + 1));
@@ -68,8 +68,8 @@ fn transfer(database: &Database, thread: u64, number: u64) {
     moved.expect("a transfer");
 }
 
-/// Backs a database up while four threads write to it: each copy holds all that was acknowledged before
-/// it, and never half a transfer.
+/// Backs up a database while four threads write to it: each copy has every commit that was acknowledged
+/// before it, and never half a transfer.
 fn back_up_under_load(database: &Database, admin: &admin::Database, directory: &Path) {
     for i in 0..ACCOUNTS {
         put(
@@ -116,7 +116,7 @@ fn back_up_under_load(database: &Database, admin: &admin::Database, directory: &
             for (thread, before) in before.iter().enumerate() {
                 assert!(done[thread].1 >= *before, "{done:?} after {before:?}");
             }
-            // The copy is a database of its own.
+            // The copy is a separate database.
             put(&copied, b"account/copy", b"1");
         }
         stop.store(true, Ordering::Release);
@@ -125,7 +125,7 @@ fn back_up_under_load(database: &Database, admin: &admin::Database, directory: &
 }
 
 #[test]
-fn a_backup_of_a_file_in_use_is_of_one_moment() {
+fn a_backup_of_a_file_in_use_is_consistent() {
     let directory = tempfile::tempdir().expect("a directory");
     let (database, admin) = in_file(&directory.path().join("db"));
     back_up_under_load(&database, &admin, directory.path());
@@ -151,7 +151,7 @@ fn versions_of_a_copy_are_above_those_of_the_original() {
 }
 
 #[test]
-fn what_is_in_the_way_of_a_backup_is_named_and_left_as_it_is() {
+fn a_backup_error_names_the_obstacle_and_leaves_it_alone() {
     let directory = tempfile::tempdir().expect("a directory");
     let (database, admin) = open("embedded:memory:not-backed-up");
     put(&database, b"k", &[b'1'; 50_000]);
@@ -169,7 +169,7 @@ fn what_is_in_the_way_of_a_backup_is_named_and_left_as_it_is() {
     );
 }
 
-/// A file system of this size in memory, where the system lets us make one.
+/// A file system of this size in memory, if the system allows it.
 struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
@@ -229,7 +229,7 @@ fn a_backup_to_a_full_or_read_only_disk_leaves_nothing_behind() {
     );
 }
 
-/// Sets one key, and answers the error code.
+/// Sets one key, and returns the error code.
 fn set(database: &Database, key: &[u8], value: &[u8]) -> i32 {
     let transaction = begin(database);
     transaction.set(key, value);
@@ -238,7 +238,7 @@ fn set(database: &Database, key: &[u8], value: &[u8]) -> i32 {
 }
 
 #[test]
-fn a_disk_that_is_taken_away_is_named_and_its_data_can_be_saved() {
+fn after_a_disk_is_removed_the_error_names_it_and_data_can_be_saved() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("disk");
     let Some(disk) = Disk::new(&path, "size=4m") else {
@@ -255,7 +255,7 @@ fn a_disk_that_is_taken_away_is_named_and_its_data_can_be_saved() {
         failure.contains(&file) && failure.contains("was removed"),
         "{failure}"
     );
-    // Reads go on, and what is in memory can be saved.
+    // Reads continue, and the data in memory can be saved.
     assert_eq!(rows(&database, "k", "l"), [("k".to_owned(), 1)]);
     let copy = directory.path().join("copy");
     admin.back_up(&copy).expect("a backup");
@@ -263,7 +263,7 @@ fn a_disk_that_is_taken_away_is_named_and_its_data_can_be_saved() {
 }
 
 #[test]
-fn a_directory_that_was_removed_is_named() {
+fn the_error_names_a_removed_directory() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("deeper");
     std::fs::create_dir(&path).expect("a directory");
@@ -277,7 +277,7 @@ fn a_directory_that_was_removed_is_named() {
 }
 
 #[test]
-fn compacting_gives_back_what_is_not_used() {
+fn compacting_returns_unused_space() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("db");
     let (database, admin) = in_file(&path);
@@ -290,7 +290,7 @@ fn compacting_gives_back_what_is_not_used() {
     let stop = AtomicBool::new(false);
     let compaction = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            // Commits wait, and are done.
+            // Commits wait, and succeed.
             let mut done = 0;
             while !stop.load(Ordering::Acquire) {
                 done += 1;
@@ -307,11 +307,11 @@ fn compacting_gives_back_what_is_not_used() {
         first
     });
     assert!(compaction.after < compaction.before / 2, "{compaction:?}");
-    // It is still the file that holds everything: a copy of it opens.
+    // The file still contains everything: a copy of it opens.
     assert_eq!(set(&database, b"last", b"7"), 0);
     let backup = directory.path().join("backup");
     admin.back_up(&backup).expect("a backup");
-    // The record of the last commit is written a moment after it.
+    // The record of the last commit is written a moment later.
     let file = directory.path().join("file");
     assert!(admin.compact().is_ok());
     std::fs::copy(&path, &file).expect("a copy");

@@ -1,4 +1,4 @@
-//! The published `foundationdb` client on the engine: what applications do.
+//! The published `foundationdb` client on the engine: the usual operations of applications.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn a_closure_is_retried_until_it_commits() {
 }
 
 #[test]
-fn a_watch_fires_when_the_value_is_another_one() {
+fn a_watch_fires_when_the_value_changes() {
     let database = database("watch");
     put(&database, b"k", b"1");
     let transaction = begin(&database);
@@ -50,7 +50,7 @@ fn a_watch_fires_when_the_value_is_another_one() {
 }
 
 #[test]
-fn a_watch_on_an_absent_key_fires_when_it_comes() {
+fn a_watch_on_an_absent_key_fires_when_it_is_set() {
     let database = database("absent");
     let transaction = begin(&database);
     let watch = transaction.watch(b"k");
@@ -60,7 +60,7 @@ fn a_watch_on_an_absent_key_fires_when_it_comes() {
 }
 
 #[test]
-fn a_dropped_watch_is_gone_at_once() {
+fn a_dropped_watch_is_removed_immediately() {
     let database = database("dropped");
     let transaction = begin(&database);
     let watches: Vec<_> = (0..100u8).map(|i| transaction.watch(&[i])).collect();
@@ -85,7 +85,7 @@ fn a_watch_of_a_transaction_that_ends_fails() {
 }
 
 #[test]
-fn a_watch_that_still_reads_its_value_goes_on_in_the_next_try() {
+fn a_watch_that_still_reads_its_value_continues_in_the_next_try() {
     let database = database("next-try");
     let fires = || {
         let transaction = begin(&database);
@@ -118,7 +118,7 @@ fn a_span_has_a_protocol_version() {
 }
 
 #[test]
-fn a_database_option_that_cannot_be_set_spoils_the_handle() {
+fn an_invalid_database_option_makes_later_calls_fail() {
     let database = database("spoiled");
     let transaction = begin(&database);
     let option = DatabaseOption::MaxWatches(-1);
@@ -136,7 +136,7 @@ fn a_database_option_that_cannot_be_set_spoils_the_handle() {
 }
 
 #[test]
-fn snapshot_reads_can_be_of_the_database_alone() {
+fn snapshot_reads_can_ignore_own_writes() {
     let database = database("database-snapshots");
     let option = DatabaseOption::SnapshotRywDisable;
     assert_eq!(code(database.set_option(option)), 0);
@@ -369,7 +369,7 @@ fn limits_of_a_transaction_hold() {
     );
     assert_eq!(code(block_on(transaction.get(b"k", false))), 1031);
 
-    // A timeout that is over can't be taken back, whether or not anything was pending.
+    // An expired timeout can't be taken back, whether or not anything was pending.
     let transaction = begin(&database);
     assert_eq!(
         code(transaction.set_option(TransactionOption::Timeout(1))),
@@ -399,7 +399,7 @@ fn limits_of_a_transaction_hold() {
 }
 
 #[test]
-fn a_read_version_can_be_named() {
+fn a_read_version_can_be_set() {
     let database = database("versions");
     put(&database, b"k", b"1");
     let before = block_on(begin(&database).get_read_version()).unwrap_or_default();
@@ -420,7 +420,7 @@ fn a_read_version_can_be_named() {
 }
 
 #[test]
-fn a_commit_waits_for_reads_and_fails_as_they_do() {
+fn a_commit_waits_for_reads_and_fails_with_them() {
     let database = database("reads_before_commit");
     let version = block_on(begin(&database).get_read_version()).unwrap_or_default();
     for (ahead, expected) in [(200_000, 0), (100_000_000, 1009)] {
@@ -435,7 +435,7 @@ fn a_commit_waits_for_reads_and_fails_as_they_do() {
 }
 
 #[test]
-fn sizes_are_estimated_as_by_a_server() {
+fn sizes_are_estimated_like_a_server_does() {
     let database = database("estimates");
     let transaction = begin(&database);
     for i in 0..2_000 {
@@ -462,7 +462,7 @@ fn sizes_are_estimated_as_by_a_server() {
 }
 
 #[test]
-fn special_keys_tell_of_tracing_and_settings() {
+fn special_keys_show_tracing_and_settings() {
     let database = database("tracing");
     let transaction = begin(&database);
     let read = |key: &'static [u8]| {

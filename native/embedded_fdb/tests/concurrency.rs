@@ -1,4 +1,4 @@
-//! Many threads at once: transactions that meet, and futures that are completed, cancelled and
+//! Many threads at once: transactions that conflict, and futures that are completed, cancelled and
 //! destroyed at the same time.
 
 mod common;
@@ -33,7 +33,7 @@ fn transfer(database: &Database, from: u8, to: u8) {
 }
 
 #[test]
-fn money_is_neither_made_nor_lost() {
+fn transfers_preserve_the_total() {
     let database = database("bank");
     (0..ACCOUNTS).for_each(|account| put(&database, &[account], &[20]));
     let all = RangeOption::from((&b""[..], &b"\xff"[..]));
@@ -93,7 +93,7 @@ fn no_change_is_missed_by_a_watch() {
     let database = database("relay");
     let rounds = 200u32;
     thread::scope(|scope| {
-        // Each side waits until the other one has moved the number on.
+        // Each side waits until the other one has changed the number.
         for side in 0..2u32 {
             let database = &database;
             scope.spawn(move || loop {
@@ -152,7 +152,7 @@ unsafe impl<T> Send for Shared<T> {}
 unsafe impl<T> Sync for Shared<T> {}
 
 #[test]
-fn a_callback_comes_exactly_once_whatever_ends_the_future() {
+fn a_callback_runs_exactly_once_however_the_future_ends() {
     let handle = open("callbacks");
     let called: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
     let rounds = 300;
@@ -206,10 +206,10 @@ fn a_callback_comes_exactly_once_whatever_ends_the_future() {
 }
 
 #[test]
-fn bad_input_is_answered_and_not_believed() {
+fn invalid_arguments_return_errors() {
     let database = open("bad");
     use std::ptr::{null, null_mut};
-    // SAFETY: that is what is tested: pointers that C forbids, where they can be told.
+    // SAFETY: that is what is tested: forbidden pointers that can be detected.
     unsafe {
         assert_eq!(fdb_select_api_version_impl(730, 730), 2201);
         assert_eq!(fdb_setup_network(), 2009);

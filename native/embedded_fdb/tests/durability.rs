@@ -1,8 +1,8 @@
-//! A database in a file: what was committed is there, whatever happened to the process; what
-//! happened to the file is noticed.
+//! A database in a file: committed data survive whatever happens to the process, and damage to the file
+//! is detected.
 //!
-//! A database stays open until its process ends, so that most tests use processes of their own:
-//! this program again, told by variables which part to play.
+//! A database stays open until its process ends, so most tests use separate processes: this program
+//! again, with a role that environment variables assign.
 
 mod common;
 
@@ -19,7 +19,7 @@ use futures::executor::block_on;
 
 const ROLE: &str = "EMBEDDED_FDB_TEST_ROLE";
 const FILE: &str = "EMBEDDED_FDB_TEST_FILE";
-/// Set where the writer compacts its file all the time.
+/// Set if the writer compacts its file all the time.
 const COMPACTS: &str = "EMBEDDED_FDB_TEST_COMPACTS";
 const THREADS: u64 = 4;
 
@@ -54,7 +54,7 @@ fn rows(database: &Database) -> Rows {
     rows
 }
 
-/// Sets keys in one transaction, and answers its error code.
+/// Sets keys in one transaction, and returns its error code.
 fn set(database: &Database, rows: &[(&[u8], &[u8])]) -> i32 {
     let transaction = begin(database);
     for (key, value) in rows {
@@ -64,14 +64,14 @@ fn set(database: &Database, rows: &[(&[u8], &[u8])]) -> i32 {
     result.err().map_or(0, |error| error.code())
 }
 
-/// Tells the parent something, at once.
+/// Sends a line to the parent immediately.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let told = writeln!(out, "@{text}").and_then(|()| out.flush());
     told.expect("the parent listens");
 }
 
-/// This program in another role, on a file.
+/// This program in a different role, on a file.
 struct Player {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
@@ -97,16 +97,16 @@ impl Player {
         Player { child, lines }
     }
 
-    /// The next thing it says; `None` at its end.
+    /// The next line it prints; `None` at its end.
     fn hear(&mut self) -> Option<String> {
         self.lines.by_ref().find_map(|line| {
-            // What the test harness prints may stand before, in the same line.
+            // Output of the test harness may precede it in the same line.
             let line = line.expect("text");
             line.split_once('@').map(|(_, said)| said.to_owned())
         })
     }
 
-    /// Kills it, and answers what it had said before.
+    /// Kills it, and returns the lines it had printed before.
     fn kill(mut self) -> Vec<String> {
         self.child.kill().expect("it runs");
         let mut said = Vec::new();
@@ -117,7 +117,7 @@ impl Player {
         said
     }
 
-    /// Everything it says until it ends by itself.
+    /// All lines it prints until it ends by itself.
     fn finish(mut self) -> Vec<String> {
         let mut said = Vec::new();
         while let Some(line) = self.hear() {
@@ -129,7 +129,7 @@ impl Player {
 }
 
 #[test]
-#[ignore = "other tests run it in a process of its own"]
+#[ignore = "other tests run it in a separate process"]
 fn play() {
     let (Ok(role), Ok(file)) = (std::env::var(ROLE), std::env::var(FILE)) else {
         return;
@@ -149,7 +149,7 @@ fn play() {
     }
 }
 
-/// Says what the file holds, then writes until it is killed, and says what was acknowledged.
+/// Prints the contents of the file, then writes until it is killed, and prints what was acknowledged.
 fn play_writer(file: &Path) {
     let database = open(file).expect("it opens");
     let version = block_on(begin(&database).get_read_version()).expect("a version");
@@ -188,7 +188,7 @@ fn play_writer(file: &Path) {
                 for number in first.. {
                     let id = format!("{thread}/{number}");
                     let transaction = begin(database);
-                    // Two keys that must come together, and one that the commit names.
+                    // Two keys that must change together, and one that the commit names.
                     transaction.set(format!("a/{id}").as_bytes(), &[7; 100]);
                     transaction.set(
                         format!("b/{id}").as_bytes(),
@@ -212,12 +212,12 @@ fn play_writer(file: &Path) {
 }
 
 #[test]
-fn what_was_acknowledged_survives_kills() {
+fn acknowledged_commits_survive_kills() {
     survive_kills(12, &[]);
 }
 
 #[test]
-fn what_was_acknowledged_survives_kills_while_the_file_is_compacted() {
+fn acknowledged_commits_survive_kills_during_compaction() {
     survive_kills(6, &[(COMPACTS, "1")]);
 }
 
@@ -270,7 +270,7 @@ fn survive_kills(default_rounds: u64, variables: &[(&str, &str)]) {
         said.extend(player.kill());
         for line in said {
             let words: Vec<_> = line.split(' ').collect();
-            // The last line may have been cut by the kill.
+            // The kill may have truncated the last line.
             if let ["committed", id, version] = words[..] {
                 if let Ok(version) = version.parse::<i64>() {
                     highest = highest.max(version);
@@ -287,7 +287,7 @@ fn survive_kills(default_rounds: u64, variables: &[(&str, &str)]) {
     );
 }
 
-/// What [`play_filler`] leaves in its file.
+/// The data that [`play_filler`] leaves in its file.
 fn filling() -> Rows {
     let row = |i: u32| {
         (
@@ -308,7 +308,7 @@ fn play_filler(file: &Path) {
     assert_eq!(set(&database, &[(b"last", b"commit")]), 0);
 }
 
-/// Opens each file whose name it reads, and says what came of it.
+/// Opens each file whose name it reads, and prints the result.
 fn play_checker() {
     for line in std::io::stdin().lines() {
         let path = PathBuf::from(line.expect("a path"));
@@ -320,8 +320,8 @@ fn play_checker() {
     }
 }
 
-/// Opens copies of a file that were changed, in a process of its own, and answers for each whether
-/// it was refused. None may be opened and hold something else.
+/// Opens modified copies of a file in a separate process, and returns for each whether it was refused.
+/// No copy may be opened with different contents.
 fn check_changed(directory: &Path, copies: Vec<Vec<u8>>) -> Vec<bool> {
     let mut player = Player::start("check", directory);
     let mut input = player.child.stdin.take().expect("a pipe");
@@ -355,7 +355,7 @@ fn filled(directory: &Path) -> Vec<u8> {
     std::fs::read(&file).expect("the file")
 }
 
-/// Numbers that look random, the same in every run.
+/// Pseudorandom numbers, the same in every run.
 fn numbers(seed: u64) -> impl Iterator<Item = usize> {
     let mut n = seed;
     std::iter::repeat_with(move || {
@@ -367,7 +367,7 @@ fn numbers(seed: u64) -> impl Iterator<Item = usize> {
 }
 
 #[test]
-fn a_truncated_file_is_whole_or_refused() {
+fn a_truncated_file_is_complete_or_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let whole = filled(directory.path());
     let mut lengths: Vec<usize> = vec![0, 1, 4095, 4096, 12_287, 12_288, 12_289, whole.len() - 1];
@@ -376,7 +376,7 @@ fn a_truncated_file_is_whole_or_refused() {
     let copies = lengths.iter().map(|&length| whole[..length].to_vec());
     let refused = check_changed(directory.path(), copies.collect());
     for (length, refused) in lengths.iter().zip(&refused) {
-        // Even an empty file is one that has lost everything.
+        // Even an empty file is a file that has lost everything.
         assert!(
             *refused || *length > whole.len() / 2,
             "{length} bytes were enough"
@@ -387,10 +387,10 @@ fn a_truncated_file_is_whole_or_refused() {
 }
 
 #[test]
-fn a_flipped_bit_is_harmless_or_noticed() {
+fn a_flipped_bit_is_harmless_or_detected() {
     let directory = tempfile::tempdir().expect("a directory");
     let whole = filled(directory.path());
-    // The records, and what redb finds everything by; then anywhere.
+    // The records, and redb's roots; then anywhere.
     let heads = [0, 4096, 8192].into_iter().flat_map(|page| page..page + 32);
     let redb = 12_288..12_288 + 320;
     let mut bits: Vec<usize> = heads
@@ -398,7 +398,7 @@ fn a_flipped_bit_is_harmless_or_noticed() {
         .step_by(3)
         .map(|byte| byte * 8 + byte % 8)
         .collect();
-    // The byte with redb's flags: which commit counts, and how it was made.
+    // The byte with redb's flags: which commit is current, and how it was made.
     bits.extend((0..8).map(|bit| (12_288 + 9) * 8 + bit));
     bits.extend(numbers(2).take(120).map(|n| n % (whole.len() * 8)));
     let flip = |&bit: &usize| {
@@ -411,7 +411,7 @@ fn a_flipped_bit_is_harmless_or_noticed() {
 }
 
 #[test]
-fn zeroed_and_mixed_pages_are_harmless_or_noticed() {
+fn zeroed_and_mixed_pages_are_harmless_or_detected() {
     let directory = tempfile::tempdir().expect("a directory");
     let whole = filled(directory.path());
     let pages = whole.len() / 4096;
@@ -430,7 +430,7 @@ fn zeroed_and_mixed_pages_are_harmless_or_noticed() {
 }
 
 #[test]
-fn another_file_is_left_alone() {
+fn a_file_that_is_not_a_database_is_left_alone() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("notes");
     let text = "my notes\n".repeat(10_000);
@@ -445,7 +445,7 @@ fn another_file_is_left_alone() {
 }
 
 #[test]
-fn a_second_process_hears_who_has_the_file() {
+fn a_second_process_learns_who_has_the_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("db");
     let mut holder = Player::start("hold", &file);
@@ -458,7 +458,7 @@ fn a_second_process_hears_who_has_the_file() {
     assert!(error.contains("durability"), "the program's name: {error}");
     assert_eq!(code(Database::from_path(&name(&file))), 1529);
 
-    // The same file by another name has another lock file.
+    // The same file under a different name has a different lock file.
     let link = directory.path().join("link");
     std::fs::hard_link(&file, &link).expect("a link");
     assert!(matches!(
@@ -472,7 +472,7 @@ fn a_second_process_hears_who_has_the_file() {
 }
 
 #[test]
-fn all_ways_to_a_file_lead_to_one_database() {
+fn all_paths_to_a_file_open_one_database() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name);
     let first = open(&path("db")).expect("a new file");
@@ -541,7 +541,7 @@ fn transactions_on_a_file_are_as_strict_as_in_memory() {
                         }
                     }));
                     assert!(done.is_ok());
-                    // What was acknowledged is seen at once, in its order.
+                    // Acknowledged commits are visible immediately, in order.
                     let own = read(own.as_bytes());
                     assert!(before < own && own <= read(b"count"), "{i}");
                 }
@@ -554,24 +554,24 @@ fn transactions_on_a_file_are_as_strict_as_in_memory() {
 }
 
 #[test]
-fn a_commit_on_its_way_ends_with_its_transaction() {
+fn a_pending_commit_ends_with_its_transaction() {
     let directory = tempfile::tempdir().expect("a directory");
     let database = open(&directory.path().join("db")).expect("a new file");
     for i in 0..50u8 {
         let transaction = begin(&database);
         transaction.set(&[i], b"v");
-        // Dropped at once: the future, and the transaction with it.
+        // Drops the future at once, and the transaction with it.
         drop(transaction.commit());
     }
     assert_eq!(set(&database, &[(b"last", b"v")]), 0);
-    // Commits are done in their order, and an abandoned one all the same.
+    // Commits happen in order, and so does an abandoned one.
     assert_eq!(rows(&database).len(), 51);
     let admin = admin::Database::find(&name(&directory.path().join("db"))).expect("it is open");
     assert_eq!(admin.stats().transactions, 0);
 }
 
 #[test]
-fn a_file_that_was_taken_away_is_not_written() {
+fn a_removed_file_is_not_written() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("db");
     let database = open(&file).expect("a new file");
@@ -588,7 +588,7 @@ fn a_file_that_was_taken_away_is_not_written() {
         "{}",
         why()
     );
-    // Another file in its place.
+    // A different file in its place.
     std::fs::write(&file, "another").expect("a file");
     assert_eq!(set(&database, &[(b"k", b"2")]), 1510);
     assert!(why().contains("it was replaced"), "{}", why());
@@ -606,13 +606,13 @@ fn a_file_that_was_taken_away_is_not_written() {
     );
 }
 
-/// Sets how long the files of this process may become.
+/// Limits the size of this process's files.
 fn limit_files(length: Option<u64>) {
     let limit = libc::rlimit {
         rlim_cur: length.unwrap_or(libc::RLIM_INFINITY),
         rlim_max: libc::RLIM_INFINITY,
     };
-    // SAFETY: the limit is read before the call returns; ignoring a signal touches nothing else.
+    // SAFETY: the limit is read before the call returns; ignoring a signal has no other effect.
     let set = unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         libc::setrlimit(libc::RLIMIT_FSIZE, &limit)
@@ -620,8 +620,8 @@ fn limit_files(length: Option<u64>) {
     assert_eq!(set, 0);
 }
 
-/// Fills the disk, says what was acknowledged, and goes on once there is room again. Without a limit
-/// of its own it waits to be told that there is room.
+/// Fills the disk, prints what was acknowledged, and continues once there is space again. Without its own
+/// limit, it waits for a message that there is space.
 fn play_overflow(file: &Path) {
     let real = std::env::var("EMBEDDED_FDB_TEST_DISK").is_ok();
     let database = open(file).expect("it opens");
@@ -662,7 +662,7 @@ fn play_overflow(file: &Path) {
     ] {
         assert!(problem.contains(part), "{problem}");
     }
-    // Nothing of the refused commit is seen, everything else is, and others may try.
+    // Nothing of the refused commit is visible, everything else is, and others may try.
     let held = rows(&database);
     assert!(held.contains_key(&b"before"[..]));
     assert!(!held.contains_key(format!("big{refused}").as_bytes()));
@@ -690,7 +690,7 @@ fn play_overflow(file: &Path) {
     say("done");
 }
 
-/// What a player said that it had committed must be in the file, and nothing else.
+/// The file must contain exactly the commits that a player printed.
 fn check_acknowledged(file: &Path, said: &[String]) {
     let words = |line: &String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let acknowledged: BTreeSet<Vec<u8>> = said
@@ -708,16 +708,16 @@ fn check_acknowledged(file: &Path, said: &[String]) {
 }
 
 #[test]
-fn a_full_disk_harms_nothing_that_was_committed() {
+fn a_full_disk_does_not_harm_committed_data() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("db");
     let said = Player::start("overflow", &file).finish();
     check_acknowledged(&file, &said);
 }
 
-/// With a file system that is really full, where the system lets us make one.
+/// With a file system that is really full, if the system allows creating one.
 #[test]
-fn a_full_file_system_harms_nothing_that_was_committed() {
+fn a_full_file_system_does_not_harm_committed_data() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = directory.path().join("disk");
     std::fs::create_dir(&disk).expect("a directory");

@@ -1,5 +1,5 @@
-//! Faults on purpose: they are repeatable, and an application that does what FoundationDB asks of it
-//! lives through all of them.
+//! Injected faults: they are repeatable, and an application that follows FoundationDB's rules survives
+//! all of them.
 
 mod common;
 
@@ -22,7 +22,7 @@ const ALL: &str = "not_committed=0.1,commit_unknown_result=0.2,transaction_too_o
      future_version=0.05,process_behind=0.05,slow_read=0.3,read_version_failure=0.1,\
      slow_read_version=0.2,read_delay_ms=0.2";
 
-/// A long sequence of calls, and the code that each gave.
+/// A long sequence of calls, and the code of each.
 fn calls(database: &Database) -> Vec<i32> {
     let mut codes = Vec::new();
     for i in 0..200u8 {
@@ -67,7 +67,7 @@ fn the_same_seed_and_calls_give_the_same_faults() {
     for fault in [1007, 1009, 1020, 1021, 1037, 1051, 1078] {
         assert!(codes.contains(&fault), "{fault} does not happen");
     }
-    // Of the commits whose fate was not told some are there, and some are not.
+    // Of the commits with unknown results, some happened and some did not.
     let commits = (0u8..).zip(codes.chunks(3).map(|codes| codes[2]));
     let unknown: Vec<u8> = commits
         .clone()
@@ -88,7 +88,7 @@ fn number(bytes: Option<&[u8]>) -> u64 {
 }
 
 #[test]
-fn a_counter_ends_where_both_truths_allow() {
+fn a_counter_counts_each_unknown_result_once_or_twice() {
     let database = database("counter");
     set_faults("counter", Some(&format!("seed=5,{ALL}")));
     const TIMES: u64 = 300;
@@ -109,7 +109,7 @@ fn a_counter_ends_where_both_truths_allow() {
     let value = block_on(begin(&database).get(b"count", true)).expect("a read");
     let count = number(value.as_deref());
     let (tries, unknown) = (tries.into_inner(), unknown.into_inner());
-    // Each increment was done once at least, and once more at most for each unknown result.
+    // Each increment happened at least once, and at most once more for each unknown result.
     assert!(
         (TIMES..=TIMES + unknown).contains(&count),
         "{count}, {unknown} unknown"
@@ -123,7 +123,7 @@ fn a_counter_ends_where_both_truths_allow() {
 }
 
 #[test]
-fn an_idempotency_key_makes_transfers_exact_whatever_fails() {
+fn an_idempotency_key_makes_transfers_exact_despite_faults() {
     const ACCOUNTS: u8 = 5;
     const TRANSFERS: u8 = 100;
     const THREADS: u8 = 4;
@@ -189,7 +189,7 @@ fn a_watch_that_fails_can_be_set_again() {
         "watch-failure",
         Some("seed=1,watch_failure=1,watch_delay_ms=2"),
     );
-    // SAFETY: the function only looks at its arguments.
+    // SAFETY: the function only inspects its arguments.
     let retryable = |code| unsafe { embedded_fdb::c_api::fdb_error_predicate(50_000, code) } != 0;
     for _ in 0..10 {
         let code = code(block_on(watch(&database)));
@@ -204,7 +204,7 @@ fn a_watch_that_fails_can_be_set_again() {
 }
 
 #[test]
-fn a_late_watch_fires_all_the_same() {
+fn a_late_watch_still_fires() {
     let database = database("watch-delay");
     set_faults("watch-delay", Some("seed=1,slow_watch=1,watch_delay_ms=3"));
     for i in 0..20u8 {
@@ -213,7 +213,7 @@ fn a_late_watch_fires_all_the_same() {
         assert_eq!(code(block_on(watch)), 0);
     }
     assert_eq!(stats("watch-delay").pending_watches, 0);
-    // An hour is long enough to see that it does not fire at once, and may be cancelled.
+    // After an hour: long enough to see that it does not fire immediately, and may be cancelled.
     set_faults(
         "watch-delay",
         Some("seed=1,slow_watch=1,watch_delay_ms=3600000"),
@@ -226,7 +226,7 @@ fn a_late_watch_fires_all_the_same() {
 }
 
 #[test]
-fn a_slow_read_answers_what_was_there_when_it_was_asked() {
+fn a_slow_read_returns_the_data_of_its_read_version() {
     let database = database("slow");
     put(&database, b"k", b"before");
     set_faults("slow", Some("seed=1,slow_read=1,read_delay_ms=5"));
@@ -246,7 +246,7 @@ fn a_slow_read_answers_what_was_there_when_it_was_asked() {
 }
 
 #[test]
-fn a_read_version_that_was_refused_stays_so_until_the_next_try() {
+fn a_refused_read_version_stays_refused_until_the_next_try() {
     let database = database("refused");
     put(&database, b"k", b"v");
     set_faults("refused", Some("seed=3,read_version_failure=1"));
@@ -269,7 +269,7 @@ fn a_read_version_that_was_refused_stays_so_until_the_next_try() {
         block_on(transaction.commit()).err().map(|e| e.code()),
         Some(read)
     );
-    // What needs no read version is not hit.
+    // Calls that need no read version are not affected.
     put(&database, b"k", b"w");
     set_faults("refused", None);
 }
@@ -285,7 +285,7 @@ fn a_slow_read_version_delays_the_call_that_asks_for_it() {
     let version = transaction.get_read_version();
     let mut version = std::pin::pin!(version);
     assert!(version.as_mut().now_or_never().is_none());
-    // It has been asked for: the next call does not wait for it.
+    // It has been requested: the next call does not wait for it.
     assert!(transaction.get(b"k", false).now_or_never().is_some());
     set_faults("slow-version", None);
     // A time limit ends the wait, as on a cluster.
@@ -309,7 +309,7 @@ fn commits_that_write_nothing_never_fail() {
 }
 
 #[test]
-fn faults_that_cannot_be_are_refused() {
+fn invalid_faults_are_refused() {
     let _opened = database("refused");
     let admin = admin::Database::open("embedded:memory:refused").expect("it is open");
     let impossible = Faults {
@@ -325,8 +325,8 @@ fn faults_that_cannot_be_are_refused() {
 const VARIABLE: &str = "EMBEDDED_FDB_FAULTS";
 
 #[test]
-#[ignore = "another test runs it in a process of its own"]
-fn open_as_the_environment_says() {
+#[ignore = "another test runs it in a separate process"]
+fn open_with_faults_from_the_environment() {
     let variable = std::env::var(VARIABLE).expect("the variable");
     common::boot();
     let opened = Database::from_path("embedded:memory:environment");
@@ -347,10 +347,14 @@ fn open_as_the_environment_says() {
 }
 
 #[test]
-fn the_environment_switches_faults_on() {
+fn faults_can_be_set_in_the_environment() {
     for faults in ["seed=1,not_committed=1", "wrong=1"] {
         let output = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--ignored", "--exact", "open_as_the_environment_says"])
+            .args([
+                "--ignored",
+                "--exact",
+                "open_with_faults_from_the_environment",
+            ])
             .env(VARIABLE, faults)
             .output()
             .expect("a process");

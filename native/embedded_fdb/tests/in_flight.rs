@@ -1,4 +1,4 @@
-//! Reads of one transaction that are under way together: what one finds, the others do not know yet.
+//! Reads of one transaction that are in flight together: none knows the results of the others.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn page_from(
         let reply = reply.await;
         reply
             .map(|rows| (rows.len(), rows.more()))
-            .map_err(|error| error.code())
+            .map_err(foundationdb::FdbError::code)
     })
 }
 
@@ -67,7 +67,7 @@ fn a_page_does_not_stop_where_the_page_of_another_read_in_flight_does() {
             page(&transaction, 0, reverse),
         );
         assert_eq!(block_on(join(one, all)), (Ok((1, true)), Ok((3, false))));
-        // Waited for first, it does.
+        // If awaited first, it does.
         let transaction = begin(&database);
         assert_eq!(block_on(page(&transaction, 1, reverse)), Ok((1, true)));
         assert_eq!(block_on(page(&transaction, 0, reverse)), Ok((1, true)));
@@ -75,7 +75,7 @@ fn a_page_does_not_stop_where_the_page_of_another_read_in_flight_does() {
 }
 
 #[test]
-fn keys_that_are_read_in_flight_are_not_known_to_a_range() {
+fn a_range_does_not_know_the_keys_of_reads_in_flight() {
     let database = rows("keys");
     let transaction = begin(&database);
     let key = transaction.get(b"p0", false);
@@ -118,7 +118,7 @@ fn a_read_in_flight_does_not_see_what_is_written_after_it() {
 }
 
 #[test]
-fn many_writes_beside_reads_in_flight_are_all_kept() {
+fn all_of_many_writes_beside_reads_in_flight_are_kept() {
     let database = rows("many");
     let transaction = begin(&database);
     transaction.set(b"p1", b"own");
@@ -136,7 +136,7 @@ fn many_writes_beside_reads_in_flight_are_all_kept() {
 }
 
 #[test]
-fn what_a_read_depends_on_is_counted_when_its_answer_arrives() {
+fn conflict_ranges_of_a_read_count_when_its_answer_arrives() {
     let database = rows("sizes");
     let transaction = begin(&database);
     let get = transaction.get(b"p0", false);
@@ -169,7 +169,7 @@ fn a_commit_waits_for_reads_in_flight() {
     let database = rows("commit");
     let transaction = begin(&database);
     transaction.set(b"p1", b"own");
-    // Nobody waits for this one, and it counts all the same.
+    // Nothing waits for this one, but it counts.
     drop(page(&transaction, 10_000, false));
     put(&database, b"p2", b"other");
     transaction.set(b"x", b"own");

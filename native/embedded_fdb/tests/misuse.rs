@@ -1,4 +1,4 @@
-//! Options and calls at the wrong time: when a client hears of it, as FoundationDB 7.3 tells it.
+//! Wrong options and calls at the wrong time: when a client gets the error, as with FoundationDB 7.3.
 
 mod common;
 
@@ -11,7 +11,7 @@ use futures::executor::block_on;
 use futures::FutureExt;
 
 #[test]
-fn a_wrong_database_option_is_told_by_what_comes_later() {
+fn later_calls_report_a_wrong_database_option() {
     let database = database("wrong_option");
     let before = begin(&database);
     assert!(block_on(before.get(b"k", false)).is_ok());
@@ -29,7 +29,7 @@ fn a_wrong_database_option_is_told_by_what_comes_later() {
 }
 
 #[test]
-fn snapshot_reads_can_be_made_blind_to_own_writes_for_a_database() {
+fn a_database_option_makes_snapshot_reads_ignore_own_writes() {
     let database = database("blind_snapshots");
     let sees = || {
         let transaction = begin(&database);
@@ -55,7 +55,7 @@ fn a_new_database_has_nothing_to_read() {
 }
 
 #[test]
-fn a_parent_of_a_span_has_a_known_protocol_version() {
+fn a_span_parent_has_a_known_protocol_version() {
     let database = database("span");
     let answer = |version: u64, length: usize| {
         let mut span = version.to_le_bytes().to_vec();
@@ -71,7 +71,7 @@ fn a_parent_of_a_span_has_a_known_protocol_version() {
     assert_eq!(answer(0x0FDB_00B0_7300_0000, 32), 2006);
 }
 
-/// The write conflict ranges that the transaction itself tells.
+/// The write conflict ranges that the transaction itself reports.
 fn write_conflicts(transaction: &foundationdb::Transaction) -> Result<usize, FdbError> {
     let range = RangeOption::from((
         &b"\xff\xff/transaction/write_conflict_range/"[..],
@@ -81,7 +81,7 @@ fn write_conflicts(transaction: &foundationdb::Transaction) -> Result<usize, Fdb
 }
 
 #[test]
-fn write_conflict_ranges_can_be_read_of_a_transaction_that_has_ended() {
+fn write_conflict_ranges_of_an_ended_transaction_can_be_read() {
     let transaction = begin(&database("ended"));
     transaction.set(b"k", b"v");
     let timeout = transaction.set_option(TransactionOption::Timeout(1));
@@ -96,23 +96,23 @@ fn write_conflict_ranges_can_be_read_of_a_transaction_that_has_ended() {
 }
 
 #[test]
-fn a_watch_is_told_of_own_writes_once_its_value_was_read() {
+fn a_watch_compares_own_writes_once_its_value_was_read() {
     let database = database("own_writes");
     put(&database, b"k", b"1");
-    // Two different values: whatever was read, one of them is another.
+    // Two different values: at least one differs from the value that was read.
     let transaction = begin(&database);
     let mut watch = transaction.watch(b"k");
     transaction.set(b"k", b"2");
     transaction.set(b"k", b"1");
     assert_eq!((&mut watch).now_or_never().map(code), Some(0));
-    // The read was not needed any more: nothing to conflict with.
+    // The read was not needed any more, so there is nothing to conflict with.
     put(&database, b"k", b"3");
     assert_eq!(
         code(block_on(transaction.commit()).map_err(FdbError::from)),
         0
     );
 
-    // Its own write, which is compared with what was read before the commit.
+    // Its own write, which is compared with the value that was read before the commit.
     let transaction = begin(&database);
     let watch = transaction.watch(b"k");
     transaction.set(b"k", b"4");
@@ -122,7 +122,7 @@ fn a_watch_is_told_of_own_writes_once_its_value_was_read() {
     );
     assert_eq!(code(block_on(watch)), 0);
 
-    // The same once more, without anything that waits for the read.
+    // The same again, without anything that waits for the read.
     let transaction = begin(&database);
     let watch = transaction.watch(b"k");
     transaction.set(b"k", b"5");
@@ -130,7 +130,7 @@ fn a_watch_is_told_of_own_writes_once_its_value_was_read() {
 }
 
 #[test]
-fn a_watch_that_is_given_up_while_it_reads_leaves_no_conflict_range() {
+fn a_watch_cancelled_while_it_reads_leaves_no_conflict_range() {
     let database = database("given_up");
     let transaction = begin(&database);
     drop(transaction.watch(b"k"));
@@ -160,7 +160,7 @@ fn a_watch_that_is_read_while_a_retry_waits_belongs_to_the_next_try() {
 }
 
 #[test]
-fn a_watch_at_a_version_to_come_waits_for_it() {
+fn a_watch_at_a_future_version_waits_for_it() {
     let database = database("watch_ahead");
     let transaction = begin(&database);
     let version = block_on(transaction.get_read_version()).unwrap_or_default();
@@ -184,7 +184,7 @@ fn an_empty_range_has_no_estimates() {
 }
 
 #[test]
-fn nobody_keeps_keys_that_are_not_stored() {
+fn keys_that_are_not_stored_have_no_addresses() {
     let transaction = begin(&database("addresses"));
     let addresses = |key: &[u8]| {
         let found = block_on(transaction.get_addresses_for_key(key));
@@ -195,7 +195,7 @@ fn nobody_keeps_keys_that_are_not_stored() {
 }
 
 #[test]
-fn keys_of_selectors_are_cut_before_and_after_the_key_that_follows() {
+fn selector_keys_are_truncated_before_and_after_their_successor() {
     let transaction = begin(&database("long_selectors"));
     let long = vec![b'k'; 20_000];
     let range = RangeOption {
@@ -206,7 +206,7 @@ fn keys_of_selectors_are_cut_before_and_after_the_key_that_follows() {
     assert_eq!(code(block_on(transaction.get_range(&range, 1, false))), 0);
     let size = block_on(transaction.get_approximate_size()).ok();
     assert_eq!(size, Some(1 + 10_009 + 24));
-    // The end of all keys has none after it.
+    // The end of all keys has no successor.
     let transaction = begin(&database("long_selectors"));
     let option = TransactionOption::ReadSystemKeys;
     assert_eq!(code(transaction.set_option(option)), 0);
@@ -216,7 +216,7 @@ fn keys_of_selectors_are_cut_before_and_after_the_key_that_follows() {
 }
 
 #[test]
-fn a_timeout_counts_from_the_beginning_and_comes_before_what_follows() {
+fn a_timeout_counts_from_the_beginning_and_precedes_later_errors() {
     let database = database("late_timeout");
     let transaction = begin(&database);
     let stamp = transaction.get_versionstamp();
@@ -230,7 +230,7 @@ fn a_timeout_counts_from_the_beginning_and_comes_before_what_follows() {
     assert_eq!(code(block_on(transaction.get(b"k", false))), 1031);
     assert_eq!(code(block_on(stamp)), 1031);
 
-    // One that was set while the stamp was awaited.
+    // A timeout set while the stamp was awaited.
     let transaction = begin(&database);
     let stamp = transaction.get_versionstamp();
     let option = TransactionOption::Timeout(10);
@@ -239,7 +239,7 @@ fn a_timeout_counts_from_the_beginning_and_comes_before_what_follows() {
 }
 
 #[test]
-fn offsets_of_selectors_may_be_any_number() {
+fn selector_offsets_may_be_any_number() {
     let database = database("offsets");
     put(&database, b"k", b"1");
     let keys: [&[u8]; 4] = [b"", b"k", b"\xff", b"\xff\xff/management/tenant/map/"];
@@ -252,7 +252,7 @@ fn offsets_of_selectors_may_be_any_number() {
             }
         }
     }
-    // What fails inside the engine is an internal error.
+    // Failures inside the engine are internal errors.
     let fails = |code: i32| [4000, 4100].contains(&code);
     for own_writes in [false, true] {
         for selector in &selectors {

@@ -1,9 +1,8 @@
-//! Random interleavings of transactions against a model that knows nothing of conflicts.
+//! Random interleavings of transactions, compared with a model that has no notion of conflicts.
 //!
 //! The model runs the committed transactions one after the other, in the order of their commits. If
-//! the engine is strictly serializable, every read of a committed transaction is explained by it.
-//! Every read of any transaction, committed or not, is explained by what was committed when the
-//! transaction began.
+//! the engine is strictly serializable, this explains every read of a committed transaction. The commits
+//! before a transaction began explain every read of any transaction, committed or not.
 
 mod common;
 
@@ -40,8 +39,8 @@ enum Step {
     Commit,
 }
 
-/// Whether a transaction with this step is more than one that reads: FoundationDB commits those as of
-/// their read version, whatever was written since. To clear an empty range is no write.
+/// Whether a transaction with this step does more than read: FoundationDB commits read-only transactions
+/// as of their read version. Clearing an empty range is not a write.
 fn writes(step: &Step) -> bool {
     match step {
         Step::ClearRange(begin, end) => begin < end,
@@ -50,7 +49,7 @@ fn writes(step: &Step) -> bool {
     }
 }
 
-/// What a step that reads has read.
+/// The result of a step that reads.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Value(Option<Vec<u8>>),
@@ -86,7 +85,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One step on the engine; what it read, if it did.
+/// One step on the engine; its result, if it reads.
 fn run(transaction: &Transaction, step: &Step) -> Option<Seen> {
     match step {
         Step::Set(key, value) => transaction.set(key, value),
@@ -109,7 +108,7 @@ fn run(transaction: &Transaction, step: &Step) -> Option<Seen> {
             let options = RangeOption {
                 begin: KeySelector::first_greater_or_equal(begin.clone()),
                 end: KeySelector::first_greater_or_equal(end.clone()),
-                // To the crate, zero rows are left where a limit of zero was.
+                // For the crate, zero rows remain of a limit of zero.
                 limit: Some(*limit).filter(|&limit| limit > 0),
                 reverse: *reverse,
                 mode: StreamingMode::WantAll,
@@ -131,7 +130,7 @@ fn run(transaction: &Transaction, step: &Step) -> Option<Seen> {
     None
 }
 
-/// All rows of a range, in as many replies as it takes.
+/// All rows of a range, in as many replies as necessary.
 fn all_rows(transaction: &Transaction, options: RangeOption) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut rows = Vec::new();
     let mut next = Some(options);
@@ -196,7 +195,7 @@ fn model(state: &mut State, step: &Step) -> Option<Seen> {
             let index = below as i64 + i64::from(*offset) - 1;
             return Some(Seen::Key(match usize::try_from(index) {
                 Err(_) => Vec::new(),
-                Ok(index) => keys.get(index).map_or(vec![0xff], |key| key.to_vec()),
+                Ok(index) => keys.get(index).map_or(vec![0xff], |key| (*key).clone()),
             }));
         }
         Step::Commit => {}
@@ -208,7 +207,7 @@ fn model(state: &mut State, step: &Step) -> Option<Seen> {
 struct Running {
     transaction: Transaction,
     steps: Vec<(Step, Option<Seen>)>,
-    /// What it should see: the state when it began, and its own writes.
+    /// The state it should see: the state when it began, and its own writes.
     sees: State,
     /// Whether anything was committed since it began.
     overtaken: bool,
@@ -238,8 +237,8 @@ fn check(script: Vec<(usize, Step)>) -> Result<(), TestCaseError> {
         .map(|_| Running::begin(&database, &committed))
         .collect();
     for (who, step) in script {
-        // To a selector of the same transaction, FoundationDB counts a key that compare-and-clear
-        // may have cleared as if it were there: nothing a model should explain.
+        // For a selector of the same transaction, FoundationDB counts a key that compare-and-clear
+        // may have cleared as present. A model should not have to explain that.
         let unsure = |(step, _): &(Step, _)| matches!(step, Step::CompareAndClear(..));
         if matches!(step, Step::Select { .. }) && running[who].steps.iter().any(unsure) {
             continue;

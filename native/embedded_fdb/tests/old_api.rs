@@ -1,4 +1,4 @@
-//! A client of an old API version, through the C functions: a process has one version.
+//! A client of an old API version, through the C functions. A process can only have one version.
 
 mod common;
 
@@ -16,7 +16,7 @@ const INCLUDE_PORT_IN_ADDRESS: c_int = 23;
 #[derive(Clone, Copy)]
 struct Transaction(*mut FDBTransaction);
 
-// SAFETY of all methods: the handle lives forever, and slices give good pointers.
+// SAFETY of all methods: the handle lives forever, and slices give valid pointers.
 impl Transaction {
     fn begin(database: *mut FDBDatabase) -> Self {
         let mut transaction = null_mut();
@@ -63,9 +63,9 @@ impl Transaction {
 }
 
 #[test]
-fn what_was_another_way_before() {
+fn old_api_versions_keep_their_behaviour() {
     let mut database = null_mut();
-    // SAFETY: the calls of a client, in their order, with good pointers.
+    // SAFETY: the calls of a client, in order, with valid pointers.
     unsafe {
         assert_eq!(fdb_select_api_version_impl(600, 730), 0);
         assert_eq!(fdb_setup_network(), 0);
@@ -75,7 +75,7 @@ fn what_was_another_way_before() {
     }
 
     let transaction = Transaction::begin(database);
-    // Before there were special keys, some keys had an answer.
+    // Before there were special keys, some keys had values.
     assert_eq!(transaction.has(b"\xff\xff/status/json"), Ok(true));
     assert_eq!(transaction.has(b"\xff\xff/cluster_file_path"), Ok(true));
     assert_eq!(transaction.has(b"\xff\xff/connection_string"), Ok(true));
@@ -90,8 +90,8 @@ fn what_was_another_way_before() {
         .address()
         .is_ok_and(|a| a.starts_with("127.0.0.1:")));
 
-    // An error that is no reason to retry starts a transaction anew, but not the part of a client
-    // that commits.
+    // An error that is not retryable resets a transaction, but not the part of a client that
+    // commits.
     let transaction = Transaction::begin(database);
     assert_eq!(transaction.commit(), Ok(()));
     assert_eq!(transaction.on_error(2000), Err(2000));
@@ -100,7 +100,7 @@ fn what_was_another_way_before() {
     assert_eq!(transaction.on_error(1020), Ok(()));
     transaction.set(b"k");
     assert_eq!(transaction.commit(), Ok(()));
-    // What was sent to a server is forgotten with its answer, the read version as well.
+    // The state sent to a server is forgotten with its answer, including the read version.
     assert_eq!(transaction.on_error(2000), Err(2000));
     transaction.set(b"k");
     assert_eq!(transaction.commit(), Ok(()));

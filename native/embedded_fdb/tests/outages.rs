@@ -1,4 +1,4 @@
-//! Outages on purpose: nothing fails, nothing answers, and everything goes on when they are over.
+//! Simulated outages: nothing fails, nothing answers, and everything continues when they end.
 
 mod common;
 
@@ -32,7 +32,7 @@ fn reads(keys: &[(&str, &str)]) -> Outage {
     }
 }
 
-/// Whether a future has no answer. It is asked for one, so that it would have it if it could.
+/// Whether a future has no answer. Checking asks for one, so that it would arrive if it could.
 fn is_pending<T>(future: &mut (impl Future<Output = T> + Unpin)) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     matches!(Pin::new(future).poll(&mut context), Poll::Pending)
@@ -52,7 +52,7 @@ fn range(begin: &str, end: &str) -> RangeOption<'static> {
 }
 
 #[test]
-fn reads_of_silent_keys_wait_and_all_others_go_on() {
+fn reads_of_silent_keys_wait_and_all_others_continue() {
     let database = letters("silent-keys");
     outage("silent-keys", reads(&[("b", "c")]));
     let transaction = begin(&database);
@@ -66,10 +66,10 @@ fn reads_of_silent_keys_wait_and_all_others_go_on() {
     assert_eq!(value.as_deref(), Some(&b"c"[..]));
     let rows = block_on(begin(&database).get_range(&range("c", "f"), 1, false)).expect("rows");
     assert_eq!(rows.len(), 3);
-    // Commits go on, those of the silent keys as well.
+    // Commits continue, also those of the silent keys.
     put(&database, b"b", b"changed");
     assert!(block_on(begin(&database).get_read_version()).is_ok());
-    // A row limit that ends the read before the silent keys asks nobody there.
+    // A read whose row limit ends before the silent keys does not ask their servers.
     let mut first = range("a", "f");
     first.limit = Some(1);
     let rows = block_on(begin(&database).get_range(&first, 1, false)).expect("a row");
@@ -77,7 +77,7 @@ fn reads_of_silent_keys_wait_and_all_others_go_on() {
 
     outage("silent-keys", Outage::default());
     let (value, rows, key) = block_on(join3(get, whole, key));
-    // At the read version of then.
+    // At the earlier read version.
     assert_eq!(value.expect("a value").as_deref(), Some(&b"b"[..]));
     assert_eq!(rows.expect("rows").len(), 5);
     assert_eq!(&key.expect("a key")[..], b"b");
@@ -97,7 +97,7 @@ fn reads_without_read_your_writes_and_mapped_ranges_wait_too() {
         .get_mapped_range(&range("a", "f"), b"\x01\x02{...}\0", 1, false)
         .boxed();
     assert!(is_pending(&mut get) && is_pending(&mut rows));
-    // An index that cannot be read has no error of its own either.
+    // An unreadable index has no error of its own, either.
     assert!(is_pending(&mut mapped_rows));
     outage("silent-plain", Outage::default());
     assert!(block_on(get).is_ok_and(|value| value.is_some()));
@@ -106,7 +106,7 @@ fn reads_without_read_your_writes_and_mapped_ranges_wait_too() {
 }
 
 #[test]
-fn time_outs_cancellation_and_reset_end_what_waits() {
+fn timeouts_cancellation_and_reset_end_waiting_calls() {
     let database = letters("silent-ends");
     outage("silent-ends", reads(&[("b", "c")]));
     let transaction = begin(&database);
@@ -130,7 +130,7 @@ fn time_outs_cancellation_and_reset_end_what_waits() {
 }
 
 #[test]
-fn a_retry_leaves_the_reads_of_the_last_try_behind() {
+fn a_retry_drops_the_reads_of_the_last_try() {
     let database = letters("silent-retry");
     outage("silent-retry", reads(&[("b", "c")]));
     let transaction = begin(&database);
@@ -139,7 +139,7 @@ fn a_retry_leaves_the_reads_of_the_last_try_behind() {
     let mut get = transaction.get(b"b", false).boxed();
     assert!(is_pending(&mut get));
     let retry = transaction.on_error(FdbError::from_code(1020)).boxed();
-    // The outage may end while the client waits to try again.
+    // The outage may end while the client waits to retry.
     outage("silent-retry", Outage::default());
     assert_eq!(code(block_on(get)), 1025);
     assert_eq!(block_on(other).expect("rows").len(), 3);
@@ -158,13 +158,13 @@ fn a_commit_waits_for_reads_of_silent_keys_of_its_own_transaction() {
     assert!(is_pending(&mut commit));
     put(&database, b"b", b"changed");
     outage("silent-commit", Outage::default());
-    // The read counts: it conflicts with what was written meanwhile.
+    // The read counts: it conflicts with the writes made meanwhile.
     assert_eq!(code(block_on(commit).map_err(FdbError::from)), 1020);
     assert!(block_on(get).is_ok());
 }
 
 #[test]
-fn silent_watches_tell_what_has_changed_when_they_can() {
+fn silent_watches_fire_for_earlier_changes_after_the_outage() {
     let database = letters("silent-watches");
     let watch = |key: &[u8]| {
         let transaction = begin(&database);
@@ -180,7 +180,7 @@ fn silent_watches_tell_what_has_changed_when_they_can() {
             ..Outage::default()
         },
     );
-    // One that is set meanwhile.
+    // A watch that is set during the outage.
     let mut late = watch(b"a");
     put(&database, b"a", b"new");
     put(&database, b"b", b"new");
@@ -190,7 +190,7 @@ fn silent_watches_tell_what_has_changed_when_they_can() {
     assert!(is_pending(&mut changed) && is_pending(&mut late) && is_pending(&mut back));
     outage("silent-watches", Outage::default());
     assert!(block_on(changed).is_ok() && block_on(late).is_ok());
-    // Its value is what it was.
+    // Its value is the same as before.
     assert!(is_pending(&mut back));
     put(&database, b"b", b"newer");
     assert!(block_on(back).is_ok());
@@ -198,7 +198,7 @@ fn silent_watches_tell_what_has_changed_when_they_can() {
 }
 
 #[test]
-fn a_watch_whose_value_cannot_be_read_is_armed_when_it_can() {
+fn a_watch_is_armed_once_its_value_can_be_read() {
     let database = letters("silent-arming");
     outage("silent-arming", reads(&[("a", "b")]));
     let transaction = begin(&database);
@@ -208,13 +208,13 @@ fn a_watch_whose_value_cannot_be_read_is_armed_when_it_can() {
     put(&database, b"a", b"new");
     outage("silent-arming", Outage::default());
     assert!(block_on(commit).is_ok());
-    // It knows the value at its read version, which has changed.
+    // It has the value at its read version, which has changed.
     assert!(block_on(&mut watch).is_ok());
     assert_eq!(stats("silent-arming").pending_watches, 0);
 }
 
 #[test]
-fn a_locked_database_refuses_whoever_is_not_lock_aware() {
+fn a_locked_database_refuses_transactions_that_are_not_lock_aware() {
     let database = letters("locked");
     let lock = |locked| {
         let outage = Outage {
@@ -236,7 +236,7 @@ fn a_locked_database_refuses_whoever_is_not_lock_aware() {
     assert!(block_on(aware.get(b"a", false)).is_ok());
     aware.set(b"b", b"new");
     assert!(block_on(aware.commit()).is_ok());
-    // A client that asks what to do is told to try again.
+    // A client that calls on_error is told to retry.
     let again = block_on(error.on_error()).expect("it can be retried");
     assert_eq!(code(block_on(again.get(b"a", false))), 1038);
     lock(false);
@@ -245,7 +245,7 @@ fn a_locked_database_refuses_whoever_is_not_lock_aware() {
 }
 
 #[test]
-fn a_silent_database_answers_nothing_until_it_does() {
+fn a_silent_database_answers_after_the_outage() {
     let database = letters("silent");
     let known = begin(&database);
     assert!(block_on(known.get(b"a", false)).is_ok());
@@ -265,7 +265,7 @@ fn a_silent_database_answers_nothing_until_it_does() {
     );
     let mut version = one.get_read_version().boxed();
     let mut get = two.get(b"a", false).boxed();
-    // What is known needs nobody, and what was written neither.
+    // Known and written data need no server.
     assert!(block_on(known.get(b"a", false)).is_ok());
     let mut unknown = known.get(b"b", false).boxed();
     three.set(b"a", b"new");
@@ -279,21 +279,21 @@ fn a_silent_database_answers_nothing_until_it_does() {
     );
     assert!(is_pending(&mut version) && is_pending(&mut get) && is_pending(&mut unknown));
     assert!(is_pending(&mut commit) && is_pending(&mut watch) && is_pending(&mut armed));
-    // One outage after the other is still one.
+    // One outage after another is still one.
     outage("silent", all);
     assert!(is_pending(&mut version) && is_pending(&mut commit));
     outage("silent", Outage::default());
     assert!(block_on(version).is_ok() && block_on(get).is_ok() && block_on(unknown).is_ok());
     assert!(block_on(commit).is_ok() && block_on(armed).is_ok());
     assert!(block_on(watch).is_ok());
-    // In whatever order the two came: it is armed with the value before or after.
+    // In either order, it is armed with the value before or after.
     let _ = is_pending(&mut new_watch);
     put(&database, b"a", b"newest");
     assert!(block_on(new_watch).is_ok());
 }
 
 #[test]
-fn transactions_that_give_up_during_a_silence_leave_nothing() {
+fn transactions_abandoned_during_an_outage_leave_nothing() {
     let database = letters("silent-many");
     let all = Outage {
         all: true,

@@ -1,4 +1,4 @@
-//! Single replies of range reads: where they end, and what they say of what follows.
+//! Single replies of range reads: where they end, and what they say about the rows that follow.
 
 mod common;
 
@@ -31,7 +31,7 @@ const ALL: Ask = Ask {
     reverse: false,
 };
 
-/// How many rows there are in a reply, and whether there may be more.
+/// How many rows a reply has, and whether there may be more.
 fn reply(
     transaction: &Transaction,
     begin: &str,
@@ -63,7 +63,7 @@ fn a_server_counts_24_bytes_for_each_row_beside_key_and_value() {
         };
         reply(&begin(&database), "k", "l", ask)
     };
-    // 47 bytes a row: the last one is the first that reaches the limit.
+    // 47 bytes per row: the last row is the first that reaches the limit.
     assert_eq!(read(StreamingMode::Small, 1), Ok((6, true)));
     assert_eq!(read(StreamingMode::Medium, 1), Ok((22, true)));
     assert_eq!(read(StreamingMode::Large, 1), Ok((88, true)));
@@ -79,7 +79,7 @@ fn a_server_counts_24_bytes_for_each_row_beside_key_and_value() {
 }
 
 #[test]
-fn what_is_known_already_needs_no_request() {
+fn known_data_need_no_request() {
     let database = rows("known");
     let transaction = begin(&database);
     let small = || Ask {
@@ -87,8 +87,8 @@ fn what_is_known_already_needs_no_request() {
         ..ALL
     };
     assert_eq!(reply(&transaction, "k", "l", small()), Ok((6, true)));
-    // From the six rows that are known, a client takes as many bytes as it was asked for, by its own
-    // count of 31 for each; and these are not enough.
+    // From the six known rows, a client takes the requested number of bytes, by its own count of 31 for
+    // each; and that is not enough.
     assert_eq!(reply(&transaction, "k", "l", small()), Ok((6, true)));
     assert_eq!(reply(&transaction, "k", "k40", ALL), Ok((6, true)));
     assert_eq!(reply(&transaction, "k05\0", "l", ALL), Ok((94, false)));
@@ -97,10 +97,10 @@ fn what_is_known_already_needs_no_request() {
 }
 
 #[test]
-fn a_reply_ends_where_own_writes_end_what_is_known() {
+fn a_reply_ends_where_own_writes_end_the_known_part() {
     let database = rows("writes");
     let transaction = begin(&database);
-    // A request reaches over one written key, but not over a range.
+    // A request covers one written key, but not a range.
     transaction.set(b"k30", b"mine");
     transaction.clear_range(b"k50", b"k52");
     assert_eq!(reply(&transaction, "k", "l", ALL), Ok((50, true)));
@@ -113,13 +113,13 @@ fn a_reply_ends_where_own_writes_end_what_is_known() {
 }
 
 #[test]
-fn what_was_written_or_read_is_read_again_without_the_database() {
+fn written_or_read_data_are_read_again_without_the_database() {
     let database = rows("without");
     let transaction = begin(&database);
     transaction.set(b"k50", b"mine");
     assert!(block_on(transaction.get(b"k50", false)).is_ok());
     assert_eq!(reply(&transaction, "k50", "k50\0", ALL), Ok((1, false)));
-    // No read version was needed so far, so it can still be set: to one that is far too old.
+    // No read version was needed so far, so it can still be set, even to a much too old one.
     transaction.set_read_version(1);
     assert!(block_on(transaction.get(b"k50", false)).is_ok());
     assert_eq!(
@@ -133,7 +133,7 @@ fn what_was_written_or_read_is_read_again_without_the_database() {
 }
 
 #[test]
-fn only_the_read_of_one_key_bypasses_what_is_unreadable() {
+fn only_the_read_of_one_key_bypasses_unreadable_keys() {
     let database = rows("bypass");
     let transaction = begin(&database);
     transaction
@@ -147,7 +147,7 @@ fn only_the_read_of_one_key_bypasses_what_is_unreadable() {
 }
 
 #[test]
-fn there_is_no_more_where_the_last_row_ends_the_range() {
+fn there_is_no_more_if_the_last_row_ends_the_range() {
     let database = rows("last-row");
     let forward = Ask {
         mode: StreamingMode::Small,
@@ -157,7 +157,7 @@ fn there_is_no_more_where_the_last_row_ends_the_range() {
         reverse: true,
         ..forward
     };
-    // The server stops at its limit, but the client need not ask it again to know the rest.
+    // The server stops at its limit, but the client knows the rest without asking again.
     let read = |begin_key, end, ask| reply(&begin(&database), begin_key, end, ask);
     assert_eq!(read("k10", "k15\0", forward), Ok((6, false)));
     assert_eq!(read("k10", "k15\0", backward), Ok((6, false)));
@@ -166,7 +166,7 @@ fn there_is_no_more_where_the_last_row_ends_the_range() {
 }
 
 #[test]
-fn a_selector_that_is_at_the_edge_needs_no_read_version() {
+fn a_selector_at_the_edge_needs_no_read_version() {
     let database = rows("edge");
     let transaction = begin(&database);
     let edge = KeySelector::new(b"\xff"[..].into(), true, 1);

@@ -21,7 +21,8 @@ fn writer(database: &Database) -> Transaction {
 }
 
 fn get(transaction: &Transaction, name: &str) -> Result<Option<String>, i32> {
-    let value = block_on(transaction.get(&key(name), false)).map_err(|error| error.code())?;
+    let value =
+        block_on(transaction.get(&key(name), false)).map_err(foundationdb::FdbError::code)?;
     Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
 }
 
@@ -33,7 +34,7 @@ fn names(transaction: &Transaction, begin: KeySelector, end: &str) -> Result<Vec
         ..RangeOption::default()
     };
     let rows = block_on(transaction.get_range(&options, 1, false));
-    let rows = rows.map_err(|error| error.code())?;
+    let rows = rows.map_err(foundationdb::FdbError::code)?;
     let name = |key: &[u8]| String::from_utf8_lossy(&key[2..]).into_owned();
     Ok(rows.iter().map(|row| name(row.key())).collect())
 }
@@ -49,7 +50,7 @@ fn commit(transaction: Transaction) -> Result<(), i32> {
 }
 
 #[test]
-fn a_range_of_management_has_what_its_parts_have() {
+fn a_management_range_has_the_rows_of_its_parts() {
     let database = database("special-parts");
     let transaction = begin(&database);
     assert_eq!(
@@ -88,7 +89,7 @@ fn a_range_of_management_has_what_its_parts_have() {
 }
 
 #[test]
-fn what_management_is_told_is_stored_with_the_commit() {
+fn management_writes_are_stored_with_the_commit() {
     let database = database("special-management");
     let transaction = writer(&database);
     transaction.set(&key("/management/maintenance/zone"), b"60");
@@ -131,7 +132,7 @@ fn what_management_is_told_is_stored_with_the_commit() {
 }
 
 #[test]
-fn a_change_that_cannot_be_made_says_why() {
+fn a_refused_change_says_why() {
     let database = database("special-refused");
     let refused = |name: &str, value: &[u8]| {
         let transaction = writer(&database);
@@ -162,7 +163,7 @@ fn a_change_that_cannot_be_made_says_why() {
 }
 
 #[test]
-fn a_locked_database_is_for_those_who_know() {
+fn a_locked_database_serves_lock_aware_transactions() {
     let database = database("special-lock");
     put(&database, b"k", b"v");
     let id = "0123456789abcdef0123456789abcdef";
@@ -193,7 +194,7 @@ fn a_locked_database_is_for_those_who_know() {
 }
 
 #[test]
-fn what_a_client_knows_can_be_read_from_a_transaction_that_has_ended() {
+fn client_side_keys_can_be_read_after_a_transaction_has_ended() {
     let database = database("special-ended");
     let transaction = begin(&database);
     transaction
@@ -205,7 +206,7 @@ fn what_a_client_knows_can_be_read_from_a_transaction_that_has_ended() {
         get(transaction, "/transaction/write_conflict_range/a"),
         Ok(None)
     );
-    // A range read that failed makes the read conflict ranges fail, too.
+    // After a failed range read, reading the read conflict ranges fails, too.
     transaction.set_read_version(1);
     assert_eq!(
         code(block_on(transaction.get(b"k", false)).map(|_| ())),
@@ -222,7 +223,7 @@ fn what_a_client_knows_can_be_read_from_a_transaction_that_has_ended() {
 }
 
 #[test]
-fn the_conflict_range_of_a_versionstamped_key_ends_with_the_keys_of_applications() {
+fn the_conflict_range_of_a_versionstamped_key_ends_with_the_user_keys() {
     let database = database("stamped-conflict");
     let transaction = begin(&database);
     let key = [&b"..........x"[..], &[0; 4]].concat();
@@ -242,7 +243,7 @@ fn the_conflict_range_of_a_versionstamped_key_ends_with_the_keys_of_applications
 }
 
 #[test]
-fn names_of_the_global_configuration_are_cut_by_their_lengths() {
+fn global_configuration_names_are_cut_by_length() {
     let database = database("global-config");
     let transaction = begin(&database);
     let end = "/global_config0";

@@ -21,7 +21,7 @@ struct Transaction(*mut FDBTransaction);
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        // SAFETY: made by `Client`, used by nobody else.
+        // SAFETY: made by `Client`, and used only by it.
         unsafe { fdb_transaction_destroy(self.0) };
     }
 }
@@ -30,7 +30,7 @@ fn len(bytes: &[u8]) -> c_int {
     bytes.len() as c_int
 }
 
-/// Bytes that C code points to.
+/// Bytes for C code.
 ///
 /// # Safety
 ///
@@ -40,7 +40,7 @@ unsafe fn copy(pointer: *const u8, length: c_int) -> Vec<u8> {
     unsafe { std::slice::from_raw_parts(pointer, length as usize) }.to_vec()
 }
 
-// SAFETY of all methods: the handle lives as long as `self`, and slices give good pointers.
+// SAFETY of all methods: the handle lives as long as `self`, and slices give valid pointers.
 impl Transaction {
     fn option(&self, code: c_int) {
         assert_eq!(
@@ -134,7 +134,7 @@ impl Client {
         common::boot();
         let path = CString::new(format!("embedded:memory:{name}")).expect("no zero in a name");
         let mut database = null_mut();
-        // SAFETY: both pointers are good.
+        // SAFETY: both pointers are valid.
         assert_eq!(
             unsafe { fdb_create_database(path.as_ptr(), &mut database) },
             0
@@ -153,7 +153,7 @@ impl Client {
     /// Opens a tenant for the rest of the process.
     fn open(&self, name: &[u8]) -> *mut FDBTenant {
         let mut tenant = null_mut();
-        // SAFETY: the database is live, and the slice gives a good pointer.
+        // SAFETY: the database is live, and the slice gives a valid pointer.
         let error = unsafe {
             fdb_database_open_tenant(self.database, name.as_ptr(), len(name), &mut tenant)
         };
@@ -191,7 +191,7 @@ fn id(tenant: *mut FDBTenant) -> Result<i64, c_int> {
     // SAFETY: as above.
     take(unsafe { fdb_tenant_get_id(tenant) }, |future| {
         let mut id = 0;
-        // SAFETY: the future is live and the pointer good.
+        // SAFETY: the future is live and the pointer valid.
         assert_eq!(unsafe { fdb_future_get_int64(future, &mut id) }, 0);
         id
     })
@@ -219,7 +219,7 @@ fn tenants_keep_their_keys_apart() {
         Ok(vec![(b"k".to_vec(), b"2".to_vec())])
     );
     assert_eq!(transaction.last_key(), Ok(b"k".to_vec()));
-    // Outside, the keys are below the number of the tenant.
+    // Outside, the keys are below the tenant's number.
     let outside = client.begin().rows(b"", b"\xff").map(|rows| rows.len());
     assert_eq!(outside, Ok(2));
     assert_eq!(
@@ -229,7 +229,7 @@ fn tenants_keep_their_keys_apart() {
 }
 
 #[test]
-fn conflicts_and_watches_are_those_of_the_tenant() {
+fn conflicts_and_watches_are_scoped_to_the_tenant() {
     let client = Client::new("tenants-conflicts");
     assert_eq!(client.create(b"one"), Ok(()));
     assert_eq!(client.create(b"two"), Ok(()));
@@ -311,7 +311,7 @@ fn tenants_are_managed_through_special_keys() {
 }
 
 #[test]
-fn a_tenant_cannot_look_outside() {
+fn a_tenant_cannot_read_outside() {
     let client = Client::new("tenants-inside");
     assert_eq!(client.create(b"one"), Ok(()));
     let tenant = client.open(b"one");

@@ -1,4 +1,4 @@
-//! Choosing the library: once for the process, because the C API is global to it.
+//! Chooses the library: once per process, because the C API is global to it.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -12,20 +12,20 @@ use crate::FDB_API_VERSION;
 /// A function that every client library has.
 const MAX_VERSION: &str = "fdb_get_max_api_version";
 
-/// The client library's name where no path is configured.
+/// The client library's name if no path is configured.
 pub const DEFAULT_FILE: &str = if cfg!(target_os = "macos") {
     "libfdb_c.dylib"
 } else {
     "libfdb_c.so"
 };
 
-/// Who answers the C API's calls.
+/// The library that serves the C API's calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Library {
     /// The engine inside this process.
     Embedded,
-    /// FoundationDB's client library, which talks to a cluster: this file, or where the system
-    /// looks for `libfdb_c`.
+    /// FoundationDB's client library, which talks to a cluster: this file, or the `libfdb_c` that the
+    /// system's linker finds.
     Cluster(Option<PathBuf>),
 }
 
@@ -51,19 +51,19 @@ impl fmt::Display for Library {
 /// Why the C API could not be bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
-    /// The file does not exist, or is not a library this machine can load.
+    /// The file does not exist, or is not a library that this machine can load.
     #[error(
         "can't load FoundationDB's client library {}: {reason}. Install the foundationdb-clients \
          package of FoundationDB 7.3 or newer, or set the path of your {DEFAULT_FILE}",
         file.display()
     )]
     Load {
-        /// The file asked for.
+        /// The requested file.
         file: PathBuf,
-        /// What the system's loader says.
+        /// The error of the system's loader.
         reason: String,
     },
-    /// The library does not have one of the C API's functions.
+    /// The library lacks one of the C API's functions.
     #[error(
         "{library} has no function {symbol}, which {DEFAULT_FILE} of FoundationDB 7.3 and newer \
          has. Install the foundationdb-clients package of FoundationDB 7.3 or newer, or set the \
@@ -72,7 +72,7 @@ pub enum BindError {
     MissingSymbol {
         /// The function.
         symbol: &'static str,
-        /// Where it was looked for.
+        /// The library.
         library: Library,
     },
     /// The library is older than the API version this crate declares.
@@ -81,22 +81,22 @@ pub enum BindError {
          needed: install the foundationdb-clients package of FoundationDB 7.3 or newer"
     )]
     ApiVersion {
-        /// The library asked for.
+        /// The requested library.
         library: Library,
         /// The highest version it supports.
         found: i32,
         /// The version needed.
         wanted: i32,
     },
-    /// Another library is bound in this process.
+    /// A different library is bound in this process.
     #[error(
         "this process already uses {bound} and can't use {wanted} as well: FoundationDB allows one \
          client per process. Give all databases the same kind, or run them in separate processes"
     )]
     AlreadyBound {
-        /// The library that is bound.
+        /// The bound library.
         bound: Library,
-        /// The library asked for.
+        /// The requested library.
         wanted: Library,
     },
 }
@@ -107,7 +107,7 @@ struct Bound {
 }
 
 static BOUND: OnceLock<Bound> = OnceLock::new();
-/// Held while binding, so that of two threads one loads and the other one sees the result.
+/// Held while binding, so that if two threads bind, one loads and the other sees the result.
 static BINDING: Mutex<()> = Mutex::new(());
 
 #[inline]
@@ -115,18 +115,18 @@ pub(crate) fn table() -> Option<&'static Table> {
     BOUND.get().map(|bound| &bound.table)
 }
 
-/// The library that is bound, if any.
+/// The bound library, if any.
 pub fn bound() -> Option<&'static Library> {
     BOUND.get().map(|bound| &bound.library)
 }
 
-/// Binds every function of the C API to `library`, for as long as the process lives. Again with
-/// the same library is fine; after an error another library may be tried.
+/// Binds every function of the C API to `library`, for as long as the process lives. Binding the same
+/// library again does nothing; after an error, a different library may be tried.
 ///
 /// # Errors
 ///
-/// A library that can't be loaded, lacks a function or is too old, and a second library beside the
-/// one that is bound; see [`BindError`].
+/// If the library can't be loaded, lacks a function or is too old, or if a different library is bound
+/// already; see [`BindError`].
 ///
 /// ```
 /// use foundationdb_sys::{bind, BindError, Library};
@@ -156,7 +156,7 @@ pub fn bind(library: &Library) -> Result<(), BindError> {
                     let symbol = loaded.get::<*const c_void>(name).ok()?;
                     symbol.try_as_raw_ptr()
                 };
-                address.map(|pointer| pointer.cast_const())
+                address.map(<*mut std::ffi::c_void>::cast_const)
             })?
         }
     };
@@ -165,11 +165,11 @@ pub fn bind(library: &Library) -> Result<(), BindError> {
     Ok(())
 }
 
-/// Whether a file is a client library, of whatever version, that can be loaded here. It stays loaded.
+/// Checks that a file is a client library, of any version, that can be loaded here. It stays loaded.
 ///
 /// # Errors
 ///
-/// Why not, as text.
+/// The reason as text.
 ///
 /// ```
 /// let reason = foundationdb_sys::check_library("/no/such/libfdb_c.so".as_ref()).unwrap_err();
@@ -180,17 +180,17 @@ pub fn check_library(file: &Path) -> Result<(), String> {
         BindError::Load { reason, .. } => reason,
         other => other.to_string(),
     })?;
-    // SAFETY: only looked up, never called.
+    // SAFETY: the symbol is only looked up, never called.
     match unsafe { loaded.get::<*const c_void>(MAX_VERSION) } {
         Ok(_function) => Ok(()),
         Err(_missing) => Err(format!("it has no function {MAX_VERSION}")),
     }
 }
 
-/// Loads a library, never to unload it: its threads run, and the table points into it.
+/// Loads a library permanently: its threads run, and the table points into it.
 fn load(file: &Path) -> Result<ManuallyDrop<libloading::Library>, BindError> {
     // SAFETY: loading runs the library's initializers. The file is FoundationDB's client library,
-    // by its name or because the user says so.
+    // by its name or because the user configured it.
     match unsafe { libloading::Library::new(file) } {
         Ok(library) => Ok(ManuallyDrop::new(library)),
         Err(error) => Err(BindError::Load {
@@ -206,7 +206,7 @@ fn resolve(
     library: &Library,
     symbol: impl Fn(&'static str) -> Option<*const c_void>,
 ) -> Result<Table, BindError> {
-    // Asked before everything else is looked for: "too old" says more than "has no function".
+    // Checked first, because "too old" explains more than "has no function".
     let missing = |symbol| BindError::MissingSymbol {
         symbol,
         library: library.clone(),
@@ -223,6 +223,6 @@ fn resolve(
             wanted,
         });
     }
-    // SAFETY: both sources give the C API's functions by name, and neither is ever unloaded.
+    // SAFETY: both sources return the C API's functions by name, and neither is ever unloaded.
     unsafe { Table::resolve(symbol) }.map_err(missing)
 }

@@ -1,6 +1,6 @@
 //! The C API's functions: a table of pointers, and one forwarder for each.
 //!
-//! What a function does, and what it asks of its caller, is written in FoundationDB's C API manual.
+//! FoundationDB's C API manual documents the functions and their requirements.
 
 use std::ffi::{c_char, c_double, c_int, c_void};
 
@@ -8,14 +8,14 @@ use crate::bind::table;
 use crate::options::*;
 use crate::types::*;
 
-/// `api_version_unset`: what the client library itself answers to a call that comes too early.
+/// `api_version_unset`: the client library's own result for calls that come too early.
 const NOT_BOUND: fdb_error_t = 2200;
 
 const NOT_BOUND_TEXT: &std::ffi::CStr =
     c"The FoundationDB C API is not bound yet: call foundationdb_sys::bind first";
 
-/// An object of the C API can't exist before the API is bound, so a caller that passes one has a pointer
-/// from elsewhere; there is no answer that would be safe.
+/// An object of the C API can't exist before the API is bound, so a caller that passes one has an invalid
+/// pointer, and no result would be safe.
 #[cold]
 fn not_bound(function: &str) -> ! {
     panic!("{function} was called before foundationdb_sys::bind: the FoundationDB C API is not bound yet")
@@ -32,19 +32,19 @@ macro_rules! functions {
         }
 
         impl Table {
-            /// Asks `resolve` for every function; the first one it does not have is the error.
+            /// Resolves every function; returns the first name that `resolve` does not have as the error.
             ///
             /// # Safety
             ///
-            /// What `resolve` gives for a name must be the function that `fdb_c.h` declares by that
-            /// name, and must stay loaded for good.
+            /// `resolve` must return the function that `fdb_c.h` declares under the name, and the function must stay
+            /// loaded forever.
             pub(crate) unsafe fn resolve(
                 resolve: impl Fn(&'static str) -> Option<*const c_void>,
             ) -> Result<Self, &'static str> {
                 Ok(Self {$(
                     $name: {
                         let pointer = resolve(stringify!($name)).ok_or(stringify!($name))?;
-                        // SAFETY: the caller vouches that this is the function of that name, and
+                        // SAFETY: the caller guarantees that this is the function of that name, and
                         // the type is its declaration in fdb_c.h.
                         unsafe {
                             std::mem::transmute::<
@@ -62,13 +62,13 @@ macro_rules! functions {
             ///
             /// # Safety
             ///
-            /// Pointers must be valid for what the C API does with them.
+            /// Pointers must be valid for the C API's use of them.
             #[allow(clippy::too_many_arguments)]
             #[inline]
             pub unsafe fn $name($($arg: $ty),*) $(-> $ret)? {
                 match table() {
-                    // SAFETY: the table holds the function of that name; the caller vouches for
-                    // the arguments.
+                    // SAFETY: the table has the function of that name; the caller guarantees that
+                    // the arguments are valid.
                     Some(table) => unsafe { (table.$name)($($arg),*) },
                     None => functions!(@unbound $name $($unbound)?),
                 }

@@ -1,10 +1,10 @@
 //! The FoundationDB C API (version 730), bound at run time.
 //!
-//! This crate takes the place of the published `foundationdb-sys` by `[patch.crates-io]`: it has the
-//! items that the `foundationdb` crate uses, but links nothing. Before the first call, [`bind`]
-//! resolves every function once, either from the embedded engine or from a `libfdb_c` of the
-//! machine, and each `fdb_*` function of this crate forwards to what was found. So building needs
-//! neither libclang nor libfdb_c, and one binary serves both.
+//! This crate replaces the published `foundationdb-sys` by `[patch.crates-io]`. It has the items that the
+//! `foundationdb` crate uses, but links nothing. Before the first call, [`bind`] resolves every function
+//! once, either from the embedded engine or from the machine's `libfdb_c`, and each `fdb_*` function of
+//! this crate forwards to the resolved one. So building needs neither libclang nor libfdb_c, and one
+//! binary serves both.
 //!
 //! ```
 //! use foundationdb_sys::{bind, fdb_get_max_api_version, Library, FDB_API_VERSION};
@@ -19,7 +19,7 @@
 
 mod bind;
 mod functions;
-// The numbers are documented where they come from, in FoundationDB's fdb.options.
+// FoundationDB's fdb.options documents the numbers.
 #[allow(missing_docs)]
 mod options;
 mod types;
@@ -30,5 +30,5 @@ pub use functions::*;
 pub use options::*;
 pub use types::*;
 
-/// The C API's version this crate declares, in `fdb_select_api_version_impl`'s numbers.
+/// The C API version that this crate declares, as a number for `fdb_select_api_version_impl`.
 pub const FDB_API_VERSION: u32 = 730;

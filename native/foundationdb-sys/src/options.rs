@@ -1,5 +1,4 @@
-//! The option, mutation and mode numbers of `fdb.options`, FoundationDB 7.3, under the names bindgen
-//! gives them.
+//! The option, mutation and mode numbers of `fdb.options`, FoundationDB 7.3, under bindgen's names.
 
 use std::os::raw::{c_int, c_uint};
 

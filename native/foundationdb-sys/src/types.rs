@@ -1,4 +1,4 @@
-//! The C API's types, laid out as `fdb_c.h` lays them out.
+//! The C API's types in C layout.
 
 use std::os::raw::{c_int, c_uchar, c_void};
 
@@ -6,7 +6,7 @@ use std::os::raw::{c_int, c_uchar, c_void};
 pub type fdb_error_t = c_int;
 /// 0 is false, everything else is true.
 pub type fdb_bool_t = c_int;
-/// What [`fdb_future_set_callback`](crate::fdb_future_set_callback) calls when a future is ready.
+/// The callback that [`fdb_future_set_callback`](crate::fdb_future_set_callback) calls when a future is ready.
 pub type FDBCallback =
     Option<unsafe extern "C" fn(future: *mut FDBFuture, callback_parameter: *mut c_void)>;
 
@@ -24,27 +24,27 @@ macro_rules! opaque {
 }
 
 opaque! {
-    /// An answer that is not there yet.
+    /// A future result.
     FDB_future = FDBFuture;
     /// An open database.
     FDB_database = FDBDatabase;
-    /// A part of the keys with a name.
+    /// A named part of the keys.
     FDB_tenant = FDBTenant;
     /// A transaction.
     FDB_transaction = FDBTransaction;
 }
 
-/// A key that belongs to the future it was got from.
+/// A key that belongs to the future that returned it.
 #[repr(C, packed(4))]
 #[derive(Debug, Clone, Copy)]
 pub struct FDBKey {
     /// The first byte.
     pub key: *const u8,
-    /// Bytes.
+    /// The length in bytes.
     pub key_length: c_int,
 }
 
-/// A row that belongs to the future it was got from.
+/// A row that belongs to the future that returned it.
 #[repr(C, packed(4))]
 #[derive(Debug, Clone, Copy)]
 pub struct FDBKeyValue {
@@ -66,7 +66,7 @@ pub struct FDBKeySelector {
     pub key: FDBKey,
     /// Whether `key` itself counts.
     pub orEqual: fdb_bool_t,
-    /// How many keys to go on.
+    /// The number of keys to move.
     pub offset: c_int,
 }
 
@@ -80,9 +80,9 @@ pub struct FDBGetRangeReqAndResult {
     pub end: FDBKeySelector,
     /// The rows.
     pub data: *mut FDBKeyValue,
-    /// How many rows `data` has.
+    /// The number of rows in `data`.
     pub m_size: c_int,
-    /// How many `data` has room for.
+    /// The capacity of `data`.
     pub m_capacity: c_int,
 }
 
@@ -96,7 +96,7 @@ pub struct FDBMappedKeyValue {
     pub value: FDBKey,
     /// What it refers to.
     pub getRange: FDBGetRangeReqAndResult,
-    /// The client library's own.
+    /// For the client library's internal use.
     pub buffer: [c_uchar; 32],
 }
 

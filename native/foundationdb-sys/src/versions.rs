@@ -1,4 +1,4 @@
-//! `if_cfg_api_versions!`, by which the `foundationdb` crate picks code for an API version.
+//! `if_cfg_api_versions!`, with which the `foundationdb` crate selects code for an API version.
 
 /// Keeps the code of a version range if the range contains [`FDB_API_VERSION`](crate::FDB_API_VERSION),
 /// the only version this crate declares; with `{…} else {…}` it is one or the other block.

@@ -1,4 +1,4 @@
-//! What `bind` answers where it can't bind. Nothing here ever binds, so the tests share a process.
+//! The errors of `bind`. Nothing here ever binds, so the tests share a process.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn system_library() -> PathBuf {
 }
 
 #[test]
-fn a_missing_library_is_named_with_what_to_do() {
+fn the_error_for_a_missing_library_says_what_to_do() {
     let error = bind(&cluster("/no/such/libfdb_c.so")).unwrap_err();
     assert!(matches!(error, BindError::Load { .. }), "{error:?}");
     let text = error.to_string();
@@ -30,7 +30,7 @@ fn a_missing_library_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_file_that_is_no_library_is_named() {
+fn the_error_names_a_file_that_is_not_a_library() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let error = bind(&cluster(file)).unwrap_err();
     assert!(matches!(error, BindError::Load { .. }), "{error:?}");
@@ -38,7 +38,7 @@ fn a_file_that_is_no_library_is_named() {
 }
 
 #[test]
-fn a_library_without_the_functions_is_named_with_the_function() {
+fn the_error_names_the_library_and_the_missing_function() {
     let file = system_library();
     let error = bind(&cluster(&file)).unwrap_err();
     assert_eq!(
@@ -54,7 +54,7 @@ fn a_library_without_the_functions_is_named_with_the_function() {
 }
 
 #[test]
-fn calls_before_binding_answer_with_an_error() {
+fn calls_before_binding_return_an_error() {
     let mut database = std::ptr::null_mut();
     // SAFETY: nothing is bound, so no pointer is followed; the ones passed are valid or null.
     unsafe {
@@ -77,7 +77,7 @@ fn calls_with_objects_before_binding_panic() {
 }
 
 #[test]
-fn an_old_library_is_told_apart_from_a_wrong_one() {
+fn an_old_library_is_distinguished_from_a_wrong_one() {
     let directory = std::env::temp_dir().join(format!("foundationdb-sys-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let source = directory.join("old.rs");

@@ -14,13 +14,13 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use futures::TryStreamExt;
 
-/// A database of its own for each test, in memory.
+/// A separate database for each test, in memory.
 fn database(name: &str) -> Database {
-    // Dropped by nobody: the engine's network needs no stop before the process ends.
+    // Never dropped: the engine's network does not need to stop before the process ends.
     static NETWORK: OnceLock<NetworkAutoStop> = OnceLock::new();
     NETWORK.get_or_init(|| {
         bind(&Library::Embedded).unwrap();
-        // SAFETY: called once; for its end see above.
+        // SAFETY: called once; see above for its end.
         unsafe { foundationdb::boot() }
     });
     Database::new(Some(&format!("embedded:memory:{name}"))).unwrap()
@@ -42,7 +42,7 @@ async fn get(db: &Database, key: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn what_is_set_is_read_by_key_and_by_range() {
+fn set_values_are_read_by_key_and_by_range() {
     let db = database("ranges");
     block_on(async {
         for i in 0..100_u8 {
@@ -69,7 +69,7 @@ fn what_is_set_is_read_by_key_and_by_range() {
 }
 
 #[test]
-fn run_retries_until_a_conflicting_transaction_has_its_turn() {
+fn run_retries_after_a_conflicting_transaction() {
     let db = database("conflicts");
     block_on(async {
         set(&db, b"counter", &0_u64.to_le_bytes()).await;
@@ -79,7 +79,7 @@ fn run_retries_until_a_conflicting_transaction_has_its_turn() {
                 db.run(|trx, _| async move {
                     attempts.fetch_add(1, Ordering::Relaxed);
                     let value = trx.get(b"counter", false).await?.expect("the counter");
-                    // Another one gets the chance to come in between.
+                    // A different transaction gets the chance to come in between.
                     futures_yield().await;
                     let value = u64::from_le_bytes(value[..].try_into().expect("8 bytes"));
                     trx.set(b"counter", &(value + 1).to_le_bytes());
@@ -183,7 +183,7 @@ fn versionstamps_follow_the_order_of_commits() {
 }
 
 #[test]
-fn mapped_ranges_give_index_entries_with_their_records() {
+fn mapped_ranges_return_index_entries_with_their_records() {
     let db = database("mapped-ranges");
     block_on(async {
         for (name, id) in [("Ada", "u2"), ("Bea", "u1")] {
@@ -224,12 +224,7 @@ fn the_directory_layer_works() {
     let db = database("directories");
     block_on(async {
         let layer = DirectoryLayer::default();
-        let path = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| name.to_string())
-                .collect::<Vec<_>>()
-        };
+        let path = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
 
         let trx = db.create_trx().unwrap();
         let users = layer
@@ -285,7 +280,7 @@ fn watches_fire_when_the_value_changes_and_only_then() {
         let other = trx.watch(b"other");
         trx.commit().await.unwrap();
 
-        // An equal value is no change, and neither is another key's; that one's watch has fired, so
+        // An equal value is not a change, and neither is a different key's; that key's watch has fired, so
         // this one would have, too.
         set(&db, b"watched", b"1").await;
         set(&db, b"other", b"1").await;
@@ -301,7 +296,7 @@ fn watches_fire_when_the_value_changes_and_only_then() {
 }
 
 #[test]
-fn a_watch_of_a_transaction_that_is_dropped_fails() {
+fn a_watch_of_a_dropped_transaction_fails() {
     let db = database("dropped-watches");
     block_on(async {
         let trx = db.create_trx().unwrap();

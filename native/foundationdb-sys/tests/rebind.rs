@@ -1,9 +1,9 @@
-//! Binding again, once the embedded engine is bound.
+//! Binding again while the embedded engine is bound.
 
 use foundationdb_sys::*;
 
 #[test]
-fn the_same_library_again_is_fine_and_another_one_is_an_error() {
+fn binding_the_same_library_again_succeeds_and_a_different_one_fails() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| bind(&Library::Embedded).unwrap());

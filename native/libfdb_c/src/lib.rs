@@ -1,7 +1,7 @@
 //! `libfdb_c.so`: the embedded engine behind exported C symbols.
 //!
-//! Whatever loads FoundationDB's client library can load this one instead, and has a database without
-//! a server. All functions are those of [`embedded_fdb::c_api`].
+//! Programs that load FoundationDB's client library can load this one instead, and have a database
+//! without a server. All functions are those of [`embedded_fdb::c_api`].
 
 #![allow(missing_docs, clippy::missing_safety_doc, clippy::too_many_arguments)]
 

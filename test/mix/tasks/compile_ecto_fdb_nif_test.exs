@@ -36,7 +36,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
 
     assert {"", 0} = mix(directory, ["compile"])
 
-    # It has the dependency's tasks, too.
+    # It also has the dependency's tasks.
     assert {_output, 0} = mix(directory, ["ecto_fdb.nif.build"])
     assert [library, _checksum] = Path.wildcard(Path.join(directory, "nif/*"))
     assert NifFile.check(library) == :ok
@@ -94,7 +94,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
 
       %{inode: inode} = File.stat!(library)
       assert {"", 0} = mix(directory, ["compile"])
-      # A newer time with the same contents is no change.
+      # A newer time with the same contents is not a change.
       File.touch!(Path.join(directory, "native/ecto_fdb/src/lib.rs"))
       assert {"", 0} = mix(directory, ["compile"])
       assert %{inode: ^inode} = File.stat!(library)
@@ -115,7 +115,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
       assert [] = files(directory)
     end
 
-    test "a build that fails shows the compiler's message and leaves the library as it was",
+    test "a failed build shows the compiler's message and leaves the library as it was",
          %{directory: directory} do
       assert {_output, 0} = mix(directory, ["compile"])
       before = File.read!(Path.join(directory, "priv/native/libecto_fdb.so"))
@@ -125,7 +125,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
       assert output =~ "native/ecto_fdb/src/lib.rs:1"
       assert output =~ "cargo could not build the NIF"
       assert File.read!(Path.join(directory, "priv/native/libecto_fdb.so")) == before
-      # And it is not taken for up to date.
+      # And it does not count as up to date.
       assert {_output, 1} = mix(directory, ["compile"])
     end
 
@@ -162,7 +162,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
       digest = :crypto.hash(:sha256, File.read!(library)) |> Base.encode16(case: :lower)
       assert File.read!(checksum) == "#{digest}  #{name}\n"
 
-      # The same for a target that is named: this machine's.
+      # The same for an explicit target: this machine's.
       [triple] = Regex.run(~r/2\.15-(.*)\.so/, name, capture: :all_but_first)
 
       assert {_, 0} =
@@ -180,7 +180,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
       assert {"", 0} = mix(directory, ["compile"], env)
       assert %{inode: ^inode} = File.stat!(installed)
 
-      # The configuration says the same.
+      # The same in the configuration.
       assert {_, 0} = mix(directory, ["clean"], env)
 
       write(directory, "config/config.exs", """
@@ -197,7 +197,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
       assert output =~ "cargo was not found"
       assert output =~ "ECTO_FDB_NIF"
 
-      # A library that was damaged on its way.
+      # A library that was damaged in transit.
       File.write!(library, "more", [:append])
       assert {output, 1} = mix(directory, ["compile"], env)
       assert output =~ "has the SHA-256 checksum"
@@ -205,7 +205,7 @@ defmodule Mix.Tasks.Compile.EctoFdbNifTest do
       assert File.read!(installed) != File.read!(library)
     end
 
-    test "a ready-built library that does not fit is refused, and cargo is not asked instead",
+    test "a ready-built library that does not match is refused, without falling back to cargo",
          %{directory: directory} do
       refused = fn path ->
         assert {output, 1} = mix(directory, ["compile"], [{"ECTO_FDB_NIF", path}])

@@ -1,9 +1,9 @@
-//! What a live query relies on beside the keys it reads: its tenant is where it was, and its source
+//! What a live query relies on beside the keys it reads: its tenant is at the same prefix, and its source
 //! has the indexes that its plan was made from.
 //!
-//! `\xff/metadataVersion` comes free with every read version. While it is the one under which a basis
-//! was last found right, nothing has changed. It is global to the cluster, so another value says
-//! nothing yet: then the basis is read and compared. All live queries of a source share one basis.
+//! `\xff/metadataVersion` comes free with every read version. While it is the version under which a basis
+//! was last confirmed, nothing has changed. It is global to the cluster, so a different value proves
+//! nothing: then the basis is read and compared. All live queries of a source share one basis.
 
 use std::hash::{Hash, Hasher};
 
@@ -14,20 +14,20 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
-/// A value of `\xff/metadataVersion`. Its bytes rise.
+/// A value of `\xff/metadataVersion`. The bytes only grow.
 pub type MetadataVersion = Option<Box<[u8]>>;
 
 /// It changes with every change of a tenant or an index, of any tenant.
 pub const METADATA_VERSION: &[u8] = b"\xff/metadataVersion";
 
-/// Reads the metadata version. FoundationDB sends it along with every read version.
+/// Reads the metadata version, which FoundationDB sends along with every read version.
 pub async fn metadata_version(transaction: &Transaction) -> FdbResult<MetadataVersion> {
     transaction.set_option(TransactionOption::ReadSystemKeys)?;
     let value = transaction.get(METADATA_VERSION, true).await?;
     Ok(value.map(|value| value[..].into()))
 }
 
-/// Where the directory layer says where a tenant is.
+/// A tenant's entry in the directory layer.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct TenantEntry {
     /// The key of its entry.
@@ -38,7 +38,7 @@ pub struct TenantEntry {
     pub name: Box<str>,
 }
 
-/// The indexes of a source, as a plan was made from them.
+/// The indexes of a source that a plan was made from.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct SourceIndexes {
     /// The first key of their descriptions.
@@ -47,18 +47,18 @@ pub struct SourceIndexes {
     pub end: Box<[u8]>,
     /// The key of the source's migration claim.
     pub claim: Box<[u8]>,
-    /// A digest of all of it.
+    /// A digest of all of these.
     pub fingerprint: [u8; 32],
 }
 
-/// What a look at a basis has found.
+/// The result of checking a basis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is what it was.
+    /// It is unchanged.
     Right,
-    /// The tenant was deleted, moved, or made again elsewhere.
+    /// The tenant was deleted, moved, or created again.
     TenantGone,
-    /// The source has other indexes, or a migration of it has moved on.
+    /// The source has different indexes, or its migration has progressed.
     SourceChanged,
 }
 
@@ -89,7 +89,7 @@ impl Hash for Basis {
 }
 
 impl Basis {
-    /// A basis that was right under this metadata version.
+    /// A basis confirmed under this metadata version.
     pub fn new(
         tenant: Option<TenantEntry>,
         sources: impl IntoIterator<Item = SourceIndexes>,
@@ -102,17 +102,17 @@ impl Basis {
         }
     }
 
-    /// Whether it is known to be right under this metadata version.
+    /// Whether it is confirmed under this metadata version.
     pub fn is_verified(&self, version: &MetadataVersion) -> bool {
         *self.verified.lock() == *version
     }
 
-    /// Whether it is known to be right under this metadata version or a later one.
+    /// Whether it is confirmed under this metadata version or a later one.
     pub fn is_verified_since(&self, version: &MetadataVersion) -> bool {
         *self.verified.lock() >= *version
     }
 
-    /// It is right under this metadata version.
+    /// Confirms it under this metadata version.
     pub fn verify(&self, version: &MetadataVersion) {
         let mut verified = self.verified.lock();
         if *verified < *version {
@@ -120,19 +120,19 @@ impl Basis {
         }
     }
 
-    /// What another basis, equal to this one, knows.
+    /// Takes over the knowledge of an equal basis.
     pub fn learn_from(&self, other: &Basis) {
         self.verify(&other.verified.lock());
     }
 
-    /// The database was replaced: nothing is known of it.
+    /// The database was replaced, so nothing is confirmed.
     pub fn forget(&self) {
         *self.verified.lock() = None;
     }
 
-    /// Looks at it, at the transaction's read version.
+    /// Checks it, at the transaction's read version.
     pub async fn check(&self, transaction: &Transaction) -> FdbResult<Verdict> {
-        // All of it is in flight together.
+        // All reads are in flight together.
         let tenant = async {
             match &self.tenant {
                 Some(tenant) => tenant.is_there(transaction).await,
@@ -191,7 +191,7 @@ async fn rows(transaction: &Transaction, begin: &[u8], end: &[u8]) -> FdbResult<
     Ok(rows)
 }
 
-/// The digest of index descriptions and a claim. `EctoFoundationDB.Layer.Metadata` makes the same.
+/// The digest of index descriptions and a claim. `EctoFoundationDB.Layer.Metadata` computes the same.
 fn fingerprint(rows: &Rows, claim: Option<&[u8]>) -> [u8; 32] {
     let mut digest = Sha256::new();
     for bytes in rows.iter().flat_map(|(key, value)| [key, value]) {

@@ -1,4 +1,4 @@
-//! A batch: the calls and live queries that one transaction reads, and what becomes of them.
+//! A batch: the calls and live queries that one transaction reads, and their results.
 
 use std::collections::{hash_map, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use super::shared_term::MANY;
 use super::subscription::{FirstResults, LiveQuery, Subscribed, Subscriber, Subscription};
 use crate::error::Error;
 
-/// Distinct queries that one transaction reads, unless one call alone wants more.
+/// Distinct queries that one transaction reads, unless a single call wants more.
 const MOST_QUERIES: usize = 1_000;
 
-/// A live query to be read again, and what its plan was made from when the batch was planned.
+/// A live query to be read again, and the basis of its plan when the batch was planned.
 pub struct Refresh {
     /// The live query.
     pub live_query: Arc<LiveQuery>,
@@ -38,13 +38,13 @@ impl Refresh {
     }
 }
 
-/// What one transaction is to read.
+/// The calls and queries that one transaction reads.
 pub struct Batch {
     /// Calls by their tickets.
     pub calls: Vec<(u64, Call)>,
     /// Live queries to be read again.
     pub refreshes: Vec<Refresh>,
-    /// Held by every subscription of the calls until it has taken its first results.
+    /// Every subscription of the calls holds it until it has taken its first results.
     pub first_results: FirstResults,
     /// How many functions are evaluated at the same time.
     pub evaluations: usize,
@@ -56,7 +56,7 @@ impl Batch {
         self.calls.len() + self.refreshes.len()
     }
 
-    /// Whether nothing is to be read for anybody.
+    /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -66,7 +66,7 @@ impl Batch {
         self.calls.retain(|(_, call)| !call.is_over());
     }
 
-    /// Two batches of half the size.
+    /// Splits it into two batches of half the size.
     pub fn halves(mut self) -> (Batch, Batch) {
         let other = Batch {
             calls: self.calls.split_off(self.calls.len() / 2),
@@ -77,7 +77,7 @@ impl Batch {
         (self, other)
     }
 
-    /// Batches that are small enough for one transaction each.
+    /// Splits it into batches that are small enough for one transaction each.
     pub fn portions(mut self) -> Vec<Batch> {
         let first_results = Arc::clone(&self.first_results);
         let evaluations = self.evaluations;
@@ -110,7 +110,7 @@ impl Batch {
         portions
     }
 
-    /// What has to be read for it.
+    /// The reads it needs.
     pub fn plan(&mut self) -> ReadPlan {
         let mut plan = ReadPlan::default();
         for refresh in &mut self.refreshes {
@@ -131,15 +131,15 @@ impl Batch {
     }
 }
 
-/// The union of what a batch wants, in places.
+/// The union of a batch's reads, by places.
 #[derive(Default)]
 pub struct ReadPlan {
     /// Queries.
     pub queries: Vec<Arc<Query>>,
     place: HashMap<Arc<Query>, usize>,
-    /// What they rely on.
+    /// What the queries rely on.
     pub bases: Vec<Arc<Basis>>,
-    /// By the address of the basis: equal ones are one.
+    /// By the address of the basis: equal bases are one.
     basis_place: HashMap<usize, usize>,
 }
 
@@ -168,7 +168,7 @@ fn address(basis: &Arc<Basis>) -> usize {
     Arc::as_ptr(basis) as usize
 }
 
-/// What has been read for a plan so far, by its places.
+/// The results for a plan so far, by its places.
 pub struct Results {
     /// By the places of the queries.
     pub reads: Vec<Option<Result<Read, Box<FailedRead>>>>,
@@ -185,7 +185,7 @@ impl Results {
         }
     }
 
-    /// Whether a read has armed a watch, which needs the transaction's commit.
+    /// Whether a read has armed a watch, which requires committing the transaction.
     pub fn armed(&self) -> bool {
         let mut reads = self.reads.iter().flatten();
         reads.any(|read| match read {
@@ -194,7 +194,7 @@ impl Results {
         })
     }
 
-    /// The transaction will not be committed: the watches are none.
+    /// The transaction will not be committed, so its watches don't count.
     pub fn disarm(&mut self, _transaction: Transaction) {
         self.drop_watches();
     }
@@ -217,9 +217,9 @@ impl Results {
     }
 }
 
-/// What becomes of a call.
+/// The outcome of a call.
 enum Fate {
-    /// Not everything that it wants was read yet.
+    /// Some of its queries have not been read yet.
     Waits,
     Stands,
     Replan,
@@ -252,8 +252,8 @@ pub fn gone(basis: &PlanBasis) -> Error {
     Error::TenantGone(tenant.map_or_else(String::new, |tenant| tenant.name.to_string()))
 }
 
-/// Installs what was read so far, lets the calls' subscriptions stand that have all they want, and
-/// removes from the batch what this was all of. A query's own error fails only the calls that want it.
+/// Installs the results so far, establishes the subscriptions of calls whose queries are complete, and
+/// removes the completed parts from the batch. A query's own error fails only the calls that want it.
 pub fn settle(live: &Arc<LiveQueries>, batch: &mut Batch, plan: &ReadPlan, results: &mut Results) {
     let mut standing = Vec::new();
     let mut waiting = Vec::new();
@@ -267,7 +267,7 @@ pub fn settle(live: &Arc<LiveQueries>, batch: &mut Batch, plan: &ReadPlan, resul
     }
     batch.calls = waiting;
 
-    // Who attaches to which query, on which basis: all at once, under one lock.
+    // Attachments to queries and bases, applied together under one lock.
     let mut attaching: Vec<Attaching> = plan.queries.iter().map(|_| Attaching::default()).collect();
     for pending in standing.iter().flat_map(|call| &call.subscriptions) {
         for (place, query) in pending.reads() {
@@ -333,7 +333,7 @@ pub fn settle(live: &Arc<LiveQueries>, batch: &mut Batch, plan: &ReadPlan, resul
     }
 }
 
-/// Who attaches to a query that was read, and on which basis it was.
+/// Attachments to a query that was read, and the basis it was read on.
 #[derive(Default)]
 struct Attaching {
     basis: Option<PlanBasis>,
@@ -392,7 +392,7 @@ fn install(
     }
 }
 
-/// Lets a call's subscriptions stand. The last one of them answers for all.
+/// Establishes a call's subscriptions. The last one sends the answer for all.
 fn stand(
     mut call: Call,
     first_results: &FirstResults,
@@ -416,7 +416,7 @@ fn stand(
             })
             .collect();
         if queries.len() < many {
-            // Each of them was installed for it: this is a bug, and is said instead of hidden.
+            // Each of them was installed for it, so this is a bug; report it instead of hiding it.
             let error = Error::Client("a live query was lost: a bug in ecto_fdb_sync".into());
             if let Some(reply) = reply.take() {
                 reply.send(|env| (atom::error(), &error).encode(env));
@@ -431,12 +431,12 @@ fn stand(
         Subscription::stand(&subscription, queries, reply, first_results);
     }
     if let Some(reply) = reply {
-        // It wanted nothing.
+        // It had no queries.
         reply.send(|env| atom::ok().encode(env));
     }
 }
 
-/// Gives everything in the batch up, with this error.
+/// Fails everything in the batch with this error.
 pub fn fail(batch: Batch, error: &Error) {
     for (_, call) in batch.calls {
         call.refuse(error);

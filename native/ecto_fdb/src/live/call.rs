@@ -1,4 +1,4 @@
-//! A process's call that waits for its subscriptions to stand.
+//! A process's call that waits for its subscriptions to be established.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ mod atoms {
     rustler::atoms! { replan }
 }
 
-/// One of a subscription's live queries, before it stands.
+/// One of a subscription's live queries, before the subscription is established.
 pub enum Wanted {
     /// To be read with the next batch.
     Read(Arc<Query>),
@@ -25,13 +25,13 @@ pub enum Wanted {
     Kept(Subscribed),
 }
 
-/// A subscription that does not stand yet.
+/// A subscription that is not established yet.
 pub struct Pending {
     /// The subscription.
     pub subscription: ResourceArc<Subscription>,
     /// What the queries to be read rely on.
     pub basis: Option<Arc<Basis>>,
-    /// What it wants.
+    /// Its queries.
     pub wanted: Vec<Wanted>,
 }
 
@@ -47,7 +47,7 @@ impl Pending {
     }
 }
 
-/// Which calls have begun and have not ended, by their tickets, which rise.
+/// The calls that have begun and not ended, by their tickets, which rise.
 #[derive(Clone, Default)]
 pub struct OpenCalls(Arc<Mutex<Tickets>>);
 
@@ -70,12 +70,12 @@ impl OpenCalls {
         }
     }
 
-    /// The ticket of the call that has begun last.
+    /// The ticket of the latest call.
     pub fn last(&self) -> u64 {
         self.0.lock().last
     }
 
-    /// How many calls up to this ticket have not ended.
+    /// How many calls up to this ticket are still open.
     pub fn open_until(&self, ticket: u64) -> usize {
         self.0.lock().open.range(..=ticket).count()
     }
@@ -114,7 +114,7 @@ impl Call {
             .all(|pending| pending.subscription.is_over())
     }
 
-    /// A subscription that tells, once the call is queued, whether its process has died before.
+    /// A subscription that reports, once the call is queued, whether its process has died before.
     pub fn witness(&self) -> Option<ResourceArc<Subscription>> {
         let last = self.subscriptions.last()?;
         Some(last.subscription.clone())
@@ -144,7 +144,7 @@ impl Call {
         self.answer(|reply| reply.send(|env| (atom::error(), error).encode(env)));
     }
 
-    /// Ends its subscriptions, and answers that it must be planned again.
+    /// Ends its subscriptions, and answers that the call must be planned again.
     pub fn replan(mut self) {
         self.answer(|reply| reply.send(|env| atoms::replan().encode(env)));
     }
@@ -165,7 +165,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        // Only a panic loses a call that was not answered.
+        // Only a panic drops a call without an answer.
         if self.reply.is_some() && !self.is_over() {
             let error = Error::Client(
                 "reading live queries panicked: a bug in ecto_fdb_sync. Its VM's standard error has the \

@@ -1,4 +1,4 @@
-//! What happens to live queries, reported to one process: telemetry and logs are Elixir's.
+//! Events of live queries, reported to one process; Elixir turns them into telemetry and logs.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub enum Event<'a> {
     WatchFired,
     /// A watch has failed, with FoundationDB's code.
     WatchFailed(i32),
-    /// A live query was read: how long its batch took in microseconds, how many records it has now,
+    /// A live query was read: how long its batch took in microseconds, how many records it has,
     /// how many subscribers see them, and whether they have changed.
     Refreshed {
         /// Microseconds.
@@ -33,27 +33,27 @@ pub enum Event<'a> {
         records: usize,
         /// Subscribers.
         subscribers: usize,
-        /// Whether the records are others than before.
+        /// Whether the records differ from before.
         changed: bool,
     },
-    /// A batch of so many queries is tried again after FoundationDB's error code.
+    /// A batch of this many queries is retried after FoundationDB's error code.
     Retry {
         /// FoundationDB's code.
         code: i32,
         /// Queries.
         queries: usize,
     },
-    /// A live query with so many subscribers has turned stale, for this reason.
+    /// A live query with this many subscribers has turned stale, for this reason.
     Stale(usize, &'a Error),
-    /// A live query with so many subscribers is fresh again.
+    /// A live query with this many subscribers is fresh again.
     Fresh(usize),
-    /// The database does not answer, for this reason: so many live queries are stale.
+    /// The database does not answer, for this reason: this many live queries are stale.
     Silent(usize, &'a Error),
-    /// The database answers again after so many microseconds: so many live queries are fresh.
+    /// The database answers again after this many microseconds: this many live queries are fresh.
     Answering(usize, u64),
-    /// So many queries of a batch got no answer, and are tried at the side.
+    /// This many queries of a batch got no answer, and are retried in the side lane.
     Unanswered(usize),
-    /// The database takes no further watch: so many are pending.
+    /// The database accepts no further watches: this many are pending.
     WatchLimit(u64, &'a Error),
     /// A transaction has found the database locked, with this error.
     Locked(&'a Error),
@@ -62,7 +62,7 @@ pub enum Event<'a> {
 }
 
 impl Event<'_> {
-    /// Whether an operator has to know of it: others are for telemetry alone.
+    /// Whether operators must know of it; other events are for telemetry only.
     fn is_incident(&self) -> bool {
         !matches!(
             self,
@@ -75,12 +75,12 @@ impl Event<'_> {
     }
 }
 
-/// The process that hears of events, and whether of all of them; none by default, which costs nothing.
+/// The process that receives events, and whether it wants all of them. None by default, at no cost.
 #[derive(Default)]
 pub struct Reporter(Mutex<Option<(LocalPid, bool)>>);
 
 impl Reporter {
-    /// Makes the calling process the one, for all events or for incidents alone.
+    /// Makes the calling process the receiver, of all events or only of incidents.
     pub fn set(&self, env: Env<'_>, all: bool) {
         *self.0.lock() = Some((env.pid(), all));
     }
@@ -161,7 +161,7 @@ impl Reporter {
             (a::event(), name, measurements).encode(env)
         });
         if sent.is_err() {
-            // It has died; a new one will set itself.
+            // It has died; a new one will register itself.
             let mut current = self.0.lock();
             if current.is_some_and(|(current, _)| current == pid) {
                 *current = None;

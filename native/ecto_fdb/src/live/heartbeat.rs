@@ -1,11 +1,11 @@
-//! What is asked of the database while nothing changes. A watch on a server that cannot be reached
-//! neither fires nor fails, since the client retries inside.
+//! Checks the database while nothing changes. A watch on an unreachable server neither fires nor fails,
+//! because the client retries internally.
 //!
-//! - Every quarter of `stale_after`, one read version for all live queries of the database: whether it
-//!   answers at all. It needs no storage server, so it says nothing about one.
-//! - Once in `stale_after`, each live query's watched key, unless it was read since: whether its storage
-//!   server answers, and whether the watch was lost. Many keys share a transaction.
-//! - When the metadata version has changed, what the live queries rely on.
+//! - Every quarter of `stale_after` it requests one read version for all live queries of the database, to
+//!   see whether it answers at all. That involves no storage server.
+//! - Once in `stale_after` it reads each live query's watched key, unless it was read since, to see
+//!   whether its storage server answers, and whether the watch was lost. Many keys share a transaction.
+//! - When the metadata version has changed, it checks what the live queries rely on.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use super::registry::LiveQueries;
 use super::subscription::LiveQuery;
 use crate::client;
 
-/// How many heartbeats fit into `stale_after`.
+/// The number of heartbeats per `stale_after`.
 const BEATS: u32 = 4;
 /// FoundationDB's transactions last five seconds.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
@@ -44,8 +44,8 @@ async fn beat(live: Weak<LiveQueries>) {
             Ok(Ok((read_version, metadata))) => {
                 live.answered();
                 live.transaction_answered(begun);
-                // A database's versions only rise. A cluster that was wiped, and set up again in the
-                // same place, begins with small ones, and knows nothing of the watches.
+                // A database's versions only rise. A cluster that was wiped and set up again in the same
+                // place begins with small ones, and does not know the watches.
                 if read_version < newest {
                     live.database_replaced();
                 }
@@ -79,8 +79,8 @@ async fn beat(live: Weak<LiveQueries>) {
     }
 }
 
-/// Looks at watched keys. What gives no answer within half of `stale_after` counts as unconfirmed
-/// since the look began.
+/// Checks watched keys. A key that gives no answer within half of `stale_after` counts as unconfirmed
+/// since the check began.
 async fn probe(live: Arc<LiveQueries>, due: Vec<Arc<LiveQuery>>) {
     let patience = (live.stale_after() / 2).min(LONGEST_LOOK);
     for some in due.chunks(LOOKS) {
@@ -97,8 +97,8 @@ async fn probe(live: Arc<LiveQueries>, due: Vec<Arc<LiveQuery>>) {
     }
 }
 
-/// Looks at what live queries rely on, where that was not found right under this metadata version.
-/// False if something could not be looked at.
+/// Checks bases that are not confirmed under this metadata version. False if one of them could not be
+/// checked.
 async fn verify(live: Arc<LiveQueries>, metadata: MetadataVersion) -> bool {
     let mut bases = Bases::default();
     live.each(|live_query| {

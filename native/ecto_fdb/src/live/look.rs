@@ -1,5 +1,5 @@
-//! Looks at the database that read no live query: a read version, watched keys, what plans rely on. The
-//! heartbeat and `settle` share them.
+//! Checks of the database that read no live query: a read version, watched keys, bases. The heartbeat
+//! and `settle` share them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::subscription::LiveQuery;
 use crate::error::Error;
 use crate::stats::count;
 
-/// How many keys or bases are looked at in one transaction.
+/// How many keys or bases one transaction checks.
 pub const LOOKS: usize = 500;
 
 fn transaction(live: &LiveQueries) -> Result<Transaction, Error> {
@@ -26,14 +26,14 @@ fn transaction(live: &LiveQueries) -> Result<Transaction, Error> {
     Ok(transaction)
 }
 
-/// A read version, with the metadata version that comes along.
+/// A read version, with the metadata version that comes with it.
 pub async fn versions(live: &LiveQueries) -> Result<(i64, MetadataVersion), Error> {
     let transaction = transaction(live)?;
     let read_version = transaction.get_read_version().await?;
     Ok((read_version, basis::metadata_version(&transaction).await?))
 }
 
-/// Live queries whose watched keys have not been looked at, by their places.
+/// Live queries whose watched keys have not been checked, by their places.
 pub type Open<'a> = HashMap<usize, &'a Arc<LiveQuery>>;
 
 /// All of these are open.
@@ -41,7 +41,7 @@ pub fn open(some: &[Arc<LiveQuery>]) -> Open<'_> {
     some.iter().enumerate().collect()
 }
 
-/// Looks at the watched keys of up to [`LOOKS`] live queries, tells these what was found, and removes them
+/// Checks the watched keys of up to [`LOOKS`] live queries, passes the results to them, and removes them
 /// from `open`.
 pub async fn watched_keys(
     live: &LiveQueries,
@@ -82,7 +82,7 @@ pub async fn values(transaction: &Transaction, keys: Vec<Key>) -> FdbResult<Vec<
 /// A basis, and live queries that rely on it.
 pub type Relying = (Arc<Basis>, Vec<Arc<LiveQuery>>);
 
-/// Collects the bases of live queries, each once, with those that rely on it.
+/// Collects the bases of live queries, each once, with the live queries that rely on it.
 #[derive(Default)]
 pub struct Bases(HashMap<usize, Relying>);
 
@@ -102,12 +102,12 @@ impl Bases {
     }
 }
 
-/// Looks at up to [`LOOKS`] bases, unless they are known to be right under the metadata version of now, and
-/// tells the live queries that rely on one that is not.
+/// Checks up to [`LOOKS`] bases, unless they are confirmed under the current metadata version, and
+/// informs the live queries that rely on a changed one.
 pub async fn bases(live: &LiveQueries, some: &[Relying]) -> Result<(), Error> {
     let transaction = transaction(live)?;
     transaction.get_read_version().await?;
-    // It may be another one by now.
+    // It may have a different basis by now.
     let metadata = basis::metadata_version(&transaction).await?;
     let transaction = &transaction;
     let mut verdicts: FuturesUnordered<_> = some

@@ -1,4 +1,4 @@
-//! Live queries: what Sync's subscriptions read and watch, shared by all processes of the node.
+//! Live queries: the queries of Sync's subscriptions, shared by all processes of the node.
 //!
 //! ```text
 //! subscribe ──► read + arm watch (one transaction) ──► result waits to be taken
@@ -8,17 +8,17 @@
 //!                                    └──► {subscription, :ready} to every subscriber
 //! ```
 //!
-//! The state machines are in the `live_state` crate; here are the database and the VM around them.
+//! The `live_state` crate has the state machines; these modules connect them to the database and the VM.
 //! Each module imports only modules above it:
 //!
 //! - [`query`], [`snapshot`], [`shared_term`]: what is read, what was, and its change as a term.
 //!   [`stream_change`]: its change for a page that keeps no records.
 //! - [`basis`]: what a query relies on beside the keys it reads.
-//! - [`events`]: what telemetry and logs hear of.
+//! - [`events`]: events for telemetry and logs.
 //! - [`live_query`]: a query that is kept up to date, with its subscribers.
 //! - [`subscription`]: one process's interest.
-//! - [`notifier`]: messages to processes. [`planner`]: who makes new plans. [`call`]: who waits to
-//!   subscribe.
+//! - [`notifier`]: messages to processes. [`planner`]: requests for new plans. [`call`]: processes that
+//!   wait to subscribe.
 //! - [`registry`]: the live queries of a database.
 //! - [`batch`], [`reader`]: many queries read at one version.
 //! - [`look`]: what is asked of the database beside live queries.
@@ -55,7 +55,7 @@ pub mod settle;
 
 use self::registry::Workers;
 
-/// What reads live queries and looks after them.
+/// Reads live queries and runs the heartbeat.
 pub const WORKERS: Workers = Workers {
     read: reader::start,
     evaluate: functions::start,

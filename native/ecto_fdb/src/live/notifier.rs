@@ -1,6 +1,6 @@
-//! Messages to BEAM processes, from one thread of our own: off the database's network thread, off
-//! the runtime, off the schedulers. Live queries take turns, so that one with 100,000 subscribers
-//! does not keep the others waiting.
+//! Sends messages to BEAM processes from a dedicated thread: not on the database's network thread, the
+//! runtime or the schedulers. Live queries take turns, so that one with 100,000 subscribers does not keep
+//! the others waiting.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,13 +10,13 @@ use tokio::sync::oneshot;
 
 use super::subscription::{LiveQuery, Subscriber, Subscription};
 
-/// Whom to notify.
+/// The recipient of a notification.
 pub enum Due {
     /// The subscribers of a live query, in a round that it has started.
     Round(Arc<LiveQuery>),
     /// One subscriber.
     One(Subscriber),
-    /// Who waits until everything before this was sent.
+    /// A caller that waits until everything before this was sent.
     Waiting(oneshot::Sender<()>),
 }
 
@@ -37,8 +37,8 @@ pub fn queue(due: Due) {
     let _ = queue.send(due);
 }
 
-/// Returns when all messages were sent that were queued before. A round that has turns left queues itself
-/// again: that is for the caller to see.
+/// Returns when all messages queued before were sent. A round that has turns left queues itself again;
+/// the caller has to watch for that.
 pub async fn drained() {
     let (waiting, sent) = oneshot::channel();
     queue(Due::Waiting(waiting));
@@ -46,12 +46,12 @@ pub async fn drained() {
 }
 
 fn run(queue: &Receiver<Due>, again: &Sender<Due>) {
-    // Messages are copied from here to their receivers' heaps. If an environment were handed over
-    // with each, the schedulers would free what this thread has allocated.
+    // Messages are copied from here to their receivers' heaps. If each carried an environment, the
+    // schedulers would free what this thread has allocated.
     let mut env = OwnedEnv::new();
     let mut turn = Vec::new();
     for due in queue {
-        // A panic over one message must not end all others.
+        // A panic in one message must not prevent all others.
         guarded(|| match due {
             Due::Round(live_query) => {
                 if live_query.fan_out_turn(&mut turn) {

@@ -1,5 +1,5 @@
-//! The process of the Repo that makes new plans when the indexes of a list have changed, once for
-//! all of the list's subscribers. Until it answers, they keep what they have.
+//! The Repo's process that makes new plans when the indexes of a list have changed, once for all of the
+//! list's subscribers. Until it answers, they keep their data.
 
 use std::sync::{Arc, Weak};
 
@@ -19,7 +19,7 @@ mod atoms {
 #[derive(Default)]
 pub struct Planner(Mutex<Option<LocalPid>>);
 
-/// What the planner answers to: a live query that wants a new plan.
+/// The reference for the planner's answer: a live query that wants a new plan.
 pub struct Request(Weak<LiveQuery>);
 
 #[rustler::resource_impl]
@@ -39,8 +39,8 @@ impl Planner {
         *self.0.lock() = Some(env.pid());
     }
 
-    /// Sends `{:replan, request, asked_for}`. The planner may be gone: a live query that gets no
-    /// answer asks again.
+    /// Sends `{:replan, request, asked_for}`. If the planner is gone, the live query gets no answer and
+    /// asks again.
     pub fn ask(&self, live_query: &Arc<LiveQuery>) {
         let (Some(planner), Some(asked_for)) =
             (*self.0.lock(), live_query.query.asked_for.as_deref())

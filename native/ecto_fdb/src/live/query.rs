@@ -1,4 +1,4 @@
-//! What a live query reads and watches.
+//! The keys that a live query reads and watches.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -17,16 +17,16 @@ use super::value::SharedValue;
 /// Index entries whose records are read at the same time.
 const RECORDS_IN_FLIGHT: usize = 100;
 
-/// What the rows of a query's range are.
+/// The meaning of the rows in a query's range.
 #[derive(PartialEq, Eq, Hash)]
 pub enum Source {
     /// Records: each a row, or a row followed by the parts of its split value.
     Records,
     /// Index entries, each of which leads to a record.
     Index {
-        /// Where an entry says which record.
+        /// Where an entry stores its record's key.
         by: By,
-        /// What the keys of all records begin with.
+        /// The prefix of all records' keys.
         records: Box<[u8]>,
     },
     /// Nobody knows before it is evaluated.
@@ -69,12 +69,12 @@ impl Hash for Function {
     }
 }
 
-/// Where an index entry says which record it leads to.
+/// Where an index entry stores the record it leads to.
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 pub enum By {
     /// Its value is the record's key.
     Value,
-    /// Its key ends in the record's id, a versionstamp: a commit fills those in in keys alone.
+    /// Its key ends in the record's id, a versionstamp: a commit fills those in only in keys.
     Versionstamp,
 }
 
@@ -86,7 +86,7 @@ impl By {
     /// The key of the record that an entry leads to.
     fn record(self, records: &[u8], entry: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         match self {
-            // What is no key of a record leads nowhere.
+            // A key that is not a record's leads nowhere.
             By::Value => value.starts_with(records).then(|| value.to_vec()),
             By::Versionstamp => {
                 let at = entry.len().checked_sub(VERSIONSTAMP_LENGTH)?;
@@ -101,13 +101,13 @@ impl By {
 /// that it has read. Equal queries share one live query.
 #[derive(PartialEq, Eq, Hash)]
 pub struct Query {
-    /// What the range holds.
+    /// The kind of rows in the range.
     pub source: Source,
     /// First key of the range.
     pub begin: Box<[u8]>,
     /// End of the range, exclusive.
     pub end: Box<[u8]>,
-    /// How many records at most.
+    /// The maximum number of records.
     pub limit: Option<usize>,
     /// Whether the last key comes first.
     pub reverse: bool,
@@ -181,7 +181,7 @@ impl Query {
             .find_map(|record| record.value_of(&self.watch))
         {
             Some(value) => Some(value.into()),
-            // Nothing else could be at the watched key.
+            // No other key could be the watched one.
             None if self.is_one_record() => None,
             None => {
                 let value = transaction.get(&self.watch, true).await?;
@@ -197,7 +197,7 @@ impl Query {
         })
     }
 
-    /// Whether it reads a record and watches that record's own key.
+    /// Whether it reads one record and watches that record's key.
     fn is_one_record(&self) -> bool {
         self.source == Source::Records && self.limit.is_none() && self.begin[..] == self.watch[..]
     }
@@ -210,7 +210,7 @@ impl Query {
             let batch = transaction.get_range(&range, iteration, true).await?;
             rows.extend(batch.iter().map(row));
             iteration += 1;
-            // One record more than wanted: then the last of those wanted has all its rows.
+            // One record more than wanted, so that the last wanted one has all its rows.
             let enough = self
                 .limit
                 .is_some_and(|limit| Record::count(&rows, self.reverse) > limit);
@@ -227,8 +227,8 @@ impl Query {
         Ok(records)
     }
 
-    /// An entry that does not end in its record's id is out of date, or right where ecto_foundationdb
-    /// wrote it: the layer judges by the record. With a limit such may come beside those that count.
+    /// An entry that does not end in its record's id is outdated, unless ecto_foundationdb wrote it: the
+    /// layer decides by the record. With a limit, such entries come in addition to those that count.
     async fn index(
         &self,
         transaction: &Transaction,
@@ -243,7 +243,7 @@ impl Query {
             let batch = transaction.get_range(&range, iteration, true).await?;
             iteration += 1;
             let mut keys = Vec::new();
-            for entry in batch.iter() {
+            for entry in &batch {
                 let Some(key) = by.record(prefix, entry.key(), entry.value()) else {
                     continue;
                 };

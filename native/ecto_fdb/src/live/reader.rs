@@ -1,12 +1,12 @@
 //! Readers: each takes batches from its lane of the queue and reads them, one transaction each.
 //!
 //! A call waits for the next batch, whose read version is obtained after the last of its calls joined.
-//! In a storm, a mass mount, calls for what others have already gather until the callers of the last
-//! batch have taken their results and no call has come for a while.
+//! In a storm, a mass mount, calls for queries that others already have gather until the callers of the
+//! last batch have taken their results and no call has come for a while.
 //!
-//! A read that gets no answer costs only those who asked for it. When nothing of a batch has arrived for
-//! [`PATIENCE`], what has arrived is installed, and the rest moves to the side lane. There it may take
-//! FoundationDB's five seconds, beside everything else that hangs, and is tried again after a pause.
+//! A read that gets no answer affects only its callers. When nothing of a batch has arrived for
+//! [`PATIENCE`], the part that has arrived is installed, and the rest moves to the side lane. There it may
+//! take FoundationDB's five seconds, beside everything else that hangs, and is retried after a pause.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -30,22 +30,22 @@ use crate::client;
 use crate::error::Error;
 use crate::stats::count;
 
-/// How long a batch waits while nothing of it arrives, before the rest of it moves to the side.
+/// How long a batch waits while nothing arrives, before the rest of it moves to the side lane.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The same while some keys are known to give no answer.
 const PATIENCE_IN_INCIDENT: Duration = Duration::from_millis(25);
-/// In the side lane, what has arrived is installed when nothing else has for this long.
+/// In the side lane, results are installed when nothing else has arrived for this long.
 const SIDE_PATIENCE: Duration = Duration::from_millis(100);
-/// How long a batch in the side lane may take: FoundationDB's five seconds, and time to hear that they are
-/// over, which tells a read that is too long from one that gets no answer.
+/// How long a batch in the side lane may take: FoundationDB's five seconds, and some time for the error
+/// after them, which distinguishes a read that is too long from one that gets no answer.
 const SIDE_LIMIT: Duration = Duration::from_secs(6);
 /// How long a batch waits for its read version before its calls go back to the queue.
 const READ_VERSION_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a batch is tried again after errors that may pass, before its calls go back to the queue.
+/// How long a batch is retried after transient errors, before its calls go back to the queue.
 const RETRIES_LIMIT: Duration = Duration::from_secs(5);
-/// An attempt that is too old after this time was too slow: FoundationDB allows it 5 s.
+/// An attempt that is too old after this time was too slow: FoundationDB allows 5 s.
 const SLOW_ATTEMPT: Duration = Duration::from_secs(3);
-/// How many attempts may be too slow before the batch is read in halves.
+/// How many attempts may be too slow before the batch is split in halves.
 const MOST_TOO_SLOW: u32 = 3;
 /// FoundationDB's `transaction_too_old`.
 const TRANSACTION_TOO_OLD: i32 = 1007;
@@ -131,15 +131,15 @@ async fn read_portions(live: Arc<LiveQueries>, batch: Batch, lane: Lane) {
 
 /// How an attempt at a batch has ended.
 enum Attempt {
-    /// Everything was read, and is in the results.
+    /// All reads are in the results.
     Complete(Results),
-    /// Something gave no answer; what has arrived is in the results.
+    /// Some reads got no answer; the others are in the results.
     Stalled(Results),
     /// The database gave no read version.
     NoReadVersion,
 }
 
-/// Reads a batch in one transaction, and tries again after what FoundationDB calls retryable.
+/// Reads a batch in one transaction, and retries after errors that FoundationDB calls retryable.
 fn read(live: &Arc<LiveQueries>, mut batch: Batch, lane: Lane) -> BoxFuture<'_, ()> {
     async move {
         let stats = &live.database.stats;
@@ -165,7 +165,7 @@ fn read(live: &Arc<LiveQueries>, mut batch: Batch, lane: Lane) -> BoxFuture<'_, 
             let attempted = attempt(live, &transaction, &mut batch, &plan, lane).await;
             let error = match attempted {
                 Ok(Attempt::Complete(mut results)) => {
-                    // Watches are armed by the commit.
+                    // The commit arms the watches.
                     let committed = match results.armed() {
                         true => transaction.commit().await.map(drop),
                         false => Ok(()),
@@ -227,8 +227,8 @@ fn read(live: &Arc<LiveQueries>, mut batch: Batch, lane: Lane) -> BoxFuture<'_, 
     .boxed()
 }
 
-/// What got no answer is tried in the side lane. Calls go there as they are; a live query's next read
-/// does.
+/// Retries unanswered reads in the side lane. Calls move there as they are; a live query moves with its
+/// next read.
 fn put_aside(live: &LiveQueries, batch: Batch, since: Instant) {
     live.unanswered(batch.len());
     for (ticket, call) in batch.calls {
@@ -239,7 +239,7 @@ fn put_aside(live: &LiveQueries, batch: Batch, since: Instant) {
     }
 }
 
-/// What could not be read goes back to where it came from.
+/// Puts the unread part back where it came from.
 fn put_back(live: &LiveQueries, batch: Batch) {
     for (ticket, call) in batch.calls {
         live.put_back(ticket, call, false);
@@ -249,7 +249,7 @@ fn put_back(live: &LiveQueries, batch: Batch) {
     }
 }
 
-/// The database has refused for so long that it must be said; calls go on waiting.
+/// The database has refused for so long that this is reported; calls continue to wait.
 fn give_up(live: &LiveQueries, batch: Batch, error: &Error) {
     for (ticket, call) in batch.calls {
         live.put_back(ticket, call, false);
@@ -259,8 +259,8 @@ fn give_up(live: &LiveQueries, batch: Batch, error: &Error) {
     }
 }
 
-/// The database gives no read versions: a reader has nothing better to do than to wait for one. No
-/// call waits inside it meanwhile, so those that time out leave nothing behind.
+/// The database gives no read versions: the reader waits for one. No call waits inside it meanwhile, so
+/// calls that time out leave nothing behind.
 async fn wait_for_read_version(live: &LiveQueries, transaction: &Transaction) {
     match transaction.get_read_version().await {
         Ok(_) => live.answered(),
@@ -268,7 +268,7 @@ async fn wait_for_read_version(live: &LiveQueries, transaction: &Transaction) {
     }
 }
 
-/// What arrives while a batch is read.
+/// The results that arrive while a batch is read.
 enum Arrival {
     Read(usize, Result<Read, Refused>),
     Verdict(usize, FdbResult<Verdict>),
@@ -296,7 +296,7 @@ async fn attempt(
     plan: &ReadPlan,
     lane: Lane,
 ) -> FdbResult<Attempt> {
-    // Waits end here, not in the client; and `on_error` ends none of the retries.
+    // Waits end here, not in the client, and `on_error` ends none of the retries.
     transaction.set_option(TransactionOption::Timeout(0))?;
     transaction.set_option(TransactionOption::RetryLimit(-1))?;
     let begun = Instant::now();
@@ -374,7 +374,7 @@ async fn attempt(
                 return Ok(Attempt::Stalled(results));
             }
             Err(_stalled) if unsettled => {
-                // Nobody waits for what hangs beside them. The watches are armed by the next read.
+                // No caller waits for hanging reads of others. The next read arms the watches.
                 unsettled = false;
                 results.drop_watches();
                 batch.drop_dead();

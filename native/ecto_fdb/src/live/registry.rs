@@ -1,4 +1,4 @@
-//! The live queries of one database: where each is found, and where their effects are carried out.
+//! The live queries of one database: finds each, and carries out their effects.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -25,16 +25,16 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::stats::count;
 
-/// How long the database may be silent, or a live query unconfirmed, by default.
+/// The default for how long the database may be silent, or a live query unconfirmed.
 const STALE_AFTER: Duration = Duration::from_secs(10);
-/// How many live queries are looked at under one lock.
+/// How many live queries are visited under one lock.
 const TURN: usize = 1_000;
 /// FoundationDB's `too_many_watches`.
 const TOO_MANY_WATCHES: i32 = 1032;
-/// After something got no answer, batches wait less long for what stalls.
+/// After a read got no answer, batches wait less for stalled reads for this long.
 const INCIDENT: Duration = Duration::from_secs(15);
 
-/// What carries out the work that takes time. It imports this module, not the other way round.
+/// Carries out work that takes time. It imports this module, not the other way round.
 #[derive(Clone, Copy)]
 pub struct Workers {
     /// Starts a reader of a lane.
@@ -60,7 +60,7 @@ pub struct LiveQueries {
     pub calls: OpenCalls,
     moves_begun: AtomicU64,
     moves_ended: AtomicU64,
-    /// The newest read version of what is shown.
+    /// The newest read version of shown data.
     newest: AtomicI64,
     pulse: Mutex<Pulse<Error>>,
     is_silent: AtomicBool,
@@ -68,7 +68,7 @@ pub struct LiveQueries {
     heart_beats: AtomicBool,
     /// When a query last got no answer.
     incident: Mutex<Option<Instant>>,
-    /// Who makes new plans.
+    /// The planner.
     pub planner: Planner,
     /// Who has functions evaluated.
     pub evaluator: Evaluator,
@@ -107,7 +107,7 @@ impl LiveQueries {
         self.me.upgrade().expect("live queries in use")
     }
 
-    /// This, as the home of live queries and subscriptions.
+    /// This registry, as the home of live queries and subscriptions.
     pub fn home(&self) -> Arc<dyn Home<Subscriber>> {
         self.me()
     }
@@ -161,10 +161,10 @@ impl LiveQueries {
         self.live_queries.lock().len()
     }
 
-    /// Calls this for every live query, some at a time. One that comes meanwhile may be missed, others may
-    /// be met twice.
+    /// Calls this for every live query, some at a time. It may miss one that is added meanwhile, and visit
+    /// others twice.
     pub fn each(&self, mut each: impl FnMut(&Arc<LiveQuery>)) {
-        // From the end: the place of one that goes is taken by the last one, which was met or is still to come.
+        // From the end: the last live query takes the place of a removed one, and was visited or is next.
         let mut place = usize::MAX;
         while place > 0 {
             let turn: Vec<_> = {
@@ -178,7 +178,7 @@ impl LiveQueries {
         }
     }
 
-    /// The basis that equals this one, shared by all that rely on it.
+    /// The basis that equals this one, shared by all live queries that rely on it.
     pub fn share(&self, basis: Basis) -> Arc<Basis> {
         let mut bases = self.bases.lock();
         if let Some(found) = bases.get(&basis).cloned() {
@@ -193,7 +193,7 @@ impl LiveQueries {
 
     // Reading
 
-    /// Queues a call for the next batch. A queue that is full refuses it.
+    /// Queues a call for the next batch. A full queue refuses it.
     pub fn subscribe(&self, call: Call) {
         let ticket = call.open.ticket;
         let call = match self.wait_for_turn(ticket, call) {
@@ -216,15 +216,15 @@ impl LiveQueries {
                  It does not answer, or not fast enough: try again later",
                 full.waiting
             ));
-            // It sends a message: not on a scheduler.
+            // It sends a message, so not on a scheduler.
             client::runtime().spawn(async move { call.refuse(&error) });
         } else if subscription.is_some_and(|subscription| subscription.is_over()) {
-            // The process died before its call was there to be found.
+            // The process died before its call could be found there.
             self.forget_call(ticket);
         }
     }
 
-    /// Puts a call back that a batch could not answer.
+    /// Puts back a call that a batch could not answer.
     pub fn put_back(&self, ticket: u64, call: Call, side: bool) {
         let call = match self.wait_for_turn(ticket, call) {
             Ok(()) => return,
@@ -300,7 +300,7 @@ impl LiveQueries {
         result
     }
 
-    /// The queue, to look at.
+    /// The queue, for inspection.
     pub fn look_at_queue<R>(
         &self,
         look: impl FnOnce(&mut Queue<Call, Arc<LiveQuery>, LocalPid>) -> R,
@@ -308,17 +308,17 @@ impl LiveQueries {
         look(&mut self.queue.lock())
     }
 
-    /// Something was read at this version, and is shown.
+    /// Data of this version were read, and are shown.
     pub fn shows(&self, version: i64) {
         self.newest.fetch_max(version, Ordering::AcqRel);
     }
 
-    /// The newest read version of what is shown.
+    /// The newest read version of shown data.
     pub fn newest(&self) -> i64 {
         self.newest.load(Ordering::Acquire)
     }
 
-    /// Another database has taken the place of the one that was read: everything is read again.
+    /// A new database has replaced the one that was read: everything is read again.
     pub fn database_replaced(&self) {
         self.newest.store(0, Ordering::Release);
         self.bases.lock().iter().for_each(|basis| basis.forget());
@@ -334,8 +334,8 @@ impl LiveQueries {
         }
     }
 
-    /// Whether the heartbeat may stop: there is nothing to keep up to date. Drops bases that nobody
-    /// relies on any more.
+    /// Whether the heartbeat may stop, because there is nothing to keep up to date. Drops bases that no
+    /// live query relies on any more.
     pub fn stop_heartbeat(&self) -> bool {
         self.bases
             .lock()
@@ -344,11 +344,11 @@ impl LiveQueries {
             return false;
         }
         self.heart_beats.store(false, Ordering::Release);
-        // A live query may have come since, and found the heartbeat running.
+        // A live query may have been added since, and found the heartbeat running.
         self.len() == 0 || self.heart_beats.swap(true, Ordering::AcqRel)
     }
 
-    /// The database has answered: whatever silence there was is over.
+    /// The database has answered, which ends any silence.
     pub fn answered(&self) {
         let silent_since = self.pulse.lock().answered(Instant::now());
         let Some(since) = silent_since else { return };
@@ -359,13 +359,13 @@ impl LiveQueries {
         self.each(LiveQuery::notify_all);
     }
 
-    /// The database has refused, with this error.
+    /// The database has answered with this error.
     pub fn refused(&self, error: &Error) {
         self.pulse.lock().refused(error.clone());
         self.transaction_failed(error);
     }
 
-    /// A transaction that was begun at this time has got an answer.
+    /// A transaction that began at this time has got an answer.
     pub fn transaction_answered(&self, begun: Instant) {
         if let Some(locked) = self.database.health.answered(begun) {
             self.reporter.report(&Event::Unlocked(locked));
@@ -379,7 +379,7 @@ impl LiveQueries {
         }
     }
 
-    /// Looks at the clock: the database may have been silent for too long.
+    /// Checks the clock: the database may have been silent for too long.
     pub fn check_pulse(&self, now: Instant) {
         if !self.pulse.lock().check(now, self.stale_after()) {
             return;
@@ -390,7 +390,7 @@ impl LiveQueries {
         self.each(LiveQuery::notify_all);
     }
 
-    /// Since when the database has been silent, if it is, how long ago it last answered, and the last
+    /// Since when the database has been silent, if it is; how long ago it last answered; and the last
     /// error since.
     pub fn pulse(&self) -> (Option<Duration>, Duration, Option<Error>) {
         let pulse = self.pulse.lock();
@@ -401,7 +401,7 @@ impl LiveQueries {
         )
     }
 
-    /// How long the database may be silent, or a live query unconfirmed, before subscribers are told.
+    /// How long the database may be silent, or a live query unconfirmed, before subscribers are notified.
     pub fn stale_after(&self) -> Duration {
         Duration::from_millis(self.stale_after_ms.load(Ordering::Relaxed))
     }
@@ -412,7 +412,7 @@ impl LiveQueries {
         self.stale_after_ms.store(time, Ordering::Relaxed);
     }
 
-    /// So many queries of a batch got no answer.
+    /// This many queries of a batch got no answer.
     pub fn unanswered(&self, queries: usize) {
         *self.incident.lock() = Some(Instant::now());
         self.reporter.report(&Event::Unanswered(queries));
@@ -426,7 +426,7 @@ impl LiveQueries {
 
     // Plans
 
-    /// The planner's answer to a request. There may be many subscribers to move: not on a scheduler.
+    /// The planner's answer to a request. There may be many subscribers to move, so not on a scheduler.
     pub fn planned(&self, request: &Request, answer: Answer) {
         let Some(live_query) = request.live_query() else {
             return;
@@ -440,19 +440,19 @@ impl LiveQueries {
         }
     }
 
-    /// Another query has taken the place of this one: its subscribers move there.
+    /// A different query replaces this one: its subscribers move there.
     fn replace(&self, old: &Arc<LiveQuery>, query: Arc<Query>, basis: Option<Arc<Basis>>) {
         self.moves_begun.fetch_add(1, Ordering::SeqCst);
         let new = self.find_or_insert(&query, || old.successor(&query, basis));
         old.replaced();
         old.each_subscriber(|_slot, subscriber| Subscription::move_to(&subscriber, old, &new));
-        // They may all have left meanwhile.
+        // They may all have left in the meantime.
         new.close_if_empty();
         new.wanted();
         self.moves_ended.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How often subscribers have moved to another live query; `None` while some do.
+    /// How often subscribers have moved to a different live query; `None` while some are moving.
     pub fn moves(&self) -> Option<u64> {
         let ended = self.moves_ended.load(Ordering::SeqCst);
         let begun = self.moves_begun.load(Ordering::SeqCst);
@@ -476,7 +476,7 @@ impl Home<Subscriber> for LiveQueries {
             None => Error::Client(format!("the database has not answered for {silent} ms")),
             Some(error) => Error::Explained(
                 error.code(),
-                format!("the database has refused for {silent} ms: {error}"),
+                format!("the database has answered only with errors for {silent} ms: {error}"),
             ),
         }
     }
@@ -491,7 +491,7 @@ impl Home<Subscriber> for LiveQueries {
         match effects.turn {
             Some(Turn::Stale) => {
                 count(stale, 1);
-                // While the database is silent, that was reported of all of them.
+                // While the database is silent, this was reported for all of them.
                 if !self.is_silent.load(Ordering::Acquire) {
                     live_query.report_stale(true);
                     let reason = live_query.stale_reason();

@@ -1,15 +1,16 @@
-//! Waits until every subscription of the node knows all that was committed before.
+//! Waits until every subscription of the node knows every earlier commit.
 //!
-//! A read version that is obtained first says what "before" is. From then on a subscription knows all of it
-//! when three things have happened, in this order:
+//! A read version obtained first defines "earlier". A subscription knows all of these commits when three
+//! things have happened, in this order:
 //!
-//! - Its call has been answered, if it was made before. Nobody waits for later ones: they read more.
-//! - Its live query is confirmed at that version or a later one, by a read or by a look at its watched key,
-//!   on a basis that is right there; and the round that tells its subscribers has visited all of them.
-//! - The notifier has sent what was queued until then.
+//! - Its call has been answered, if it was made before. Later calls don't count: they read newer data.
+//! - Its live query is confirmed at that version or a later one, by a read or by a check of its watched
+//!   key, on a basis that is valid there; and the round that notifies its subscribers has visited all of
+//!   them.
+//! - The notifier has sent the messages that were queued until then.
 //!
-//! Live queries do not report to anybody who waits here: this looks at them again after short pauses. It is
-//! for tests, which call it now and then, and costs live queries nothing that do without it.
+//! Live queries don't report to the waiting process: it checks them again after short pauses. This is for
+//! tests, which call it occasionally, and costs live queries nothing otherwise.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +24,21 @@ use super::registry::LiveQueries;
 use super::subscription::LiveQuery;
 use crate::error::Error;
 
-/// The pause before what hangs is looked at again; it doubles.
+/// The pause before hanging reads are checked again; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// How long one transaction waits for keys that give no answer.
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
 
-/// The time is over, and not everybody knows everything.
+/// The time is over, and some subscriptions are not up to date.
 pub struct Unsettled {
-    /// What was waited for.
+    /// What it waited for.
     pub doing: String,
-    /// The last error that the database gave.
+    /// The database's last error.
     pub error: Option<Error>,
 }
 
-/// Returns when everybody knows everything that was committed before it was called.
+/// Returns when all subscriptions know every commit from before the call.
 pub async fn settle(live: &Arc<LiveQueries>, deadline: Instant) -> Result<(), Unsettled> {
     let last_call = live.calls.last();
     let mut error = None;
@@ -108,12 +109,12 @@ impl Pauses {
     }
 }
 
-/// What is missing until everybody knows everything.
+/// What is missing until all subscriptions are up to date.
 struct Missing {
     calls: usize,
     /// Live queries that are not settled.
     unsettled: Vec<Arc<LiveQuery>>,
-    /// What live queries rely on, which nobody has looked at since.
+    /// Bases that have not been checked since.
     bases: Bases,
     version: i64,
 }
@@ -126,7 +127,7 @@ fn missing(
     metadata: &MetadataVersion,
 ) -> Option<Missing> {
     let calls = live.calls.open_until(last_call);
-    // Subscribers that move to another live query meanwhile might be met at neither.
+    // A subscriber that moves between live queries meanwhile might be missed at both.
     let moves = live.moves();
     let mut unsettled = Vec::new();
     let mut unverified = 0;
@@ -152,7 +153,7 @@ fn missing(
 }
 
 impl Missing {
-    /// Asks the database for what nobody else is about to ask it.
+    /// Requests from the database what no other part is about to request.
     async fn look(&self, live: &LiveQueries) -> Result<(), Error> {
         let bases = self.bases.all();
         for some in bases.chunks(LOOKS) {
@@ -175,7 +176,7 @@ impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "settling: ")?;
         if self.calls > 0 {
-            return write!(f, "{} calls wait for what they sync", self.calls);
+            return write!(f, "{} calls wait for their first results", self.calls);
         }
         let Some(example) = self.unsettled.first() else {
             return write!(

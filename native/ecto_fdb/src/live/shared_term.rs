@@ -1,19 +1,19 @@
-//! A term that is made once and copied into many processes.
+//! A term that is made once and copied to many processes.
 
 use rustler::sys::ErlNifTerm;
 use rustler::{Env, OwnedEnv, Term};
 
-/// So many processes take a term that was made once.
+/// The number of processes from which on a shared term is worthwhile.
 pub const MANY: usize = 8;
 
-/// A term in an environment of its own.
+/// A term in its own environment.
 pub struct SharedTerm {
     env: OwnedEnv,
     term: ErlNifTerm,
 }
 
-// SAFETY: nothing is added to the environment, and nothing removed from it, after `new`. Threads only
-// read its terms, and what they count while they copy (binaries' references) the VM counts atomically.
+// SAFETY: nothing is added to or removed from the environment after `new`. Threads only read its terms,
+// and the VM's counters that copying changes (of binaries' references) are atomic.
 unsafe impl Sync for SharedTerm {}
 
 impl SharedTerm {
@@ -37,7 +37,7 @@ impl SharedTerm {
     /// A copy of it.
     pub fn copy<'a>(&self, to: Env<'a>) -> Term<'a> {
         self.env.run(|env| {
-            // SAFETY: `new` has made this term in this environment, which was not cleared since.
+            // SAFETY: `new` has made this term in this environment, which has not been cleared since.
             unsafe { Term::new(env, self.term) }.in_env(to)
         })
     }

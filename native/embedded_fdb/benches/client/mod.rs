@@ -1,4 +1,4 @@
-//! A client of the C functions, as thin as can be: what is measured is the engine.
+//! A minimal client of the C functions, so that the benchmarks measure the engine.
 #![allow(dead_code)]
 
 use std::ffi::{c_int, c_void, CString};
@@ -8,7 +8,7 @@ use std::sync::Once;
 use embedded_fdb::c_api::*;
 use embedded_fdb::c_types::{FDBDatabase, FDBFuture, FDBTransaction};
 
-/// The database option by this name.
+/// The code of the database option.
 const MAX_WATCHES: c_int = 20;
 /// `FDB_STREAMING_MODE_WANT_ALL`
 const WANT_ALL: c_int = -2;
@@ -31,7 +31,7 @@ unsafe impl Send for Database {}
 unsafe impl Sync for Database {}
 
 impl Database {
-    /// Opens a database by its name, such as `embedded:memory:NAME`; starts the network before.
+    /// Opens a database by its name, such as `embedded:memory:NAME`; starts the network first.
     pub fn open(name: &str) -> Database {
         static NETWORK: Once = Once::new();
         NETWORK.call_once(|| {
@@ -44,32 +44,32 @@ impl Database {
         });
         let name = CString::new(name).expect("a name without zeros");
         let mut database = ptr::null_mut();
-        // SAFETY: a C string, and a place for the answer.
+        // SAFETY: a C string, and a place for the result.
         unsafe { ok(fdb_create_database(name.as_ptr(), &mut database)) };
         Database(database)
     }
 
     pub fn set_max_watches(&self, watches: i64) {
         let value = watches.to_le_bytes();
-        // SAFETY: the handle is never destroyed, and the value is as long as is said.
+        // SAFETY: the handle is never destroyed, and the length is that of the value.
         unsafe {
             ok(fdb_database_set_option(
                 self.0,
                 MAX_WATCHES,
                 value.as_ptr(),
                 length(&value),
-            ))
-        };
+            ));
+        }
     }
 
     pub fn begin(&self) -> Transaction {
         let mut transaction = ptr::null_mut();
-        // SAFETY: the handle is never destroyed; a place for the answer.
+        // SAFETY: the handle is never destroyed; a place for the result.
         unsafe { ok(fdb_database_create_transaction(self.0, &mut transaction)) };
         Transaction(transaction)
     }
 
-    /// Sets one key in a transaction of its own.
+    /// Sets one key in a transaction.
     pub fn put(&self, key: &[u8], value: &[u8]) {
         let transaction = self.begin();
         transaction.set(key, value);
@@ -97,29 +97,29 @@ impl Transaction {
                 key_length,
                 value.as_ptr(),
                 value_length,
-            )
-        };
+            );
+        }
     }
 
-    /// Reads a key; answers the length of its value.
+    /// Reads a key; returns the length of its value.
     pub fn get(&self, key: &[u8]) -> Option<usize> {
         // SAFETY: the transaction lives, and the length is right.
         let future = unsafe { Future(fdb_transaction_get(self.0, key.as_ptr(), length(key), 0)) };
         future.wait();
         let (mut present, mut value, mut value_length) = (0, ptr::null(), 0);
-        // SAFETY: places for the answers.
+        // SAFETY: places for the results.
         unsafe {
             ok(fdb_future_get_value(
                 future.0,
                 &mut present,
                 &mut value,
                 &mut value_length,
-            ))
-        };
+            ));
+        }
         (present != 0).then_some(usize::try_from(value_length).expect("a length"))
     }
 
-    /// Reads the first rows of a range; answers how many came.
+    /// Reads the first rows of a range; returns their number.
     pub fn get_range(&self, begin: &[u8], end: &[u8], limit: c_int) -> usize {
         let (begin_length, end_length) = (length(begin), length(end));
         // SAFETY: the transaction lives, and the lengths are right.
@@ -144,12 +144,12 @@ impl Transaction {
         };
         future.wait();
         let (mut rows, mut count, mut more) = (ptr::null(), 0, 0);
-        // SAFETY: places for the answers.
+        // SAFETY: places for the results.
         unsafe {
             ok(fdb_future_get_keyvalue_array(
                 future.0, &mut rows, &mut count, &mut more,
-            ))
-        };
+            ));
+        }
         usize::try_from(count).expect("a count")
     }
 
@@ -162,7 +162,7 @@ impl Transaction {
         assert_eq!(self.try_commit(), 0);
     }
 
-    /// Commits; answers the error's code.
+    /// Commits; returns the error code.
     pub fn try_commit(&self) -> c_int {
         // SAFETY: the transaction lives.
         let future = unsafe { Future(fdb_transaction_commit(self.0)) };
@@ -209,7 +209,7 @@ impl Future {
         function: unsafe extern "C" fn(*mut FDBFuture, *mut c_void),
         parameter: *mut c_void,
     ) {
-        // SAFETY: the future lives; the rest is promised by the caller.
+        // SAFETY: the future lives; the caller guarantees the rest.
         unsafe { ok(fdb_future_set_callback(self.0, Some(function), parameter)) };
     }
 }

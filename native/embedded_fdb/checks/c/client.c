@@ -1,6 +1,6 @@
 /* A client in C: every kind of handle is made, used and destroyed, in more than one state.
  *
- * It declares what it uses of fdb_c.h itself, so that it can be compiled where FoundationDB's headers
+ * It declares the part of fdb_c.h that it uses, so that it can be compiled if FoundationDB's headers
  * are not installed. Exit status 0 if every answer was as expected; checks/c/run looks for leaks. */
 #include <pthread.h>
 #include <stdint.h>
@@ -76,7 +76,7 @@ static void *network(void *unused) {
     return unused;
 }
 
-/* Waits for a future and destroys it; answers its error. */
+/* Waits for a future and destroys it; returns its error. */
 static fdb_error_t finish(FDBFuture *future) {
     expect("block_until_ready", 0, fdb_future_block_until_ready(future));
     fdb_error_t error = fdb_future_get_error(future);
@@ -172,7 +172,7 @@ static void conflicts(FDBDatabase *database) {
     expect("conflict", 1020, finish(fdb_transaction_commit(two)));
     expect("on_error", 0, finish(fdb_transaction_on_error(two, 1020)));
     fdb_transaction_set(two, TEXT("n"), TEXT("2"));
-    /* The commit goes on without its future and its transaction. */
+    /* The commit continues without its future and its transaction. */
     fdb_future_destroy(fdb_transaction_commit(two));
     fdb_transaction_destroy(two);
     fdb_transaction_destroy(one);
@@ -203,7 +203,7 @@ static void watches(FDBDatabase *database) {
     fdb_transaction_destroy(tr);
 }
 
-/* Watches whose callbacks commit what fires the next watch. Each callback must run by itself: not
+/* Watches whose callbacks make the commit that fires the next watch. Each callback must run by itself: not
  * inside the commit of another one, and not while the engine holds a lock. */
 static struct {
     FDBDatabase *database;
@@ -248,7 +248,7 @@ static void chain_of_callbacks(FDBDatabase *database, int network_runs) {
     }
     set_link(0);
     if (!network_runs) {
-        /* There is no thread yet that callbacks may run on. */
+        /* No thread for callbacks exists yet. */
         expect("fired before the network runs", 0, chain.fired);
         return;
     }
@@ -312,7 +312,7 @@ int main(void) {
     expect("set_callback", 0, fdb_future_set_callback(late, must_not_run, NULL));
     expect("stop_network", 0, fdb_stop_network());
     expect("pthread_join", 0, pthread_join(thread, NULL));
-    /* Nobody is called back any more. */
+    /* No callback is called any more. */
     fdb_transaction_reset(last);
     fdb_transaction_set(last, TEXT("late"), TEXT("now"));
     expect("commit", 0, finish(fdb_transaction_commit(last)));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Random transactions whose reads are all under way together, on the client library that the binding loads.
+"""Random transactions whose reads are all in flight together, on the client library that the binding loads.
 
     pip install foundationdb==7.3.79
     LD_LIBRARY_PATH=DIR_WITH_LIBFDB_C in_flight.py check RECORDING [CLUSTER_FILE]
@@ -27,8 +27,8 @@ capi = fdb.impl._capi
 PREFIX = b"fl/"
 SCRIPTS = 1500
 TIMES = 4
-# A range read in reverse whose end lies beyond the last user key: there the engine's system keys are not a
-# cluster's, and its answer comes at another time.
+# A range read in reverse whose end lies beyond the last user key: there the engine's system keys differ from a
+# cluster's, and its answer comes at a different time.
 KNOWN_DIFFERENCES = {147, 1207}
 STREAMING_MODES = [-2, -1, 0, 1, 2, 3, 4]
 EXACT = 0
@@ -88,7 +88,7 @@ def answer(kind, future):
 
 
 def run(db, number):
-    """What the reads of a script answer, and the size of its transaction."""
+    """The results of a script's reads, and the size of its transaction."""
     rng = random.Random(number)
     tr = db.create_transaction()
     tr.clear_range(b"", b"\xff")
@@ -100,7 +100,7 @@ def run(db, number):
     if rng.random() < 0.5:
         tr.get_read_version().wait()
     if rng.random() < 0.3:
-        # Something is known before.
+        # Some data are known before.
         begin, end = two_keys(rng)
         answer("range", get_range(tr, [begin, 0, 1], [end, 0, 1], rng.choice([0, 1, 2]), 0, -2, 1, 0, 0))
     reads = []

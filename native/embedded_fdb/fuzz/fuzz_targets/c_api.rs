@@ -1,11 +1,11 @@
-//! Random sequences of calls of the C functions, with arguments that the C API allows and with such
-//! that it forbids and the engine can tell: null pointers, lengths below zero, unknown options and
-//! modes, keys and values at and beyond their limits. Handles are null or alive: that is the one
-//! rule which no C library can check. A database in memory and one in a file, with and without
-//! faults on purpose; the network is started once and not stopped.
+//! Random sequences of calls of the C functions, with allowed arguments and with forbidden ones that the
+//! engine can detect: null pointers, lengths below zero, unknown options and modes, keys and values at
+//! and beyond their limits. Handles are null or alive: no C library can check that one rule. There is a
+//! database in memory and one in a file, with and without injected faults; the network is started once
+//! and not stopped.
 //!
-//! It looks for crashes, for memory that is not what it should be (with the address sanitizer), for
-//! futures that are never ready after they were cancelled, and for callbacks called twice.
+//! It looks for crashes, for invalid memory (with the address sanitizer), for futures that are never
+//! ready after they were cancelled, and for callbacks called twice.
 //!
 //! `RUSTC_BOOTSTRAP=1 cargo fuzz run c_api -- -max_total_time=300 -rss_limit_mb=4096`
 
@@ -24,7 +24,7 @@ use embedded_fdb::c_types::*;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
-/// The largest value allowed, and a bit.
+/// Slightly more than the largest allowed value.
 static LONG: [u8; 100_010] = [b'k'; 100_010];
 
 /// A pointer and a length.
@@ -46,7 +46,7 @@ enum Bytes {
     LongValue {
         more: i8,
     },
-    /// A key of the system's or a special one.
+    /// A system key or a special key.
     System {
         special: bool,
         rest: Vec<u8>,
@@ -103,7 +103,7 @@ impl Bytes {
                 Name::Number(number) => number.to_le_bytes().to_vec(),
             },
         };
-        // Memory of exactly this length, for the sanitizer to guard.
+        // Memory of exactly this length, so that the sanitizer guards it.
         let owned = owned.into_boxed_slice();
         call(owned.as_ptr(), owned.len() as c_int)
     }
@@ -128,7 +128,7 @@ struct Selector {
 }
 
 impl Selector {
-    /// What comes after the key.
+    /// What follows the key.
     fn rest(&self) -> (FDBBool, c_int) {
         let offset = self.small.map_or(self.offset, c_int::from);
         (FDBBool::from(self.or_equal), offset)
@@ -145,7 +145,7 @@ struct Limits {
     reverse: bool,
 }
 
-/// What a handle is picked by; one in sixteen is null.
+/// Selects a handle; one in sixteen is null.
 type Pick = u8;
 
 #[derive(Arbitrary, Debug)]
@@ -255,14 +255,14 @@ enum Call {
         which: u8,
         name: Bytes,
     },
-    /// Things go wrong on purpose from now on, or not any more.
+    /// Injects faults from now on, or stops that.
     Faults {
         percent: Option<u8>,
         seed: u8,
     },
 }
 
-/// What is done with a range.
+/// The operation on a range.
 #[derive(Arbitrary, Debug)]
 enum Range {
     Clear,
@@ -282,7 +282,7 @@ enum Global {
     HookWithoutFunction,
 }
 
-/// The handles that are alive.
+/// The live handles.
 #[derive(Default)]
 struct Client {
     databases: Vec<*mut FDBDatabase>,
@@ -318,18 +318,18 @@ fn place<T>(out: &mut T, given: bool) -> *mut T {
     }
 }
 
-/// Reads all of a block of memory that a future gave.
+/// Reads all of a block of memory that a future returned.
 unsafe fn touch(pointer: *const u8, length: c_int) {
     if length > 0 {
         let length = usize::try_from(length).unwrap();
-        // SAFETY: the engine says that so much is there; that is what is tested.
+        // SAFETY: the engine claims that it has this length; that is what is tested.
         let bytes = unsafe { std::slice::from_raw_parts(pointer, length) };
         std::hint::black_box(bytes.iter().fold(0_u8, |sum, byte| sum ^ byte));
     }
 }
 
 unsafe extern "C" fn count_call(_: *mut FDBFuture, counter: *mut c_void) {
-    // SAFETY: the parameter is a counter, which lives for good.
+    // SAFETY: the parameter is a counter, which is never freed.
     let counter = unsafe { &*counter.cast::<AtomicU32>() };
     counter.fetch_add(1, Ordering::SeqCst);
 }
@@ -679,7 +679,7 @@ impl Client {
                     fdb_future_get_error(f);
                 }
                 5 => {
-                    // A callback may come at any time later, so a counter lives for good.
+                    // A callback may run at any later time, so a counter is never freed.
                     static COUNTERS: Mutex<Vec<&'static AtomicU32>> = Mutex::new(Vec::new());
                     let counter: &AtomicU32 = Box::leak(Box::new(AtomicU32::new(0)));
                     COUNTERS.lock().unwrap().push(counter);
@@ -844,17 +844,17 @@ impl Global {
 
 const MEMORY: &str = "embedded:memory:fuzz";
 
-/// The database in a file may hold something of the run before.
+/// The database in a file may contain data of an earlier run.
 static FILE_USED: AtomicBool = AtomicBool::new(false);
 
-/// The name of a database in a file, new in each process; where there is one, in a file system in memory.
+/// The name of a database in a file, new in each process; if possible, in a file system in memory.
 fn file() -> &'static str {
     static FILE: LazyLock<String> = LazyLock::new(|| {
         let memory = Path::new("/dev/shm");
         let elsewhere = std::env::temp_dir();
         let directory = if memory.is_dir() { memory } else { &elsewhere };
         let directory = directory.join("embedded_fdb_fuzz");
-        // Of an earlier process, if any; nobody fuzzes twice at a time.
+        // From an earlier process, if any; only one fuzzer runs at a time.
         let _none = std::fs::remove_dir_all(&directory);
         std::fs::create_dir(&directory).unwrap();
         format!("embedded:file:{}/db", directory.display())
@@ -862,7 +862,7 @@ fn file() -> &'static str {
     &FILE
 }
 
-/// Has both databases fail in all ways, each with a probability of up to a tenth.
+/// Injects all faults into both databases, each with a probability of up to a tenth.
 fn set_faults(percent: Option<(u8, u8)>) {
     let faults = percent.map(|(percent, seed)| {
         let p = f64::from(percent % 11) / 100.0;
@@ -893,7 +893,7 @@ fn set_faults(percent: Option<(u8, u8)>) {
 fn start() -> Client {
     static NETWORK: Once = Once::new();
     let mut client = Client::default();
-    // SAFETY: as fdb_c.h asks.
+    // SAFETY: as fdb_c.h requires.
     unsafe {
         NETWORK.call_once(|| {
             assert_eq!(fdb_select_api_version_impl(730, 730), 0);
@@ -907,7 +907,7 @@ fn start() -> Client {
             let mut database = ptr::null_mut();
             assert_eq!(fdb_create_database(name.as_ptr(), &mut database), 0);
             client.databases.push(database);
-            // What a run before has left would make runs depend on each other.
+            // Leftovers of earlier runs would make runs depend on each other.
             let mut transaction = ptr::null_mut();
             assert_eq!(
                 fdb_database_create_transaction(database, &mut transaction),

@@ -1,4 +1,4 @@
-//! What C code gives and gets: handles, bytes, out pointers.
+//! Arguments and results of C functions: handles, bytes, out pointers.
 
 use std::ffi::{c_char, c_int, CStr};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(crate) unsafe fn future(pointer: *mut FDBFuture) -> Result<Arc<Future>> {
     unsafe { borrow(pointer.cast()) }
 }
 
-/// Another reference to what a client's pointer refers to.
+/// Another reference to the object behind a client's pointer.
 ///
 /// # Safety
 ///
@@ -126,21 +126,21 @@ pub(crate) unsafe fn selector(
     })
 }
 
-/// Writes an answer to an out pointer.
+/// Writes a result to an out pointer.
 ///
 /// # Safety
 ///
-/// `out` is null or may be written.
+/// `out` is null or may be written to.
 pub(crate) unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
     if out.is_null() {
         return Err(Error::CLIENT_INVALID_OPERATION);
     }
-    // SAFETY: by the contract above; C does not promise alignment to us in packed structs.
+    // SAFETY: by the contract above; packed structs in C need not be aligned.
     unsafe { out.write_unaligned(value) };
     Ok(())
 }
 
-/// An out pointer for a handle, looked at before the handle is made: nobody could destroy it.
+/// Checks an out pointer for a handle before the handle is made, so that no handle is leaked.
 pub(crate) fn place<T>(out: *mut *mut T) -> Result<*mut *mut T> {
     if out.is_null() {
         return Err(Error::CLIENT_INVALID_OPERATION);
@@ -176,7 +176,7 @@ pub(crate) fn limits(rows: c_int, bytes: c_int, mode: c_int, iteration: c_int) -
     const PROGRESSION: [usize; 10] = [
         4_096, 6_144, 9_216, 13_824, 20_736, 31_104, 46_656, 69_984, 80_000, 120_000,
     ];
-    // Limits below that are wrong, which the read itself says.
+    // The read itself reports limits below zero.
     let limit = |value: c_int| usize::try_from(value).ok().filter(|&value| value > 0);
     if mode == EXACT && matches!((rows, bytes), (0 | -1, 0 | -1)) {
         return Err(Error::EXACT_MODE_WITHOUT_LIMITS);
@@ -203,7 +203,7 @@ pub(crate) fn limits(rows: c_int, bytes: c_int, mode: c_int, iteration: c_int) -
     })
 }
 
-/// An out value of a future's result of another kind than asked for.
+/// The error for a future whose result has a different type than the one asked for.
 pub(crate) fn wrong_kind<T>() -> Result<T> {
     Err(Error::CLIENT_INVALID_OPERATION)
 }

@@ -1,4 +1,4 @@
-//! Databases, and what they say of themselves.
+//! Databases and their status.
 
 use std::ffi::{c_char, c_double, c_int};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::{network, registry};
 /// The protocol version of FoundationDB 7.3.
 const PROTOCOL_VERSION: u64 = 0x0FDB_00B0_7300_0000;
 
-/// The code for a database that cannot be opened; [`crate::admin::Database::open`] says more.
+/// The code for a database that cannot be opened; [`crate::admin::Database::open`] explains it.
 fn open_error(error: &OpenError) -> Error {
     match error {
         OpenError::Name { .. } => Error::CONNECTION_STRING_INVALID,
@@ -44,14 +44,14 @@ pub(crate) fn open_database(path: String) -> Result<*mut FDBDatabase> {
 c_functions! {
     for_each_database_function;
 
-    /// Opens the database that a cluster file path stands for.
+    /// Opens the database that a cluster file path names.
     fn fdb_create_database(cluster_file_path: *const c_char, out_database: *mut *mut FDBDatabase) -> FDBError {
         let out_database = place(out_database)?;
         let path = text(cluster_file_path)?;
         put(out_database, open_database(path)?).map(|()| 0)
     }
 
-    /// Destroys a handle; the database lives on.
+    /// Destroys a handle; the database stays open.
     fn fdb_database_destroy(d: *mut FDBDatabase) -> () {
         if !d.is_null() {
             drop(Arc::from_raw(d.cast::<Handle>().cast_const()));
@@ -84,13 +84,13 @@ c_functions! {
         Ok(into_c(Future::ready(handle.check().and_then(|()| handle.client_status()))))
     }
 
-    /// The protocol version: that of the release whose API this is.
+    /// The protocol version of the release whose API this is.
     fn fdb_database_get_server_protocol(d: *mut FDBDatabase, _expected_version: u64) -> *mut FDBFuture {
         database(d)?.check()?;
         Ok(into_c(Future::ready(Ok(Output::UInt64(PROTOCOL_VERSION)))))
     }
 
-    /// Reboots the only worker: clients see a recovery. 1 where the address is its, else 0.
+    /// Reboots the only worker: clients see a recovery. 1 if the address is this worker's, else 0.
     fn fdb_database_reboot_worker(d: *mut FDBDatabase, address: *const u8, address_length: c_int, _check: FDBBool, _duration: c_int) -> *mut FDBFuture {
         database(d)?.check()?;
         let found = bytes(address, address_length)? == ADDRESS.as_bytes();
@@ -100,7 +100,7 @@ c_functions! {
         Ok(into_c(Future::ready(Ok(Output::Int64(i64::from(found))))))
     }
 
-    /// A recovery; there is nothing here that could be lost.
+    /// Simulates a recovery; no data are lost.
     fn fdb_database_force_recovery_with_data_loss(d: *mut FDBDatabase, dcid: *const u8, dcid_length: c_int) -> *mut FDBFuture {
         bytes(dcid, dcid_length)?;
         database(d)?.check()?;
@@ -108,8 +108,8 @@ c_functions! {
         Ok(into_c(Future::ready(Ok(Output::Unit))))
     }
 
-    /// Runs a command that makes a snapshot of the disks: a cluster runs those that its
-    /// configuration allows, and here there is none of them.
+    /// Runs a command that makes a snapshot of the disks. A cluster runs the commands that its
+    /// configuration allows; this configuration allows none.
     fn fdb_database_create_snapshot(d: *mut FDBDatabase, uid: *const u8, uid_length: c_int, command: *const u8, command_length: c_int) -> *mut FDBFuture {
         database(d)?.check()?;
         bytes(command, command_length)?;
@@ -122,8 +122,7 @@ c_functions! {
         })
     }
 
-    /// Opens a database by what a cluster file would contain; named databases as in
-    /// `fdb_create_database`.
+    /// Opens a database by the contents of a cluster file; named databases as in `fdb_create_database`.
     fn fdb_create_database_from_connection_string(connection_string: *const c_char, out_database: *mut *mut FDBDatabase) -> FDBError {
         let out_database = place(out_database)?;
         let connection_string = text(connection_string)?;

@@ -21,7 +21,7 @@ c_functions! {
         Ok(())
     }
 
-    /// Gives back the memory of the result; the future stays.
+    /// Frees the memory of the result; the future stays.
     fn fdb_future_release_memory(f: *mut FDBFuture) -> () {
         future(f)?.release();
         Ok(())
@@ -45,24 +45,24 @@ c_functions! {
         Ok(FDBBool::from(future(f).is_ok_and(|f| f.is_ready())))
     }
 
-    /// Calls `callback` once when the future is ready: before this returns where it is.
+    /// Calls `callback` once when the future is ready. If it is ready already, calls it before returning.
     fn fdb_future_set_callback(f: *mut FDBFuture, callback: FutureCallback, parameter: *mut c_void) -> FDBError {
         let function = callback.ok_or(Error::CLIENT_INVALID_OPERATION)?;
         future(f)?.on_ready(Callback { function, parameter });
         Ok(0)
     }
 
-    /// The error of the future, 0 where there is none.
+    /// The error of the future, or 0.
     fn fdb_future_get_error(f: *mut FDBFuture) -> FDBError {
         future(f)?.error().map(|()| 0)
     }
 
-    /// The result of a future that answers a truth value: no future here does.
+    /// The result of a future that returns a truth value: no future here does.
     fn fdb_future_get_bool(f: *mut FDBFuture, _out: *mut FDBBool) -> FDBError {
         future(f)?.get(|_| wrong_kind())
     }
 
-    /// The result of a future that answers a number.
+    /// The result of a future that returns an integer.
     fn fdb_future_get_int64(f: *mut FDBFuture, out: *mut i64) -> FDBError {
         future(f)?.get(|output| match output {
             Output::Int64(value) => put(out, *value).map(|()| 0),
@@ -70,7 +70,7 @@ c_functions! {
         })
     }
 
-    /// The result of a future that answers a number without sign.
+    /// The result of a future that returns an unsigned integer.
     fn fdb_future_get_uint64(f: *mut FDBFuture, out: *mut u64) -> FDBError {
         future(f)?.get(|output| match output {
             Output::UInt64(value) => put(out, *value).map(|()| 0),
@@ -78,7 +78,7 @@ c_functions! {
         })
     }
 
-    /// The result of a future that answers a floating-point number.
+    /// The result of a future that returns a floating-point number.
     fn fdb_future_get_double(f: *mut FDBFuture, out: *mut c_double) -> FDBError {
         future(f)?.get(|output| match output {
             Output::Double(value) => put(out, *value).map(|()| 0),
@@ -86,7 +86,7 @@ c_functions! {
         })
     }
 
-    /// The result of a future that answers a key.
+    /// The result of a future that returns a key.
     fn fdb_future_get_key(f: *mut FDBFuture, out_key: *mut *const u8, out_length: *mut c_int) -> FDBError {
         future(f)?.get(|output| match output {
             Output::Key(key) => {
@@ -97,7 +97,7 @@ c_functions! {
         })
     }
 
-    /// The result of a future that answers a value, which may be absent.
+    /// The result of a future that returns a value, which may be absent.
     fn fdb_future_get_value(f: *mut FDBFuture, out_present: *mut FDBBool, out_value: *mut *const u8, out_length: *mut c_int) -> FDBError {
         future(f)?.get(|output| match output {
             Output::Value(value) => {
@@ -108,7 +108,7 @@ c_functions! {
                 }
                 Ok(0)
             }
-            // Clients read `fdb_database_get_client_status` so, which works with a cluster's client.
+            // Clients read `fdb_database_get_client_status` this way, and it works with a cluster's client.
             Output::Key(key) => {
                 put(out_present, 1)?;
                 put(out_value, key.as_ptr())?;
@@ -143,7 +143,7 @@ c_functions! {
         })
     }
 
-    /// The result of a future that answers keys.
+    /// The result of a future that returns keys.
     fn fdb_future_get_key_array(f: *mut FDBFuture, out_keys: *mut *const FDBKey, out_count: *mut c_int) -> FDBError {
         future(f)?.get(|output| match output {
             Output::Keys(keys) => {
@@ -154,7 +154,7 @@ c_functions! {
         })
     }
 
-    /// The result of a future that answers strings.
+    /// The result of a future that returns strings.
     fn fdb_future_get_string_array(f: *mut FDBFuture, out_strings: *mut *const *const c_char, out_count: *mut c_int) -> FDBError {
         future(f)?.get(|output| match output {
             Output::Strings(strings) => {

@@ -1,9 +1,9 @@
 //! The functions of `fdb_c.h`.
 //!
 //! Each follows the contract of the C header: handles come from this library and are not used after
-//! they were destroyed, pointers and lengths describe memory that may be read, and out pointers
-//! memory that may be written. Where C allows to see that a caller broke it (a null handle, a
-//! negative length), the answer is `client_invalid_operation` (2000). A panic of ours is
+//! they were destroyed, pointers and lengths describe readable memory, and out pointers writable
+//! memory. Where C code can detect that a caller broke the contract (a null handle, a negative
+//! length), the result is `client_invalid_operation` (2000). A panic of this library becomes
 //! `internal_error` (4100).
 
 use std::ffi::{c_char, c_double, c_int, c_void};
@@ -13,7 +13,7 @@ use crate::c_types::{FDBFuture, FDBResult};
 use crate::error::{describe, Error, Result};
 use crate::future::Future;
 
-/// What a function answers where it could not do its work.
+/// The value that a function returns when it fails.
 pub(crate) trait Failure {
     fn failure(error: Error) -> Self;
 }
@@ -52,7 +52,7 @@ impl Failure for c_double {
     }
 }
 
-/// Runs the body of a C function: errors and panics become what the function answers for them.
+/// Runs the body of a C function, and converts errors and panics to the function's return value.
 pub(crate) fn guard<T: Failure>(body: impl FnOnce() -> Result<T>) -> T {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => value,
@@ -61,7 +61,7 @@ pub(crate) fn guard<T: Failure>(body: impl FnOnce() -> Result<T>) -> T {
     }
 }
 
-/// Defines the C functions of a module, its part of [`symbol`], and a macro that calls another one with
+/// Defines the C functions of a module, its part of [`symbol`], and a macro that calls another macro with
 /// their signatures.
 macro_rules! c_functions {
     ($for_each:ident; $($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) -> $ret:ty $body:block)*) => {
@@ -70,10 +70,10 @@ macro_rules! c_functions {
             ///
             /// # Safety
             ///
-            /// As `fdb_c.h` says of this function.
+            /// See this function in `fdb_c.h`.
             #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
             pub unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
-                // SAFETY: the caller keeps the contract of `fdb_c.h`, see the module's docs.
+                // SAFETY: the caller keeps the contract of `fdb_c.h`; see the module's docs.
                 #[allow(unused_unsafe)]
                 $crate::c_api::guard(move || -> $crate::error::Result<$ret> { unsafe { $body } })
             }
@@ -144,7 +144,7 @@ pub fn symbol(name: &str) -> Option<*const c_void> {
     modules.iter().find_map(|symbol| symbol(name))
 }
 
-/// Calls a macro with the signatures of the C functions: once for the functions of each subject.
+/// Calls a macro with the signatures of all C functions, once per subject.
 #[cfg(all(feature = "old-api", feature = "management"))]
 #[macro_export]
 macro_rules! for_each_c_function {

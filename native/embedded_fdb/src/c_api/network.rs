@@ -15,7 +15,7 @@ static API_VERSION: AtomicI32 = AtomicI32::new(0);
 /// `fdb_run_network` completion hooks.
 pub type Hook = Option<unsafe extern "C" fn(*mut c_void)>;
 
-/// The API version that was selected.
+/// The selected API version.
 pub(crate) fn api_version() -> Result<ApiVersion> {
     match API_VERSION.load(Ordering::Acquire) {
         0 => Err(Error::API_VERSION_UNSET),
@@ -23,15 +23,15 @@ pub(crate) fn api_version() -> Result<ApiVersion> {
     }
 }
 
-/// A hook of the client with its parameter.
+/// A client's hook with its parameter.
 struct CompletionHook(unsafe extern "C" fn(*mut c_void), *mut c_void);
 
-// SAFETY: the C API asks the caller for a hook that may run on the network thread.
+// SAFETY: the C API requires hooks that may run on the network thread.
 unsafe impl Send for CompletionHook {}
 
 impl CompletionHook {
     fn run(self) {
-        // SAFETY: the caller of `fdb_add_network_thread_completion_hook` gave a function that may be
+        // SAFETY: the caller of `fdb_add_network_thread_completion_hook` passed a function that may be
         // called with this parameter.
         unsafe { (self.0)(self.1) };
     }
@@ -45,13 +45,13 @@ c_functions! {
         Ok(describe(code).as_ptr())
     }
 
-    /// Whether an error has a property that a client needs to know: 50000 retryable, 50001 maybe
-    /// committed, 50002 retryable and not committed.
+    /// Tests a property of an error: 50000 retryable, 50001 maybe committed, 50002 retryable and not
+    /// committed.
     fn fdb_error_predicate(test: c_int, code: FDBError) -> FDBBool {
         Ok(FDBBool::from(predicate(test, code)))
     }
 
-    /// Selects the API version: once, before anything else.
+    /// Selects the API version. Call it once, before anything else.
     fn fdb_select_api_version_impl(runtime_version: c_int, header_version: c_int) -> FDBError {
         if API_VERSION.load(Ordering::Acquire) != 0 {
             return Err(Error::API_VERSION_ALREADY_SET);
@@ -66,7 +66,7 @@ c_functions! {
         set.map(|_| 0).map_err(|_| Error::API_VERSION_ALREADY_SET)
     }
 
-    /// The newest API version this library speaks.
+    /// The newest API version that this library supports.
     fn fdb_get_max_api_version() -> c_int {
         Ok(ApiVersion::NEWEST)
     }
@@ -76,20 +76,20 @@ c_functions! {
         Ok(c"7.3.79,embedded,fdb00b073000000".as_ptr())
     }
 
-    /// Sets a network option. None has an effect, as there is no network; mistakes are reported.
+    /// Sets a network option. Options are checked but have no effect, because there is no network.
     fn fdb_network_set_option(option: c_int, value: *const u8, value_length: c_int) -> FDBError {
         api_version()?;
         let value = option_value(value, value_length)?;
         options::network(option, value, network::is_set_up()).map(|()| 0)
     }
 
-    /// Prepares the network: once.
+    /// Prepares the network. Call it once.
     fn fdb_setup_network() -> FDBError {
         api_version()?;
         network::set_up().map(|()| 0)
     }
 
-    /// Lends the calling thread to the library until `fdb_stop_network`.
+    /// Runs the network on the calling thread until `fdb_stop_network`.
     fn fdb_run_network() -> FDBError {
         api_version()?;
         network::run().map(|()| 0)

@@ -1,4 +1,4 @@
-//! In place of the functions of tenants where the feature `management` is off: they are refused with
+//! The functions of tenants when the feature `management` is off. They return
 //! `unsupported_operation`.
 
 use std::ffi::c_int;

@@ -25,7 +25,7 @@ c_functions! {
         Ok(())
     }
 
-    /// Makes the transaction a new one.
+    /// Resets the transaction to a new one.
     fn fdb_transaction_reset(tr: *mut FDBTransaction) -> () {
         transaction(tr)?.reset();
         Ok(())
@@ -53,13 +53,13 @@ c_functions! {
         Ok(into_c(transaction(tr)?.get(key, snapshot != 0)))
     }
 
-    /// Finds the key that a selector names.
+    /// Finds the key that a selector resolves to.
     fn fdb_transaction_get_key(tr: *mut FDBTransaction, key_name: *const u8, key_length: c_int, or_equal: FDBBool, offset: c_int, snapshot: FDBBool) -> *mut FDBFuture {
         let selector = selector(key_name, key_length, or_equal, offset)?;
         Ok(into_c(transaction(tr)?.get_key(selector, snapshot != 0)))
     }
 
-    /// The addresses of the servers that keep a key: this process.
+    /// The addresses of the servers that store a key: this process.
     fn fdb_transaction_get_addresses_for_key(tr: *mut FDBTransaction, key_name: *const u8, key_length: c_int) -> *mut FDBFuture {
         let key = bytes(key_name, key_length)?;
         Ok(into_c(transaction(tr)?.get_addresses_for_key(key)))
@@ -89,7 +89,7 @@ c_functions! {
         Ok(into_c(transaction(tr)?.get_range(begin, end, limits, snapshot != 0, reverse != 0)))
     }
 
-    /// Reads a range of an index and what its rows lead to.
+    /// Reads a range of an index and the records its rows lead to.
     fn fdb_transaction_get_mapped_range(
         tr: *mut FDBTransaction,
         begin_key: *const u8,
@@ -124,7 +124,7 @@ c_functions! {
         Ok(())
     }
 
-    /// Changes a key without reading it.
+    /// Changes a value without reading it.
     fn fdb_transaction_atomic_op(tr: *mut FDBTransaction, key_name: *const u8, key_length: c_int, param: *const u8, param_length: c_int, operation: c_int) -> () {
         let operand = bytes(param, param_length)?;
         transaction(tr)?.atomic_op(key(key_name, key_length)?, operand.into(), operation);
@@ -143,7 +143,7 @@ c_functions! {
         Ok(())
     }
 
-    /// A future that is ready when the key has another value than now.
+    /// A future that is ready when the key's value differs from the current one.
     fn fdb_transaction_watch(tr: *mut FDBTransaction, key_name: *const u8, key_length: c_int) -> *mut FDBFuture {
         Ok(into_c(transaction(tr)?.watch(key(key_name, key_length)?)))
     }
@@ -168,7 +168,7 @@ c_functions! {
         Ok(into_c(transaction(tr)?.get_approximate_size()))
     }
 
-    /// Waits and starts the transaction again where the error can be retried; else gives it back.
+    /// Waits and resets the transaction if the error can be retried; otherwise returns the error.
     fn fdb_transaction_on_error(tr: *mut FDBTransaction, code: FDBError) -> *mut FDBFuture {
         Ok(into_c(transaction(tr)?.on_error(Error(code))))
     }
@@ -185,19 +185,19 @@ c_functions! {
         transaction(tr)?.add_conflict_range(begin, end, write).map(|()| 0)
     }
 
-    /// About how many bytes a range holds, as a server estimates it from its sample of keys.
+    /// The approximate size of a range in bytes, estimated from a sample of keys as a server does.
     fn fdb_transaction_get_estimated_range_size_bytes(tr: *mut FDBTransaction, begin_key: *const u8, begin_length: c_int, end_key: *const u8, end_length: c_int) -> *mut FDBFuture {
         let (begin, end) = (key(begin_key, begin_length)?, key(end_key, end_length)?);
         Ok(into_c(transaction(tr)?.get_estimated_range_size_bytes(begin, end)))
     }
 
-    /// Keys that divide a range into parts of about `chunk_size` bytes.
+    /// Keys that split a range into parts of about `chunk_size` bytes.
     fn fdb_transaction_get_range_split_points(tr: *mut FDBTransaction, begin_key: *const u8, begin_length: c_int, end_key: *const u8, end_length: c_int, chunk_size: i64) -> *mut FDBFuture {
         let (begin, end) = (key(begin_key, begin_length)?, key(end_key, end_length)?);
         Ok(into_c(transaction(tr)?.get_range_split_points(begin, end, chunk_size)))
     }
 
-    /// Seconds the transaction was throttled by its tags: none.
+    /// Seconds the transaction was throttled by its tags: always 0.
     fn fdb_transaction_get_tag_throttled_duration(tr: *mut FDBTransaction) -> *mut FDBFuture {
         Ok(into_c(transaction(tr)?.get_tag_throttled_duration()))
     }

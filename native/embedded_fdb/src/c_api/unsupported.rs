@@ -1,4 +1,4 @@
-//! What needs a cluster, or blob granules: refused with `unsupported_operation`.
+//! Functions that need a cluster, or blob granules. They return `unsupported_operation`.
 
 use std::ffi::{c_int, c_void};
 
@@ -9,7 +9,7 @@ use crate::c_types::{
 };
 use crate::error::Error;
 
-/// What a result holds; see [`super::Failure`].
+/// The error in a result; see [`super::Failure`].
 ///
 /// # Safety
 ///
@@ -21,7 +21,7 @@ unsafe fn result_error(result: *mut FDBResult) -> Error {
         .unwrap_or(Error::CLIENT_INVALID_OPERATION)
 }
 
-/// Defines functions that only answer with an error, beside others.
+/// Defines functions that only return an error, among others.
 macro_rules! unsupported {
     (
         $(fn $name:ident($($arg:ident: $type:ty),*) -> $ret:ty;)*
@@ -66,17 +66,17 @@ unsupported! {
     fn fdb_readbg_parse_delta_file(_data: *const u8, _length: c_int, _tenant_prefix: *const c_void, _encryption: *const c_void) -> *mut FDBResult;
 
     others {
-        /// The result of a future that answers key ranges: no future here does.
+        /// The result of a future that returns key ranges: no future here does.
         fn fdb_future_get_keyrange_array(f: *mut FDBFuture, _out_ranges: *mut *const FDBKeyRange, _out_count: *mut c_int) -> FDBError {
             future(f)?.get(|_| wrong_kind())
         }
 
-        /// The result of a future that answers granule summaries: no future here does.
+        /// The result of a future that returns granule summaries: no future here does.
         fn fdb_future_get_granule_summary_array(f: *mut FDBFuture, _out_summaries: *mut *const c_void, _out_count: *mut c_int) -> FDBError {
             future(f)?.get(|_| wrong_kind())
         }
 
-        /// The result of a future that answers file descriptions: no future here does.
+        /// The result of a future that returns file descriptions: no future here does.
         fn fdb_future_readbg_get_descriptions(f: *mut FDBFuture, _out: *mut *mut c_void, _out_count: *mut c_int) -> FDBError {
             future(f)?.get(|_| wrong_kind())
         }

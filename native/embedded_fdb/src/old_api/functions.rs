@@ -14,7 +14,7 @@ use crate::output::Output;
 crate::c_api::c_functions! {
     for_each_legacy_function;
 
-    /// Before 620: the result of a future that answers a version.
+    /// Before 620: the result of a future that returns a version.
     fn fdb_future_get_version(f: *mut FDBFuture, out_version: *mut i64) -> FDBError {
         future(f)?.get(|output| match output {
             Output::Int64(version) => put(out_version, *version).map(|()| 0),

@@ -1,3 +1,3 @@
-//! What only clients of API versions before 730 use.
+//! Functions that only clients of API versions before 730 use.
 
 pub(crate) mod functions;

@@ -1,7 +1,7 @@
-//! The special keys, from `\xff\xff` on: not stored, but made up when they are read.
+//! The special keys, from `\xff\xff` on: not stored, but generated when they are read.
 //!
 //! They are divided into modules; a read stays inside one module, unless the transaction allows
-//! otherwise. In a module there are *parts*, each of which makes up its rows in its own way.
+//! otherwise. A module consists of *parts*, each of which generates its rows in its own way.
 
 mod read;
 mod trace;
@@ -50,7 +50,7 @@ const MODULES: &[(&[u8], &[u8])] = &[
     ),
 ];
 
-/// What a part is about.
+/// The subject of a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Subject {
     ClusterFilePath,
@@ -62,7 +62,7 @@ pub(crate) enum Subject {
     ConflictingKeys,
     ReadConflicts,
     WriteConflicts,
-    /// What only administrators ask for.
+    /// Subjects that only administrators ask for.
     #[cfg_attr(
         not(feature = "management"),
         expect(dead_code, reason = "there is nothing to manage")
@@ -79,7 +79,7 @@ pub(crate) struct Part {
     pub(crate) writable: bool,
     /// Whether transactions in tenants may use it.
     pub(crate) in_tenants: bool,
-    /// The API versions that have it: from the first, and before the second.
+    /// The API versions that have it: from the first on, and before the second.
     pub(crate) versions: (i32, i32),
 }
 
@@ -89,7 +89,7 @@ impl Part {
     }
 }
 
-/// The API version from which on there are management and other modules.
+/// The first API version with management and other modules.
 const MANAGEMENT: (i32, i32) = (700, i32::MAX);
 /// The versions that have special keys at all.
 const ALWAYS: (i32, i32) = (630, i32::MAX);
@@ -112,7 +112,7 @@ pub(crate) const fn writable(begin: &'static [u8], end: &'static [u8], subject: 
     }
 }
 
-/// A part that API version 630 had already.
+/// A part that API version 630 already had.
 pub(crate) const fn old(part: Part) -> Part {
     Part {
         versions: ALWAYS,
@@ -127,7 +127,7 @@ const fn in_tenants(part: Part) -> Part {
     }
 }
 
-/// The parts that every client has use for.
+/// The parts that every client uses.
 static PARTS: &[Part] = &[
     old(in_tenants(part(
         b"\xff\xff/cluster_file_path",
@@ -194,7 +194,7 @@ pub(crate) fn is_special_range(begin: &KeySelector, end: &KeySelector) -> bool {
     is_special(&begin.key) && end.key[..] >= *ALL_END && end.key[..] <= *SPECIAL_END
 }
 
-/// The parts that an API version has.
+/// The parts of an API version.
 pub(crate) fn parts(api_version: ApiVersion) -> impl DoubleEndedIterator<Item = &'static Part> {
     ALL_PARTS.iter().copied().filter(move |part| {
         let (since, until) = part.versions;
@@ -202,17 +202,17 @@ pub(crate) fn parts(api_version: ApiVersion) -> impl DoubleEndedIterator<Item = 
     })
 }
 
-/// The part that takes writes to a key.
+/// The part that accepts writes to a key.
 pub(crate) fn writable_part(key: &[u8], api_version: ApiVersion) -> Option<&'static Part> {
     parts(api_version).find(|part| part.writable && part.contains(key))
 }
 
-/// The part that takes writes to the keys right before `end`.
+/// The part that accepts writes to the keys right before `end`.
 pub(crate) fn writable_part_before(end: &[u8], api_version: ApiVersion) -> Option<&'static Part> {
     parts(api_version).find(|part| part.writable && part.begin < end && end <= part.end)
 }
 
-/// Ranges as keys below a prefix: `1` where one begins, `0` where it ends.
+/// Ranges as keys below a prefix: `1` where a range begins, `0` where it ends.
 pub(crate) fn boundaries(prefix: &[u8], ranges: &RangeSet) -> Vec<(Key, Value)> {
     let row = |key: &[u8], value: &[u8]| ([prefix, key].concat().into(), value.into());
     ranges
@@ -221,7 +221,7 @@ pub(crate) fn boundaries(prefix: &[u8], ranges: &RangeSet) -> Vec<(Key, Value)> 
         .collect()
 }
 
-/// What the error message tells of a failed change.
+/// The error message of a failed change.
 pub(crate) fn failure(command: &str, message: &str) -> String {
     let message = message
         .replace('\\', r"\\")

@@ -1,4 +1,4 @@
-//! Range reads of special keys: selectors that move from part to part, and rows put together.
+//! Range reads of special keys: selectors that move from part to part, and the rows of several parts.
 
 use super::{Part, MODULES};
 use crate::error::{Error, Result};
@@ -7,10 +7,10 @@ use crate::keys::{key_after, Key, KeySelector, Limits, Rows, Value, ALL_END, SPE
 /// How many rows a part may return at most; `None` for all.
 pub(crate) type Hint = Option<usize>;
 
-/// How a part makes up the rows of a range.
+/// Generates the rows of a part in a range.
 type Source<'a> = dyn FnMut(&'static Part, &[u8], &[u8], Hint) -> Result<Vec<(Key, Value)>> + 'a;
 
-/// The keys that a read may reach, from the boundaries of the module it is in.
+/// The keys that a read may access, from the boundaries of its module.
 fn boundary(begin: &[u8], end: &[u8], relaxed: bool) -> Result<(&'static [u8], &'static [u8])> {
     if relaxed {
         return Ok((ALL_END, SPECIAL_END));
@@ -19,7 +19,7 @@ fn boundary(begin: &[u8], end: &[u8], relaxed: bool) -> Result<(&'static [u8], &
         .iter()
         .find(|(first, last)| *first <= begin && begin < *last);
     let Some(&(first, last)) = module else {
-        // Between two modules; reaching into the next one is another error.
+        // Between two modules; reading into the next one is a different error.
         let next = MODULES
             .iter()
             .map(|(first, _)| *first)
@@ -42,7 +42,7 @@ fn boundary(begin: &[u8], end: &[u8], relaxed: bool) -> Result<(&'static [u8], &
     Ok((first, last))
 }
 
-/// What a read works with.
+/// The inputs of a read.
 struct Reader<'a> {
     parts: Vec<&'static Part>,
     in_tenant: bool,
@@ -106,8 +106,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Moves a selector until its offset is 1, or to an end of what may be read. Answers the offset
-    /// that it had before it was cut off there.
+    /// Moves a selector until its offset is 1, or to an end of the readable keys. Returns the offset
+    /// that it had before it was clamped there.
     fn normalize(
         &mut self,
         selector: &mut KeySelector,
@@ -140,7 +140,7 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a range of special keys, whose rows `source` makes up. The selectors have no `or_equal`.
+/// Reads a range of special keys, whose rows `source` generates. The selectors have no `or_equal`.
 pub(crate) fn read(
     parts: Vec<&'static Part>,
     (relaxed, in_tenant): (bool, bool),

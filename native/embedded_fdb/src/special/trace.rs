@@ -1,4 +1,4 @@
-//! The names by which traces know a transaction.
+//! The identifiers of a transaction in traces.
 
 use crate::error::{Error, Result};
 use crate::keys::{Key, Value};
@@ -7,8 +7,8 @@ use crate::random;
 pub(crate) const TOKEN: &[u8] = b"\xff\xff/tracing/token";
 pub(crate) const TRANSACTION: &[u8] = b"\xff\xff/tracing/transaction_id";
 
-/// The names by which traces know a transaction. Nothing is traced here, but a client may pass them
-/// on to what does.
+/// The identifiers of a transaction in traces. Nothing is traced here, but a client may pass them on to
+/// a tracer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Trace {
     pub(crate) transaction: (u64, u64),
@@ -16,7 +16,7 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// What special keys tell of it.
+    /// Its value in special keys.
     pub(crate) fn rows(&self) -> Vec<(Key, Value)> {
         let id = format!("{:016x}{:016x}", self.transaction.0, self.transaction.1);
         let row = |key: &[u8], value: String| (key.into(), value.into_bytes().into());
@@ -30,10 +30,10 @@ impl Trace {
         }
     }
 
-    /// Sets what a key of this module names.
+    /// Sets the value that a key of this module stands for.
     pub(crate) fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if key.ends_with(b"transaction_id") {
-            // A client does not expect anything else, and says that it is broken.
+            // Other values make a client report an internal error.
             self.transaction = parse_id(value).ok_or(Error::INTERNAL_ERROR)?;
         } else if key.ends_with(b"token") {
             self.token = match value {

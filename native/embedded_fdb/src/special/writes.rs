@@ -1,12 +1,11 @@
-//! What a transaction has written to special keys, until it commits.
+//! A transaction's writes to special keys, until it commits.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use crate::keys::{key_after, Key, Value};
 
-/// Ranges that were cleared, and keys that were set, by their first keys: the end, and the value of a
-/// key that was set.
+/// Cleared ranges and set keys, by their first keys: the end, and the value of a key that was set.
 #[derive(Default, Debug)]
 pub(crate) struct Writes(BTreeMap<Key, (Key, Option<Value>)>);
 
@@ -32,7 +31,7 @@ impl Writes {
         self.0.insert(begin.into(), (end.into(), value));
     }
 
-    /// Takes back what was written in a range.
+    /// Reverts the writes in a range.
     pub(crate) fn forget(&mut self, begin: &[u8], end: &[u8]) {
         let before = self
             .0
@@ -59,7 +58,7 @@ impl Writes {
         }
     }
 
-    /// What was written to a key: nothing, or a value, or a clear.
+    /// The write to a key: none, a value, or a clear.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<&Value>> {
         let around = self
             .0

@@ -1,7 +1,7 @@
 //! The thread that commits to a database file.
 //!
-//! All commits that came while the file was being written are written next, together: a commit
-//! waits for the file at most twice, however many there are.
+//! All commits that arrive while the file is being written are written next, together: a commit waits
+//! for at most two writes, however many commits there are.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use crate::error::Error;
 use crate::mvcc::Version;
 use crate::sync::{lock, wait_timeout, Condvar, Mutex};
 
-/// Commits that are written together, at most: the order in a batch has two bytes in a versionstamp.
+/// The most commits written together: a versionstamp has two bytes for the order in a batch.
 const BATCH: usize = 10_000;
-/// Versions that may be given out before the file has to say so: an hour's worth.
+/// Versions that may be handed out before the file's lease must be renewed: an hour's worth.
 pub(super) const LEASE: Version = 3_600_000_000;
-/// How often the lease is looked at when there is nothing to commit.
+/// How often the lease is checked when there is nothing to commit.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long to wait for the next commit before the record of the last one is made durable.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The answer to a commit.
+/// The result of a commit.
 pub(crate) type Answer = std::result::Result<Committed, Refused>;
-/// Takes the answer to a commit, on the committer's thread.
+/// Receives the result of a commit, on the committer's thread.
 pub(crate) type Done = Box<dyn FnOnce(Answer) + Send>;
 
-/// Hands commits over to the thread.
+/// Hands commits to the thread.
 #[derive(Default)]
 pub(crate) struct Committer {
     queue: Mutex<VecDeque<(CommitRequest, Done)>>,
@@ -39,13 +39,13 @@ pub(crate) struct Committer {
 /// Why commits are not written.
 #[derive(Default)]
 struct Problems {
-    /// Of the last commits, if they were not written.
+    /// The error of the last commits, if they failed.
     now: Option<String>,
-    /// Of the last ones that were not.
+    /// The error of the last commits that failed.
     last: Option<String>,
 }
 
-/// Takes what came of a compaction: the length of the file before and after.
+/// Receives the result of a compaction: the length of the file before and after.
 type Compacted = Box<dyn FnOnce(Result<(u64, u64), String>) + Send>;
 
 impl Committer {
@@ -55,12 +55,12 @@ impl Committer {
         self.work.notify_one();
     }
 
-    /// Why the last commits were not written, if they were not.
+    /// Why the last commits were not written, if they failed.
     pub(crate) fn problem(&self) -> Option<String> {
         lock(&self.problems).now.clone()
     }
 
-    /// Why the last commits that were not written were not.
+    /// Why the last failed commits were not written.
     pub(crate) fn last_problem(&self) -> Option<String> {
         lock(&self.problems).last.clone()
     }
@@ -68,14 +68,14 @@ impl Committer {
     /// Compacts the file between two commits, which wait meanwhile; `done` is called on the committer's
     /// thread.
     pub(crate) fn compact(&self, done: Compacted) {
-        // Under the lock of the queue, so that the thread does not go to sleep in between.
+        // Under the queue's lock, so that the thread does not fall asleep in between.
         let queue = lock(&self.queue);
         lock(&self.compactions).push(done);
         drop(queue);
         self.work.notify_one();
     }
 
-    /// The next commits; none where none came for a while.
+    /// The next commits; none if none arrived for a while.
     fn take(&self, wait: Duration) -> Vec<(CommitRequest, Done)> {
         let mut queue = lock(&self.queue);
         if queue.is_empty() && lock(&self.compactions).is_empty() {
@@ -86,7 +86,7 @@ impl Committer {
     }
 }
 
-/// A panic must not end the thread that all commits depend on; the panic hook has reported it.
+/// A panic must not end the thread that all commits depend on. The panic hook has reported it.
 fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).ok()
 }
@@ -156,7 +156,7 @@ impl Work {
                 })
         };
         let answers = guarded(work).unwrap_or_else(|| {
-            // Memory and file may differ now.
+            // Memory and file may now differ.
             self.store.give_up("a commit failed half-way");
             let unknown = |_| Err(Refused::with(Error::COMMIT_UNKNOWN_RESULT));
             dones.iter().map(unknown).collect()
@@ -167,7 +167,7 @@ impl Work {
         }
     }
 
-    /// All who asked for it get the same compaction.
+    /// All requests for it get the same compaction.
     fn compact(&mut self, asked: Vec<Compacted>) {
         if asked.is_empty() {
             return;

@@ -1,15 +1,15 @@
-//! The file of a database: a header of our own, then what redb writes.
+//! The file of a database: the engine's own header, followed by redb's part.
 //!
 //! ```text
-//! page 0    what the file is; never written again
+//! page 0    identifies the file; never written again
 //! page 1    the record of an even commit, twice
 //! page 2    the record of an odd commit, twice
 //! page 3 …  redb
 //! ```
 //!
-//! A record names the last commit that was made durable. It is written after redb has made the
-//! commit durable and before anybody is told, so that redb's part of the file can be ahead of the
-//! records by one commit (a crash came between), and never behind them.
+//! A record names the last durable commit. It is written after redb has made the commit durable and
+//! before the commit is acknowledged. So redb's part of the file can be one commit ahead of the records
+//! (after a crash in between), but never behind them.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,7 @@ use redb::StorageBackend;
 use xxhash_rust::xxh3::xxh3_64;
 
 const PAGE: u64 = 4096;
-/// Where redb's part begins.
+/// Where redb's part begins in the file.
 pub(super) const HEADER: u64 = 3 * PAGE;
 /// The second copy of a record is in the other half of its page.
 const COPIES: [u64; 2] = [0, PAGE / 2];
@@ -60,18 +60,17 @@ pub(super) struct DataFile {
     file: File,
     /// Syncs that succeeded.
     syncs: AtomicU64,
-    /// A sync failed: what the file holds is what the operating system remembers, which may not be
-    /// what is on the disk.
+    /// A sync failed: reads then return the operating system's cache, which may differ from the disk.
     doubtful: AtomicBool,
-    /// The sync that fails on purpose, counted from now; 0 for none.
+    /// The sync that is made to fail, counted from now; 0 for none.
     #[cfg(test)]
     pub(super) fail_sync: AtomicU64,
-    /// What was done to the file.
+    /// Operations on the file.
     #[cfg(test)]
     pub(super) log: crate::sync::Mutex<Vec<Operation>>,
 }
 
-/// What was done to a file.
+/// An operation on the file.
 #[cfg(test)]
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
@@ -115,7 +114,7 @@ impl DataFile {
         Ok(())
     }
 
-    /// Whether the file says that it is one of ours.
+    /// Whether the file identifies itself as a database of this engine.
     pub(super) fn has_magic(&self) -> io::Result<bool> {
         let mut magic = [0; MAGIC.len()];
         self.file.read_exact_at(&mut magic, 0)?;
@@ -126,7 +125,7 @@ impl DataFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// The records of the last two commits; none where both copies are damaged.
+    /// The records of the last two commits; none if both copies are damaged.
     pub(super) fn records(&self) -> io::Result<[Option<Record>; 2]> {
         let mut records = [None; 2];
         for (page, record) in (1..).zip(&mut records) {
@@ -185,7 +184,7 @@ impl DataFile {
         self.syncs.load(Ordering::Acquire)
     }
 
-    /// Whether `path` still leads to this file.
+    /// Whether `path` still refers to this file.
     pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
         let (here, there) = (self.file.metadata()?, std::fs::metadata(path)?);
         Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
@@ -207,7 +206,7 @@ impl Backend {
         }
     }
 
-    /// Keeps whoever holds this backend from the file, for good.
+    /// Permanently detaches this backend from the file.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }

@@ -1,8 +1,8 @@
 //! One process at a time: the lock file beside a database file.
 //!
-//! The operating system holds the lock and gives it back when the process ends, however it ends;
-//! what the file says is only who the holder is. The file stays: removing it would let two
-//! processes lock two files of the same name.
+//! The operating system holds the lock and releases it when the process ends, however it ends; the
+//! file's contents only identify the holder. The file stays: removing it would let two processes lock
+//! two files of the same name.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ pub(super) fn take(path: &Path) -> Result<PathLock, OpenError> {
             let read = file.read_to_string(&mut holder);
             let holder = match (read, holder.trim()) {
                 (Ok(_), holder) if !holder.is_empty() => holder.to_owned(),
-                _ => "which has not said who it is".to_owned(),
+                _ => "which has not identified itself".to_owned(),
             };
             return Err(OpenError::Held {
                 path: path.to_owned(),
@@ -45,7 +45,7 @@ pub(super) fn take(path: &Path) -> Result<PathLock, OpenError> {
     }
     let program = std::env::current_exe();
     let program = program.map_or_else(|_| "?".into(), |program| program.display().to_string());
-    // Only the message for others depends on it, so a full disk does not forbid to open.
+    // It only serves other processes' messages, so a full disk does not prevent opening.
     let _unnamed = file
         .set_len(0)
         .and_then(|()| writeln!(file, "pid {}, {program}", std::process::id()));

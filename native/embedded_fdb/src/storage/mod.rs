@@ -1,36 +1,36 @@
 //! A database in a file.
 //!
-//! The map in memory answers all reads; the file is what it is built from when the process starts.
+//! The map in memory answers all reads. When the process starts, it is built from the file.
 //!
 //! # Commits
 //!
-//! A commit is not done by its caller's thread but by the [`committer`]'s, together with all others
-//! that wait: it resolves them in order, applies them to a copy of the map that nobody else sees,
-//! writes what changed to the file, and waits until that is durable. Only then the copy becomes the
-//! map, read versions rise above the commits' version, watches fire and commits are answered. So no
-//! read shows what a crash could take back, and an answered commit is in the file.
+//! The caller's thread doesn't commit; the [`committer`]'s does, together with all other waiting
+//! commits. It resolves them in order, applies them to a private copy of the map, writes the changes to
+//! the file, and waits until they are durable. Only then does the copy become the map, read versions
+//! rise above the commits' version, watches fire, and commits are acknowledged. So no read shows data
+//! that a crash could take back, and an acknowledged commit is in the file.
 //!
-//! If writing fails (a full disk), the copy is dropped: the commits get `io_error` (1510), everybody
-//! else goes on, and the next commits try again. If it cannot be known whether the file has the
-//! commits (a failed sync), they get `commit_unknown_result` (1021), and later ones 1510 until the
-//! database is opened in a new process; reads go on.
+//! If writing fails (a full disk), the copy is dropped: the commits get `io_error` (1510), others
+//! continue, and the next commits try again. If it is unknown whether the file has the commits (a failed
+//! sync), they get `commit_unknown_result` (1021), and later ones 1510 until the database is opened in a
+//! new process; reads continue.
 //!
 //! # The file
 //!
-//! redb with two-phase commits keeps keys and values ([`store`]); it verifies its own checksums when
-//! the file is opened. Beside that, a checksum of our own covers all keys and values, and a record of
-//! the last commit stands outside redb's part of the file ([`file`]): whatever brings the file back
-//! to an older commit is noticed.
+//! redb with two-phase commits stores keys and values ([`store`]); it verifies its own checksums when
+//! the file is opened. In addition, the engine's own checksum covers all keys and values, and a record of
+//! the last commit is kept outside redb's part of the file ([`file`]). This detects everything that takes
+//! the file back to an older commit.
 //!
-//! The record is written before the commit is answered, and synced with the next commit or after 20
-//! milliseconds. The commit itself does not depend on it: two syncs of redb's have made it durable, and
-//! redb refuses a file whose last two-phase commit is damaged. A sync of the record before each answer
-//! would be a third one, for a disk that loses power within those 20 milliseconds and also takes back
-//! what it had said to be on it.
+//! The record is written before the commit is acknowledged, and synced with the next commit or after 20
+//! milliseconds. The commit itself does not depend on it: two syncs by redb have made it durable, and
+//! redb refuses a file whose last two-phase commit is damaged. Syncing the record before each
+//! acknowledgement would cost a third sync. It would help only if a disk lost power within those 20
+//! milliseconds and also lost data that it had reported as written.
 //!
 //! # Versions
 //!
-//! They rise over restarts: the file holds a version that no version given out has passed (the
+//! Versions rise across restarts: the file stores a bound that no version handed out has exceeded (the
 //! lease, renewed long before it is reached), and the next process begins there.
 
 mod committer;
@@ -54,13 +54,13 @@ use store::Store;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The name is none.
+    /// The name is not valid.
     #[error(
         "{name:?} does not name an embedded database: expected \"embedded:memory:NAME\" or \
          \"embedded:file:PATH\""
     )]
     Name {
-        /// What was given.
+        /// The given name.
         name: String,
     },
     /// Another process has the file open.
@@ -75,7 +75,7 @@ pub enum OpenError {
         /// Process id and program of the other process.
         holder: String,
     },
-    /// The file is there, and something else.
+    /// The file exists, but is not a database.
     #[error(
         "{} is not a database of the embedded engine: name another file, or move this one away to \
          begin a new database",
@@ -85,7 +85,7 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// The file does not hold what was written to it.
+    /// The file does not contain the data that were written to it.
     #[error(
         "{} is damaged: {what}. Put back a copy of the file, or move it away to begin a new database",
         path.display()
@@ -96,7 +96,7 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
-    /// The file is whole, but older than it was.
+    /// The file is intact, but has lost commits.
     #[error(
         "{} has lost commits: it was written up to commit {recorded}, and holds commit {found}. Put \
          back a copy of the file, or move it away to begin a new database",
@@ -107,20 +107,20 @@ pub enum OpenError {
         path: PathBuf,
         /// The last commit that was durable.
         recorded: u64,
-        /// The last commit that the file holds.
+        /// The last commit that the file contains.
         found: u64,
     },
     /// The operating system refused something.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// `EMBEDDED_FDB_FAULTS` is set, and not right.
+    /// `EMBEDDED_FDB_FAULTS` is set to an invalid value.
     #[error("the environment variable EMBEDDED_FDB_FAULTS is wrong: {0}")]
     Faults(#[from] crate::faults::FaultsError),
 }
@@ -135,7 +135,7 @@ impl OpenError {
     }
 }
 
-/// The one name of a database file, whichever way a path leads to it.
+/// The canonical name of a database file, for any path to it.
 pub(crate) fn canonical(path: &Path) -> Result<PathBuf, OpenError> {
     let failed = |source| OpenError::io("find", path, source);
     match path.canonicalize() {
@@ -157,7 +157,7 @@ pub(crate) fn canonical(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(directory.join(name))
 }
 
-/// Opens the database in a file, which is made if there is none. Reads all of it.
+/// Opens the database in a file, which is created if it does not exist. Reads all of it.
 pub(crate) fn open(path: &Path) -> Result<Arc<Database>, OpenError> {
     let lock = lock::take(path)?;
     let exists = path.try_exists();
@@ -166,13 +166,13 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Database>, OpenError> {
     }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(|source| OpenError::io("open", path, source))?;
-    // Against a process that came here by another name, where the lock file is another one too.
+    // Excludes a process that uses another name, and so another lock file.
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             return Err(OpenError::Held {
                 path: path.to_owned(),
-                holder: "which uses the file by another name".to_owned(),
+                holder: "which uses the file under a different name".to_owned(),
             })
         }
         Err(TryLockError::Error(source)) => return Err(OpenError::io("lock", path, source)),
@@ -185,28 +185,28 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Database>, OpenError> {
     Ok(database)
 }
 
-/// Makes a new database file with what a new database holds.
+/// Creates a new database file with the initial contents.
 fn create(path: &Path) -> Result<(), OpenError> {
     let map = database::new_map(database::FIRST_VERSION);
     write(path, &map, database::FIRST_VERSION)
 }
 
-/// Makes a database file: under another name first, so that it is whole once it has its own.
+/// Creates a database file under a temporary name first, so that it is complete under its own.
 fn write(path: &Path, map: &Map, lease: Version) -> Result<(), OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = Path::new(&name);
-    let failed = |source| OpenError::io("make", path, source);
+    let failed = |source| OpenError::io("create", path, source);
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
     let file = options.open(new).map_err(failed)?;
-    // What an earlier attempt has left is overwritten, but not what another thread is writing.
+    // Leftovers of an earlier attempt are overwritten, but not a file that another thread writes.
     match file.try_lock() {
         Ok(()) => file.set_len(0).map_err(failed)?,
         Err(TryLockError::WouldBlock) => {
             return Err(OpenError::Held {
                 path: new.to_owned(),
-                holder: "which is making it".to_owned(),
+                holder: "which is creating it".to_owned(),
             })
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
@@ -215,7 +215,7 @@ fn write(path: &Path, map: &Map, lease: Version) -> Result<(), OpenError> {
     let made = Store::create(file, new, map, lease)
         .and_then(|()| std::fs::rename(new, path).map_err(failed));
     if made.is_err() {
-        // What is there of it is of no use to anybody.
+        // A partial file is of no use.
         let _left_behind = std::fs::remove_file(new);
     }
     made?;
@@ -229,13 +229,13 @@ fn write(path: &Path, map: &Map, lease: Version) -> Result<(), OpenError> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {
-    /// There is something already.
+    /// The file exists already.
     #[error("{} exists already: name a new file, or remove this one", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// The file cannot be made.
+    /// The file cannot be created.
     #[error(transparent)]
     File(#[from] OpenError),
 }
@@ -244,7 +244,7 @@ pub enum BackupError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompactError {
-    /// There is no file.
+    /// The database has no file.
     #[error("this database is in memory: only one in a file can be compacted")]
     InMemory,
     /// The file cannot be written.
@@ -252,10 +252,10 @@ pub enum CompactError {
     File(String),
 }
 
-/// Writes what a database holds to a new file, which is a database of its own. Commits go on meanwhile:
-/// the file has all that were answered before, and none that began later.
+/// Writes the contents of a database to a new file, which is a database. Commits continue meanwhile:
+/// the file has every commit that was acknowledged before the call, and no commit that began after it.
 ///
-/// Answers the number of keys and the length of the file.
+/// Returns the number of keys and the length of the file.
 pub(crate) fn back_up(database: &Database, path: &Path) -> Result<(u64, u64), BackupError> {
     let path = &canonical(path)?;
     let exists = path.try_exists();
@@ -269,12 +269,12 @@ pub(crate) fn back_up(database: &Database, path: &Path) -> Result<(u64, u64), Ba
     Ok((map.len() as u64, length.len()))
 }
 
-/// Gives back the space that nothing uses in the file of a database: its length before and after.
+/// Returns the unused space in the file of a database. Results in its length before and after.
 pub(crate) fn compact(database: &Database) -> Result<(u64, u64), CompactError> {
     let committer = database.committer.as_ref().ok_or(CompactError::InMemory)?;
     let (sender, receiver) = std::sync::mpsc::channel();
     committer.compact(Box::new(move |result| {
-        // Whoever asked waits for it.
+        // The caller waits for it.
         let _gone = sender.send(result);
     }));
     let result = receiver.recv();

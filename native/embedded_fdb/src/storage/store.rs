@@ -1,8 +1,8 @@
-//! Keys and values in the file, with a checksum of our own over all of them.
+//! Keys and values in the file, with the engine's own checksum over all of them.
 //!
-//! redb keeps two tables: the keys with their values, and one row that says what they are after
-//! which commit. Both change in the same redb transaction. The checksum is the sum of a hash of each
-//! key and value, so that a commit changes it by what it changes itself.
+//! redb keeps two tables: the keys with their values, and one row that describes them after a certain
+//! commit. Both change in the same redb transaction. The checksum is the sum of a hash of each key and
+//! value, so a commit can update it from its changes alone.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -22,15 +22,15 @@ use crate::mvcc::{Change, Map, Version};
 const KEYS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("keys");
 const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
 const STATE_ROW: &str = "state";
-/// redb would take 1 GiB; everything that is read often is in memory anyway.
+/// redb would use 1 GiB; data that are read often are in memory anyway.
 const CACHE: usize = 32 << 20;
 
-/// What the keys and values in the file are.
+/// Describes the keys and values in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct State {
     /// Commits so far.
     number: u64,
-    /// No version above this one was ever given out.
+    /// No version above this one was ever handed out.
     lease: Version,
     /// How many keys there are.
     keys: u64,
@@ -95,9 +95,9 @@ impl Hasher {
 /// Why commits are not in the file.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// They are certainly not, and never will be.
+    /// They are certainly not in it, and never will be.
     NotWritten(String),
-    /// Nobody can say: they are found, or not, when the file is opened next.
+    /// It is unknown: opening the file next time shows whether they are in it.
     Unknown(String),
 }
 
@@ -105,11 +105,11 @@ pub(super) enum Failure {
 pub(super) struct Store {
     path: PathBuf,
     file: Arc<DataFile>,
-    /// What is in the file, and in memory.
+    /// Describes the contents of the file, and of memory.
     state: State,
     /// None after a failure, until the next commits.
     engine: Option<Engine>,
-    /// What happened, if memory and file can be brought together by opening the file anew only.
+    /// The failure, if only opening the file again can bring memory and file together.
     broken: Option<String>,
     hasher: Hasher,
     _lock: PathLock,
@@ -121,13 +121,13 @@ struct Engine {
     backend: Backend,
 }
 
-/// What went wrong in redb.
+/// An error of redb.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     /// The operating system refused something.
     #[error("{0}")]
     System(std::io::Error),
-    /// redb did not find what should be there, or panicked.
+    /// redb did not find the data it expects, or panicked.
     #[error("{0}")]
     Content(String),
 }
@@ -135,7 +135,7 @@ enum Trouble {
 impl From<redb::Error> for Trouble {
     fn from(error: redb::Error) -> Trouble {
         match error {
-            // A file that ends too early, or does not begin as redb's do, is the file's fault.
+            // A file that ends too early, or does not begin as redb's do, is damaged.
             redb::Error::Io(error) => match error.kind() {
                 ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput => {
                     Trouble::Content(error.to_string())
@@ -148,7 +148,7 @@ impl From<redb::Error> for Trouble {
 }
 
 impl Trouble {
-    /// What somebody can do about it, in a sentence of its own.
+    /// What to do about it, as a sentence.
     fn advice(&self) -> &'static str {
         let Trouble::System(error) = self else {
             return "";
@@ -164,7 +164,7 @@ impl Trouble {
         }
     }
 
-    /// What it means for somebody who opens a file.
+    /// The error for a caller that opens a file.
     fn on_opening(self, path: &Path) -> OpenError {
         match self {
             Trouble::System(source) => OpenError::io("read or write", path, source),
@@ -176,7 +176,7 @@ impl Trouble {
     }
 }
 
-/// Runs what calls redb: a damaged file may make it panic.
+/// Runs a call of redb: a damaged file may make it panic.
 fn guard<T>(body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Trouble> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => result.map_err(Trouble::from),
@@ -228,7 +228,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads everything: the map, and what it is.
+    /// Reads everything: the map and its description.
     fn load(&self, hasher: &mut Hasher) -> Result<(Map, Option<State>, State), redb::Error> {
         let said = self.read_state()?;
         let mut found = State {
@@ -247,7 +247,7 @@ impl Engine {
         Ok((map, said, found))
     }
 
-    /// Ends the use of redb without another write.
+    /// Stops using redb without another write.
     fn retire(self) {
         self.backend.retire();
         let _ended = guard(|| {
@@ -258,7 +258,7 @@ impl Engine {
 }
 
 impl Store {
-    /// Makes a new file with what a new database holds.
+    /// Creates a new file with the initial contents.
     pub(super) fn create(
         file: Arc<DataFile>,
         path: &Path,
@@ -275,7 +275,7 @@ impl Store {
         for (key, value) in map {
             state.add(&mut hasher, key, value);
         }
-        let failed = |source| OpenError::io("make", path, source);
+        let failed = |source| OpenError::io("create", path, source);
         file.initialize(state.record()).map_err(failed)?;
         let changes = map.iter().map(|(key, value)| (key, Some(value)));
         let changes = changes.collect();
@@ -289,8 +289,8 @@ impl Store {
         file.sync().map_err(failed)
     }
 
-    /// Opens a file, reads all of it, and answers the store, the map, and the version from which
-    /// new ones rise.
+    /// Opens a file and reads all of it. Returns the store, the map, and the version from which new
+    /// versions rise.
     pub(super) fn open(
         file: Arc<DataFile>,
         path: &Path,
@@ -342,8 +342,8 @@ impl Store {
         }
     }
 
-    /// Makes commits durable: all of `changes`, or nothing. `before` is the map they change, and no
-    /// version above `lease` will be given out.
+    /// Makes commits durable: all of `changes`, or nothing. `before` is the map they change. No version
+    /// above `lease` will be handed out.
     pub(super) fn persist(
         &mut self,
         before: &Map,
@@ -404,7 +404,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the path still leads to the file that was opened; else why not.
+    /// Whether the path still leads to the opened file; the error says why not.
     fn check_place(&self) -> Result<(), String> {
         let path = self.path.display();
         match self.file.is_at(&self.path) {
@@ -428,7 +428,7 @@ impl Store {
         }
     }
 
-    /// Gives back the space in the file that nothing uses: its length before and after.
+    /// Returns the unused space in the file: its length before and after.
     pub(super) fn compact(&mut self) -> Result<(u64, u64), String> {
         if let Some(text) = &self.broken {
             return Err(text.clone());
@@ -447,7 +447,7 @@ impl Store {
         };
         let done = guard(|| Ok(engine.redb.compact()?));
         if let Err(trouble) = done {
-            // What is in the file is looked at before the next commit.
+            // The next commit checks the file first.
             engine.retire();
             if self.file.is_doubtful() {
                 self.give_up(&format!("a sync failed while it was compacted: {trouble}"));
@@ -461,7 +461,7 @@ impl Store {
         Ok((before, length(&self.file)?))
     }
 
-    /// Opens redb again after a failure: the file must hold what memory holds.
+    /// Opens redb again after a failure: the file must contain what memory contains.
     fn reopen(&mut self) -> Result<Engine, String> {
         let path = self.path.display();
         let failed =
@@ -480,13 +480,13 @@ impl Store {
         Err(text)
     }
 
-    /// The lease that the file has.
+    /// The lease in the file.
     pub(super) fn lease(&self) -> Version {
         self.state.lease
     }
 
-    /// Makes the record of the last commit durable: done when there is nothing else to do, as the
-    /// commit itself is durable before, and the next commit makes the record so too.
+    /// Makes the record of the last commit durable. This is done when idle, because the commit itself is
+    /// durable already, and the next commit also makes the record durable.
     pub(super) fn settle(&mut self) {
         if let Err(error) = self.file.sync() {
             self.break_off(&error);
@@ -510,13 +510,13 @@ impl Store {
         self.broken.get_or_insert_with(text);
     }
 
-    /// What keeps the database from commits.
+    /// The reason why commits are refused.
     pub(super) fn problem(&self) -> Option<&str> {
         self.broken.as_deref()
     }
 }
 
-/// Compares what the file holds with the records of the commits that were made durable.
+/// Compares the contents of the file with the records of durable commits.
 fn check_records(path: &Path, records: [Option<Record>; 2], state: State) -> Result<(), OpenError> {
     let damaged = |what: &str| {
         Err(OpenError::Damaged {
@@ -529,7 +529,7 @@ fn check_records(path: &Path, records: [Option<Record>; 2], state: State) -> Res
         return damaged("both records of its last commit are");
     };
     if state.number == newest.number + 1 {
-        // The crash came after the commit, and before its record.
+        // The crash came between the commit and its record.
         return Ok(());
     }
     if state.number != newest.number {
@@ -540,7 +540,7 @@ fn check_records(path: &Path, records: [Option<Record>; 2], state: State) -> Res
         });
     }
     if records.contains(&None) {
-        // The damaged record may have been of a later commit.
+        // The damaged record may be that of a later commit.
         return damaged("a record of its last two commits is");
     }
     if newest.sum != state.sum {
@@ -566,7 +566,7 @@ mod tests {
         (store, map)
     }
 
-    /// A store in a new directory, which holds one key.
+    /// A store in a new directory, which contains one key.
     fn new_store(directory: &tempfile::TempDir) -> (Store, Map) {
         let path = directory.path().join("db");
         super::super::create(&path).unwrap();
@@ -593,7 +593,7 @@ mod tests {
         store.file.fail_sync.store(1, Ordering::Release);
         let failed = write(&mut store, &mut map, "k", "second");
         assert!(matches!(failed, Err(Failure::NotWritten(_))), "{failed:?}");
-        // A disk that fails to sync is not trusted again.
+        // A disk that failed to sync is not trusted again.
         let later = write(&mut store, &mut map, "k", "third");
         assert!(matches!(later, Err(Failure::NotWritten(_))), "{later:?}");
         assert!(store
@@ -652,8 +652,8 @@ mod tests {
         assert!(matches!(error, OpenError::Lost { .. }), "{error}");
     }
 
-    /// What a disk may hold after a power failure: all operations up to the last sync, and of those
-    /// after it, sector by sector, what `keep` says.
+    /// Possible contents of a disk after a power failure: all operations up to the last sync, and, of the
+    /// later ones, the sectors that `keep` selects.
     fn after_power_failure(
         image: &[u8],
         log: &[Operation],
@@ -696,7 +696,7 @@ mod tests {
         store.settle();
         crate::sync::lock(&store.file.log).clear();
         let image = std::fs::read(directory.path().join("db")).unwrap();
-        // The map after each commit, and how much had been done when it was acknowledged.
+        // The map after each commit, and how many operations had happened when it was acknowledged.
         let mut acknowledged = vec![(0, map.clone())];
         for i in 0..30usize {
             let value = "x".repeat((i * 1_237) % 9_000);

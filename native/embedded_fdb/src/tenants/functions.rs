@@ -14,7 +14,7 @@ use crate::transaction::Transaction;
 crate::c_api::c_functions! {
     for_each_tenant_function;
 
-    /// Opens a tenant by name. That it does not exist shows when it is used.
+    /// Opens a tenant by name. If it does not exist, using it fails.
     fn fdb_database_open_tenant(d: *mut FDBDatabase, name: *const u8, name_length: c_int, out_tenant: *mut *mut FDBTenant) -> FDBError {
         let out_tenant = place(out_tenant)?;
         let tenant = Tenant::open(database(d)?, key(name, name_length)?);
@@ -34,7 +34,7 @@ crate::c_api::c_functions! {
         Ok(into_c(Future::ready(tenant(t)?.id().map(Output::Int64))))
     }
 
-    /// Destroys a handle of a tenant; the tenant lives on.
+    /// Destroys a handle of a tenant; the tenant stays.
     fn fdb_tenant_destroy(t: *mut FDBTenant) -> () {
         if !t.is_null() {
             drop(Arc::from_raw(t.cast::<Tenant>().cast_const()));

@@ -1,7 +1,7 @@
-//! Tenants: named parts of a database, each with keys of its own.
+//! Tenants: named parts of a database with separate keys.
 //!
 //! A tenant is a number; its keys are stored below the number as eight bytes. The names are system
-//! keys (in a layout of our own), so that creating and deleting tenants is transactional.
+//! keys, in the engine's own layout, so that creating and deleting tenants is transactional.
 
 pub(crate) mod functions;
 
@@ -23,20 +23,20 @@ use crate::transaction::Edit;
 const BY_NAME: &[u8] = b"\xff/tenant/nameIndex/";
 /// Number to name.
 const BY_ID: &[u8] = b"\xff/tenant/map/";
-/// Number to group, where a tenant is in one.
+/// Number to group, if the tenant is in one.
 const GROUP: &[u8] = b"\xff/tenant/groupOf/";
-/// The number of the tenant created last.
+/// The number of the latest tenant.
 const LAST_ID: &[u8] = b"\xff/tenant/lastId";
 
-/// A cluster looks a name up with the next commit that it makes, and makes one for that, so soon.
+/// A cluster looks up a name with its next commit, and makes a commit for that within this time.
 const LOOK_UP: Duration = Duration::from_millis(10);
 
-/// What `fdb_database_open_tenant` gives.
+/// The tenant that `fdb_database_open_tenant` returns.
 pub(crate) struct Tenant {
     pub(crate) handle: Arc<Handle>,
     name: Key,
     opened: Instant,
-    /// Looked up once: a tenant that is created later needs another handle.
+    /// Looked up once: a tenant that is created later needs a new handle.
     id: OnceLock<Result<i64>>,
 }
 
@@ -72,7 +72,7 @@ impl Tenant {
     }
 }
 
-/// The tenants that were opened and not looked up yet.
+/// Tenants that were opened and not looked up yet.
 #[derive(Default)]
 pub(crate) struct Lookups {
     any: AtomicBool,
@@ -85,7 +85,7 @@ impl Lookups {
         self.any.store(true, Ordering::Release);
     }
 
-    /// Looks up the tenants before a commit that were opened long enough before.
+    /// Looks up, before a commit, the tenants that were opened long enough ago.
     pub(crate) fn before_commit(&self, map: impl FnOnce() -> Map) {
         if self.any.load(Ordering::Acquire) {
             self.look_up(&map(), |tenant| tenant.opened.elapsed() > LOOK_UP);
@@ -105,7 +105,7 @@ impl Lookups {
             tenant.is_some_and(|tenant| {
                 let due = due(&tenant);
                 if due {
-                    // What it was looked up to be shows when it is used.
+                    // The result shows when the tenant is used.
                     let _ = tenant.look_up(map);
                 }
                 !due
@@ -126,12 +126,12 @@ fn find(map: &Map, name: &[u8]) -> Option<i64> {
     number(map.get(&key(BY_NAME, name)[..])?)
 }
 
-/// Whether there is a tenant with that number.
+/// Whether a tenant has that number.
 pub(crate) fn exists(map: &Map, id: i64) -> bool {
     map.contains_key(&id_key(id)[..])
 }
 
-/// Whether there are tenants whose keys may be in a range.
+/// Whether a range may contain keys of tenants.
 pub(crate) fn any_in(map: &Map, begin: &[u8], end: &[u8]) -> bool {
     let id = |key: &[u8]| {
         let mut id = [0; 8];
@@ -139,7 +139,7 @@ pub(crate) fn any_in(map: &Map, begin: &[u8], end: &[u8]) -> bool {
         id[..length].copy_from_slice(&key[..length]);
         u64::from_be_bytes(id)
     };
-    // A tenant is not in the range where that ends with its first key.
+    // A range that ends with a tenant's first key does not contain the tenant.
     let last = if end.len() > 8 {
         Some(id(end))
     } else {
@@ -154,12 +154,12 @@ pub(crate) fn any_in(map: &Map, begin: &[u8], end: &[u8]) -> bool {
         .is_some()
 }
 
-/// The system key that exists as long as the tenant does.
+/// The system key that exists as long as the tenant exists.
 pub(crate) fn id_key(id: i64) -> Key {
     key(BY_ID, &id.to_be_bytes())
 }
 
-/// Tenants whose names are in a range, with their descriptions as JSON: the first ones, up to `limit`.
+/// Tenants whose names are in a range, with their descriptions as JSON; at most `limit`.
 pub(crate) fn list(map: &Map, begin: &[u8], end: &[u8], limit: Option<usize>) -> Vec<(Key, Value)> {
     ids(map, begin, end)
         .take(limit.unwrap_or(usize::MAX))
@@ -171,7 +171,7 @@ pub(crate) fn list(map: &Map, begin: &[u8], end: &[u8], limit: Option<usize>) ->
         .collect()
 }
 
-/// The names in a range, with the numbers they stand for.
+/// The names in a range, with their numbers.
 fn ids<'a>(map: &'a Map, begin: &[u8], end: &[u8]) -> impl Iterator<Item = (Key, i64)> + 'a {
     map.range(key(BY_NAME, begin)..key(BY_NAME, end.max(begin)))
         .filter_map(|(key, value)| Some((key[BY_NAME.len()..].into(), number(value)?)))
@@ -188,7 +188,7 @@ fn describe(name: &[u8], id: i64, group: Option<&[u8]>) -> String {
     )
 }
 
-/// Bytes in JSON, for machines and for people.
+/// Bytes in JSON, for machines and for humans.
 fn binary(bytes: &[u8]) -> String {
     let printable: String = bytes
         .iter()
@@ -225,8 +225,8 @@ fn base64(bytes: &[u8]) -> String {
     encoded
 }
 
-/// What a transaction does to the tenants, as told by its writes to special keys. It is done at once,
-/// on the snapshot: what one change does, another one does not see.
+/// A transaction's changes to tenants, according to its writes to special keys. They are applied
+/// immediately to the snapshot: one change does not see another.
 #[derive(Default)]
 pub(crate) struct Changes {
     /// By name, with the configuration of each.
@@ -237,7 +237,7 @@ pub(crate) struct Changes {
     pub(crate) rename: Vec<(Key, Key)>,
 }
 
-/// Parameters with their values; without one, a parameter is unset.
+/// Parameters with their values; a parameter without a value is unset.
 pub(crate) type Configuration = Vec<(Key, Option<Value>)>;
 
 impl Changes {
@@ -264,7 +264,7 @@ impl Changes {
     }
 }
 
-/// Creates tenants; one that exists stays as it is, but for its number another one is left out.
+/// Creates tenants. An existing one stays as it is, but another number is skipped in its place.
 fn create(edit: &mut Edit, tenants: &BTreeMap<Key, Configuration>) -> Result<()> {
     let mut last = edit.get(LAST_ID).and_then(number).unwrap_or(0);
     for (name, configuration) in tenants {
@@ -307,7 +307,7 @@ fn configure(edit: &mut Edit, id: i64, configuration: &Configuration) -> Result<
     Ok(())
 }
 
-/// Deletes a tenant, which must be empty; one that does not exist is no error.
+/// Deletes a tenant, which must be empty. Deleting a missing one is not an error.
 fn delete(edit: &mut Edit, name: &[u8]) -> Result<()> {
     let Some(id) = edit.get(&key(BY_NAME, name)).and_then(number) else {
         return Ok(());
@@ -323,7 +323,7 @@ fn delete(edit: &mut Edit, name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Renames a tenant; its keys stay with it.
+/// Renames a tenant, which keeps its keys.
 fn rename(edit: &mut Edit, from: &[u8], to: &[u8]) -> Result<()> {
     let id = edit.get(&key(BY_NAME, from)).and_then(number);
     let id = id.ok_or(Error::TENANT_NOT_FOUND)?;
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(describe(b"a\"\0", 1, Some(b"g")), expected);
     }
 
-    /// Applies changes, and what they come to if they can be made.
+    /// Applies changes, and returns the resulting writes if they are valid.
     fn apply(map: &mut Map, changes: Changes) -> Result<()> {
         let snapshot = map.clone();
         let mut edit = Edit::new(&snapshot);

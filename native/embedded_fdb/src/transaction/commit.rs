@@ -1,4 +1,4 @@
-//! The commit, which arms watches.
+//! Committing, which also arms watches.
 
 use super::reads::Wait;
 use super::*;
@@ -6,10 +6,10 @@ use crate::database::Refused;
 use crate::faults::Outage;
 use crate::watches::Watch;
 
-/// How far a commit got at once.
+/// How far a commit got immediately.
 enum Begun {
     Done(Result<Output>),
-    /// The rest is up to the committer of a file.
+    /// The committer of a file does the rest.
     Submit(Submit),
 }
 
@@ -17,11 +17,11 @@ enum Begun {
 struct Submit {
     request: CommitRequest,
     prefix: Key,
-    /// What the client hears of a success.
+    /// What the client receives after a success.
     hidden: Option<Error>,
 }
 
-/// The API version from which on the end of a commit is not forgotten at once.
+/// The API version from which on a committed transaction keeps its state.
 const FORGETS_NO_COMMIT_SINCE: i32 = 700;
 
 impl Transaction {
@@ -56,7 +56,7 @@ impl Transaction {
         })
     }
 
-    /// Begins the commit that waited for reads, once they are all done.
+    /// Begins the commit that waited for reads, once all of them are done.
     pub(super) fn commit_after_reads(self: &Arc<Self>, inner: &mut Inner) {
         if inner.reads_under_way > 0 {
             return;
@@ -74,7 +74,7 @@ impl Transaction {
         }
     }
 
-    /// The outage in which a commit has no answer. One that writes nothing asks nobody.
+    /// The outage that delays a commit. A commit without writes asks no server.
     fn silence_of_commit(&self, inner: &Inner) -> Option<Arc<Outage>> {
         let outage = self.handle.database.faults.silence()?;
         let writes = !inner.writes.is_empty()
@@ -95,9 +95,9 @@ impl Transaction {
         self.when(inner, wait, future, false, Self::commit_after_reads);
     }
 
-    /// Commits, but for the wait for a file.
+    /// Commits, except for waiting for a file.
     fn begin_commit(&self, inner: &mut Inner) -> Begun {
-        // What fails before the commit is sent leaves versionstamps and watches alone.
+        // A failure before the commit is sent leaves versionstamps and watches alone.
         let system = match self.edit_system_keys(inner) {
             Ok(system) => system,
             Err(error) => return Begun::Done(Err(error)),
@@ -105,8 +105,8 @@ impl Transaction {
         if let Some(error) = inner.failed_read {
             return Begun::Done(Err(error));
         }
-        // Only a client of an old API version gets here twice, where `on_error` starts it anew. What
-        // needed no server it has not forgotten.
+        // Only a client of an old API version gets here twice, after `on_error` has restarted the
+        // transaction. It has kept everything that needed no server.
         if std::mem::replace(&mut inner.handed_over, true) {
             return Begun::Done(Err(Error::INTERNAL_ERROR));
         }
@@ -150,11 +150,11 @@ impl Transaction {
         let (transaction, waiting) = (self.clone(), future.clone());
         let done = move |answer| {
             let result = transaction.with(|inner| {
-                // A transaction that was reset meanwhile has ended the future.
+                // A reset in the meantime has already ended the future.
                 let answered = waiting.is_done();
                 (!answered).then(|| transaction.take_answer(inner, answer, hidden, &prefix))
             });
-            // Before anybody hears of the end: whoever counts transactions then finds it gone.
+            // Before the result is visible, so that a program which then counts transactions misses it.
             drop(transaction);
             if let Some(result) = result {
                 waiting.complete(result);
@@ -174,7 +174,7 @@ impl Transaction {
         }
     }
 
-    /// Takes over what came of a commit. `hidden` is what the client hears of its success.
+    /// Takes over the result of a commit. `hidden` is what the client receives after a success.
     fn take_answer(
         &self,
         inner: &mut Inner,
@@ -212,8 +212,8 @@ impl Transaction {
         }
     }
 
-    /// What the committer is asked for, and the prefix of the transaction's tenant; nothing where the
-    /// transaction wrote nothing.
+    /// The request to the committer, and the prefix of the transaction's tenant; `None` if the transaction
+    /// wrote nothing.
     fn request_commit(
         &self,
         inner: &mut Inner,
@@ -263,7 +263,7 @@ impl Transaction {
             }
             None => None,
         };
-        // The snapshot goes before the commit, which would else have to copy what it changes.
+        // The snapshot is dropped before the commit, which would otherwise have to copy what it changes.
         if let Some(sighted) = inner.sighted.take() {
             inner.requested_version = Some(sighted.version);
         }
@@ -276,7 +276,7 @@ impl Transaction {
         Ok(Some((request, prefix)))
     }
 
-    /// What the writes to special keys come to among the system keys.
+    /// The system keys that the writes to special keys change.
     fn edit_system_keys(&self, inner: &mut Inner) -> Result<CommitRequest> {
         if !inner.options.special_keys_writable {
             return Ok(CommitRequest::default());
@@ -365,14 +365,14 @@ impl Transaction {
         Future::ready(self.with(|inner| self.check_deferred(inner).map(|()| Output::Double(0.0))))
     }
 
-    /// Tag throttling counts pages of 4 KB; without it, the cost is what was written so far.
+    /// Tag throttling counts pages of 4 KB; without it, the cost is the bytes written so far.
     pub(crate) fn get_total_cost(self: &Arc<Self>) -> Arc<Future> {
         self.get_approximate_size()
     }
 }
 
 impl Inner {
-    /// Ends what depends on the commit, which has failed.
+    /// Ends everything that depends on the failed commit.
     fn commit_failed(&mut self, error: Error) -> Error {
         self.fail_watches(error);
         self.set_stamp(Stamp::Never(Error::TRANSACTION_INVALID_VERSION));
@@ -380,7 +380,7 @@ impl Inner {
     }
 }
 
-/// The bytes that count against a transaction's size limit.
+/// The bytes that count towards a transaction's size limit.
 fn commit_size(request: &CommitRequest) -> usize {
     let range = |(begin, end): &KeyRange| RANGE_RECORD + begin.len() + end.len();
     request.mutations.iter().map(Mutation::size).sum::<usize>()

@@ -1,11 +1,11 @@
 //! Which keys a read depends on.
 //!
-//! A conflict range has to contain every key whose change could have changed the answer, and should
-//! contain no other.
+//! A conflict range has to contain every key whose change could have changed the result, and should
+//! contain no others.
 
 use super::*;
 
-/// The keys whose change could change where a selector lands.
+/// The keys whose change could change where a selector resolves to.
 pub(super) fn key_conflict(selector: &KeySelector, key: &Key) -> KeyRange {
     let from = if selector.or_equal {
         stored_key_after(&selector.key)
@@ -28,8 +28,8 @@ pub(super) fn range_conflict(
     max_key: &[u8],
 ) -> KeyRange {
     let (mut from, mut to) = if begin.key < end.key {
-        // What a limit cut off at the far end cannot change the rows: only what was returned
-        // counts, which is added below.
+        // Rows that a limit cut off at the far end can't change the result: only returned rows count,
+        // and they are added below.
         if !reverse && end.offset > 0 && rows.more {
             (begin.key.clone(), begin.key.clone())
         } else if reverse && begin.offset <= 1 && rows.more {

@@ -1,15 +1,15 @@
-//! Estimates of sizes, which a cluster's servers make from a sample of the newest data.
+//! Size estimates, which a cluster's servers make from a sample of the newest data.
 
 use super::*;
 use crate::sample;
 
-/// The API version from which on addresses have ports without being asked for.
+/// The API version from which on addresses include ports by default.
 const PORTS_SINCE: i32 = 630;
 
 impl Transaction {
     pub(crate) fn get_addresses_for_key(self: &Arc<Self>, key: &[u8]) -> Arc<Future> {
         let port_is_told = self.api_version.is_at_least(PORTS_SINCE);
-        // Nobody keeps the keys that are not stored.
+        // No server has the keys that are not stored.
         let is_stored = key < ALL_END;
         self.read(
             |_| Ok(None),
@@ -42,7 +42,7 @@ impl Transaction {
         })
     }
 
-    /// Keys that divide a range into parts of about `chunk` bytes, its ends included.
+    /// Keys that split a range into parts of about `chunk` bytes, including its ends.
     pub(crate) fn get_range_split_points(
         self: &Arc<Self>,
         begin: Key,
@@ -70,8 +70,8 @@ impl Transaction {
         })
     }
 
-    /// Answers from the newest data and a range as the database knows it. Nothing is read as far as
-    /// the transaction is concerned, but a tenant is looked up at its read version.
+    /// Computes a result from the newest data and a range as stored in the database. It does not count as a
+    /// read of the transaction, but a tenant is looked up at its read version.
     fn estimate(
         self: &Arc<Self>,
         begin: Key,
@@ -85,7 +85,7 @@ impl Transaction {
             self.check_usable(inner)?;
             let known = inner.max_read_key();
             if begin == end && end[..] <= *known {
-                // A client finds nobody to ask.
+                // A client finds no server to ask.
                 return Err(Error::INTERNAL_ERROR);
             }
             let newest = self.handle.database.snapshot().map;

@@ -1,14 +1,14 @@
-//! Reads that were sent and whose answers have not arrived.
+//! Reads that were sent and whose answers have not arrived yet.
 //!
-//! A cluster's client sends a read and goes on. What the read finds becomes known to the transaction when
-//! its answer arrives: so of two reads that are under way together, neither knows what the other one
-//! finds, and each sees what was written before it was sent. How long the pages of ranges are, which
-//! conflict ranges there are and how large the transaction is depend on that.
+//! A cluster's client sends a read and continues. The transaction learns the result when the answer
+//! arrives. So of two reads that are in flight together, neither knows the other's result, and each sees
+//! the writes made before it was sent. The length of range pages, the conflict ranges and the size of the
+//! transaction depend on that.
 //!
-//! Here the answer of most reads is told at once, and only what becomes known of it is in flight until the
-//! client waits for something (`round_trips`). A range read that may need more than one request is in
-//! flight as a whole. Answers arrive in the order of requests, except that requests which had to wait for
-//! the read version are sent in the reverse order, when it comes.
+//! Here most reads are answered immediately; only the transaction's knowledge of the result stays in
+//! flight until the client waits for something (`round_trips`). A range read that may need more than one
+//! request is in flight as a whole. Answers arrive in the order of requests, except that requests which
+//! had to wait for the read version are sent in reverse order when it comes.
 
 use super::conflicts::{key_conflict, range_conflict};
 use super::reads::{some, Attempt, Sight, Wait};
@@ -17,13 +17,13 @@ use crate::faults::{Outage, OutageWaiter};
 use crate::future::Owner;
 use crate::view::{Answer, KeyWalk, Stop, Walk};
 
-/// Keys that are folded into a set at a time: so many need not be sorted in one by one.
+/// Keys that are folded into a set at a time, which is cheaper than inserting them one by one.
 const FOLD: usize = 1_024;
-/// A write map of more segments is not copied for reads in flight: their answers have had the time to
-/// arrive while so much was written.
+/// A write map with more segments is not copied for reads in flight: while that much was written, their
+/// answers had time to arrive.
 const LARGE_WRITE_MAP: usize = 1_000;
 
-/// What a read asks for.
+/// The kind of a read.
 #[derive(Clone)]
 pub(super) enum Read {
     Value(Key),
@@ -36,16 +36,16 @@ pub(super) enum Read {
     },
 }
 
-/// A read, or what is left to do of one.
+/// A read, or the rest of one.
 pub(super) struct Flight {
     trip: Trip,
-    /// It was sent while the transaction had no read version.
+    /// It was sent before the transaction had a read version.
     early: bool,
     load: Load,
 }
 
 impl Flight {
-    /// What asks once more.
+    /// The part that sends another request.
     fn again(trip: Trip, load: Load) -> Flight {
         let early = false;
         Flight { trip, early, load }
@@ -53,12 +53,12 @@ impl Flight {
 }
 
 enum Load {
-    /// The value of a key, which was told already. `noted` where the read depends on it.
+    /// The value of a key, already returned. `noted` if the read depends on it.
     Value {
         key: Key,
         noted: bool,
     },
-    /// The rows of a range, which were told already.
+    /// The rows of a range, already returned.
     Rows {
         known: KeyRange,
         conflict: Option<KeyRange>,
@@ -70,7 +70,7 @@ enum Load {
 pub(super) struct Reading {
     read: Read,
     snapshot: bool,
-    /// What the transaction had written when the read was sent; nothing where the read does not see it.
+    /// The transaction's writes when the read was sent; `None` if the read does not see them.
     writes: Option<Arc<WriteMap>>,
     progress: Progress,
     future: Arc<Future>,
@@ -84,14 +84,14 @@ enum Progress {
 
 type Resume = Box<dyn FnOnce(&Arc<Transaction>, &mut Inner) + Send>;
 
-/// What waits until an outage is over.
+/// A call that waits until an outage ends.
 pub(super) struct Parked {
-    /// A read, for which a commit waits.
+    /// A read, which a commit waits for.
     is_read: bool,
     resume: Resume,
 }
 
-/// Lets the answer of a read arrive when the client waits for it.
+/// Delivers the answer of a read when the client waits for it.
 struct ReadOwner {
     transaction: Weak<Transaction>,
     trip: Trip,
@@ -107,7 +107,7 @@ impl Owner for ReadOwner {
 }
 
 impl Transaction {
-    /// Sends a read that sees the transaction's own cache; its read version is there.
+    /// Sends a read that sees the transaction's own cache; the read version is known.
     pub(super) fn send(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -148,7 +148,7 @@ impl Transaction {
             inner.flights.push_back(flight);
             return future;
         }
-        // The client waits already, or does not know that it has to.
+        // The client already waits, or does not know that it has to.
         let wait = Wait::Time(delay.unwrap_or_default());
         self.when(inner, wait, &future, true, move |transaction, inner| {
             inner.flights.push_back(flight);
@@ -157,28 +157,28 @@ impl Transaction {
         future
     }
 
-    /// Lets the answers arrive that somebody has waited for, and ends the reads of watches.
+    /// Delivers the answers that the client has waited for, and ends the reads of watches.
     pub(super) fn catch_up(self: &Arc<Self>, inner: &mut Inner) {
         self.settle_watches(inner);
         self.arrive(inner);
     }
 
-    /// Lets the answers arrive that somebody has waited for, and with them those that are under way at the
-    /// same time. A read that asks again asks behind all others.
+    /// Delivers the answers that the client has waited for, and those in flight at the same time. A read
+    /// that sends another request queues behind all others.
     fn arrive(self: &Arc<Self>, inner: &mut Inner) {
         while inner.flights.iter().any(|flight| flight.trip.is_over()) {
             self.arrive_once(inner);
         }
     }
 
-    /// Lets all answers arrive.
+    /// Delivers all answers.
     pub(super) fn arrive_all(self: &Arc<Self>, inner: &mut Inner) {
         while !inner.flights.is_empty() {
             self.arrive_once(inner);
         }
     }
 
-    /// Lets the answers arrive of all that is asked for now.
+    /// Delivers the answers of all requests sent so far.
     fn arrive_once(self: &Arc<Self>, inner: &mut Inner) {
         let early = inner.flights.iter().take_while(|flight| flight.early);
         let early = early.count();
@@ -244,8 +244,8 @@ impl Transaction {
         self.commit_after_reads(inner);
     }
 
-    /// Does something once what it waits for has come, unless the transaction has ended or started again
-    /// by then. `future` ends with the transaction. `is_read` where a commit waits for it.
+    /// Runs an action once its prerequisite has arrived, unless the transaction has ended or restarted
+    /// by then. `future` ends with the transaction. `is_read` if a commit waits for it.
     pub(super) fn when(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -263,14 +263,14 @@ impl Transaction {
         inner.parked.push(Parked { is_read, resume });
         let waiter = Arc::downgrade(self);
         if !self.handle.database.faults.wait_for_end(outage, waiter) {
-            // It has ended meanwhile.
+            // It has ended in the meantime.
             self.later(inner, Duration::ZERO, |transaction, inner| {
                 transaction.resume(inner);
             });
         }
     }
 
-    /// Does something after a time, unless the transaction starts again before.
+    /// Runs an action after a delay, unless the transaction restarts before.
     fn later(
         self: &Arc<Self>,
         inner: &Inner,
@@ -298,7 +298,7 @@ impl Transaction {
         }
     }
 
-    /// What was written so far, to write more. Reads in flight keep seeing what they have seen.
+    /// The writes so far, to add more. Reads in flight keep seeing the earlier ones.
     pub(super) fn writes_of<'a>(self: &Arc<Self>, inner: &'a mut Inner) -> &'a mut WriteMap {
         let shared = Arc::get_mut(&mut inner.writes).is_none();
         if shared && inner.writes.len() > LARGE_WRITE_MAP {
@@ -338,7 +338,7 @@ impl Reading {
         }
     }
 
-    /// Takes the answer of the database.
+    /// Takes the database's answer.
     fn receive(&mut self, inner: &mut Inner, outage: Option<&Outage>) -> Answer<()> {
         let mut view = inner.view(self.writes.as_deref(), outage);
         match (&mut self.progress, &self.read) {
@@ -361,7 +361,7 @@ impl Reading {
         }
     }
 
-    /// Goes on until the database has to be asked (`None`), or the answer is there.
+    /// Continues until the database has to be asked (`None`), or the result is known.
     fn go_on(&mut self, inner: &mut Inner, outage: Option<&Outage>) -> Answer<Option<Output>> {
         let max_key = inner.max_read_key();
         let view = inner.view(self.writes.as_deref(), outage);
@@ -418,7 +418,7 @@ impl Reading {
 }
 
 impl Inner {
-    /// What a read comes to that needs no database, if it needs none.
+    /// The result of a read that needs no database, if it needs none.
     pub(super) fn without_database(
         &mut self,
         read: &Read,
@@ -427,8 +427,8 @@ impl Inner {
         Reading::new(self, read.clone(), snapshot, None).go_on(self, None)
     }
 
-    /// The answer of a read that one request gives whatever else arrives meanwhile, or none at all. What
-    /// becomes known by it is in flight.
+    /// The result of a read that takes one request, whatever else arrives meanwhile, or none. The
+    /// knowledge gained from it stays in flight.
     fn answer_at_once(
         &mut self,
         read: &Read,
@@ -469,7 +469,7 @@ impl Inner {
                 };
                 let (rows, known) = (at_once.rows, at_once.known);
                 let conflict = range_conflict(begin, end, &rows, *reverse, max_key);
-                // Nothing of it was written, so all of it depends on the database.
+                // None of it was written, so all of it depends on the database.
                 let conflict = (!snapshot && conflict.0 < conflict.1).then_some(conflict);
                 let output = Output::KeyValues(KeyValues::new(rows.rows, rows.more));
                 (output, Load::Rows { known, conflict })
@@ -480,13 +480,13 @@ impl Inner {
         Ok(Some(output))
     }
 
-    /// Whether a client would still wait for the read version.
+    /// Whether a client would still be waiting for the read version.
     fn is_early(&self) -> bool {
         self.version_trip.is_some_and(|trip| !trip.is_over())
     }
 
-    /// What a read sees that is sent now. Keys that were read one by one may be missing from what is
-    /// known.
+    /// The view of a read that is sent now. Keys that were read one by one may be missing from the known
+    /// keys.
     pub(super) fn current_view(&mut self, own_writes: bool) -> View<'_> {
         let failure = self.failure();
         let max_key = self.max_read_key();
@@ -501,7 +501,7 @@ impl Inner {
         }
     }
 
-    /// What the transaction sees; only the database where there are no `writes`.
+    /// The transaction's view; only the database if there are no `writes`.
     pub(super) fn view<'a>(
         &'a mut self,
         writes: Option<&'a WriteMap>,
@@ -520,7 +520,7 @@ impl Inner {
         }
     }
 
-    /// Notes that a client has the value of a key at hand.
+    /// Notes that a client has cached the value of a key.
     pub(super) fn learn_key(&mut self, key: &Key) {
         self.known_keys.push(key.clone());
         if self.known_keys.len() >= FOLD {
@@ -532,7 +532,7 @@ impl Inner {
         fold(&mut self.known_keys, &mut self.known);
     }
 
-    /// Notes that what was read of a key came from the database.
+    /// Notes which part of a key's read came from the database.
     pub(super) fn note_read(&mut self, key: &Key) {
         self.approximate_size += 2 * key.len() + 1 + RANGE_RECORD;
         self.read_keys.push(key.clone());
@@ -545,7 +545,7 @@ impl Inner {
         fold(&mut self.read_keys, &mut self.read_conflicts);
     }
 
-    /// Ends what is in flight or parked; nobody else does any more.
+    /// Ends everything in flight or parked; nothing else will.
     pub(super) fn end_flights(&mut self, error: Error) {
         for flight in self.flights.drain(..) {
             if let Load::Reading(reading) = flight.load {
@@ -557,7 +557,7 @@ impl Inner {
         self.reads_under_way -= reads.count();
     }
 
-    /// Counts what a client has read without asking as read, although nobody has waited for it.
+    /// Counts the reads that a client serves from its cache, although the client has not waited for them.
     pub(super) fn count_known_flights(&mut self) {
         self.fold_known();
         let flights = std::mem::take(&mut self.flights);
@@ -574,7 +574,7 @@ impl Inner {
     }
 }
 
-/// For reads that do not see what their transaction wrote.
+/// For reads that do not see their transaction's writes.
 static NO_WRITES: std::sync::LazyLock<WriteMap> = std::sync::LazyLock::new(WriteMap::default);
 
 /// Adds single keys to a set.

@@ -1,4 +1,4 @@
-//! Mapped range reads: an index and what it leads to, in one request to a storage server.
+//! Mapped range reads: an index and the records it leads to, in one request to a storage server.
 
 use super::conflicts::range_conflict;
 use super::*;
@@ -10,13 +10,13 @@ use crate::range_read::{
 };
 use crate::view::{Answer, Stop};
 
-/// How many rows of the index a server maps before it looks at its limit again.
+/// How many rows of the index a server maps before it checks its limit again.
 const BATCH: usize = 10;
-/// What one row of the index may lead to.
+/// The most that one row of the index may lead to.
 const ROWS_OF_A_RANGE: usize = 2_000;
 const BYTES_OF_A_RANGE: usize = 10_000_000;
 
-/// A server that maps what it reads.
+/// A server that maps the rows it reads.
 struct MappingServer<'a> {
     space: &'a Space,
     mapper: &'a [u8],
@@ -33,7 +33,7 @@ impl Row for MappedRow {
 }
 
 impl MappedRow {
-    /// The bytes of what the row leads to.
+    /// The bytes of the records that the row leads to.
     fn size(&self) -> usize {
         let rows = self.rows.iter();
         let bytes: usize = rows.map(|(key, value)| key.len() + value.len()).sum();
@@ -101,11 +101,11 @@ impl Server for MappingServer<'_> {
         }
         let more = index.more || !left.as_slice().is_empty();
         if more && rows.is_empty() {
-            // A client takes that for a mistake of the server.
+            // A client reports that as a server's error.
             return Err(Error::INTERNAL_ERROR);
         }
         if !mapper.range {
-            // Only the first row and the last one tell where in the index they are.
+            // Only the first and last rows include their index keys.
             let inner = rows.len().saturating_sub(1).max(1);
             for row in rows.iter_mut().take(inner).skip(1) {
                 (row.key, row.value) = Default::default();

@@ -1,9 +1,9 @@
 //! A transaction, as the C API gives it to a client: reads, writes, commit, retry.
 //!
-//! Three things can have gone wrong before a call, and each answers in its own way:
-//! a write that was not possible (`deferred`: the C functions for writes cannot fail, so the next
-//! function that can does), the end of the transaction (`cancelled`: by `cancel`, a timeout or a
-//! use at the wrong time), and a commit that was begun (`commit_started`).
+//! Three earlier events decide how a call fails: an invalid write (`deferred`: the C functions for
+//! writes return no error, so the next function that can returns it), the end of the transaction
+//! (`cancelled`: by `cancel`, a timeout or use at the wrong time), and a commit that has begun
+//! (`commit_started`).
 
 mod commit;
 mod conflicts;
@@ -64,7 +64,7 @@ use crate::view::View;
 use crate::watches::{new_watch, Permit, WatchOwner};
 use crate::write_map::WriteMap;
 
-/// The size of FoundationDB's record of a key range, which counts against a transaction's limit.
+/// The size of FoundationDB's record of a key range, which counts towards a transaction's limit.
 const RANGE_RECORD: usize = 24;
 /// The same for a mutation.
 const MUTATION_RECORD: usize = 44;
@@ -72,9 +72,9 @@ const MUTATION_RECORD: usize = 44;
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 /// Back-off after `transaction_too_old` and `future_version`.
 const VERSION_BACKOFF: Duration = Duration::from_millis(10);
-/// The API version from which on special keys are a space of their own.
+/// The API version from which on special keys are a separate space.
 const SPECIAL_KEYS_SINCE: i32 = 630;
-/// A read waits this many versions (about a second) for its read version to come.
+/// A read waits up to this many versions (about a second) for its read version to be reached.
 const FUTURE_VERSION_PATIENCE: Version = 1_000_000;
 
 /// The versionstamp of a transaction, once it is known.
@@ -96,46 +96,46 @@ struct Sighted {
 /// The state of a transaction, from one `reset` to the next.
 struct Inner {
     options: TransactionOptions,
-    /// Options that a retry keeps.
+    /// Options that a retry preserves.
     persistent: Vec<(i32, Option<Vec<u8>>)>,
     created: Instant,
-    /// What is read, from the first read on.
+    /// The view that reads use, from the first read on.
     sighted: Option<Sighted>,
-    /// When a client asks for the read version, unless it is told one.
+    /// When a client asks for the read version, unless it sets one.
     version_trip: Option<Trip>,
-    /// A read version set by the client, or that of a commit.
+    /// A read version set by the client, or the version of a commit.
     requested_version: Option<Version>,
-    /// A commit was sent, for which a client takes a read version if there was none.
+    /// A commit was sent, for which a client gets a read version if it had none.
     committing: bool,
-    /// The part of a client that talks to the cluster has begun a commit. It does so once.
+    /// The part of a client that talks to the cluster has begun a commit. It does so only once.
     handed_over: bool,
-    /// What went wrong on purpose when the read version was asked for.
+    /// The injected fault of the read version.
     version_fault: Fault,
-    /// The read version has left the window: only what was read before can be read again.
+    /// The read version has left the window: only data that were read before can be read again.
     stale: bool,
-    /// Shared with the reads in flight, which see what was written before them.
+    /// Shared with the reads in flight, which see the writes made before them.
     writes: Arc<WriteMap>,
-    /// The keys whose values a client would have at hand, and keys still to be added.
+    /// The keys whose values a client would have cached, and keys still to be added.
     known: RangeSet,
     known_keys: Vec<Key>,
     read_conflicts: RangeSet,
     read_keys: Vec<Key>,
-    /// What was asked for and has not arrived, in the order of requests.
+    /// Requests whose answers have not arrived, in order.
     flights: VecDeque<Flight>,
-    /// What waits for the end of an outage.
+    /// Calls that wait for the end of an outage.
     parked: Vec<Parked>,
     /// Mutations made without read-your-writes, or before an unreadable range.
     mutations: Vec<Mutation>,
     /// Conflict ranges made without read-your-writes.
     plain_reads: Vec<KeyRange>,
-    /// Those of selectors and ranges, which do not count against the size of a transaction.
+    /// Conflict ranges of selectors and ranges, which do not count towards the transaction's size.
     plain_range_reads: Vec<KeyRange>,
     plain_writes: Vec<KeyRange>,
     versionstamped_keys: Vec<Key>,
     approximate_size: usize,
-    /// Something was read: read-your-writes cannot be switched off any more.
+    /// The transaction has read, so read-your-writes cannot be switched off any more.
     has_read: bool,
-    /// The first error of a read: a commit waits for all reads, and fails as they do.
+    /// The first error of a read: a commit waits for all reads, and fails with it.
     failed_read: Option<Error>,
     deferred: Option<Error>,
     cancelled: Option<Error>,
@@ -152,22 +152,22 @@ struct Inner {
     watches_read: bool,
     /// Futures that end with the transaction.
     pending: Vec<Arc<Future>>,
-    /// The time-out that the network thread looks at already.
+    /// The timeout that the network thread already watches.
     timer: Option<Instant>,
     conflicts: RangeSet,
-    /// The read and write conflict ranges of the last commit without read-your-writes; with it they
-    /// are still where they were.
+    /// The read and write conflict ranges of the last commit without read-your-writes. With
+    /// read-your-writes they are still in their usual place.
     committed_conflicts: (Vec<KeyRange>, Vec<KeyRange>),
-    /// What was written to special keys.
+    /// Writes to special keys.
     special: special::Writes,
     error_message: Option<String>,
-    /// Made up when it is asked for.
+    /// Generated on demand.
     trace: Option<special::Trace>,
-    /// Tracing was changed too late, for which a commit fails.
+    /// Tracing was changed too late, so the commit fails.
     late_tracing: bool,
     retries: i64,
     backoff: Duration,
-    /// Futures to complete when the lock is released, so that callbacks can use the transaction.
+    /// Futures to complete after the lock is released, so that callbacks can use the transaction.
     outbox: Vec<(Arc<Future>, Result<Output>)>,
     /// Grows with each reset: a timer set before does nothing.
     generation: u64,
@@ -252,7 +252,7 @@ impl Transaction {
         transaction
     }
 
-    /// Runs `f` on the state, then completes the futures it decided on.
+    /// Runs `f` on the state, then completes the futures that it has decided on.
     fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
         let mut inner = lock(&self.inner);
         let result = f(&mut inner);
@@ -264,7 +264,7 @@ impl Transaction {
         result
     }
 
-    /// All that must be well before a read, a watch or a commit.
+    /// The checks before a read, a watch or a commit.
     fn check_usable(&self, inner: &mut Inner) -> Result<()> {
         self.check_deferred(inner)?;
         inner.check_not_committing()?;
@@ -272,18 +272,18 @@ impl Transaction {
         inner.check_cancelled()
     }
 
-    /// Whether all calls that could not fail themselves went well.
+    /// Whether all earlier calls that return no error succeeded.
     fn check_deferred(&self, inner: &Inner) -> Result<()> {
         self.handle.check()?;
         inner.deferred.map_or(Ok(()), Err)
     }
 
-    /// Takes the read version, unless that was done before, and sees whether it is still good.
+    /// Takes the read version, unless that happened before, and checks that it is still valid.
     fn sight(&self, inner: &mut Inner) -> Result<()> {
         let database = &self.handle.database;
         if inner.sighted.is_none() {
             let snapshot = match inner.requested_version {
-                // That of a new database, of which there is nothing to read.
+                // The version of a new database, which has nothing to read.
                 Some(0) => return Err(Error::CLIENT_INVALID_OPERATION),
                 Some(version) => database.snapshot_at(version)?,
                 None => {
@@ -337,7 +337,7 @@ impl Transaction {
         }
     }
 
-    /// `fdb_transaction_on_error`: waits and starts again, or gives the error back.
+    /// `fdb_transaction_on_error`: waits and restarts, or returns the error.
     pub(crate) fn on_error(self: &Arc<Self>, error: Error) -> Arc<Future> {
         self.with(|inner| {
             self.catch_up(inner);
@@ -367,7 +367,7 @@ impl Transaction {
                 };
                 return Future::ready(Err(error));
             };
-            // The reads of this try are answered while the client waits.
+            // The client waits, so the reads of this try are answered.
             self.arrive_all(inner);
             inner.forget_for_retry();
             let future = Future::pending();
@@ -392,7 +392,7 @@ impl Transaction {
         })
     }
 
-    /// What is the same for a retry and a reset: everything but retries, age and back-off.
+    /// The common part of a retry and a reset: everything except retries, age and back-off.
     fn restart(&self, inner: &mut Inner) {
         inner.end_pending(Error::TRANSACTION_CANCELLED);
         inner.generation += 1;
@@ -419,7 +419,7 @@ impl Transaction {
     fn apply_persistent(&self, inner: &mut Inner) {
         let enabled = read(&self.handle.defaults).snapshot_read_your_writes;
         inner.options = TransactionOptions::new(enabled);
-        // Only the last time-out counts, and one without a value is none.
+        // Only the last timeout counts; one without a value means none.
         let (timeouts, others): (Vec<_>, Vec<_>) = inner
             .persistent
             .iter()
@@ -435,7 +435,9 @@ impl Transaction {
     }
 
     fn apply_defaults(&self, inner: &mut Inner) {
-        inner.persistent = read(&self.handle.defaults).options.clone();
+        inner
+            .persistent
+            .clone_from(&read(&self.handle.defaults).options);
         self.apply_persistent(inner);
     }
 
@@ -460,7 +462,7 @@ impl Transaction {
         });
     }
 
-    /// The client destroyed its handle: whatever is pending ends.
+    /// The client destroyed its handle: everything pending ends.
     pub(crate) fn destroyed(self: &Arc<Self>) {
         self.with(|inner| {
             self.catch_up(inner);
@@ -572,7 +574,7 @@ impl Inner {
         );
     }
 
-    /// Forgets what the committer knew of this try.
+    /// Forgets the committer's results of this try.
     fn forget_for_retry(&mut self) {
         let waiting = self.keep_watches_for_retry();
         let cancelled = waiting.into_iter().map(|watch| watch.future);
@@ -595,7 +597,7 @@ impl Inner {
         self.stamp = Stamp::Unknown;
     }
 
-    /// How long to wait before a retry; `None` where a retry is no use.
+    /// How long to wait before a retry; `None` if a retry is useless.
     fn backoff_after(&mut self, error: Error) -> Option<Duration> {
         let max = Duration::from_millis(self.options.max_retry_delay_ms.unsigned_abs());
         match error {

@@ -1,4 +1,5 @@
-//! In place of `management` where that feature is off: there is nothing to manage, and the compiler knows.
+//! Replaces `management` when that feature is off. Its types have no values, so the compiler removes the
+//! code for them.
 
 use super::*;
 use crate::special::{Hint, Part};
@@ -21,7 +22,7 @@ impl Transaction {
         match subject {}
     }
 
-    /// Nothing that can be written is stored.
+    /// No writable key is stored.
     pub(super) fn edit_managed(&self, _inner: &mut Inner) -> Result<CommitRequest> {
         Ok(CommitRequest::default())
     }

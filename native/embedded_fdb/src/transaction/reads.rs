@@ -1,4 +1,4 @@
-//! Reads: what a transaction sees, and the conflict ranges that follow from it.
+//! Reads: their view of the data, and the resulting conflict ranges.
 
 use super::conflicts::{key_conflict, plain_range_conflict};
 use super::flight::Read;
@@ -7,7 +7,7 @@ use crate::faults::Outage;
 use crate::range_read::{get_range, resolve};
 use crate::view::{Answer, Stop};
 
-/// Whose writes a read sees.
+/// Which writes a read sees.
 #[derive(Clone, Copy)]
 pub(super) enum Sight {
     /// Read-your-writes is off.
@@ -17,29 +17,29 @@ pub(super) enum Sight {
     OwnWrites,
 }
 
-/// What a read cannot go on without.
+/// The reason why a read cannot continue yet.
 pub(super) enum Wait {
-    /// A time: until the version comes that the client has named, or as a fault.
+    /// A time: until the version that the client set is reached, or because of a fault.
     Time(Duration),
     /// Servers that do not answer.
     Outage(Option<Arc<Outage>>),
 }
 
-/// One try of a read: it may have to wait before it can begin.
+/// One try of a read, which may have to wait before it can begin.
 #[derive(Default)]
 pub(super) struct Attempt {
-    /// The future that the client has already, where it is not the first try.
+    /// The future that the client already has, if this is not the first try.
     pub(super) future: Option<Arc<Future>>,
-    /// It has waited for its version, and does so once.
+    /// It has waited for its version, which happens only once.
     pub(super) waited: bool,
-    /// How long its answer is held back, on purpose.
+    /// The injected delay of its answer.
     pub(super) delay: Option<Duration>,
 }
 
 impl Transaction {
-    /// Sends a read: at once, or when its read version has come.
+    /// Sends a read: immediately, or when its read version is reached.
     ///
-    /// `check` may refuse the read, or answer it: that is as if there had been none.
+    /// `check` may refuse the read or answer it, as if there had been no read.
     fn issue(
         self: &Arc<Self>,
         check: impl FnOnce(&Inner) -> Result<Option<Output>>,
@@ -74,7 +74,7 @@ impl Transaction {
         })
     }
 
-    /// Sends a read once its read version is there.
+    /// Sends a read once its read version is reached.
     fn send_sighted(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -95,9 +95,9 @@ impl Transaction {
         self.send(inner, read, snapshot, attempt)
     }
 
-    /// Runs a read that neither knows what others have read nor makes anything known.
+    /// Runs a read that neither uses nor adds to the transaction's knowledge.
     ///
-    /// `f` is first asked without the database.
+    /// `f` is first called without the database.
     pub(super) fn read(
         self: &Arc<Self>,
         check: impl FnOnce(&Inner) -> Result<Option<Output>>,
@@ -129,7 +129,7 @@ impl Transaction {
         self.run_sighted(inner, attempt, f)
     }
 
-    /// Runs a read once its read version is there, and its servers answer.
+    /// Runs a read once its read version is reached and its servers answer.
     fn run_sighted(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -160,7 +160,7 @@ impl Transaction {
         reads.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The first try of a read; its answer, where it fails on purpose.
+    /// The first try of a read; its answer, if a fault makes it fail.
     fn begin_attempt(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -173,7 +173,7 @@ impl Transaction {
         match fault.error {
             None => Ok(attempt),
             Some(error) => {
-                // What is wrong with the read version comes first.
+                // Errors of the read version come first.
                 let error = self.sight(inner).err().unwrap_or(error);
                 Err(self.answer(inner, attempt, Err(error.into())))
             }
@@ -194,7 +194,7 @@ impl Transaction {
         (ahead > 0 && !waited).then_some(Wait::Time(wait))
     }
 
-    /// Tries a read again once what it waits for has come. It is under way meanwhile: a commit waits.
+    /// Retries a read once its prerequisite has arrived. The read stays pending: a commit waits for it.
     fn read_when(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -217,7 +217,7 @@ impl Transaction {
         future
     }
 
-    /// The answer of a read, which waits on purpose where there is a delay.
+    /// The answer of a read, after the injected delay, if any.
     pub(super) fn answer(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -228,7 +228,7 @@ impl Transaction {
         self.answer_after(inner, attempt, result)
     }
 
-    /// The answer where nothing is to be read for it.
+    /// The result, if it requires no read.
     fn answered(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -241,8 +241,8 @@ impl Transaction {
         check(inner).transpose().map(Future::ready)
     }
 
-    /// Runs what reads beside the transaction's reads: no commit waits for it, or fails with it, and it
-    /// makes nothing known. `check` is as in [`Transaction::issue`].
+    /// Runs a read outside of the transaction's reads: no commit waits for it or fails with it, and it adds
+    /// nothing to the transaction's knowledge. `check` is as in [`Transaction::issue`].
     pub(super) fn aside(
         self: &Arc<Self>,
         check: impl FnOnce(&Inner) -> Result<Option<Output>>,
@@ -292,7 +292,7 @@ impl Transaction {
         })
     }
 
-    /// Gives a result to the client, after the delay that there is on purpose.
+    /// Returns a result to the client, after the injected delay.
     pub(super) fn answer_after(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -317,7 +317,7 @@ impl Transaction {
             &future,
             true,
             |transaction, inner| {
-                // A read that the client gave up goes on: a commit may be waiting for it.
+                // A read that the client cancelled continues: a commit may be waiting for it.
                 inner.outbox.push((waiting, result));
                 inner.reads_under_way -= 1;
                 transaction.commit_after_reads(inner);
@@ -398,7 +398,7 @@ impl Transaction {
             if name[..] >= *inner.max_read_key() && name[..] != *METADATA_VERSION {
                 return Err(Error::KEY_OUTSIDE_LEGAL_RANGE);
             }
-            // No key is so long.
+            // No key is that long.
             Ok((name.len() > max_key_size(&name)).then_some(Output::Value(None)))
         };
         self.issue(check, Read::Value(key), snapshot)
@@ -447,8 +447,8 @@ impl Transaction {
         self.issue(check, read, snapshot)
     }
 
-    /// A range read of an index, with what each row leads to. Never sees own writes: it fails
-    /// where it would have to. No commit waits for it, or fails with it.
+    /// A range read of an index, with the records that its rows lead to. It never sees own writes: it
+    /// fails if it would have to. No commit waits for it, or fails with it.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn get_mapped_range(
         self: &Arc<Self>,
@@ -483,7 +483,7 @@ impl Transaction {
     }
 }
 
-/// What is checked of a range read before it begins. `nothing` makes the answer without rows.
+/// The checks before a range read. `nothing` makes the result without rows.
 fn check_range(
     begin: &KeySelector,
     end: &KeySelector,
@@ -508,20 +508,20 @@ fn check_range(
     }
 }
 
-/// The delay of an answer and that of the read version it waits for.
+/// The delay of an answer plus that of the read version it waits for.
 fn add_delays(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     one.into_iter()
         .chain(other)
         .reduce(|one, other| one + other)
 }
 
-/// The answer of a read that must have one.
+/// The result of a read that must have one.
 pub(super) fn some(answer: Answer<Option<Output>>) -> Answer<Output> {
     answer.and_then(|output| output.ok_or(Stop::NeedsDatabase))
 }
 
 impl Inner {
-    /// Whether a read may be answered without a read version. Most cannot, which is told at once.
+    /// Whether a read may be answered without a read version. If not, it fails immediately.
     fn may_need_no_database(&self, read: &Read) -> bool {
         let nothing_written = self.writes.is_empty();
         match read {
@@ -535,7 +535,7 @@ impl Inner {
         }
     }
 
-    /// Notes how a read ended: a commit fails as the first read that failed.
+    /// Notes how a read ended: a commit fails with the first read that failed.
     pub(super) fn end_read(&mut self, answer: Answer<Output>) -> Result<Output> {
         let result = answer.map_err(Stop::error);
         if let Err(error) = result {
@@ -558,14 +558,14 @@ impl Inner {
         self.sighted.as_ref().ok_or(Error::INTERNAL_ERROR)
     }
 
-    /// The database for reads without read-your-writes, which all need it.
+    /// The database for reads without read-your-writes, all of which need it.
     pub(super) fn plain_space(&self) -> Answer<&Space> {
         let sighted = self.sighted.as_ref().ok_or(Stop::NeedsDatabase)?;
         self.failure().map_or(Ok(()), Err)?;
         Ok(&sighted.space)
     }
 
-    /// Why the database cannot be read, although there is a read version.
+    /// Why the database cannot be read although there is a read version.
     pub(super) fn failure(&self) -> Option<Error> {
         let stale = self.stale.then_some(Error::TRANSACTION_TOO_OLD);
         stale.or(self.sighted.as_ref()?.tenant.err())
@@ -627,7 +627,7 @@ impl Inner {
         }
     }
 
-    /// Adds a read conflict range, without the parts where only what was `written` was read.
+    /// Adds a read conflict range, except for the parts where the read saw only `written` data.
     pub(super) fn add_read_conflict(&mut self, written: &WriteMap, begin: Key, end: Key) {
         if begin >= end {
             return;
@@ -643,7 +643,7 @@ impl Inner {
     }
 }
 
-/// A range read with read-your-writes off, and what it depends on.
+/// A range read with read-your-writes off, and the keys it depends on.
 fn plain_range(
     space: &Space,
     max_key: &'static [u8],

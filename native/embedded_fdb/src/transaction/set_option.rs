@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// The API version from which on cached read versions are those of several clients.
+/// The API version from which on several clients share cached read versions.
 const GRV_CACHE_IS_SHARED_SINCE: i32 = 720;
-/// The part of a protocol version that is compared; the rest are flags.
+/// The part of a protocol version that is compared; the rest is flags.
 const PROTOCOL_VERSION: u64 = 0x0fff_ffff_ffff_ffff;
 /// The protocol versions that a 7.3 client can read.
 const PROTOCOL_VERSIONS: std::ops::Range<u64> = 0x0fdb_00a2_0006_0001..0x0fdb_00b0_7500_0000;
@@ -16,14 +16,14 @@ impl Transaction {
             return Err(Error::INVALID_OPTION);
         }
         self.write(|inner| {
-            // A timeout that is over stays so, whatever is set now.
+            // An expired timeout stays expired, whatever is set now.
             inner.check_timeout();
             self.apply_option(inner, code, value)?;
             if option::is_persistent(code) {
                 inner.persistent.push((code, value.map(<[u8]>::to_vec)));
             }
             if code == option::TIMEOUT {
-                // It counts from the beginning of the transaction, and may be over already.
+                // It counts from the beginning of the transaction, and may have expired already.
                 inner.check_timeout();
                 if !inner.pending.is_empty() || !inner.stamp_futures.is_empty() {
                     self.set_timer(inner);
@@ -70,7 +70,7 @@ impl Transaction {
             }
             option::USE_GRV_CACHE => {
                 options::no_value(value)?;
-                // Later versions need a client that is shared with other clients for it.
+                // For that, later versions need a client that is shared with other clients.
                 if self.api_version.is_at_least(GRV_CACHE_IS_SHARED_SINCE) {
                     return Err(Error::INVALID_OPTION);
                 }
@@ -83,7 +83,7 @@ impl Transaction {
 }
 
 impl TransactionOptions {
-    /// Sets an option that has no value; false where `code` is none of these.
+    /// Sets an option without a value; false if `code` is none of these.
     fn set_flag(&mut self, code: i32) -> bool {
         match code {
             option::CAUSAL_WRITE_RISKY => self.causal_write_risky = true,
@@ -121,7 +121,7 @@ impl TransactionOptions {
         true
     }
 
-    /// Sets an option that has a value, or only checks it where it has no effect.
+    /// Sets an option with a value, or only checks it if it has no effect.
     fn set_value(&mut self, code: i32, value: Option<&[u8]>) -> Result<()> {
         const MAX: i64 = i32::MAX as i64;
         match code {
@@ -186,7 +186,7 @@ impl TransactionOptions {
     }
 }
 
-/// Fails where something is not as it must be.
+/// Fails if a condition does not hold.
 fn check(is_right: bool, error: Error) -> Result<()> {
     if is_right {
         Ok(())

@@ -1,4 +1,4 @@
-//! The special keys of a transaction: reading them, and writing to them.
+//! The special keys of a transaction: reads and writes.
 
 use super::writes::stamp_range;
 use super::*;
@@ -18,7 +18,7 @@ impl Transaction {
         }))
     }
 
-    /// The keys that old API versions answered before there were special keys.
+    /// The keys that old API versions had before there were special keys.
     pub(super) fn fixed_key(&self, key: &[u8]) -> Option<String> {
         match key.strip_prefix(ALL_END)? {
             b"/status/json" => Some(self.status()),
@@ -41,7 +41,7 @@ impl Transaction {
         }))
     }
 
-    /// Special keys can be read after a commit: that is when conflicting keys are known.
+    /// Special keys can be read after a commit, because only then conflicting keys are known.
     fn special_rows(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -68,8 +68,8 @@ impl Transaction {
         special::read(parts, options, begin, end, limits, reverse, &mut source)
     }
 
-    /// The rows of a part in a range. Where a client would have to ask for them, it hears of the end of
-    /// the transaction meanwhile.
+    /// The rows of a part in a range. If a client would have to request them, the end of the transaction
+    /// interrupts that.
     fn part_rows(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -95,7 +95,7 @@ impl Transaction {
             Subject::ConflictingKeys => special::boundaries(part.begin, &inner.conflicts),
             Subject::ReadConflicts => {
                 inner.check_cancelled()?;
-                // Those of reads that have no answer yet are waited for.
+                // Waits for reads that have no answer yet.
                 self.settle_all_watches(inner);
                 self.arrive_all(inner);
                 inner.failed_read.map_or(Ok(()), Err)?;
@@ -162,7 +162,7 @@ impl Transaction {
         Err(Error::SPECIAL_KEYS_API_FAILURE)
     }
 
-    /// The part that a write goes to, if it may.
+    /// The part that a write goes to, if it is allowed.
     fn special_part(&self, inner: &Inner, part: Option<&'static Part>) -> Result<&'static Part> {
         if !inner.options.special_keys_writable {
             return Err(Error::SPECIAL_KEYS_WRITE_DISABLED);
@@ -226,7 +226,7 @@ impl Inner {
         all
     }
 
-    /// Where versionstamped keys may come to lie, or have come to lie.
+    /// Where versionstamped keys may end up, or have ended up.
     fn stamped_keys(&self) -> impl Iterator<Item = KeyRange> + '_ {
         let last: Key = self.max_read_key().into();
         self.versionstamped_keys

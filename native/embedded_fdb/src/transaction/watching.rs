@@ -1,16 +1,16 @@
-//! Watches that a transaction has made and not armed yet.
+//! A transaction's watches before they are armed.
 //!
-//! To a cluster's client such a watch first reads its value, while the program goes on. Until the
-//! read has an answer there is no conflict range, and a write to the key is remembered, to be compared
-//! with what is read. Here the value is known at once; what differs in between is kept up by taking
-//! the read to be under way until the program has waited for something a server does.
+//! For a cluster's client such a watch first reads its value, while the program continues. Until the
+//! read is answered there is no conflict range, and a write to the key is remembered and compared with
+//! the result. Here the value is known immediately. To match, the read counts as in flight until the
+//! program has waited for something that a server does.
 
 use super::reads::{Attempt, Wait};
 use super::*;
 use crate::faults::Outage;
 use crate::view::{Answer, Stop};
 
-/// How long a read takes at most. Programs that do not wait in between are much quicker.
+/// The longest time a read takes. Programs that do not wait in between are much faster.
 const READ_TIME: Duration = Duration::from_millis(10);
 
 /// A watch whose transaction is not committed yet.
@@ -19,9 +19,9 @@ pub(super) struct PendingWatch {
     pub(super) value: Option<Value>,
     pub(super) future: Arc<Future>,
     pub(super) owner: Weak<WatchOwner>,
-    /// The read of the value, until it has its answer.
+    /// The read of the value, until it is answered.
     pub(super) read: Option<ValueRead>,
-    /// The try that made the watch is over: what this one writes is nothing to it.
+    /// The try that made the watch is over: writes of this one don't affect it.
     pub(super) outlived: bool,
     pub(super) fault: Fault,
 }
@@ -30,7 +30,7 @@ pub(super) struct PendingWatch {
 pub(super) struct ValueRead {
     begun: Instant,
     trip: Trip,
-    /// What the transaction has written to the key since.
+    /// The transaction's writes to the key since.
     written: Option<Option<Value>>,
 }
 
@@ -129,7 +129,7 @@ impl Transaction {
         silent.then_some(outage)
     }
 
-    /// A watch whose value is read when an outage is over. A commit waits for that.
+    /// A watch whose value is read when an outage ends. A commit waits for that.
     fn watch_after_outage(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -174,7 +174,7 @@ impl Transaction {
         });
     }
 
-    /// Ends the reads of watches that a server has had the time to answer.
+    /// Ends the reads of watches that a server had time to answer.
     pub(super) fn settle_watches(&self, inner: &mut Inner) {
         if !inner.watches_read {
             return;
@@ -189,7 +189,7 @@ impl Transaction {
         }
     }
 
-    /// Ends the reads of watches even if nobody calls the transaction.
+    /// Ends the reads of watches even if the transaction gets no calls.
     pub(super) fn settle_watches_later(self: &Arc<Self>) {
         let transaction = Arc::downgrade(self);
         let settle = move || {
@@ -202,7 +202,7 @@ impl Transaction {
 }
 
 impl Inner {
-    /// The value of a key that is to be watched, and whether a client would have to ask for it.
+    /// The value of a key to be watched, and whether a client would have to request it.
     fn watched(&mut self, key: &Key) -> (Answer<Option<Value>>, bool) {
         let next = key_after(key);
         self.fold_known();
@@ -215,8 +215,8 @@ impl Inner {
         (got.map(|got| got.value), asks)
     }
 
-    /// Ends the reads of watches that are due: what they read is noted, and compared with what was
-    /// written since.
+    /// Ends the reads of watches that are due: their results are noted, and compared with the writes made
+    /// since.
     fn settle_watches(&mut self, is_due: impl Fn(&ValueRead) -> bool) {
         let mut fired = Vec::new();
         let mut read_keys = Vec::new();
@@ -227,7 +227,7 @@ impl Inner {
                 return true;
             };
             if watch.future.is_done() {
-                // The client gave the watch up, and with it the read.
+                // The client cancelled the watch, and with it the read.
                 return false;
             }
             read_keys.push(watch.key.clone());
@@ -246,8 +246,8 @@ impl Inner {
             .extend(fired.into_iter().map(|future| (future, Ok(Output::Unit))));
     }
 
-    /// What is still being read when a retry begins to wait is armed by the next try, and leaves the
-    /// other watches.
+    /// When a retry begins to wait, the next try arms the watches that are still being read, and they
+    /// leave the others.
     pub(super) fn keep_watches_for_retry(&mut self) -> Vec<PendingWatch> {
         let (reading, waiting) = self.split_watches();
         for mut watch in reading {
@@ -262,8 +262,8 @@ impl Inner {
         waiting
     }
 
-    /// Tells the watches of this transaction that it wrote to their keys itself. `value` is the new
-    /// value where it is known. Whether that fires may be up to reads that are still under way.
+    /// Informs the watches of this transaction of its own write to their keys. `value` is the new value,
+    /// if known. Reads still in flight may decide whether the watch fires.
     pub(super) fn own_write(
         &mut self,
         begin: &Key,
@@ -294,7 +294,7 @@ impl Inner {
         undecided
     }
 
-    /// Takes the watches whose values are still being read out of the others.
+    /// Separates the watches whose values are still being read.
     pub(super) fn split_watches(&mut self) -> (Vec<PendingWatch>, Vec<PendingWatch>) {
         self.watches_read = false;
         std::mem::take(&mut self.watches)

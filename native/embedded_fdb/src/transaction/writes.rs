@@ -2,12 +2,12 @@
 
 use super::*;
 
-/// The API version from which on special keys can be written.
+/// The API version from which on special keys are writable.
 const SPECIAL_WRITES_SINCE: i32 = 700;
 
 impl Transaction {
-    /// Runs a write: its error, if any, is the answer of the next call that can fail. After such an
-    /// error nothing is written any more, and no option is set.
+    /// Runs a write. The next call that can fail returns its error, if any. After an error, later writes
+    /// and options are ignored.
     pub(super) fn write(&self, f: impl FnOnce(&mut Inner) -> Result<()>) {
         self.with(|inner| {
             if inner.deferred.is_none() {
@@ -91,7 +91,7 @@ impl Transaction {
         });
     }
 
-    /// Before API version 520 the position of a versionstamp had two bytes in a key, and none in a
+    /// Before API version 520, the position of a versionstamp has two bytes in a key, and none in a
     /// value.
     pub(super) fn with_long_positions(&self, op: Op, key: Key, operand: Value) -> (Key, Value) {
         match op {
@@ -237,7 +237,7 @@ impl Transaction {
     }
 }
 
-/// The keys that a versionstamped key, filled with its lowest stamp, may become.
+/// The keys that a versionstamped key may become, given its lowest possible stamp.
 pub(super) fn stamp_range(key: &[u8]) -> Result<KeyRange> {
     let (position, body) = versionstamp_position(key)?;
     let mut end = key_after(&key[..body]).to_vec();
@@ -246,7 +246,7 @@ pub(super) fn stamp_range(key: &[u8]) -> Result<KeyRange> {
 }
 
 impl Inner {
-    /// No versionstamp of this transaction can be lower, by what is known.
+    /// The lowest versionstamp that this transaction can get, as far as known.
     pub(super) fn lowest_stamp(&self) -> [u8; 10] {
         let known = self.sighted.as_ref().map(|sighted| sighted.version);
         versionstamp(known.or(self.requested_version).unwrap_or(0), 0)
@@ -273,7 +273,7 @@ impl Inner {
         self.mutations.push(Mutation::ClearRange { begin, end });
     }
 
-    /// Moves what was written in a range out of the write map, before the range is made unreadable.
+    /// Moves the writes in a range out of the write map, before the range becomes unreadable.
     pub(super) fn flush(&mut self, begin: &Key, end: &Key) {
         let (mutations, writes) = self.writes.collect(begin, end);
         self.mutations.extend(mutations);

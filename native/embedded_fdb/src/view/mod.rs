@@ -1,9 +1,9 @@
 //! Reads of one transaction: its snapshot of the database with its own writes laid over it.
 //!
-//! As much of the snapshot as was read before is *known*; the rest is asked for as far as a read
-//! needs it. The key space is walked in segments: what is between two keys, a key that may have a
-//! value, and what is not known yet. Which requests a read makes decides how many rows it answers
-//! with, and which errors it runs into; so they are those that a cluster's client makes.
+//! The parts of the snapshot that were read before are *known*; the rest is requested as reads need it.
+//! The key space is walked in segments: the space between two keys, a key that may have a value, and an
+//! unknown part. The requests that a read makes decide how many rows it returns, and which errors it
+//! hits; so they are the requests that a cluster's client makes.
 
 mod requests;
 mod walk;
@@ -17,7 +17,7 @@ use crate::range_set::RangeSet;
 use crate::space::Space;
 use crate::write_map::WriteMap;
 
-/// Why a read did not come to an answer.
+/// Why a read has no result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
     Failed(Error),
@@ -28,7 +28,7 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
-    /// What the client hears.
+    /// The error for the client.
     pub(crate) fn error(self) -> Error {
         match self {
             Stop::Failed(error) => error,
@@ -43,22 +43,22 @@ impl From<Error> for Stop {
     }
 }
 
-/// The answer of a read, or why there is none.
+/// The result of a read, or why there is none.
 pub(crate) type Answer<T> = std::result::Result<T, Stop>;
 
-/// What a transaction sees.
+/// A transaction's view of the data.
 pub(crate) struct View<'a> {
-    /// The database at the read version, once that is known.
+    /// The database at the read version, once known.
     pub(crate) space: Option<&'a Space>,
-    /// Why only what is known can be read: the read version has left the window, or there is no such
-    /// tenant.
+    /// Why only known data can be read: the read version has left the window, or the tenant does not
+    /// exist.
     pub(crate) failure: Option<Error>,
     pub(crate) writes: &'a WriteMap,
     /// The keys that were read before.
     pub(crate) known: &'a mut RangeSet,
     /// The end of the keys that the transaction may read.
     pub(crate) max_key: &'a [u8],
-    /// What does not answer, on purpose.
+    /// The injected outage.
     pub(crate) outage: Option<&'a Outage>,
     /// Read unreadable keys as if their versionstamps had not been filled in.
     pub(crate) bypass_unreadable: bool,
@@ -68,9 +68,9 @@ pub(crate) struct View<'a> {
 enum Kind {
     Unknown,
     Empty,
-    /// A key. One that an atomic operation cleared is still a key here, without a value.
+    /// A key. A key that an atomic operation cleared also counts here, without a value.
     Row(Option<Value>),
-    /// A key that was not written, so that the following ones are likely to be such, too.
+    /// A key that was not written. The following ones probably weren't, either.
     Stored(Value),
 }
 
@@ -95,7 +95,7 @@ impl Segment {
         !self.unreadable && self.kind != Kind::Unknown
     }
 
-    /// The end that a walk comes from.
+    /// The end that a walk starts from.
     fn near(&self, reverse: bool) -> &Key {
         if reverse {
             &self.end
@@ -110,7 +110,7 @@ impl Segment {
 }
 
 impl View<'_> {
-    /// The database, where a read of it is possible.
+    /// The database, if it can be read.
     fn database(&self) -> Answer<&Space> {
         self.failure.map_or(Ok(()), Err)?;
         self.space.ok_or(Stop::NeedsDatabase)
@@ -127,7 +127,7 @@ impl View<'_> {
             let asked = false;
             return Ok(Got { value, asked });
         }
-        // The metadata version comes with the read version, to whatever tenant and however late.
+        // The metadata version comes with the read version, for every tenant and at any time.
         let mut asked = false;
         if key[..] != *METADATA_VERSION {
             match self.database() {
@@ -146,7 +146,7 @@ impl View<'_> {
         Ok(Got { value, asked })
     }
 
-    /// Whether the servers of any of these keys do not answer, on purpose.
+    /// Whether an outage affects the servers of any of these keys.
     pub(crate) fn is_silent(&self, begin: &[u8], end: &[u8]) -> bool {
         let (Some(outage), Some(space)) = (self.outage, self.space) else {
             return false;
@@ -222,7 +222,7 @@ impl View<'_> {
         }
     }
 
-    /// Whether a walk has nowhere to go from a segment.
+    /// Whether a walk ends at a segment.
     fn is_last_segment(&self, segment: &Segment, reverse: bool) -> bool {
         if reverse {
             segment.begin.is_empty()
@@ -261,7 +261,7 @@ impl View<'_> {
         }
     }
 
-    /// What the database holds between two keys, all of which is known.
+    /// The database's contents between two keys, all of which are known.
     fn known_rows(
         &self,
         begin: &[u8],

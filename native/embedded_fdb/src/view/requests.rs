@@ -1,7 +1,6 @@
-//! What a range read asks the database for.
+//! The requests of a range read to the database.
 //!
-//! A request reaches over what is known already where that is little, so that a read of many unknown
-//! parts needs few of them.
+//! A request also covers short known parts, so that a read of many unknown parts needs few requests.
 
 use super::walk::Ends;
 use super::{Answer, Kind, Segment, Stop, View};
@@ -11,7 +10,7 @@ use crate::range_read::{get_range, REPLY_LIMIT};
 /// The rows of the last request, to be taken over instead of looked up again.
 pub(super) type Fresh = std::vec::IntoIter<(Key, Value)>;
 
-/// A range that the database is asked for.
+/// A requested range.
 #[derive(Debug)]
 pub(super) struct Request {
     begin: KeySelector,
@@ -23,7 +22,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// One round trip is over. With the last one comes the answer, which makes a part of the key space
+    /// One round trip is over. The last one brings the answer, which makes a part of the key space
     /// known.
     pub(super) fn receive(&mut self, view: &mut View) -> Answer<Option<Rows>> {
         let (begin, end, reverse) = (&self.begin, &self.end, self.reverse);
@@ -49,10 +48,10 @@ impl Request {
     }
 }
 
-/// What the requests of one range read have in common.
+/// The common settings of one range read's requests.
 #[derive(Default)]
 pub(super) struct Requests {
-    /// How many were made.
+    /// The number of requests so far.
     count: u32,
     /// Rows to ask for beyond the limit of the read.
     additional: i64,
@@ -98,7 +97,7 @@ impl Requests {
     }
 }
 
-/// The part of the key space that a reply tells about.
+/// The part of the key space that a reply covers.
 pub(super) fn known_range(
     reply: &Rows,
     begin: &KeySelector,
@@ -139,7 +138,7 @@ pub(super) fn known_range(
     (from, to)
 }
 
-/// Moves a selector by as many keys as it may, up to the limits of its offset.
+/// Moves a selector as far as its offset allows.
 fn shift(selector: &mut KeySelector, by: i64, reverse: bool) {
     let by = if reverse { -by } else { by };
     let offset = i64::from(selector.offset) + by;
@@ -156,7 +155,7 @@ pub(super) fn lead(selector: &KeySelector, reverse: bool) -> i64 {
     }
 }
 
-/// Whether the keys from `mark` to the far end of a segment are a single one.
+/// Whether there is only a single key from `mark` to the far end of a segment.
 fn is_single(mark: &Key, at: &Segment, reverse: bool) -> bool {
     if reverse {
         is_key_after(mark, &at.begin)
@@ -166,8 +165,8 @@ fn is_single(mark: &Key, at: &Segment, reverse: bool) -> bool {
 }
 
 impl View<'_> {
-    /// From an unknown segment to the last one before something that is known and more than a cleared
-    /// key; with the number of cleared keys between.
+    /// From an unknown segment to the last one before a known part that is longer than a cleared key, with
+    /// the number of cleared keys in between.
     fn skip_unknown(
         &self,
         from: &Segment,
@@ -195,7 +194,7 @@ impl View<'_> {
         (at, cleared)
     }
 
-    /// The cleared keys after an unknown segment and before anything else that is known.
+    /// The cleared keys between an unknown segment and the next known part.
     fn count_cleared(&self, from: &Segment, limit: i64, reverse: bool) -> i64 {
         let mut at = from.clone();
         let (mut mark, mut cleared) = (at.near(reverse).clone(), 0);
@@ -213,7 +212,7 @@ impl View<'_> {
         cleared
     }
 
-    /// What a range read needs of the database to go on at `at`.
+    /// The data that a range read needs from the database to continue at `at`.
     pub(super) fn request(
         &self,
         at: &Segment,

@@ -1,9 +1,9 @@
-//! Range reads over known and unknown parts of the snapshot, and own writes between them.
+//! Range reads over known and unknown parts of the snapshot, with own writes in between.
 //!
-//! A walk goes from segment to segment: up from its begin, or, in reverse, down from its end. The end it
-//! comes from is the *near* one, the other the *far* one. Where the next segment is not known it asks the
-//! database and stops. Meanwhile the answers of other reads may arrive: it goes on with what is known
-//! then.
+//! A walk goes from segment to segment: up from its begin or, in reverse, down from its end. The end it
+//! starts from is the *near* one, the other the *far* one. If the next segment is unknown, it asks the
+//! database and stops. Answers of other reads may arrive meanwhile: the walk continues with the
+//! knowledge of that time.
 
 use super::requests::{known_range, lead, Fresh, Request, Requests};
 use super::{Answer, Kind, Segment, View};
@@ -12,7 +12,7 @@ use crate::keys::{key_after, Key, KeySelector, Limits, Rows, Value};
 use crate::range_read::get_range;
 use crate::resolver::KeyRange;
 
-/// Which ends of the key space the selectors of a read ran into.
+/// Which ends of the key space the selectors of a read hit.
 #[derive(Clone, Copy, Default)]
 struct Edges {
     begin: bool,
@@ -20,7 +20,7 @@ struct Edges {
 }
 
 impl Edges {
-    /// A range without rows that reaches so far.
+    /// A range without rows that extends to these keys.
     fn without_rows(self) -> Rows {
         Rows {
             read_to_begin: self.begin,
@@ -30,11 +30,11 @@ impl Edges {
     }
 }
 
-/// Where the selectors of a range read stand, after moving as far as is known.
+/// The positions of a range read's selectors, moved as far as is known.
 pub(super) struct Ends {
     begin: KeySelector,
     end: KeySelector,
-    /// The segments they stand in.
+    /// The segments that contain them.
     begin_at: Segment,
     end_at: Segment,
     /// The offsets before a selector was clamped to an end of the key space.
@@ -77,7 +77,7 @@ impl Ends {
         self.begin.offset >= self.end.offset && self.begin.key >= self.end.key
     }
 
-    /// The same, had no selector been clamped.
+    /// The same, if no selector had been clamped.
     fn reached_inverted(&self) -> bool {
         self.begin_reached >= self.end_reached && self.begin.key >= self.end.key
     }
@@ -90,7 +90,7 @@ impl Ends {
         )
     }
 
-    /// Notes where a selector that was resolved by a read of its own came to lie.
+    /// Notes where a selector that was resolved by a separate read ended up.
     fn resolved(&mut self, key: &Key, max_key: &[u8]) {
         self.edges.begin |= key.is_empty();
         self.edges.end |= key[..] == *max_key;
@@ -100,7 +100,7 @@ impl Ends {
 /// A range read.
 pub(crate) struct Walk {
     reverse: bool,
-    /// What may still be returned.
+    /// The rows and bytes that may still be returned.
     limits: Limits,
     ends: Ends,
     at: Segment,
@@ -110,24 +110,24 @@ pub(crate) struct Walk {
     requests: Requests,
     /// Rows seen after the limits were reached: the far end may lie behind some.
     past: i64,
-    /// The answer, where the places of the ends tell it.
+    /// The result, if the positions of the ends determine it.
     decided: Option<Rows>,
-    /// What the database was asked for, and has not answered.
+    /// The request that the database has not answered yet.
     asked: Option<Request>,
-    /// The read of the key that the far end names, and what it is for.
+    /// The read of the key that the far end resolves to, and its purpose.
     lookup: Option<Box<(KeyWalk, Purpose)>>,
 }
 
-/// What the key of the far end is needed for.
+/// Why the key of the far end is needed.
 #[derive(Clone, Copy)]
 enum Purpose {
-    /// To know whether there is a range at all.
+    /// To determine whether there is a range at all.
     Begin,
-    /// To know which of the rows are in the range.
+    /// To determine which rows are in the range.
     Finish,
 }
 
-/// What comes after a step of a walk.
+/// What follows a step of a walk.
 enum Next {
     Step,
     Answer,
@@ -137,7 +137,7 @@ enum Next {
 }
 
 impl Walk {
-    /// A walk that has not begun to look at anything but the places of its ends.
+    /// A walk that has only used the positions of its ends.
     pub(crate) fn new(
         view: &View,
         begin: &KeySelector,
@@ -176,7 +176,7 @@ impl Walk {
         self.lookup = Some(Box::new((KeyWalk::new(view, far), purpose)));
     }
 
-    /// Goes on as far as is known. `None` where the database has to be asked, see [`Walk::receive`].
+    /// Continues as far as is known. `None` if the database has to be asked, see [`Walk::receive`].
     pub(crate) fn go_on(&mut self, view: &View) -> Answer<Option<Rows>> {
         if let Some(rows) = self.decided.take() {
             return Ok(Some(rows));
@@ -207,7 +207,7 @@ impl Walk {
         }
     }
 
-    /// Takes what the database has answered so far. There may be more to come.
+    /// Takes the database's answers so far. More may follow.
     pub(crate) fn receive(&mut self, view: &mut View) -> Answer<()> {
         if let Some(lookup) = &mut self.lookup {
             return lookup.0.walk.receive(view);
@@ -224,7 +224,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Goes on now that the key of the far end is known; answers where that decides it.
+    /// Continues now that the key of the far end is known; returns the result if that decides it.
     fn far_found(&mut self, view: &View, key: Key, purpose: Purpose) -> Option<Rows> {
         let Purpose::Begin = purpose else {
             let far = KeySelector::first_greater_or_equal(key);
@@ -255,7 +255,7 @@ impl Walk {
         None
     }
 
-    /// Looks at one segment.
+    /// Processes one segment.
     fn step(&mut self, view: &View) -> Answer<Next> {
         let reverse = self.reverse;
         if let Some(next) = self.over(view) {
@@ -305,12 +305,12 @@ impl Walk {
         Ok(Next::Step)
     }
 
-    /// Whether as many rows after the limits were seen as the far end may lie behind.
+    /// Whether the walk has seen as many rows after the limits as the far end may lie behind.
     fn is_past_far(&self) -> bool {
         self.past >= -lead(self.ends.far(self.reverse), self.reverse)
     }
 
-    /// What comes next where the walk is over.
+    /// The next step when the walk is over.
     fn over(&self, view: &View) -> Option<Next> {
         let Walk {
             ends, at, reverse, ..
@@ -384,8 +384,8 @@ impl Walk {
         }
     }
 
-    /// Takes rows that were not written, one after the other. Answers the key of the last one that was
-    /// looked at.
+    /// Takes rows that were not written, one after the other. Returns the key of the last row it
+    /// examined.
     fn take_run(&mut self, view: &View) -> Option<Key> {
         let (at, far) = (&self.at, self.ends.far(self.reverse));
         let far_key = far.is_first_greater_or_equal().then_some(&far.key[..]);
@@ -420,7 +420,7 @@ impl Walk {
         }
     }
 
-    /// The answer, once the walk is over.
+    /// The result, once the walk is over.
     fn finish(&mut self) -> Rows {
         let (ends, reverse) = (&self.ends, self.reverse);
         let mut rows = std::mem::take(&mut self.rows);
@@ -447,7 +447,7 @@ impl Walk {
     }
 }
 
-/// The next row of the last request, if its key is one that is wanted.
+/// The next row of the last request, if its key is wanted.
 fn next_if(fresh: &mut Fresh, wanted: impl Fn(&[u8]) -> bool) -> Option<(Key, Value)> {
     let first = fresh.as_slice().first();
     if first.is_some_and(|(key, _)| wanted(key)) {
@@ -457,8 +457,8 @@ fn next_if(fresh: &mut Fresh, wanted: impl Fn(&[u8]) -> bool) -> Option<(Key, Va
     }
 }
 
-/// Takes rows until a limit is reached; with `beyond` also counts those that follow. Answers the key
-/// of the last row that was looked at.
+/// Takes rows until a limit is reached; with `beyond` also counts those that follow. Returns the key of
+/// the last row it examined.
 fn take(
     mut next: impl FnMut() -> Option<(Key, Value)>,
     beyond: bool,
@@ -482,7 +482,7 @@ fn take(
     last_beyond.or_else(|| rows.last().filter(|_| any).map(|(key, _)| key.clone()))
 }
 
-/// A read of the key that a selector names: of the first row after it, or of the last one before.
+/// A read of the key that a selector resolves to: the first row after it, or the last one before.
 pub(crate) struct KeyWalk {
     walk: Walk,
 }
@@ -502,15 +502,15 @@ impl KeyWalk {
         KeyWalk { walk }
     }
 
-    /// As [`Walk::go_on`]. `""` stands for what is before the first key, `max_key` for what is after
-    /// the last.
+    /// As [`Walk::go_on`]. `""` stands for the position before the first key, `max_key` for the position
+    /// after the last.
     pub(crate) fn go_on(&mut self, view: &View) -> Answer<Option<Key>> {
         let Some(rows) = self.walk.go_on(view)? else {
             return Ok(None);
         };
         let before: Key = [][..].into();
         let after: Key = view.max_key.into();
-        // The edge that the walk comes from is looked at first.
+        // The edge that the walk starts from comes first.
         Ok(Some(match rows.rows.into_iter().next() {
             _ if rows.read_to_begin && !self.walk.reverse => before,
             _ if rows.read_through_end => after,
@@ -526,17 +526,17 @@ impl KeyWalk {
     }
 }
 
-/// What a range read came to that one request answers.
+/// The result of a range read that one request answers.
 pub(crate) struct AtOnce {
     pub(crate) rows: Rows,
-    /// What becomes known when the answer arrives.
+    /// The knowledge gained when the answer arrives.
     pub(crate) known: KeyRange,
 }
 
 impl View<'_> {
-    /// A range read that one request answers, whatever else is known when its answer arrives: it is
-    /// between two keys of which nothing is known and nothing was written, and its answer is whole or as
-    /// long as it may be. Most range reads are such.
+    /// A range read that one request answers, whatever else is known when its answer arrives: it lies
+    /// between two keys with nothing known or written in between, and its answer is complete or as
+    /// long as the limits allow. Most range reads are of this kind.
     pub(crate) fn range_at_once(
         &self,
         begin: &KeySelector,
@@ -556,7 +556,7 @@ impl View<'_> {
         let request = Requests::default().limits(&limits, 1);
         let reply = get_range(self.database()?, begin, end, request, reverse)?;
         let (from, to) = known_range(&reply, begin, end, reverse);
-        // A reply that ends with the last key there can be tells all, even where it says otherwise.
+        // A reply that ends with the last possible key is complete, even if it claims otherwise.
         let all = !reply.more || (from <= begin.key && end.key <= to);
         for (key, value) in &reply.rows {
             limits.count(key, value);
@@ -570,8 +570,8 @@ impl View<'_> {
         Ok((all || limits.reached()).then_some(AtOnce { rows, known }))
     }
 
-    /// Moves a selector towards the key it names, as far as is known. A selector that runs off an end
-    /// is clamped to it.
+    /// Moves a selector towards the key it resolves to, as far as is known. A selector that runs off an
+    /// end is clamped to it.
     fn resolve(
         &self,
         selector: &KeySelector,
@@ -645,14 +645,14 @@ impl View<'_> {
         }
     }
 
-    /// Moves the ends further, now that more is known.
+    /// Moves the ends further, using new knowledge.
     fn resolve_ends(&self, ends: &mut Ends) {
         (ends.begin, ends.begin_at) =
             self.resolve(&ends.begin, &mut ends.edges, &mut ends.begin_reached);
         (ends.end, ends.end_at) = self.resolve(&ends.end, &mut ends.edges, &mut ends.end_reached);
     }
 
-    /// The answer of a range read whose ends tell that there are no rows.
+    /// The result of a range read whose ends show that there are no rows.
     fn without_rows(&self, ends: &Ends) -> Option<Rows> {
         if ends.reached_inverted() {
             return Some(Rows::default());

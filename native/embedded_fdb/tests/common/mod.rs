@@ -22,7 +22,7 @@ pub fn boot() {
     });
 }
 
-/// A database of this name, empty at first.
+/// A database of this name, initially empty.
 pub fn database(name: &str) -> Database {
     boot();
     match Database::from_path(&format!("embedded:memory:{name}")) {
@@ -46,7 +46,7 @@ pub fn begin(database: &Database) -> Transaction {
     }
 }
 
-/// Sets one key, for sure.
+/// Sets one key, retrying until it succeeds.
 pub fn put(database: &Database, key: &[u8], value: &[u8]) {
     loop {
         let transaction = begin(database);
@@ -57,14 +57,14 @@ pub fn put(database: &Database, key: &[u8], value: &[u8]) {
     }
 }
 
-/// The code of an error, 0 for none.
+/// The code of an error, or 0.
 pub fn code<T>(result: Result<T, FdbError>) -> i32 {
-    result.err().map_or(0, |error| error.code())
+    result.err().map_or(0, foundationdb::FdbError::code)
 }
 
-/// Takes what a future answers and destroys it.
+/// Takes a future's result and destroys the future.
 pub fn take<T>(future: *mut FDBFuture, get: impl FnOnce(*mut FDBFuture) -> T) -> Result<T, c_int> {
-    // SAFETY: the future comes from a call just made, and is destroyed here only.
+    // SAFETY: the future comes from a call just made, and only this destroys it.
     unsafe {
         assert_eq!(fdb_future_block_until_ready(future), 0);
         let result = match fdb_future_get_error(future) {

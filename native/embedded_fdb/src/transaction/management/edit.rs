@@ -1,11 +1,11 @@
-//! Changes to system keys that a client makes when a transaction which wrote to special keys commits.
+//! Changes to system keys that a client makes when it commits writes to special keys.
 
 use crate::keys::{Key, Value};
 use crate::mutation::{Mutation, Op};
 use crate::mvcc::Map;
 use crate::resolver::{single_key, KeyRange};
 
-/// What a commit reads of the snapshot, and what it writes. It does not see its own writes.
+/// A commit's reads from the snapshot, and its writes. It does not see its own writes.
 pub(crate) struct Edit<'a> {
     pub(crate) map: &'a Map,
     pub(crate) mutations: Vec<Mutation>,
@@ -28,7 +28,7 @@ impl<'a> Edit<'a> {
         self.map.get(key)
     }
 
-    /// Whether there is a key in a range.
+    /// Whether a range contains a key.
     pub(crate) fn any(&mut self, begin: Key, end: Key) -> bool {
         let any = self.map.range(begin.clone()..end.clone()).next().is_some();
         self.reads.push((begin, end));

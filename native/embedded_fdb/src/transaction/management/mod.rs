@@ -1,4 +1,4 @@
-//! What the keys of management stand for among the system keys.
+//! The system keys behind the special keys for management.
 
 mod edit;
 pub(crate) mod parts;
@@ -26,13 +26,13 @@ const CONFIGURATION: &[u8] = b"\xff/conf/";
 const CONSISTENCY_CHECK: &[u8] = b"\xff\x02/ConsistencyCheck/Suspend";
 const DATA_DISTRIBUTION_MODE: &[u8] = b"\xff/dataDistributionMode";
 const REBALANCE_IGNORED: &[u8] = b"\xff\x02/rebalanceDDIgnored";
-/// The zone under maintenance: the version until then, and its name.
+/// The zone under maintenance: the version at which that ends, and its name.
 const HEALTHY_ZONE: &[u8] = b"\xff\x02/healthyZone";
 const MINIMUM_VERSION: &[u8] = b"\xff/minRequiredCommitVersion";
 const VERSION_EPOCH: &[u8] = b"\xff/versionEpoch";
 const VERSIONS_PER_SECOND: i64 = 1_000_000;
 
-/// The rows of a part, as the database has them.
+/// The rows of a part, from the database.
 fn rows((part, subject): (&Part, Managed), map: &Map, version: Version) -> Vec<(Key, Value)> {
     let under = |name: &[u8]| -> Key { [part.begin, name].concat().into() };
     let text = |value: String| Value::from(value.into_bytes());
@@ -87,7 +87,7 @@ fn rows((part, subject): (&Part, Managed), map: &Map, version: Version) -> Vec<(
     }
 }
 
-/// The names of tenants between two keys of their part, from which its prefix was cut.
+/// The names of tenants between two keys of their part, without its prefix.
 fn tenant_names(begin: &[u8], end: &[u8]) -> Result<Option<(Key, Key)>> {
     if begin > end {
         return Err(Error::INVERTED_RANGE);
@@ -104,7 +104,7 @@ fn tenant_names(begin: &[u8], end: &[u8]) -> Result<Option<(Key, Key)>> {
     Ok(Some((begin.into(), end.into())))
 }
 
-/// The two numbers of the id in the value of a lock.
+/// The two numbers of the id in a lock's value.
 fn lock_id(value: &[u8]) -> (u64, u64) {
     let number = |at: usize| {
         let bytes = value.get(at..at + 8).and_then(|b| b.try_into().ok());
@@ -116,7 +116,7 @@ fn lock_id(value: &[u8]) -> (u64, u64) {
 /// Why a change to special keys cannot be made.
 enum Refusal {
     Error(Error),
-    /// What the error message is to say: which command failed, and why.
+    /// The error message: which command failed, and why.
     Message(&'static str, String),
 }
 
@@ -136,7 +136,7 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Makes the changes that were written to a part.
+/// Applies the writes to a part.
 fn commit(part: &Part, writes: &special::Writes, edit: &mut Edit, version: Version) -> Changed {
     let Subject::Managed(subject) = part.subject else {
         return Ok(());
@@ -169,7 +169,7 @@ fn commit(part: &Part, writes: &special::Writes, edit: &mut Edit, version: Versi
 }
 
 impl Transaction {
-    /// What the writes to special keys come to among the system keys.
+    /// The system keys that the writes to special keys change.
     pub(super) fn edit_managed(&self, inner: &mut Inner) -> Result<CommitRequest> {
         inner.options.lock_aware = true;
         self.sight(inner)?;
@@ -288,7 +288,7 @@ fn commit_exclusion(part: &Part, writes: &special::Writes, edit: &mut Edit) -> C
     Ok(())
 }
 
-/// Whether a text is an address as exclusion knows it: of a machine, or with the port of a process.
+/// Whether a text is an address for exclusion: of a machine, or of a process with its port.
 fn is_address(text: &str) -> bool {
     text.parse::<std::net::IpAddr>().is_ok() || text.parse::<std::net::SocketAddr>().is_ok()
 }
@@ -336,7 +336,7 @@ fn commit_maintenance(
                 );
             }
             Some(value) => {
-                // A client does not expect anything else, and does not say what went wrong.
+                // A client does not expect other values, and reports no reason.
                 let seconds: f64 = lossy(value).parse().map_err(|_| Error::UNKNOWN_ERROR)?;
                 set = Some((&begin[part.begin.len()..], seconds));
             }
@@ -370,7 +370,7 @@ fn commit_minimum_version(
     version: Version,
 ) -> Changed {
     const COMMAND: &str = "advanceversion";
-    /// So that the versions last for a thousand years.
+    /// Versions last for a thousand years below this.
     const MAX: i64 = i64::MAX - 1 - VERSIONS_PER_SECOND * 3_600 * 24 * 365 * 1_000;
     let Some(value) = writes.get(part.begin).flatten() else {
         edit.clear(MINIMUM_VERSION.into());

@@ -2,7 +2,7 @@
 
 use crate::special::{old, part, writable, Part, Subject};
 
-/// What a part is about.
+/// The subject of a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Managed {
     ActorLineage,

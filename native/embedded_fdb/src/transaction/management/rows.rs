@@ -1,11 +1,11 @@
-//! Reading the special keys of management, and writing to them.
+//! Reads of and writes to the special keys for management.
 
 use super::{Managed, TENANT_MAP};
 use crate::special::{Hint, Part};
 use crate::tenants;
 use crate::transaction::*;
 
-/// The options of management that can be set.
+/// The management options that can be set.
 const OPTIONS: [&[u8]; 5] = [
     b"excluded/force",
     b"excluded_locality/force",
@@ -71,7 +71,7 @@ impl Transaction {
                 Vec::new()
             }
             Managed::GlobalConfiguration => {
-                // A client cuts the ends to names by their lengths alone.
+                // A client cuts the ends to names by length alone.
                 let cut = part.begin.len();
                 if begin[cut..] > *end.get(cut..).unwrap_or_default() {
                     return Err(Error::INVERTED_RANGE);
@@ -82,7 +82,7 @@ impl Transaction {
         })
     }
 
-    /// What the system keys say, with what was written over it.
+    /// The contents of the system keys, with the transaction's writes laid over them.
     fn stored_rows(
         &self,
         inner: &mut Inner,
@@ -104,8 +104,8 @@ impl Transaction {
         })
     }
 
-    /// The tenants of a range. A client cuts the names of its ends by their lengths alone, and so
-    /// finds that the end of this part is before everything.
+    /// The tenants of a range. A client cuts the names at its ends by length alone, and so concludes that
+    /// the end of this part is before everything.
     fn tenant_rows(
         &self,
         inner: &mut Inner,
@@ -145,7 +145,7 @@ impl Inner {
         }
     }
 
-    /// Clears a range, or says which command cannot do that, and why.
+    /// Clears a range, or returns which command cannot do that, and why.
     pub(in crate::transaction) fn clear_managed(
         &mut self,
         subject: Managed,
@@ -188,8 +188,7 @@ impl Inner {
         OPTIONS.iter().filter_map(set).collect()
     }
 
-    /// Whether a read needs nothing of what the database has of a part: all that there can be in the
-    /// range was written.
+    /// Whether a read needs no data from the database: everything that the range can contain was written.
     fn is_written_over(&self, (part, subject): (&Part, Managed), begin: &[u8], end: &[u8]) -> bool {
         let names: &[&[u8]] = match subject {
             Managed::DataDistribution => &[b"mode", b"rebalance_ignored"],
