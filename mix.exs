@@ -122,7 +122,7 @@ defmodule EctoFdbSync.MixProject do
       ],
       groups_for_extras: [
         "Developing with it":
-          ~r"guides/(getting|tenants|indexes|live|plain|phoenix|testing|moving)",
+          ~r"guides/(sync|getting|tenants|indexes|live|plain|phoenix|testing|moving)",
         "Running it": ~r"guides/(deployment|migrations|operations)",
         "The project": ~r"^(ARCHITECTURE|CONTRIBUTING|SECURITY|CHANGELOG|LICENSE)"
       ],

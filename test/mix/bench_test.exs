@@ -21,7 +21,10 @@ defmodule EctoFoundationDB.BenchTest do
     assert output =~ "There is no cluster file /nowhere/fdb.cluster"
   end
 
+  @tag timeout: 600_000
   test "tables and charts are written" do
+    floor = ["build", "--quiet", "--release", "-p", "bench_floor"]
+    assert {_output, 0} = System.cmd("cargo", floor, stderr_to_stdout: true)
     folder = Path.join(System.tmp_dir!(), "bench-#{System.os_time()}")
     on_exit(fn -> File.rm_rf!(folder) end)
     assert {output, 0} = bench(["--quick", "--out", folder, "latency"])
