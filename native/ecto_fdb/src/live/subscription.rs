@@ -479,10 +479,10 @@ impl Subscribed {
     fn take_first(&mut self, form: &Form) -> Taken {
         let current = Arc::clone(&self.snapshot);
         match (self.shared.take(), form) {
-            (Some(shared), Form::Records)
-            | (
+            (
                 Some(shared),
-                Form::Stream {
+                Form::Records
+                | Form::Stream {
                     first: 0,
                     earlier: None,
                 },
