@@ -152,53 +152,52 @@ defmodule EctoFoundationDB.Telemetry do
     report(repo, [:gauges], round_trip ++ Map.to_list(facts))
   end
 
-  if Code.ensure_loaded?(Telemetry.Metrics) do
-    @doc """
-    Metrics of these events, as `Telemetry.Metrics` defines them, where that package is a dependency. They are
-    for the `metrics:` of Phoenix LiveDashboard or of a reporter, and are tagged with the Repo:
+  @doc """
+  Metrics of these events, as `Telemetry.Metrics` defines them: for the `metrics:` of Phoenix LiveDashboard or of
+  a reporter. They are tagged with the Repo.
 
-        def metrics do
-          EctoFoundationDB.Telemetry.metrics() ++ [summary("phoenix.endpoint.stop.duration")]
-        end
+      def metrics do
+        EctoFoundationDB.Telemetry.metrics() ++ [summary("phoenix.endpoint.stop.duration")]
+      end
 
-    Those of `[:ecto_foundationdb, :gauges]` need `gauges/1` to be called periodically.
-    """
-    @spec metrics() :: [Telemetry.Metrics.t()]
-    def metrics do
-      import Telemetry.Metrics
-      repo = [tags: [:repo], tag_values: &%{&1 | repo: inspect(&1.repo)}]
-      ms = [unit: {:native, :millisecond}] ++ repo
-      name = &[:ecto_foundationdb | &1]
-
-      Enum.concat([
-        [
-          summary(name.([:transaction, :duration]), ms),
-          counter(
-            name.([:transaction, :count]),
-            [tags: [:repo, :result]] ++ Keyword.delete(repo, :tags)
-          ),
-          summary(name.([:sync, :refreshed, :duration]), ms),
-          last_value(name.([:gauges, :round_trip]), ms),
-          last_value(name.([:gauges, :oldest_waiting]), ms)
-        ],
-        for fact <- [:conflicts, :unknown_results, :reads, :read_bytes, :writes, :written_bytes] do
-          sum(name.([:transaction, fact]), repo)
-        end,
-        for event <- [:watch_fired, :watch_failed, :retry, :unanswered, :silent, :stale, :fresh] do
-          counter(name.([:sync, event, :count]), repo)
-        end,
-        for fact <- [
-              :subscriptions,
-              :live_queries,
-              :stale,
-              :pending_watches,
-              :transactions,
-              :queued
-            ] do
-          last_value(name.([:gauges, fact]), repo)
-        end
-      ])
+  Those of `[:ecto_foundationdb, :gauges]` need `gauges/1` to be called periodically. Raises an `ArgumentError`
+  if the package `telemetry_metrics` is not a dependency.
+  """
+  @spec metrics() :: [struct()]
+  def metrics do
+    unless Code.ensure_loaded?(Telemetry.Metrics) do
+      raise ArgumentError,
+            "these metrics are Telemetry.Metrics', and that package is not there. Add " <>
+              "{:telemetry_metrics, \"~> 1.0\"} to the dependencies"
     end
+
+    ms = [unit: {:native, :millisecond}]
+
+    Enum.concat([
+      [
+        metric(:summary, [:transaction, :duration], ms),
+        metric(:counter, [:transaction, :count], tags: [:repo, :result]),
+        metric(:summary, [:sync, :refreshed, :duration], ms),
+        metric(:last_value, [:gauges, :round_trip], ms),
+        metric(:last_value, [:gauges, :oldest_waiting], ms)
+      ],
+      for fact <- [:conflicts, :unknown_results, :reads, :read_bytes, :writes, :written_bytes] do
+        metric(:sum, [:transaction, fact])
+      end,
+      for event <- [:watch_fired, :watch_failed, :retry, :unanswered, :silent, :stale, :fresh] do
+        metric(:counter, [:sync, event, :count])
+      end,
+      for fact <-
+            [:subscriptions, :live_queries, :stale, :pending_watches, :transactions, :queued] do
+        metric(:last_value, [:gauges, fact])
+      end
+    ])
+  end
+
+  # Found at run time: the library compiles without it.
+  defp metric(kind, name, opts \\ []) do
+    opts = Keyword.merge([tags: [:repo], tag_values: &%{&1 | repo: inspect(&1.repo)}], opts)
+    apply(Telemetry.Metrics, kind, [[:ecto_foundationdb | name], opts])
   end
 
   @doc false

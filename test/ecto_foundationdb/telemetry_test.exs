@@ -375,6 +375,12 @@ defmodule EctoFoundationDB.TelemetryTest do
     refute_receive {:event, :watch_fired, _}, 200
   end
 
+  unless Code.ensure_loaded?(Telemetry.Metrics) do
+    test "metrics without their package are an error that names it" do
+      assert_raise ArgumentError, ~r/Add \{:telemetry_metrics, "~> 1.0"\}/, &Telemetry.metrics/0
+    end
+  end
+
   defp reporter do
     {:links, links} = Process.info(Process.whereis(Repo), :links)
 
