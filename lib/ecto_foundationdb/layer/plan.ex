@@ -7,7 +7,7 @@ defmodule EctoFoundationDB.Layer.Plan do
   alias EctoFoundationDB.Exception.Unsupported
   alias EctoFoundationDB.Layer.{Keys, Metadata, Query, Source}
 
-  import EctoFoundationDB.Layer.Query, only: [limited?: 1]
+  import EctoFoundationDB.Layer.Query, only: [ordered?: 1]
 
   @typedoc """
   `filter`: remaining conditions to check. `sort`: the remaining order. `{:nothing}`: no record fulfils the
@@ -53,7 +53,7 @@ defmodule EctoFoundationDB.Layer.Plan do
   end
 
   defp unsorted_limit?(query),
-    do: limited?(query) and not sorted?(query, query.order_by, [query.source.id])
+    do: ordered?(query) and not sorted?(query, query.order_by, [query.source.id])
 
   # With partitions, a primary key consists of both.
   defp check_id!(%{partition_by: nil}, id), do: id
@@ -71,7 +71,7 @@ defmodule EctoFoundationDB.Layer.Plan do
       sorted?(query, query.order_by, [id]) ->
         {:records, records_range(query), reverse?(query.order_by), []}
 
-      not limited?(query) ->
+      not ordered?(query) ->
         {:records, records_range(query), false, query.order_by}
 
       query.where == [] ->
@@ -126,7 +126,7 @@ defmodule EctoFoundationDB.Layer.Plan do
 
   defp rank(index), do: {not Index.unique?(index), length(index.fields)}
 
-  # Entries that point to records lead nowhere if there are none.
+  # If a source stores no records, the entries that point to records are of no use.
   defp answers?(index, source),
     do: source.write_primary? or not Indexer.Default.mapped?(index)
 
@@ -157,7 +157,7 @@ defmodule EctoFoundationDB.Layer.Plan do
         sorted?(query, order, rest) ->
           {:index, index, index_range(query, index, first, rest, key_fields), reverse?(order), []}
 
-        limited?(query) ->
+        ordered?(query) ->
           nil
 
         true ->
@@ -250,7 +250,7 @@ defmodule EctoFoundationDB.Layer.Plan do
   defp suggestion(query) do
     equal = for {field, {:eq, _}} <- query.where, do: field
     ranged = for {field, {:range, _, _}} <- query.where, do: field
-    order = if limited?(query), do: fields(query.order_by), else: []
+    order = if ordered?(query), do: fields(query.order_by), else: []
     Enum.uniq(equal ++ ranged ++ order)
   end
 
@@ -270,10 +270,10 @@ defmodule EctoFoundationDB.Layer.Plan do
           "Default Index query mismatch: it has ranges on #{inspect(ranges)}, but only one is possible. Read with one of " <>
             "them, and filter by the others"
 
-        limited?(query) and not same_direction? ->
+        ordered?(query) and not same_direction? ->
           "Order by fields in one direction, or sort without a limit"
 
-        limited?(query) and unordered(query, query.order_by) != [] ->
+        ordered?(query) and unordered(query, query.order_by) != [] ->
           "The keys of #{inspect(unordered(query, query.order_by))} are not in the order of the values, by their type. " <>
             "Sort without a limit"
 
@@ -303,7 +303,7 @@ defmodule EctoFoundationDB.Layer.Plan do
       where != [] && " where #{inspect(Keyword.keys(where))}",
       order != [] && " ordered by #{inspect(order)}",
       limit && " with a limit",
-      order != [] && limited?(query) &&
+      order != [] && ordered?(query) &&
         ", where ordering must be that of the primary key or of the index"
     ]
 

@@ -18,6 +18,8 @@ defmodule EctoFoundationDB.Layer.Query do
     :filter,
     # The caller's: makes results of the records.
     :select,
+    # Whether records must be read in the order of `order_by`: sorting them afterwards would not do.
+    ordered?: false,
     where: [],
     order_by: []
   ]
@@ -34,7 +36,8 @@ defmodule EctoFoundationDB.Layer.Query do
           limit: nil | non_neg_integer(),
           key_limit: nil | pos_integer(),
           filter: {String.t(), (EctoFoundationDB.Schema.data() -> boolean())} | nil,
-          select: term()
+          select: term(),
+          ordered?: boolean()
         }
 
   @doc "A query with these conditions, all of which must hold, and options for the other fields."
@@ -97,4 +100,8 @@ defmodule EctoFoundationDB.Layer.Query do
   @spec limited?(t()) :: boolean()
   def limited?(%__MODULE__{limit: limit, key_limit: key_limit}),
     do: limit != nil or key_limit != nil
+
+  @doc "Whether records must be read in the query's order, because it says so or because it is limited."
+  @spec ordered?(t()) :: boolean()
+  def ordered?(%__MODULE__{ordered?: ordered?} = query), do: ordered? or limited?(query)
 end

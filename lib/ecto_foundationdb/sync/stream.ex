@@ -15,6 +15,7 @@ defmodule EctoFoundationDB.Sync.Stream do
 
   alias EctoFoundationDB.LiveQuery
   alias EctoFoundationDB.Native
+  alias EctoFoundationDB.Sync.All
   alias EctoFoundationDB.Sync.Stream.Changes
   alias EctoFoundationDB.Sync.Stream.Rows
   alias EctoFoundationDB.Sync.Subscription
@@ -72,15 +73,8 @@ defmodule EctoFoundationDB.Sync.Stream do
   end
 
   @doc false
-  def prepare(%__MODULE__{by: by} = stream, tenant) do
-    {queryable, options} =
-      case stream.queryable do
-        {queryable, options} -> {queryable, options}
-        queryable -> {queryable, []}
-      end
-
-    options = if stream.order_by, do: [{:order_by, stream.order_by} | options], else: options
-    query = LiveQuery.query(tenant, queryable, Enum.to_list(by), options)
+  def prepare(%__MODULE__{} = stream, tenant) do
+    %All{query: query} = stream |> list() |> All.prepare(tenant)
     limit = stream.limit || query.limit
 
     if stream.max && limit == nil do
@@ -88,30 +82,35 @@ defmodule EctoFoundationDB.Sync.Stream do
             "expected a :limit beside max: #{stream.max}: how many records are shown at first"
     end
 
-    # Places are those of the records that are read: their order must be that of the keys, which `Plan` makes sure
-    # of where the number of keys is limited.
-    unbounded? = limit == nil and query.order_by != []
-
-    query = %{
-      query
-      | limit: limit && stream.first + limit,
-        key_limit: if(unbounded?, do: 1_000_000_000, else: query.key_limit)
-    }
-
+    # Places are those of the records that are read: their order must be that of the keys.
+    query = %{query | limit: limit && stream.first + limit, ordered?: true}
     %{stream | query: query, limit: limit}
   end
 
-  @doc false
-  def live_queries(%__MODULE__{query: query, by: by, watch_action: action}, _tenant) do
-    {basis, live_query} = LiveQuery.all(query, Enum.to_list(by), action)
-    {basis, [live_query]}
+  # The list that the stream shows.
+  defp list(%__MODULE__{order_by: order_by} = stream) do
+    queryable =
+      case stream.queryable do
+        queryable when order_by == nil -> queryable
+        {queryable, options} -> {queryable, [{:order_by, order_by} | options]}
+        queryable -> {queryable, order_by: order_by}
+      end
+
+    %All{
+      label: stream.label,
+      queryable: queryable,
+      query: stream.query,
+      by: stream.by,
+      watch_action: stream.watch_action
+    }
   end
 
   @doc false
-  def known_live_queries(%__MODULE__{query: query, by: by, watch_action: action}, _tenant) do
-    with {basis, live_query} <- LiveQuery.known(query, Enum.to_list(by), action),
-         do: {basis, [live_query]}
-  end
+  def live_queries(%__MODULE__{} = stream, tenant), do: All.live_queries(list(stream), tenant)
+
+  @doc false
+  def known_live_queries(%__MODULE__{} = stream, tenant),
+    do: All.known_live_queries(list(stream), tenant)
 
   @doc false
   def empty(_stream), do: %Changes{reset?: true}
