@@ -49,11 +49,6 @@ if Code.ensure_loaded?(Phoenix.LiveViewTest) do
       end
     end
 
-    defmodule ErrorHTML do
-      def render(template, _assigns),
-        do: Phoenix.Controller.status_message_from_template(template)
-    end
-
     defmodule Router do
       use Phoenix.Router
       import Phoenix.LiveView.Router
@@ -69,25 +64,9 @@ if Code.ensure_loaded?(Phoenix.LiveViewTest) do
       end
     end
 
-    defmodule Endpoint do
-      use Phoenix.Endpoint, otp_app: :ecto_fdb_sync
+    defmodule Endpoint, do: use(EctoFoundationDB.TestEndpoint, router: Router)
 
-      @session [store: :cookie, key: "_test", signing_salt: "of the tests"]
-      socket("/live", Phoenix.LiveView.Socket, websocket: [connect_info: [session: @session]])
-      plug(Plug.Session, @session)
-      plug(Router)
-    end
-
-    def start do
-      Application.put_env(:ecto_fdb_sync, Endpoint,
-        secret_key_base: String.duplicate("x", 64),
-        live_view: [signing_salt: "of the tests"],
-        render_errors: [formats: [html: ErrorHTML], layout: false],
-        server: false
-      )
-
-      {:ok, _pid} = Endpoint.start_link()
-    end
+    def start, do: EctoFoundationDB.TestEndpoint.start(Endpoint)
   end
 
   defmodule EctoFoundationDB.LiveViewAsyncTest do

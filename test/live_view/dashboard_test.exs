@@ -3,11 +3,6 @@ if Code.ensure_loaded?(Phoenix.LiveDashboard.PageBuilder) and
   defmodule EctoFoundationDB.DashboardApp do
     # The smallest application of Phoenix that has a dashboard.
 
-    defmodule ErrorHTML do
-      def render(template, _assigns),
-        do: Phoenix.Controller.status_message_from_template(template)
-    end
-
     defmodule Router do
       use Phoenix.Router
       import Phoenix.LiveDashboard.Router
@@ -31,26 +26,12 @@ if Code.ensure_loaded?(Phoenix.LiveDashboard.PageBuilder) and
       end
     end
 
-    defmodule Endpoint do
-      use Phoenix.Endpoint, otp_app: :ecto_fdb_sync
-
-      @session [store: :cookie, key: "_test", signing_salt: "of the tests"]
-      socket("/live", Phoenix.LiveView.Socket, websocket: [connect_info: [session: @session]])
-      plug(Plug.Session, @session)
-      plug(Router)
-    end
+    defmodule Endpoint, do: use(EctoFoundationDB.TestEndpoint, router: Router)
 
     def start do
-      Application.put_env(:ecto_fdb_sync, Endpoint,
-        secret_key_base: String.duplicate("x", 64),
-        live_view: [signing_salt: "of the tests"],
-        render_errors: [formats: [html: ErrorHTML], layout: false],
-        pubsub_server: EctoFoundationDB.DashboardApp.PubSub,
-        server: false
-      )
-
       {:ok, _apps} = Application.ensure_all_started(:phoenix_live_dashboard)
-      {:ok, _pid} = Endpoint.start_link()
+      pubsub = EctoFoundationDB.DashboardApp.PubSub
+      EctoFoundationDB.TestEndpoint.start(Endpoint, pubsub_server: pubsub)
     end
   end
 
