@@ -38,7 +38,7 @@ if Code.ensure_loaded?(Phoenix.LiveDashboard.PageBuilder) do
     @impl true
     def mount(_params, %{repos: repos}, socket), do: {:ok, assign(socket, :repos, repos)}
 
-    # Whatever is shown is read as it is rendered.
+    # Rendering reads everything that the page shows.
     @impl true
     def handle_refresh(socket), do: {:noreply, socket}
 

@@ -32,7 +32,7 @@ defmodule EctoFoundationDB.Error do
   end
 
   @doc false
-  # A reason that the NIF gives, as a code (0 where it is none of FoundationDB's) and a text.
+  # The code and the text of an error from the NIF. The code is 0 if the error is not FoundationDB's.
   def reason({:fdb, code, _message} = error), do: {code, Exception.message(exception(error))}
   def reason({:raised, _raised, message}), do: {0, message}
   def reason({:tenant_gone, tenant}), do: {0, "the tenant #{inspect(tenant)} is gone"}

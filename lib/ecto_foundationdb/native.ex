@@ -335,8 +335,9 @@ defmodule EctoFoundationDB.Native do
   def planner(_database), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc """
-  The planner's answer: the live query to read from now on, for all subscribers of the earlier one, or why there
-  is none (their data stay, stale for this reason); and the basis on which that was found.
+  The planner's answer: the live query to read from now on, for all subscribers of the earlier one, and the basis
+  that the plan was made from. An error in the query's place says why there is no plan; the subscribers' data stay,
+  and are stale for this reason.
   """
   @spec replanned(
           database(),

@@ -231,20 +231,20 @@ defmodule EctoFoundationDB.Repo do
 
   @doc "The record with this primary key, or `nil`."
   @callback get(Schema.t(), id :: term(), keyword()) :: struct() | nil
-  @doc "As `get/3`; raises `EctoFoundationDB.NoResultsError` if there is none."
+  @doc "As `get/3`, but raises `EctoFoundationDB.NoResultsError` if no record has this primary key."
   @callback get!(Schema.t(), id :: term(), keyword()) :: struct()
   @doc """
   The only record with these values, or `nil`; raises `EctoFoundationDB.MultipleResultsError` if there are
   several.
   """
   @callback get_by(Schema.t(), keyword() | map(), keyword()) :: struct() | nil
-  @doc "As `get_by/3`; raises `EctoFoundationDB.NoResultsError` if there is none."
+  @doc "As `get_by/3`, but raises `EctoFoundationDB.NoResultsError` if no record has these values."
   @callback get_by!(Schema.t(), keyword() | map(), keyword()) :: struct()
   @doc """
   The only result of a query, or `nil`; raises `EctoFoundationDB.MultipleResultsError` if there are several.
   """
   @callback one(Schema.t(), keyword()) :: struct() | nil
-  @doc "As `one/2`; raises `EctoFoundationDB.NoResultsError` if there is none."
+  @doc "As `one/2`, but raises `EctoFoundationDB.NoResultsError` if no record fulfils the query."
   @callback one!(Schema.t(), keyword()) :: struct()
   @doc "Whether a query has a result; reads one record."
   @callback exists?(Schema.t(), keyword()) :: boolean()

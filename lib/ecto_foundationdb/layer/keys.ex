@@ -92,8 +92,8 @@ defmodule EctoFoundationDB.Layer.Keys do
   def encode_id(id), do: :erlang.term_to_binary(id)
 
   @doc """
-  The source of a key that a live query watches, and what it is: the key of a record, the counter of all
-  records, or that of the records with some values. Nothing of a key that is none of these.
+  The source of a key that a live query watches, and what the key is: a record's own, the counter of all records,
+  or the counter of the records with some values. `{nil, nil}` for any other key.
   """
   @spec describe(binary()) ::
           {String.t(), {:record, term()} | :all | {:by, String.t(), [term()]}} | {nil, nil}
