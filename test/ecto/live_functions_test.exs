@@ -5,7 +5,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
 
     import Ecto.Query
 
-    alias EctoFoundationDB.{NoResultsError, Sync, Tenant, TestRepo}
+    alias EctoFoundationDB.{NoResultsError, Sync, SyncPage, Tenant, TestRepo}
     alias EctoFoundationDB.Exception.Unsupported
 
     defmodule Author do
@@ -92,15 +92,7 @@ if Code.ensure_loaded?(Ecto.Adapter) do
       }
     end
 
-    defp next(state) do
-      receive do
-        {_ref, :ready} = message ->
-          {:halt, state} = Sync.handle_ready(Repo, message, state)
-          state
-      after
-        10_000 -> flunk("no message has come")
-      end
-    end
+    defp next(state), do: SyncPage.next(Repo, state)
 
     defp quiet do
       Sync.settle(Repo)

@@ -2,7 +2,7 @@ defmodule EctoFoundationDB.SyncFunOutagesTest do
   # Live functions while a part of the database gives no answer, and while the Repo or its processes are killed.
   use ExUnit.Case, async: true
 
-  alias EctoFoundationDB.{Embedded, Evaluator, Sync, SyncRepo, Tenant, TimeoutError}
+  alias EctoFoundationDB.{Embedded, Evaluator, Sync, SyncPage, SyncRepo, Tenant, TimeoutError}
   alias EctoFoundationDB.SyncUser, as: User
 
   @moduletag :embedded
@@ -33,15 +33,7 @@ defmodule EctoFoundationDB.SyncFunOutagesTest do
     Sync.sync_fun(state, Repo, :it, {__MODULE__, :name, [id]})
   end
 
-  defp next(state) do
-    receive do
-      {_ref, :ready} = message ->
-        {:halt, state} = Sync.handle_ready(Repo, message, state)
-        state
-    after
-      60_000 -> flunk("no message has come")
-    end
-  end
+  defp next(state), do: SyncPage.next(Repo, state, 60_000)
 
   defp until(state, such), do: if(such.(state), do: state, else: state |> next() |> until(such))
   defp stale?(state), do: Sync.stale?(state, Repo, :it)

@@ -69,15 +69,7 @@ defmodule EctoFoundationDB.SyncFunTest do
   defp sync(tenant, fun, opts \\ []), do: Sync.sync_fun(state(tenant), Repo, :it, fun, opts)
 
   # The state after the next message.
-  defp next(state) do
-    receive do
-      {_ref, :ready} = message ->
-        {:halt, state} = Sync.handle_ready(Repo, message, state)
-        state
-    after
-      10_000 -> flunk("no message has come")
-    end
-  end
+  defp next(state), do: Page.next(Repo, state)
 
   # The state once it shows this.
   defp shows(state, it),

@@ -25,6 +25,17 @@ defmodule EctoFoundationDB.SyncPage do
   @doc "How often a message of Sync's has been handled."
   def handled(page), do: GenServer.call(page, :handled, 60_000)
 
+  @doc "A state of the calling process after its next message of Sync's; fails after `timeout` ms without one."
+  def next(repo, state, timeout \\ 10_000) do
+    receive do
+      {_ref, :ready} = message ->
+        {:halt, state} = Sync.handle_ready(repo, message, state)
+        state
+    after
+      timeout -> ExUnit.Assertions.flunk("no message has come")
+    end
+  end
+
   @impl true
   def init({repo, tenant, mount}) do
     state = mount.(%{assigns: %{}, private: %{tenant: tenant}})

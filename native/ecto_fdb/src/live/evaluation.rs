@@ -14,7 +14,7 @@ use live_state::{Key, Watched};
 
 use super::basis::Verdict;
 use super::evaluator::{Dependencies, Outcome, Trouble};
-use super::live_query::{FailedRead, Read};
+use super::live_query::{FailedRead, PlanBasis, Read};
 use super::look;
 use super::query::{Found, Function, Query};
 use super::reader::{At, Refused};
@@ -68,7 +68,18 @@ async fn found(
     known: Vec<Watched>,
 ) -> Result<Read, Refused> {
     let watched = values(at, read.keys, known).await?;
-    Ok(Read {
+    Ok(result(at, query, value, watched, read.basis))
+}
+
+/// A function's value, of these keys and this basis, as what a read has found.
+fn result(
+    at: &At<'_>,
+    query: &Query,
+    value: SharedValue,
+    watched: Vec<Watched>,
+    basis: PlanBasis,
+) -> Read {
+    Read {
         read_version: at.read_version,
         took: at.begun.elapsed(),
         armed: at.arm(query, &watched),
@@ -78,8 +89,8 @@ async fn found(
             value: Some(value),
             watched,
         },
-        basis: Some(read.basis),
-    })
+        basis: Some(basis),
+    }
 }
 
 /// What a function has read until it failed is watched: it may succeed when that changes.
@@ -141,18 +152,7 @@ async fn confirm(at: &At<'_>, query: &Query) -> FdbResult<Option<Read>> {
     if watched != shown.watched {
         return Ok(None);
     }
-    Ok(Some(Read {
-        read_version: at.read_version,
-        took: at.begun.elapsed(),
-        armed: at.arm(query, &watched),
-        found: Found {
-            irregular: false,
-            records: Vec::new(),
-            value: Some(shown.value),
-            watched,
-        },
-        basis: Some(shown.basis),
-    }))
+    Ok(Some(result(at, query, shown.value, watched, shown.basis)))
 }
 
 /// What to say of a function that is still reading when FoundationDB's transaction is too old.
